@@ -1,0 +1,1 @@
+"""What changes the base: directions, calibration, datasets, training."""

@@ -1,0 +1,1 @@
+"""What the model does: generation, sampling, scoring."""

@@ -1,0 +1,1 @@
+"""What follows: rates, statistics, verdict, report. No torch here."""

@@ -1,0 +1,1 @@
+"""The frozen base model, the one steering hook, the one adapter layer."""

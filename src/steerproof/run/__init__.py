@@ -1,0 +1,1 @@
+"""What makes it happen: the graph of units, the store, the executors."""

@@ -1,0 +1,1 @@
+"""What is asked: the experiment as frozen records, its file, its lock."""
