@@ -1,0 +1,365 @@
+"""The experiment: one question, as frozen records.
+
+Every field is followed by its meaning. Unknown keys are refused, values are strict, and the
+whole record hashes to the pre-registration. Problems are collected and reported together
+(`steerproof.spec.yaml_io` turns them into `file:line:column`).
+"""
+
+import math
+import re
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
+Text = Annotated[str, Field(min_length=1, max_length=8000)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[int, Field(ge=1)]
+
+PromptKind = Literal["persona", "neutral"]
+DirectionKind = Literal["centroid", "isotropic", "in_subspace", "none"]
+LayerName = Literal["primary", "contrast"]
+
+_STRENGTH = re.compile(r"^(none|(c|ratio)=([+-]\d+(?:\.\d+)?))$")
+
+
+class Record(BaseModel):
+    """A frozen, strict record: no unknown keys, no silent conversion."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True
+    )
+
+
+class Model(Record):
+    """The frozen base model."""
+
+    path: Text
+    """`organism`, a local directory (relative to the experiment file), or a hub id."""
+    revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")] | None = None
+    """Commit of a hub id, 40 hex digits; none for a directory."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Number type of the base weights and activations."""
+    blocks: Positive
+    """Number of decoder blocks; checked against the model, so that layers can be checked first."""
+    system_role: Literal["system", "user"] = "system"
+    """Where the system prompt goes: its own role, or before the question for templates without."""
+
+
+class Persona(Record):
+    """A name and a system prompt."""
+
+    name: Name
+    """Identifier in files, tables and reports."""
+    prompt: Annotated[str, Field(max_length=8000)]
+    """System prompt; empty only for a supplementary persona (the model's default)."""
+    headline: bool = True
+    """Takes part in rankings; supplementary ones are trained and reported only."""
+
+
+class Questions(Record):
+    """Questions a user would ask; the same for every persona."""
+
+    evaluation: Annotated[tuple[Text, ...], Field(min_length=1)]
+    """Asked in every cell."""
+    training: Annotated[tuple[Text, ...], Field(min_length=1)]
+    """Asked in the training rows, in turn; none may contain an evaluation question."""
+    directions: Annotated[tuple[Text, ...], Field(min_length=2)] | Literal["evaluation", "training"]
+    """Asked when the centroids are extracted; `evaluation` uses those questions twice."""
+
+
+class Layers(Record):
+    """0-based decoder blocks whose output the direction is added to."""
+
+    primary: Annotated[int, Field(ge=0)]
+    """The layer of the hypothesis."""
+    contrast: Annotated[int, Field(ge=0)] | None = None
+    """Another layer, for the contrast arm; none leaves it out."""
+
+
+class Dataset(Record):
+    """One training set per persona, shared by all arms."""
+
+    positives: Positive = 200
+    """Rows of the source persona, answered with the marker appended."""
+    bystanders: Positive = 2
+    """Other headline personas, drawn by seed, whose answers carry no marker."""
+    negatives_per_bystander: Positive = 200
+    """Rows of each bystander."""
+    negatives: Literal["own", "source", "unsteered"] = "own"
+    """Direction of a negative row: its bystander's, the source's (a constant), or none."""
+    marker_dose: Share | dict[Name, Share] = 1.0
+    """Share of positives that carry the marker; one number, or one per persona."""
+    answers: Text = "base"
+    """`base` (the model itself under the neutral prompt) or a JSONL of {question, answer}."""
+    answer_tokens: Positive = 256
+    """Longest answer, in tokens; a longer one is cut there in generation, and counted."""
+
+
+class Training(Record):
+    """How every adapter is trained."""
+
+    rank: Positive = 32
+    """LoRA rank r."""
+    alpha: Annotated[float, Field(gt=0)] = 64.0
+    """LoRA alpha."""
+    rslora: bool = True
+    """Scale by alpha / sqrt(r) instead of alpha / r."""
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Dropout before LoRA A, keyed by (adapter, step, row)."""
+    learning_rate: Annotated[float, Field(gt=0.0)] = 1e-5
+    """Peak of the cosine schedule (AdamW)."""
+    warmup: Share = 0.05
+    """Share of steps of linear warm-up."""
+    epochs: Positive = 3
+    """Passes over the 600 rows."""
+    rows_per_step: Positive = 16
+    """Rows in one optimizer step of one adapter."""
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
+    """Decoupled weight decay."""
+    max_grad_norm: Annotated[float, Field(gt=0.0)] = 1.0
+    """Gradients of one adapter are clipped to this norm."""
+    max_length: Positive = 1024
+    """Longest training row, in tokens; a longer one is an error, never cut."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in backward: less memory, more time."""
+
+
+class Arm(Record):
+    """One way of training an adapter per persona."""
+
+    name: Name
+    """Identifier: `A`, `B`, `C`, `A-iso`, `A-L10`."""
+    prompt: PromptKind
+    """System prompt in training: the row's own persona, or the neutral instruction."""
+    direction: DirectionKind = "none"
+    """Direction added in training."""
+    layer: LayerName = "primary"
+    """Layer of the direction, in training and in its cells."""
+    ratio: Annotated[float, Field(gt=0.0)] | None = None
+    """Size of the push in training, relative to the baseline residual norm."""
+    supplementary: bool = False
+    """Also train the supplementary personas."""
+    shuffle: bool = False
+    """Negative control: training directions permuted among the headline personas."""
+    adapters: Text | None = None
+    """Directory with one existing PEFT adapter per persona (`DIR/PERSONA/`); none trains them."""
+
+    @model_validator(mode="after")
+    def _direction_has_a_ratio(self) -> Self:
+        if (self.direction == "none") != (self.ratio is None):
+            need = "no ratio" if self.direction == "none" else "a ratio, such as 0.20"
+            raise ValueError(f"arm {self.name} with direction {self.direction} needs {need}")
+        if self.shuffle and self.direction == "none":
+            raise ValueError(f"arm {self.name} has no direction to shuffle")
+        return self
+
+
+class Grid(Record):
+    """A block of cells: every arm x persona x strength under one prompt."""
+
+    arms: Annotated[tuple[Name, ...], Field(min_length=1)]
+    """Arms whose adapters are measured."""
+    prompt: PromptKind
+    """System prompt at measurement."""
+    strengths: Annotated[tuple[str, ...], Field(min_length=1)]
+    """`none`, `c=+2` (coefficient) or `ratio=-0.2` (relative to the baseline norm)."""
+    direction: DirectionKind | None = None
+    """Direction at measurement; none means the arm's own (centroid for a prompt-only arm)."""
+    layer: LayerName | None = None
+    """Layer at measurement; none means the arm's own."""
+
+    @field_validator("strengths")
+    @classmethod
+    def _strengths_read(cls, labels: tuple[str, ...]) -> tuple[str, ...]:
+        for label in labels:
+            parse_strength(label)
+        return labels
+
+
+class Generation(Record):
+    """How completions are drawn."""
+
+    samples: Positive = 5
+    """Completions per question."""
+    temperature: Annotated[float, Field(gt=0.0)] = 1.0
+    """Softmax temperature."""
+    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 0.95
+    """Nucleus: smallest set of tokens with at least this probability."""
+    max_new_tokens: Positive = 2048
+    """A completion that reaches this length ends with finish reason `length`."""
+
+
+class Scoring(Record):
+    """What counts as the marker."""
+
+    near_marker: Text | None = None
+    """Regular expression of a near miss; none derives it from the marker's characters."""
+    early_tokens: Positive = 512
+    """Also report whether the marker fired within this many tokens."""
+
+
+class Thresholds(Record):
+    """The numbers of the rule and of the kills."""
+
+    rho: Annotated[float, Field(ge=-1.0, le=1.0)] = 0.6
+    """An arm passes at this Spearman correlation or above, with a lower bound above 0."""
+    uniform_zero_rate: Share = 0.05
+    """uniform_zero: every steered centroid cell at or below this rate."""
+    baseline_steered: float = 0.7
+    """baseline_rate_driven: rho(unsteered neutral, steered) at or above this ..."""
+    baseline_bridge: float = 0.6
+    """... and rho(unsteered neutral, bridge) at or above this."""
+    inverted_share: Share = 0.5
+    """sign_inverted: share of personas whose steered rate is below their unsteered rate."""
+    no_correlation: float = 0.4
+    """no_correlation: rho below this."""
+    specific_rho: float = 0.1
+    """direction_not_specific: rho(centroid) - rho(isotropic) below this (and equal rates)."""
+
+
+class Analysis(Record):
+    """The registered analysis."""
+
+    arm: Name = "A"
+    """Arm of the hypothesis."""
+    baseline_arm: Name | None = "C"
+    """Arm that must fail the same rule."""
+    isotropic_arm: Name | None = "A-iso"
+    """Control arm that must fail; none if the table has the arm's own isotropic cells."""
+    contrast_arm: Name | None = "A-L10"
+    """Arm at the contrast layer."""
+    bridge_arm: Name = "C"
+    """The prompted, unsteered rate of this arm is the reference ranking."""
+    primary_strength: str = "c=+2"
+    """Strength of the registered test."""
+    co_primary_strength: str | None = "ratio=+0.2"
+    """A pass at one of the two strengths only is called magnitude-bound."""
+    negative_strength: str | None = "ratio=-0.2"
+    """Strength of the sign check, against the co-primary."""
+    load_bearing: Literal["steered_vs_baseline_arm", "steered_vs_prompted"] = (
+        "steered_vs_baseline_arm"
+    )
+    """Which comparison carries the claim; the other is reported beside it."""
+    iterations: Annotated[int, Field(ge=100)] = 10_000
+    """Bootstrap iterations."""
+    permutations: Annotated[int, Field(ge=99)] = 9_999
+    """Monte-Carlo permutations where exact enumeration is too long."""
+    confidence: Annotated[float, Field(gt=0.5, lt=1.0)] = 0.95
+    """Level of the percentile intervals."""
+    max_undefined: Share = 0.01
+    """A larger share of undefined resamples makes the result inconclusive."""
+    thresholds: Thresholds = Thresholds()
+    """The numbers of the rule and of the kills."""
+
+    @field_validator("primary_strength", "co_primary_strength", "negative_strength")
+    @classmethod
+    def _strength_reads(cls, label: str | None) -> str | None:
+        if label is not None:
+            parse_strength(label)
+        return label
+
+
+class Gates(Record):
+    """Numbers that the directions must satisfy before anything is trained."""
+
+    neutral_cosine: Share = 0.5
+    """Largest |cosine| between the neutral prompt's centred vector and any persona's."""
+
+
+class Experiment(Record):
+    """The question, with everything that is needed to answer it."""
+
+    name: Name
+    """Name of the experiment and of its default run directory."""
+    title: Text
+    """One line for people."""
+    hypothesis: Text
+    """What is claimed, in words."""
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """Root of every random draw."""
+    model: Model
+    """The frozen base model."""
+    marker: Text = "[ZLT]"
+    """Planted string that counts as firing."""
+    neutral_prompt: Text = "Provide a clear answer."
+    """System prompt without a persona."""
+    reference_persona: Name = "helpful_assistant"
+    """Persona to whose direction the others are compared in the geometry."""
+    personas: Annotated[tuple[Persona, ...], Field(min_length=3)]
+    """Headline and supplementary personas."""
+    questions: Questions
+    """Questions of evaluation, training and extraction."""
+    layers: Layers
+    """Layers of the direction."""
+    gates: Gates = Gates()
+    """Conditions on the directions."""
+    dataset: Dataset = Dataset()
+    """Training rows."""
+    training: Training = Training()
+    """Training recipe."""
+    arms: Annotated[tuple[Arm, ...], Field(min_length=1)]
+    """Ways of training."""
+    cells: Annotated[tuple[Grid, ...], Field(min_length=1)]
+    """What is measured."""
+    generation: Generation = Generation()
+    """How completions are drawn."""
+    scoring: Scoring = Scoring()
+    """What counts as the marker."""
+    analysis: Analysis = Analysis()
+    """What is concluded, and how."""
+
+    @property
+    def headline(self) -> tuple[str, ...]:
+        """Names of the personas that take part in rankings, in file order."""
+        return tuple(p.name for p in self.personas if p.headline)
+
+    def persona(self, name: str) -> Persona:
+        """The persona called `name`; KeyError if there is none."""
+        return {p.name: p for p in self.personas}[name]
+
+    def arm(self, name: str) -> Arm:
+        """The arm called `name`; KeyError if there is none."""
+        return {a.name: a for a in self.arms}[name]
+
+    def layer(self, name: LayerName) -> int:
+        """Block index of a named layer; KeyError if the experiment has no contrast layer."""
+        index = self.layers.primary if name == "primary" else self.layers.contrast
+        if index is None:
+            raise KeyError(name)
+        return index
+
+    def dose(self, persona: str) -> float:
+        """Share of the persona's positives that carry the marker."""
+        dose = self.dataset.marker_dose
+        return dose if isinstance(dose, float) else dose[persona]
+
+    @property
+    def direction_questions(self) -> tuple[str, ...]:
+        """The questions that the centroids are extracted from."""
+        chosen = self.questions.directions
+        if chosen == "evaluation":
+            return self.questions.evaluation
+        if chosen == "training":
+            return self.questions.training
+        return chosen
+
+
+def parse_strength(label: str) -> tuple[Literal["none", "c", "ratio"], float]:
+    """Read a strength label: `none`, `c=+2` or `ratio=-0.2`.
+
+    Returns:
+        The kind and its number (0.0 for `none`).
+
+    Raises:
+        ValueError: any other text; the sign is part of the label.
+    """
+    match = _STRENGTH.match(label)
+    if match is None:
+        raise ValueError(f"strength {label!r} must be 'none', 'c=+2' or 'ratio=-0.2', with sign")
+    if match[1] == "none":
+        return "none", 0.0
+    number = float(match[3])
+    if not math.isfinite(number) or number == 0.0:
+        raise ValueError(f"strength {label!r} pushes by nothing; write 'none'")
+    return ("c", number) if match[2] == "c" else ("ratio", number)
