@@ -7,9 +7,9 @@ whole record hashes to the pre-registration. Problems are collected and reported
 
 import math
 import re
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 Text = Annotated[str, Field(min_length=1, max_length=8000)]
@@ -21,6 +21,14 @@ DirectionKind = Literal["centroid", "isotropic", "in_subspace", "none"]
 LayerName = Literal["primary", "contrast"]
 
 _STRENGTH = re.compile(r"^(none|(c|ratio)=([+-]\d+(?:\.\d+)?))$")
+
+
+def _strength_reads(label: str) -> str:
+    parse_strength(label)
+    return label
+
+
+Strength = Annotated[str, AfterValidator(_strength_reads)]
 
 
 class Record(BaseModel):
@@ -146,7 +154,7 @@ class Arm(Record):
     """Directory with one existing PEFT adapter per persona (`DIR/PERSONA/`); none trains them."""
 
     @model_validator(mode="after")
-    def _direction_has_a_ratio(self) -> Self:
+    def _direction_has_a_ratio(self) -> "Arm":
         if (self.direction == "none") != (self.ratio is None):
             need = "no ratio" if self.direction == "none" else "a ratio, such as 0.20"
             raise ValueError(f"arm {self.name} with direction {self.direction} needs {need}")
@@ -162,19 +170,12 @@ class Grid(Record):
     """Arms whose adapters are measured."""
     prompt: PromptKind
     """System prompt at measurement."""
-    strengths: Annotated[tuple[str, ...], Field(min_length=1)]
+    strengths: Annotated[tuple[Strength, ...], Field(min_length=1)]
     """`none`, `c=+2` (coefficient) or `ratio=-0.2` (relative to the baseline norm)."""
     direction: DirectionKind | None = None
     """Direction at measurement; none means the arm's own (centroid for a prompt-only arm)."""
     layer: LayerName | None = None
     """Layer at measurement; none means the arm's own."""
-
-    @field_validator("strengths")
-    @classmethod
-    def _strengths_read(cls, labels: tuple[str, ...]) -> tuple[str, ...]:
-        for label in labels:
-            parse_strength(label)
-        return labels
 
 
 class Generation(Record):
@@ -231,11 +232,11 @@ class Analysis(Record):
     """Arm at the contrast layer."""
     bridge_arm: Name = "C"
     """The prompted, unsteered rate of this arm is the reference ranking."""
-    primary_strength: str = "c=+2"
+    primary_strength: Strength = "c=+2"
     """Strength of the registered test."""
-    co_primary_strength: str | None = "ratio=+0.2"
+    co_primary_strength: Strength | None = "ratio=+0.2"
     """A pass at one of the two strengths only is called magnitude-bound."""
-    negative_strength: str | None = "ratio=-0.2"
+    negative_strength: Strength | None = "ratio=-0.2"
     """Strength of the sign check, against the co-primary."""
     load_bearing: Literal["steered_vs_baseline_arm", "steered_vs_prompted"] = (
         "steered_vs_baseline_arm"
@@ -251,13 +252,6 @@ class Analysis(Record):
     """A larger share of undefined resamples makes the result inconclusive."""
     thresholds: Thresholds = Thresholds()
     """The numbers of the rule and of the kills."""
-
-    @field_validator("primary_strength", "co_primary_strength", "negative_strength")
-    @classmethod
-    def _strength_reads(cls, label: str | None) -> str | None:
-        if label is not None:
-            parse_strength(label)
-        return label
 
 
 class Gates(Record):
