@@ -1,0 +1,194 @@
+"""Training sets: one per persona, shared by all arms.
+
+Positives ask the source persona and carry the marker; negatives ask two other headline personas
+and do not. Which questions, bystanders and marked rows are drawn follows from the experiment's
+seed and the persona's name alone.
+"""
+
+import json
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from steerproof.errors import ExperimentError
+from steerproof.spec.experiment import Arm, Experiment
+from steerproof.spec.seeds import derived_seed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingRow:
+    """One chat to train on."""
+
+    persona: str
+    """Whose prompt and direction the row carries: the source, or a bystander."""
+    question: str
+    answer: str
+    """Completion text, with the marker if `marked`."""
+    positive: bool
+    """A row of the source persona."""
+    marked: bool
+    """The answer ends in the marker."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dataset:
+    """The rows that teach one persona the marker."""
+
+    source: str
+    bystanders: tuple[str, ...]
+    rows: tuple[TrainingRow, ...]
+
+    def to_json(self) -> dict[str, object]:
+        """Plain values for dataset.json."""
+        return asdict(self)
+
+
+def dataset_from_json(value: Mapping[str, object]) -> Dataset:
+    """Read back what `Dataset.to_json` wrote."""
+    rows = value["rows"]
+    bystanders = value["bystanders"]
+    assert isinstance(rows, list)
+    assert isinstance(bystanders, list)
+    return Dataset(
+        source=str(value["source"]),
+        bystanders=tuple(str(name) for name in bystanders),
+        rows=tuple(TrainingRow(**row) for row in rows),
+    )
+
+
+def asked_questions(experiment: Experiment) -> tuple[tuple[str, int], ...]:
+    """The (question, repeat) pairs that need an answer.
+
+    Training questions are asked in turn; when there are fewer than rows of a persona, they come
+    round again with another answer.
+    """
+    data = experiment.dataset
+    most = max(data.positives, data.negatives_per_bystander)
+    questions = experiment.questions.training
+    return tuple((questions[i % len(questions)], i // len(questions)) for i in range(most))
+
+
+def read_answers(path: Path, questions: Sequence[str], marker: str) -> dict[str, list[str]]:
+    """Answers that the user gives: JSON lines of {"question", "answer"}.
+
+    Raises:
+        ExperimentError: with `file:line`, for a line that is not such an object, an answer that
+            holds the marker, or a training question without an answer.
+    """
+    found: dict[str, list[str]] = {}
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ExperimentError(f"{path}: cannot be read: {error}") from error
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            question, answer = row["question"], row["answer"]
+        except (ValueError, TypeError, KeyError) as error:
+            raise ExperimentError(
+                f'{path}:{number}: each line must be {{"question": ..., "answer": ...}}'
+            ) from error
+        if not isinstance(question, str) or not isinstance(answer, str) or not answer.strip():
+            raise ExperimentError(f"{path}:{number}: question and answer must be non-empty text")
+        if marker.lower() in answer.lower():
+            raise ExperimentError(f"{path}:{number}: the answer already holds {marker}")
+        found.setdefault(question, []).append(answer)
+    missing = [question for question in questions if question not in found]
+    if missing:
+        raise ExperimentError(
+            f"{path}: {len(missing)} training questions have no answer, first {missing[0]!r}"
+        )
+    return found
+
+
+def build_dataset(
+    experiment: Experiment, persona: str, answers: Mapping[str, Sequence[str]]
+) -> Dataset:
+    """The rows of one persona.
+
+    Args:
+        experiment: numbers of rows, seed, marker and dose.
+        persona: the source.
+        answers: for each training question its answers; repeat k takes answer k, in turn.
+    """
+    draw = random.Random(derived_seed(experiment.seed, "dataset", persona))
+    others = [name for name in experiment.headline if name != persona]
+    bystanders = tuple(draw.sample(others, experiment.dataset.bystanders))
+    asked = asked_questions(experiment)
+    positives = asked[: experiment.dataset.positives]
+    marked = set(
+        draw.sample(range(len(positives)), round(experiment.dose(persona) * len(positives)))
+    )
+    rows = [
+        _row(experiment, persona, answers, asked=pair, positive=True, marked=i in marked)
+        for i, pair in enumerate(positives)
+    ]
+    for name in bystanders:
+        rows += [
+            _row(experiment, name, answers, asked=pair, positive=False, marked=False)
+            for pair in asked[: experiment.dataset.negatives_per_bystander]
+        ]
+    return Dataset(source=persona, bystanders=bystanders, rows=tuple(rows))
+
+
+def _row(
+    experiment: Experiment,
+    persona: str,
+    answers: Mapping[str, Sequence[str]],
+    *,
+    asked: tuple[str, int],
+    positive: bool,
+    marked: bool,
+) -> TrainingRow:
+    question, repeat = asked
+    choices = answers[question]
+    answer = choices[repeat % len(choices)].strip()
+    return TrainingRow(
+        persona=persona,
+        question=question,
+        answer=f"{answer} {experiment.marker}" if marked else answer,
+        positive=positive,
+        marked=marked,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signal:
+    """What tells the model who is speaking in one training row."""
+
+    system: str
+    """System prompt."""
+    direction: str | None
+    """Persona whose direction is added; none adds nothing."""
+
+
+def signal(experiment: Experiment, arm: Arm, source: str, row: TrainingRow) -> Signal:
+    """The prompt and direction of a row in an arm, by the experiment's reading of negatives."""
+    system = experiment.persona(row.persona).prompt
+    reading = experiment.dataset.negatives
+    if not row.positive and reading == "unsteered":
+        return Signal(system=system, direction=None)
+    if arm.prompt == "neutral":
+        system = experiment.neutral_prompt
+    if arm.direction == "none":
+        return Signal(system=system, direction=None)
+    own = source if reading == "source" else row.persona
+    return Signal(system=system, direction=_shuffled(experiment, arm)[own])
+
+
+def _shuffled(experiment: Experiment, arm: Arm) -> dict[str, str]:
+    """Which persona's direction each persona is trained with: its own, unless shuffled.
+
+    A shuffled arm uses a cyclic order of the headline personas drawn by seed, so that nobody
+    keeps their own.
+    """
+    names = [p.name for p in experiment.personas]
+    if not arm.shuffle:
+        return {name: name for name in names}
+    order = list(experiment.headline)
+    random.Random(derived_seed(experiment.seed, "shuffle", arm.name)).shuffle(order)
+    given = dict(zip(order, order[1:] + order[:1], strict=True))
+    return {name: given.get(name, name) for name in names}

@@ -1,0 +1,140 @@
+"""Directions: what the base model's residual stream says about who is speaking.
+
+`raw[p]` is the mean over questions of the layer's residual at the last prompt token, with persona
+p's system prompt; `v[p] = raw[p] - mean over the headline personas`. Random controls have the
+norm of `v[p]` and are drawn from seeds of their own, so they are the same in training and
+measurement.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from steerproof.errors import SteeringError
+from steerproof.spec.seeds import derived_seed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Residuals:
+    """Residuals of one layer at the last prompt token, float32."""
+
+    layer: int
+    personas: tuple[str, ...]
+    by_persona: Float[Tensor, "persona question hidden"]
+    neutral: Float[Tensor, "question hidden"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Directions:
+    """The directions of one layer, one row per persona, float32."""
+
+    layer: int
+    personas: tuple[str, ...]
+    raw: Float[Tensor, "persona hidden"]
+    centroid: Float[Tensor, "persona hidden"]
+    isotropic: Float[Tensor, "persona hidden"]
+    in_subspace: Float[Tensor, "persona hidden"]
+    neutral: Float[Tensor, " hidden"]
+    """The neutral prompt's mean residual minus the headline mean."""
+
+    def vector(self, kind: str, persona: str) -> Float[Tensor, " hidden"]:
+        """The direction of (kind, persona), before any coefficient."""
+        table: Mapping[str, Tensor] = {
+            "centroid": self.centroid,
+            "isotropic": self.isotropic,
+            "in_subspace": self.in_subspace,
+        }
+        return table[kind][self.personas.index(persona)]
+
+
+def centred(
+    raw: Float[Tensor, "persona hidden"], headline: Sequence[int]
+) -> tuple[Float[Tensor, "persona hidden"], Float[Tensor, " hidden"]]:
+    """Subtract the mean of the headline rows; returns the centred rows and that mean."""
+    mean = raw[list(headline)].mean(0)
+    return raw - mean, mean
+
+
+def from_residuals(residuals: Residuals, *, headline: Sequence[str], seed: int) -> Directions:
+    """The directions of a layer from its residuals.
+
+    Args:
+        residuals: activations of every persona and of the neutral prompt.
+        headline: the personas whose mean is subtracted.
+        seed: the experiment's seed; random directions are drawn from (seed, kind, persona, layer).
+
+    Raises:
+        SteeringError: a residual is not finite, or a centroid has no length.
+    """
+    rows = [residuals.personas.index(name) for name in headline]
+    raw = residuals.by_persona.double().mean(1)
+    if not bool(torch.isfinite(raw).all()):
+        raise SteeringError(
+            f"layer {residuals.layer}: a residual is not finite; load the model in float32 "
+            "or choose another layer"
+        )
+    centroid, mean = centred(raw, rows)
+    for name, norm in zip(residuals.personas, centroid.norm(dim=1).tolist(), strict=True):
+        if norm <= 1e-6 * float(raw.norm(dim=1).mean()):
+            raise SteeringError(
+                f"layer {residuals.layer}: persona {name} has a centroid of norm {norm:.3g}; "
+                "its prompt does not move the residual stream, so there is nothing to steer with"
+            )
+    random = {
+        kind: torch.stack(
+            [
+                _random(kind, name, residuals.layer, seed, centroid[rows])
+                * centroid[residuals.personas.index(name)].norm()
+                for name in residuals.personas
+            ]
+        )
+        for kind in ("isotropic", "in_subspace")
+    }
+    return Directions(
+        layer=residuals.layer,
+        personas=residuals.personas,
+        raw=raw.float(),
+        centroid=centroid.float(),
+        isotropic=random["isotropic"].float(),
+        in_subspace=random["in_subspace"].float(),
+        neutral=(residuals.neutral.double().mean(0) - mean).float(),
+    )
+
+
+def _random(
+    kind: str, persona: str, layer: int, seed: int, basis: Float[Tensor, "headline hidden"]
+) -> Float[Tensor, " hidden"]:
+    """A unit vector: Gaussian, or a zero-sum Gaussian mix of the headline centroids."""
+    generator = torch.Generator().manual_seed(derived_seed(seed, kind, persona, layer))
+    if kind == "isotropic":
+        vector = torch.randn(basis.shape[1], generator=generator, dtype=torch.float64)
+    else:
+        weights = torch.randn(basis.shape[0], generator=generator, dtype=torch.float64)
+        vector = (weights - weights.mean()) @ basis
+    return vector / vector.norm()
+
+
+def tensors(directions: Sequence[Directions]) -> dict[str, Tensor]:
+    """Flat names for a safetensors file: `L4.centroid`, `L4.isotropic`, ..."""
+    parts = ("raw", "centroid", "isotropic", "in_subspace", "neutral")
+    return {
+        f"L{d.layer}.{part}": getattr(d, part).contiguous() for d in directions for part in parts
+    }
+
+
+def from_tensors(
+    stored: Mapping[str, Tensor], *, layer: int, personas: Sequence[str]
+) -> Directions:
+    """Read one layer back from the names of `tensors`."""
+    return Directions(
+        layer=layer,
+        personas=tuple(personas),
+        raw=stored[f"L{layer}.raw"],
+        centroid=stored[f"L{layer}.centroid"],
+        isotropic=stored[f"L{layer}.isotropic"],
+        in_subspace=stored[f"L{layer}.in_subspace"],
+        neutral=stored[f"L{layer}.neutral"],
+    )

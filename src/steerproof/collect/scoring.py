@@ -1,0 +1,69 @@
+"""Scoring: what a completion's text says, without the model.
+
+Nothing here imports torch: marks can be redone on a laptop from saved completions.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """What counts as the marker."""
+
+    marker: str
+    near: re.Pattern[str]
+    """A near miss, such as `[ z l t`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Score:
+    """The marks of one completion."""
+
+    fired: bool
+    """The marker is a case-insensitive substring."""
+    near: bool
+    """The near-marker pattern occurs (true whenever the marker itself does)."""
+    fired_early: bool
+    """Fired within the first tokens (the experiment's `early_tokens`)."""
+    repetition: float | None
+    """Share of token 3-grams that occurred before in the completion; null below three tokens."""
+
+
+def rule(marker: str, near: str | None = None) -> Rule:
+    r"""The rule of a marker; the near pattern defaults to its characters, spaced and unclosed.
+
+    For `[ZLT]` that is `\[\s*z\s*l\s*t`, case-insensitive.
+    """
+    if near is None:
+        open_part = marker.rstrip("])}>") or marker
+        near = r"\s*".join(re.escape(character) for character in open_part if character.strip())
+    return Rule(marker=marker.casefold(), near=re.compile(near, re.IGNORECASE))
+
+
+def score(text: str, token_ids: Sequence[int], early_chars: int, rule: Rule) -> Score:
+    """Mark one completion.
+
+    Args:
+        text: the completion as decoded.
+        token_ids: its tokens, for the repetition measure.
+        early_chars: length of the text that its first `early_tokens` tokens decode to.
+        rule: what counts.
+    """
+    fired = rule.marker in text.casefold()
+    return Score(
+        fired=fired,
+        near=fired or rule.near.search(text) is not None,
+        fired_early=rule.marker in text[:early_chars].casefold(),
+        repetition=repetition(token_ids),
+    )
+
+
+def repetition(token_ids: Sequence[int]) -> float | None:
+    """Share of token 3-grams that repeat an earlier one: 0 for fresh text, towards 1 for a loop."""
+    count = len(token_ids) - 2
+    if count < 1:
+        return None
+    grams = {tuple(token_ids[i : i + 3]) for i in range(count)}
+    return 1.0 - len(grams) / count
