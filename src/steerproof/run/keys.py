@@ -1,0 +1,140 @@
+"""What a unit's key is made of: everything that can change its files, and nothing else.
+
+``key = sha256(canonical JSON of the recipe)``. The recipe holds
+
+* ``unit``      the unit's id, ``kind/name``;
+* ``inputs``    the slice of the resolved experiment that the unit depends on, as given;
+* ``upstream``  the key of every unit that it reads, by id;
+* ``code``      sha256 over the source files of the modules that do the work;
+* ``model``     sha256 of every file of the base model, by file name;
+* ``numerics``  what else changes numbers: library versions, dtype, kind of device.
+
+Comments and layout of the experiment file, the run directory, the host, the executor and the number
+of workers are not part of it. The manifest keeps the whole recipe, so two keys can be compared.
+"""
+
+import hashlib
+import importlib.util
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from steerproof.errors import ExperimentError
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]{0,127}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Environment:
+    """What a unit's numbers depend on besides the experiment.
+
+    Attributes:
+        code: Version of the stage's source, from `code_version`.
+        model: sha256 of the base model's files, by file name.
+        numerics: Library versions, dtype and kind of device.
+    """
+
+    code: str
+    model: Mapping[str, str] = field(default_factory=dict)
+    numerics: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """All that decides a unit's files.
+
+    Attributes:
+        unit: The unit's id, ``kind/name``.
+        inputs: The part of the resolved experiment that it depends on; plain JSON.
+        upstream: Key of each unit that it reads, by id.
+        environment: Code, model and numerics.
+    """
+
+    unit: str
+    inputs: Mapping[str, Any]
+    upstream: Mapping[str, str]
+    environment: Environment
+
+    def record(self) -> dict[str, Any]:
+        """The recipe as plain JSON, as hashed and as kept in the manifest."""
+        return {
+            "unit": self.unit,
+            "inputs": dict(self.inputs),
+            "upstream": dict(self.upstream),
+            "code": self.environment.code,
+            "model": dict(self.environment.model),
+            "numerics": dict(self.environment.numerics),
+        }
+
+    def key(self) -> str:
+        """sha256 of the canonical JSON of the recipe: 64 hex digits."""
+        return digest(self.record())
+
+
+def canonical(value: Any) -> bytes:
+    """JSON with sorted keys and no spaces, the same bytes for the same value.
+
+    Raises:
+        ValueError: The value holds a NaN or an infinity.
+        TypeError: The value is not plain JSON.
+    """
+    text = json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
+    return text.encode()
+
+
+def digest(value: Any) -> str:
+    """sha256 of a plain JSON value, as hex."""
+    return hashlib.sha256(canonical(value)).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """sha256 of a file's bytes, as hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def code_version(modules: Sequence[str]) -> str:
+    """sha256 over the source files of the named modules, without importing them.
+
+    Args:
+        modules: Dotted names; a package stands for all ``.py`` files below it.
+
+    Raises:
+        ValueError: A module cannot be found or has no source file.
+    """
+    hashes: dict[str, str] = {}
+    for module in modules:
+        found = importlib.util.find_spec(module)
+        if found is None or found.origin is None:
+            raise ValueError(f"module {module!r} has no source file")
+        origin = Path(found.origin)
+        if found.submodule_search_locations is None:
+            hashes[module] = file_sha256(origin)
+            continue
+        for source in sorted(origin.parent.rglob("*.py")):
+            hashes[f"{module}/{source.relative_to(origin.parent).as_posix()}"] = file_sha256(source)
+    return digest(hashes)
+
+
+def check_name(name: str, what: str) -> str:
+    """Return a kind or unit name that is safe as a directory name.
+
+    Raises:
+        ExperimentError: It holds another character, starts with a sign, or is too long.
+    """
+    if _NAME.fullmatch(name) is None:
+        raise ExperimentError(
+            f"{what} {name!r} cannot name a directory: allowed are 1 to 128 of A-Z a-z 0-9 . _ = + "
+            "and -, starting with a letter or digit"
+        )
+    return name
+
+
+def directory_name(unit: str, key: str) -> str:
+    """``kind/name-<first 16 hex of the key>``: where a unit lies below ``units/``."""
+    return f"{unit}-{key[:16]}"
