@@ -1,7 +1,6 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.experiments import PERSONAS, small_experiment
 
 from steerproof.adapt.dataset import (
     asked_questions,
@@ -12,6 +11,7 @@ from steerproof.adapt.dataset import (
 )
 from steerproof.errors import ExperimentError
 from steerproof.spec.experiment import Arm, Dataset
+from tests.experiments import PERSONAS, small_experiment
 
 ANSWERS = {
     q: [f"answer {i} to {q}" for i in range(2)] for q in small_experiment().questions.training

@@ -4,8 +4,16 @@ import pytest
 import torch
 
 from steerproof.adapt.calibration import calibrate, coefficient
-from steerproof.adapt.directions import Residuals, from_residuals, from_tensors, tensors
+from steerproof.adapt.directions import (
+    Residuals,
+    extract,
+    from_residuals,
+    from_tensors,
+    tensors,
+)
 from steerproof.errors import SteeringError
+from steerproof.model.base import chat_ids
+from tests.tiny import tiny_base
 
 NAMES = ("a", "b", "c", "extra")
 HEADLINE = ("a", "b", "c")
@@ -107,3 +115,25 @@ def test_a_baseline_norm_that_is_not_finite_is_an_error():
     bad = Residuals(layer=5, personas=NAMES, by_persona=r.by_persona, neutral=r.neutral * math.inf)
     with pytest.raises(SteeringError, match="baseline residual norm"):
         calibrate(bad, d, headline=HEADLINE, reference="a", strengths=(), seed=0)
+
+
+def test_residuals_are_those_of_each_prompt_alone_at_its_last_token():
+    base = tiny_base("qwen2")
+    personas = {"a": "You are a sailor who likes long sentences.", "b": "Hi."}
+    questions = ("What is salt?", "Why is the sea so very blue today?")
+    found = extract(
+        base,
+        personas=personas,
+        neutral="Be clear.",
+        questions=questions,
+        layers=(0, 2),
+        batch_tokens=256,
+    )
+    for row, system in enumerate([*personas.values(), "Be clear."]):
+        for column, question in enumerate(questions):
+            ids = torch.tensor([chat_ids(base, system=system, user=question)])
+            with torch.no_grad():
+                hidden = base.model(ids, output_hidden_states=True).hidden_states
+            for layer, values in found.items():
+                mine = (*values.by_persona, values.neutral)[row][column]
+                assert torch.allclose(mine, hidden[layer + 1][0, -1], rtol=1e-4, atol=1e-4)

@@ -6,7 +6,7 @@ norm of `v[p]` and are drawn from seeds of their own, so they are the same in tr
 measurement.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +14,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steerproof.errors import SteeringError
+from steerproof.model.base import Base, chat_ids
+from steerproof.model.steering import record
 from steerproof.spec.seeds import derived_seed
 
 
@@ -48,6 +50,83 @@ class Directions:
             "in_subspace": self.in_subspace,
         }
         return table[kind][self.personas.index(persona)]
+
+
+def extract(
+    base: Base,
+    *,
+    personas: Mapping[str, str],
+    neutral: str,
+    questions: Sequence[str],
+    layers: Sequence[int],
+    batch_tokens: int = 8192,
+) -> dict[int, Residuals]:
+    """Run the base model over every (system prompt, question) and keep the last prompt token.
+
+    Args:
+        base: the frozen model, no adapter and no push attached.
+        personas: system prompt by persona.
+        neutral: the neutral instruction.
+        questions: asked under every system prompt.
+        layers: 0-based block indices.
+        batch_tokens: prompt tokens in one forward pass, padding included.
+
+    Returns:
+        Residuals by layer.
+
+    Raises:
+        ModelError: a prompt does not fit into the context, or the template drops it.
+    """
+    systems = [*personas.values(), neutral]
+    prompts = [chat_ids(base, system=s, user=q) for s in systems for q in questions]
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    found = {
+        layer: torch.empty(len(prompts), base.hidden_size, dtype=torch.float32) for layer in layers
+    }
+    for batch in _batches(order, [len(p) for p in prompts], batch_tokens):
+        for layer, values in _last_residuals(base, [prompts[i] for i in batch], layers).items():
+            found[layer][batch] = values.cpu()
+    shape = (len(systems), len(questions), base.hidden_size)
+    return {
+        layer: Residuals(
+            layer=layer,
+            personas=tuple(personas),
+            by_persona=values.view(shape)[:-1],
+            neutral=values.view(shape)[-1],
+        )
+        for layer, values in found.items()
+    }
+
+
+def _batches(order: Sequence[int], lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
+    """Runs of rows in order of length whose padded size stays within `tokens`."""
+    batch: list[int] = []
+    for i in order:
+        if batch and (len(batch) + 1) * lengths[i] > tokens:
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch
+
+
+@torch.no_grad()
+def _last_residuals(
+    base: Base, prompts: Sequence[tuple[int, ...]], layers: Sequence[int]
+) -> dict[int, Float[Tensor, "row hidden"]]:
+    """Residuals at the last token of each prompt; left-padded, so it is the last position."""
+    width = max(len(p) for p in prompts)
+    ids = torch.tensor([[base.pad_id] * (width - len(p)) + list(p) for p in prompts])
+    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts])
+    last = torch.full((len(prompts),), width - 1)
+    with record(base.blocks, layers, last) as seen:
+        base.model.base_model(
+            input_ids=ids.to(base.device),
+            attention_mask=mask.to(base.device),
+            position_ids=(mask.cumsum(1) - 1).clamp(min=0).to(base.device),
+            use_cache=False,
+        )
+    return seen
 
 
 def centred(
