@@ -15,7 +15,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from steerproof.errors import DiskFullError, IntegrityError, LockedError
+from steerproof.errors import IntegrityError, LockedError
+from steerproof.run.faults import fault_point
 from steerproof.run.files import disk_full, explained
 from steerproof.run.manifest import DamagedError, Manifest, open_unit
 from steerproof.run.store import set_aside, unit_directories
@@ -38,6 +39,12 @@ CREATE TABLE events (
   event INTEGER PRIMARY KEY, time REAL NOT NULL, what TEXT NOT NULL, unit TEXT, detail TEXT NOT NULL
 );
 """
+_NO_SPACE = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_SHMSIZE)
+_KNOWN = "SELECT key FROM attempts WHERE state = 'done'"
+_ADOPT = (
+    "INSERT INTO attempts (unit, key, state, started, ended, seconds, host, pid, peak_memory)"
+    " VALUES (?, ?, 'done', ?, ?, ?, ?, 0, ?)"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,7 +195,8 @@ class Ledger:
 
     def finish(self, attempt: int, manifest: Manifest, pid: int) -> None:
         """Record that an attempt ended in a committed unit."""
-        made = manifest.made
+        made, kind = manifest.made, manifest.unit.partition("/")[0]
+        fault_point("ledger.before", kind)
         with self.transaction():
             self._connection.execute(
                 "UPDATE attempts SET state = 'done', ended = ?, seconds = ?, host = ?, pid = ?,"
@@ -196,6 +204,28 @@ class Ledger:
                 (time.time(), made.seconds, made.host, pid, made.peak_memory, attempt),
             )
             self._set_state(manifest.unit, "done")
+        fault_point("ledger.after", kind)
+
+    def adopt(self, manifests: Iterable[Manifest]) -> int:
+        """Enter finished units that the ledger does not know, each as one finished attempt.
+
+        They are units whose commit it missed: the process died just then, or the ledger was lost.
+
+        Returns:
+            How many were entered.
+        """
+        known = {row[0] for row in self._connection.execute(_KNOWN)}
+        rows = []
+        for manifest in manifests:
+            made = manifest.made
+            if manifest.key in known:
+                continue
+            ended = datetime.fromisoformat(made.created).timestamp()
+            row = (manifest.unit, manifest.key, ended - made.seconds, ended, made.seconds)
+            rows.append((*row, made.host, made.peak_memory))
+        with self.transaction():
+            self._connection.executemany(_ADOPT, rows)
+        return len(rows)
 
     def fail(self, attempt: int, unit: str, state: str, error: str) -> None:
         """Record that an attempt did not end in a unit.
@@ -300,7 +330,9 @@ def open_ledger(run: Path, token: int) -> Ledger:
         DiskFullError: No space.
     """
     path = run / LEDGER
-    lost = not path.exists()
+    if path.exists() and not path.is_file():
+        set_aside(run, path)
+    lost = not path.exists() or path.stat().st_size == 0
     try:
         ledger = Ledger(_connect(path), path, token)
     except sqlite3.DatabaseError as error:
@@ -339,7 +371,7 @@ def read_ledger(run: Path) -> Ledger | None:
 
 
 def _open(path: Path) -> sqlite3.Connection:
-    return sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
+    return sqlite3.connect(path, timeout=30, isolation_level=None)
 
 
 def _connect(path: Path) -> sqlite3.Connection:
@@ -374,37 +406,30 @@ def _prepare(connection: sqlite3.Connection) -> None:
 
 def _rebuild(ledger: Ledger, run: Path) -> None:
     """Enter every sound unit of the run directory as a finished attempt."""
-    found = 0
-    with ledger.transaction():
-        for directory in unit_directories(run):
-            try:
-                manifest = open_unit(directory).manifest
-            except DamagedError:
-                continue
-            numbers = ledger.start({manifest.unit: manifest.key}, manifest.made.host, None)
-            ledger.finish(numbers[manifest.unit], manifest, pid=0)
-            ended = datetime.fromisoformat(manifest.made.created).timestamp()
-            ledger._connection.execute(
-                "UPDATE attempts SET started = ?, ended = ? WHERE attempt = ?",
-                (ended - manifest.made.seconds, ended, numbers[manifest.unit]),
-            )
-            found += 1
-        if found:
-            ledger.add_event("ledger-rebuilt", units=found)
+    manifests = []
+    for directory in unit_directories(run):
+        try:
+            manifests.append(open_unit(directory).manifest)
+        except DamagedError:
+            continue  # whoever needs it finds it damaged, names it and sets it aside
+    if manifests:
+        ledger.add_event("ledger-rebuilt", units=ledger.adopt(manifests))
 
 
 def _is_damage(error: sqlite3.OperationalError) -> bool:
     """Whether SQLite refused because of what is in the file, not because it could not reach it."""
-    return error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT)
+    code = error.sqlite_errorcode
+    return code & 0xFF == sqlite3.SQLITE_ERROR or code == sqlite3.SQLITE_IOERR_SHORT_READ
 
 
 @contextmanager
 def _explained(path: Path) -> Iterator[None]:
-    """Turn SQLite's full disk into ours."""
+    """Turn SQLite's full disk and second writer into our errors."""
     try:
         yield
     except sqlite3.OperationalError as error:
-        if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
-            full: DiskFullError = disk_full(path, 4096)
-            raise full from error
+        if error.sqlite_errorcode in _NO_SPACE:
+            raise disk_full(path, path.stat().st_size) from error
+        if error.sqlite_errorcode == sqlite3.SQLITE_BUSY:
+            raise LockedError(f"another process is writing to {path}") from error
         raise

@@ -166,7 +166,7 @@ def sweep(run: Path) -> int:
     results = [place for place in (run / "results").rglob("*") if place.is_dir()]
     left = [
         entry
-        for place in (run, *kinds, run / "results", *results)
+        for place in (run, run / "lock", *kinds, run / "results", *results)
         if place.is_dir()
         for entry in place.iterdir()
         if entry.name.startswith(TEMPORARY)
