@@ -1,0 +1,334 @@
+"""The one hook: adds a direction to a decoder block's output, row by row, and proves that it did.
+
+Directions, calibration, training and generation all use it. Each steered layer has a table with
+one row per slot; slot 0 pushes nothing. A batch carries a slot per row, and pads are sent to
+slot 0. Every zero in a table is stored as *negative* zero, because `x + (-0.0)` is `x` bit for bit
+for every `x`, `-0.0` included, whereas `-0.0 + 0.0` is `+0.0`.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from steerproof.errors import SteeringError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Push:
+    """A direction times its coefficient, added to the output of one block."""
+
+    layer: int
+    """0-based index of the decoder block (index in `hidden_states` minus one)."""
+    vector: Float[Tensor, "hidden"]
+    """The direction, already multiplied by the coefficient."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlotAudit:
+    """What one push was measured to do, averaged over the token positions that were looked at."""
+
+    layer: int
+    positions: int
+    """Token positions measured."""
+    residual_norm: float | None
+    """Mean norm of the residual before the push; None when no position was measured."""
+    push_norm: float | None
+    """Mean norm of the change that arrived, out minus in, in float32."""
+
+    @property
+    def ratio(self) -> float | None:
+        """`push_norm / residual_norm`, None when undefined."""
+        if self.residual_norm is None or self.push_norm is None or self.residual_norm == 0.0:
+            return None
+        return self.push_norm / self.residual_norm
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SteeringAudit:
+    """How often the hook fired and what each push did."""
+
+    firings: dict[int, int]
+    """Steered layer -> forward passes through it."""
+    slots: tuple[SlotAudit, ...]
+    """One per push, in the order of the pushes: slot s is `slots[s - 1]`."""
+
+
+class Steering:
+    """The pushes, as one table per steered layer, and the hooks that add them.
+
+    Hooks are registered once and driven by buffers that are only written in place, so a compiled
+    or captured forward sees every new routing.
+    """
+
+    def __init__(
+        self,
+        blocks: nn.ModuleList,
+        pushes: Sequence[Push],
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+        audit_every: int = 1,
+    ) -> None:
+        """Build the tables; nothing is attached yet.
+
+        Args:
+            blocks: The decoder blocks of the base.
+            pushes: Slot s is `pushes[s - 1]`; slot 0 is no push.
+            device: Where the model runs.
+            dtype: The residual stream's.
+            audit_every: Measure the achieved norms at every so many-th forward of a layer.
+
+        Raises:
+            SteeringError: A layer does not exist, or a vector is not finite or of another width.
+        """
+        _check_pushes(pushes, len(blocks))
+        if audit_every < 1:
+            raise SteeringError(f"audit_every must be at least 1, not {audit_every}")
+        self._blocks = blocks
+        self._pushes = tuple(pushes)
+        self._audit_every = audit_every
+        self.layers = tuple(sorted({push.layer for push in pushes}))
+        with torch.inference_mode(False):
+            self._tables = _tables(self._pushes, self.layers, device, dtype)
+            sums = (len(self.layers), len(pushes) + 1)
+            self._firings = torch.zeros(len(self.layers), dtype=torch.int64, device=device)
+            self._positions = torch.zeros(sums, dtype=torch.float64, device=device)
+            self._residual_norms = torch.zeros(sums, dtype=torch.float64, device=device)
+            self._push_norms = torch.zeros(sums, dtype=torch.float64, device=device)
+            self._store = torch.zeros(0, dtype=torch.int64, device=device)
+        self._index: Tensor | None = None
+        self._calls = [0] * len(self.layers)
+        self._attached = False
+        self._replaying = False
+
+    def route(
+        self, slots: Int[Tensor, "batch"], mask: Bool[Tensor, "batch seq"] | None = None
+    ) -> None:
+        """Say which push each row of the coming forward passes gets.
+
+        Args:
+            slots: The slot of each row; 0 for none.
+            mask: True where a position is a real token; None when every position is. With a mask
+                the next forward must have exactly its shape, without one any length will do.
+
+        Raises:
+            SteeringError: A slot does not exist, or the mask has another number of rows.
+        """
+        if slots.numel() and not 0 <= int(slots.min()) <= int(slots.max()) <= len(self._pushes):
+            raise SteeringError(
+                f"slots {int(slots.min())} to {int(slots.max())} asked for, but there are"
+                f" {len(self._pushes)} pushes (slots 1 to {len(self._pushes)}; 0 is none)"
+            )
+        if mask is not None and mask.shape[0] != slots.shape[0]:
+            raise SteeringError(f"{slots.shape[0]} slots for a mask of {mask.shape[0]} rows")
+        index = slots[:, None] if mask is None else slots[:, None] * mask
+        if self._store.numel() < index.numel():
+            with torch.inference_mode(False):
+                self._store = self._store.new_zeros(2 * index.numel())
+        # Always the same memory: whoever captured the forward keeps reading the right buffer.
+        self._index = self._store[: index.numel()].view(index.shape)
+        self._index.copy_(index)
+
+    @contextmanager
+    def attach(self) -> Iterator["Steering"]:
+        """Register the hooks, all of them or none; on leaving remove these and no others.
+
+        Raises:
+            SteeringError: Attached already; or, on leaving without another error, rows were
+                routed and a steered layer never fired.
+        """
+        if self._attached:
+            raise SteeringError("this steering is attached already")
+        before = self._firings.clone()
+        self._index = None
+        with ExitStack() as stack:
+            for place, layer in enumerate(self.layers):
+                handle = self._blocks[layer].register_forward_hook(self._hook(place))
+                stack.callback(handle.remove)
+            self._attached = True
+            stack.callback(setattr, self, "_attached", False)
+            yield self
+        fired = (self._firings - before).tolist()
+        silent = [layer for layer, count in zip(self.layers, fired, strict=True) if not count]
+        if silent and self._index is not None:
+            raise SteeringError(
+                f"rows were routed but the hook never fired at layer {silent}: the model was not"
+                " run, or it bypasses the block's __call__"
+            )
+
+    @contextmanager
+    def replaying(self) -> Iterator[None]:
+        """Around `backward()`: what fires in here is a recomputation, pushed alike, not counted."""
+        self._replaying = True
+        try:
+            yield
+        finally:
+            self._replaying = False
+
+    def audit(self) -> SteeringAudit:
+        """Read what was counted and measured since this object was made."""
+        firings = dict(zip(self.layers, self._firings.tolist(), strict=True))
+        counts, residual, pushed = (
+            sums.tolist() for sums in (self._positions, self._residual_norms, self._push_norms)
+        )
+        slots = []
+        for slot, push in enumerate(self._pushes, start=1):
+            place = self.layers.index(push.layer)
+            n = counts[place][slot]
+            slots.append(
+                SlotAudit(
+                    layer=push.layer,
+                    positions=int(n),
+                    residual_norm=residual[place][slot] / n if n else None,
+                    push_norm=pushed[place][slot] / n if n else None,
+                )
+            )
+        return SteeringAudit(firings=firings, slots=tuple(slots))
+
+    def _hook(self, place: int) -> Callable[[nn.Module, Any, Any], Any]:
+        def push(_module: nn.Module, _args: Any, output: Any) -> Any:
+            hidden = block_hidden(output)
+            index = self._row_index(hidden)
+            delta = self._tables[place].index_select(0, index.flatten())
+            steered = hidden + delta.view(*index.shape, hidden.shape[-1])
+            if not self._replaying:
+                self._count(place, hidden, steered, index)
+            return _with_hidden(output, steered)
+
+        return push
+
+    def _row_index(self, hidden: Tensor) -> Tensor:
+        index = self._index
+        if index is None:
+            raise SteeringError("a forward pass began before its rows were routed: call route()")
+        fits = hidden.ndim == 3 and hidden.shape[0] == index.shape[0]
+        if not fits or index.shape[1] not in (1, hidden.shape[1]):
+            raise SteeringError(
+                f"routed for {tuple(index.shape)} rows and positions, but the block's output is"
+                f" {tuple(hidden.shape)}; route again for every batch shape"
+            )
+        if hidden.shape[2] != self._tables.shape[2]:
+            raise SteeringError(
+                f"the directions are {self._tables.shape[2]} wide, the residual {hidden.shape[2]}"
+            )
+        return index
+
+    @torch.no_grad()
+    def _count(self, place: int, hidden: Tensor, steered: Tensor, index: Tensor) -> None:
+        self._firings[place : place + 1].add_(1)
+        self._calls[place] += 1
+        if (self._calls[place] - 1) % self._audit_every:
+            return
+        hidden, steered = hidden.detach(), steered.detach()
+        size = torch.linalg.vector_norm(hidden, dim=-1, dtype=torch.float32)
+        moved = steered.float().sub_(hidden) if steered.dtype != hidden.dtype else steered - hidden
+        moved = torch.linalg.vector_norm(moved, dim=-1, dtype=torch.float32)
+        flat = index.expand(size.shape).flatten()
+        one = torch.ones((), dtype=torch.float64, device=flat.device).expand(flat.shape)
+        self._positions[place].index_add_(0, flat, one)
+        self._residual_norms[place].index_add_(0, flat, size.flatten().double())
+        self._push_norms[place].index_add_(0, flat, moved.flatten().double())
+
+
+@contextmanager
+def record(
+    blocks: nn.ModuleList, layers: Sequence[int], positions: Int[Tensor, "batch"]
+) -> Iterator[dict[int, Float[Tensor, "batch hidden"]]]:
+    """Record the residual after some blocks, at one position per row, in float32.
+
+    Attached after a `Steering`, it sees the steered residual. Several forward passes overwrite one
+    another: open it once per batch.
+
+    Args:
+        blocks: The decoder blocks of the base.
+        layers: 0-based block indices.
+        positions: The position to read in each row, for example the last prompt token.
+
+    Yields:
+        Layer -> residual, filled by the forward pass made inside.
+
+    Raises:
+        SteeringError: A layer does not exist, the batch has another size, or, on leaving without
+            another error, a layer never fired.
+    """
+    _check_layers(layers, len(blocks))
+    seen: dict[int, Tensor] = {}
+
+    def reader(layer: int) -> Callable[[nn.Module, Any, Any], None]:
+        def read(_module: nn.Module, _args: Any, output: Any) -> None:
+            hidden = block_hidden(output)
+            if hidden.shape[0] != positions.shape[0]:
+                raise SteeringError(
+                    f"{positions.shape[0]} positions to record, but a batch of {hidden.shape[0]}"
+                )
+            rows = torch.arange(hidden.shape[0], device=hidden.device)
+            seen[layer] = hidden.detach()[rows, positions.to(hidden.device)].float()
+
+        return read
+
+    with ExitStack() as stack:
+        for layer in sorted(set(layers)):
+            handle: RemovableHandle = blocks[layer].register_forward_hook(reader(layer))
+            stack.callback(handle.remove)
+        yield seen
+    silent = sorted(set(layers) - set(seen))
+    if silent:
+        raise SteeringError(f"no forward pass went through layer {silent}: nothing was recorded")
+
+
+def block_hidden(output: Any) -> Tensor:
+    """The residual stream in what a decoder block returned.
+
+    Raises:
+        SteeringError: The block returned something else than a tensor or a tuple that begins with
+            one. It is never passed through as if it had been steered.
+    """
+    if isinstance(output, Tensor):
+        return output
+    if isinstance(output, tuple) and output and isinstance(output[0], Tensor):
+        return output[0]
+    raise SteeringError(
+        f"a decoder block returned {type(output).__name__}; only a tensor, or a tuple whose first"
+        " item is one, can be steered"
+    )
+
+
+def _with_hidden(output: Any, hidden: Tensor) -> Any:
+    if isinstance(output, Tensor):
+        return hidden
+    items = (hidden, *output[1:])
+    return type(output)._make(items) if hasattr(output, "_make") else type(output)(items)
+
+
+def _check_layers(layers: Sequence[int], depth: int) -> None:
+    absent = sorted({layer for layer in layers if not 0 <= layer < depth})
+    if absent:
+        raise SteeringError(f"no layer {absent}: the model has layers 0 to {depth - 1}")
+
+
+def _check_pushes(pushes: Sequence[Push], depth: int) -> None:
+    _check_layers([push.layer for push in pushes], depth)
+    widths = {push.vector.shape[0] for push in pushes}
+    if len(widths) > 1:
+        raise SteeringError(f"pushes of different widths: {sorted(widths)}")
+    bad = [slot for slot, p in enumerate(pushes, start=1) if not bool(p.vector.isfinite().all())]
+    if bad:
+        raise SteeringError(f"the push in slot {bad} holds NaN or infinite values")
+
+
+def _tables(
+    pushes: Sequence[Push], layers: Sequence[int], device: torch.device, dtype: torch.dtype
+) -> Tensor:
+    """`[steered layers, slots, hidden]`, zero (negative zero) where a slot is of another layer."""
+    width = pushes[0].vector.shape[0] if pushes else 0
+    tables = torch.full((len(layers), len(pushes) + 1, width), -0.0, dtype=dtype)
+    for slot, push in enumerate(pushes, start=1):
+        vector = push.vector.detach().to(device="cpu", dtype=dtype)
+        tables[layers.index(push.layer), slot] = torch.where(vector == 0, -0.0, vector)
+    return tables.to(device)
