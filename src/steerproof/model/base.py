@@ -4,15 +4,12 @@ Everything else in the package works on a `Base`. It says where the decoder bloc
 prompt looks like in token ids, and which token ends an answer.
 """
 
-import hashlib
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from huggingface_hub import snapshot_download
 from jinja2 import TemplateError
 from torch import nn
 from transformers import (
@@ -23,6 +20,7 @@ from transformers import (
 )
 
 from steerproof.errors import ModelError
+from steerproof.model.files import file_hashes, find_directory
 
 SystemRole = Literal["system", "user"]
 Message = dict[str, str]
@@ -33,10 +31,6 @@ DTYPES: Mapping[str, torch.dtype] = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-_REVISION = re.compile(r"[0-9a-f]{40}")
-# Everything that decides what a model computes, and nothing that could run code or be a pickle.
-_FILES = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model")
 _PROBE = "steerproof probe answer"
 
 
@@ -92,10 +86,10 @@ def load_base(
     """
     if dtype not in DTYPES:
         raise ModelError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
-    directory = _directory(path, revision)
+    directory = find_directory(path, revision)
     tokenizer = _load_tokenizer(directory)
     model = _load_model(directory, DTYPES[dtype]).to(torch.device(device))  # type: ignore[arg-type]
-    return base_of(model, tokenizer, files=_hashes(directory), system_role=system_role)
+    return base_of(model, tokenizer, files=file_hashes(directory), system_role=system_role)
 
 
 def base_of(
@@ -254,25 +248,6 @@ def _ids(value: Any) -> set[int]:
     return {value} if isinstance(value, int) else {int(v) for v in value}
 
 
-def _directory(path: str | Path, revision: str | None) -> Path:
-    directory = Path(path)
-    if directory.is_dir():
-        return directory
-    if directory.exists():
-        raise ModelError(f"model path {str(path)!r} is a file; give the checkpoint's directory")
-    if not isinstance(path, str) or not _HUB_ID.fullmatch(path):
-        raise ModelError(f"no such model directory: {str(path)!r}")
-    if revision is None or not _REVISION.fullmatch(revision):
-        raise ModelError(
-            f"no such model directory: {path!r}; and as a hub id it needs model.revision, the 40"
-            f" hexadecimal digits of a commit, not {revision!r}"
-        )
-    try:
-        return Path(snapshot_download(path, revision=revision, allow_patterns=list(_FILES)))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"cannot fetch {path!r} at revision {revision}: {error}") from error
-
-
 def _load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
     try:
         return AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
@@ -303,12 +278,3 @@ def _load_model(directory: Path, dtype: torch.dtype) -> PreTrainedModel:
     if wrong:
         raise ModelError(f"the weights in {str(directory)!r} do not fit its config.json: {wrong}")
     return model
-
-
-def _hashes(directory: Path) -> dict[str, str]:
-    paths = sorted({p for pattern in _FILES for p in directory.glob(pattern) if p.is_file()})
-    hashes = {}
-    for path in paths:
-        with path.open("rb") as file:
-            hashes[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return hashes
