@@ -1,0 +1,109 @@
+"""The board's own SQLite file: entries, events, comments, users, sessions, jobs.
+
+Write-ahead log, one short transaction per act, a busy wait instead of an error: two people who
+comment at once both keep their comment. Events and comments are append-only, and the database
+itself refuses to change them. Nothing here is ever part of a run directory.
+"""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from steerproof.errors import SteerproofError
+
+FILE = "board.sqlite"
+VERSION = 1
+BUSY_SECONDS = 15.0
+
+_SCHEMA = """
+CREATE TABLE entry (
+  number INTEGER PRIMARY KEY CHECK (number > 0),
+  title TEXT NOT NULL, kind TEXT NOT NULL, parent INTEGER, lineage TEXT NOT NULL DEFAULT '[]',
+  tags TEXT NOT NULL DEFAULT '[]', experiment TEXT, directory TEXT UNIQUE,
+  archived INTEGER NOT NULL DEFAULT 0, created TEXT NOT NULL);
+CREATE TABLE revision (
+  number INTEGER NOT NULL REFERENCES entry, version INTEGER NOT NULL, text TEXT NOT NULL,
+  at TEXT NOT NULL, PRIMARY KEY (number, version));
+CREATE TABLE event (
+  id INTEGER PRIMARY KEY, number INTEGER NOT NULL REFERENCES entry, what TEXT NOT NULL,
+  who TEXT NOT NULL DEFAULT '', detail TEXT NOT NULL DEFAULT '', at TEXT NOT NULL);
+CREATE INDEX event_of ON event (number, id);
+CREATE TABLE comment (
+  id INTEGER PRIMARY KEY, number INTEGER NOT NULL REFERENCES entry, cell TEXT,
+  author TEXT NOT NULL, at TEXT NOT NULL);
+CREATE INDEX comment_of ON comment (number, cell, id);
+CREATE TABLE comment_version (
+  comment INTEGER NOT NULL REFERENCES comment, version INTEGER NOT NULL, text TEXT NOT NULL,
+  at TEXT NOT NULL, PRIMARY KEY (comment, version));
+CREATE TABLE user (name TEXT PRIMARY KEY, password TEXT, created TEXT NOT NULL);
+CREATE TABLE session (
+  digest TEXT PRIMARY KEY, user TEXT NOT NULL REFERENCES user, expires REAL NOT NULL);
+CREATE TABLE job (
+  id INTEGER PRIMARY KEY, number INTEGER NOT NULL REFERENCES entry, kind TEXT NOT NULL,
+  who TEXT NOT NULL, pid INTEGER, born REAL, at TEXT NOT NULL, ended TEXT, code INTEGER);
+CREATE TABLE secret (name TEXT PRIMARY KEY, value BLOB NOT NULL);
+"""
+_APPEND_ONLY = ("revision", "event", "comment", "comment_version")
+
+
+def open_board(directory: Path) -> Path:
+    """Create the board's directory and file if needed; return the file.
+
+    Raises:
+        SteerproofError: the file belongs to another version of the board.
+    """
+    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path = directory / FILE
+    with connect(path) as db:
+        # IMMEDIATE: two processes that create the file at once do it one after the other.
+        db.execute("BEGIN IMMEDIATE")
+        version = db.execute("PRAGMA user_version").fetchone()[0]
+        if version == 0:
+            for statement in _SCHEMA.split(";"):
+                db.execute(statement)
+            for table in _APPEND_ONLY:
+                for verb in ("UPDATE", "DELETE"):
+                    db.execute(
+                        f"CREATE TRIGGER {table}_no_{verb.lower()} BEFORE {verb} ON {table} "
+                        f"BEGIN SELECT RAISE(ABORT, '{table} is append-only'); END"
+                    )
+            db.execute(f"PRAGMA user_version = {VERSION}")
+        db.execute("COMMIT")
+    if version not in (0, VERSION):
+        raise SteerproofError(f"{path} is of board version {version}; this one reads {VERSION}")
+    path.chmod(0o600)
+    return path
+
+
+@contextmanager
+def connect(path: Path) -> Iterator[sqlite3.Connection]:
+    """A connection in autocommit mode, closed at the end."""
+    db = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
+    try:
+        db.row_factory = sqlite3.Row
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = FULL")
+        db.execute("PRAGMA foreign_keys = ON")
+        yield db
+    finally:
+        db.close()
+
+
+@contextmanager
+def transaction(path: Path) -> Iterator[sqlite3.Connection]:
+    """One writing transaction: everything or nothing, waiting for other writers."""
+    with connect(path) as db:
+        db.execute("BEGIN IMMEDIATE")
+        try:
+            yield db
+        except BaseException:
+            db.execute("ROLLBACK")
+            raise
+        db.execute("COMMIT")
+
+
+def now() -> str:
+    """The time, as ISO 8601 in UTC."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

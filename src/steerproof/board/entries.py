@@ -1,0 +1,239 @@
+"""Entries: the numbered experiments of the board, from proposals and from run directories."""
+
+import json
+import sqlite3
+from dataclasses import dataclass
+from pathlib import Path
+
+from steerproof.board.database import connect, now, open_board, transaction
+from steerproof.board.proposals import Proposal, read_proposal
+from steerproof.errors import ExperimentError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One experiment of the board; its status is derived from its run directory."""
+
+    number: int
+    """What people call it: `#342`."""
+    title: str
+    """One line."""
+    kind: str
+    """What sort of work it is."""
+    parent: int | None
+    """Number of the experiment it follows from, on this board or not."""
+    lineage: tuple[int, ...]
+    """Further ancestors."""
+    tags: tuple[str, ...]
+    """Words to filter by."""
+    experiment: str | None
+    """Experiment file or shipped name; none until one is attached."""
+    directory: Path | None
+    """Its run directory; none until it is planned."""
+    archived: bool
+    """Put away by a person."""
+    created: str
+    """When it came to the board, ISO 8601."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """Something that happened to an entry."""
+
+    at: str
+    """ISO 8601."""
+    what: str
+    """`proposed`, `planned`, `started`, ..."""
+    who: str = ""
+    """User, or empty for the run itself."""
+    detail: str = ""
+    """One line more."""
+
+
+def propose(file: Path, experiment_yaml: str | None, board_dir: Path) -> Entry:
+    """Put a proposal on the board; proposing the same title again revises its text.
+
+    Args:
+        file: Markdown with front matter, or the text of a proposal.
+        experiment_yaml: experiment file, or the name of a shipped one; overrides the front
+            matter's `experiment`, which is relative to `file`.
+        board_dir: directory of the board's own data.
+
+    Raises:
+        ExperimentError: the file cannot be read, or its number belongs to another experiment.
+    """
+    proposal = read_proposal(file)
+    experiment = _experiment_of(proposal, experiment_yaml, file.parent)
+    path = open_board(board_dir)
+    with transaction(path) as db:
+        number = _number_for(db, proposal)
+        if db.execute("SELECT 1 FROM entry WHERE number = ?", (number,)).fetchone():
+            _revise(db, number, proposal, experiment)
+        else:
+            _insert(db, number, proposal, experiment)
+    return entry(path, number)
+
+
+def entry(path: Path, number: int) -> Entry:
+    """The entry of this number; KeyError if there is none."""
+    with connect(path) as db:
+        row = db.execute("SELECT * FROM entry WHERE number = ?", (number,)).fetchone()
+    if row is None:
+        raise KeyError(number)
+    return _entry(row)
+
+
+def entries(path: Path) -> tuple[Entry, ...]:
+    """All entries, newest number first."""
+    with connect(path) as db:
+        rows = db.execute("SELECT * FROM entry ORDER BY number DESC").fetchall()
+    return tuple(_entry(row) for row in rows)
+
+
+def text_of(path: Path, number: int) -> str | None:
+    """The newest text of a proposal as it was given; none for a bare run directory."""
+    with connect(path) as db:
+        row = db.execute(
+            "SELECT text FROM revision WHERE number = ? ORDER BY version DESC LIMIT 1", (number,)
+        ).fetchone()
+    return None if row is None else row["text"]
+
+
+def adopt(path: Path, found: dict[Path, str]) -> None:
+    """Give a number to every run directory that has none yet.
+
+    Args:
+        path: the board's file.
+        found: title of each run directory.
+    """
+    with connect(path) as db:
+        known = {row[0] for row in db.execute("SELECT directory FROM entry")}
+    fresh = [(d, t) for d, t in sorted(found.items()) if str(d) not in known]
+    if not fresh:
+        return
+    with transaction(path) as db:
+        for directory, title in fresh:
+            if db.execute("SELECT 1 FROM entry WHERE directory = ?", (str(directory),)).fetchone():
+                continue
+            number = _next(db)
+            db.execute(
+                "INSERT INTO entry (number, title, kind, directory, created) VALUES (?,?,?,?,?)",
+                (number, title, "experiment", str(directory), now()),
+            )
+            _record(db, number, "found", "", directory.name)
+
+
+def update(path: Path, number: int, **columns: str | int | None) -> None:
+    """Set `directory`, `experiment` or `archived` of an entry."""
+    allowed = {"directory", "experiment", "archived"}
+    if not columns.keys() <= allowed:
+        raise ValueError(f"columns {sorted(columns)}; allowed: {sorted(allowed)}")
+    with transaction(path) as db:
+        for column, value in columns.items():
+            db.execute(f"UPDATE entry SET {column} = ? WHERE number = ?", (value, number))  # noqa: S608
+
+
+def record(path: Path, number: int, what: str, who: str = "", detail: str = "") -> None:
+    """Append an event."""
+    with transaction(path) as db:
+        _record(db, number, what, who, detail)
+
+
+def events(path: Path, number: int) -> tuple[Event, ...]:
+    """The board's events of an entry, oldest first."""
+    with connect(path) as db:
+        rows = db.execute(
+            "SELECT at, what, who, detail FROM event WHERE number = ? ORDER BY id", (number,)
+        ).fetchall()
+    return tuple(Event(**dict(row)) for row in rows)
+
+
+def _experiment_of(proposal: Proposal, given: str | None, folder: Path) -> str | None:
+    named = given if given is not None else proposal.experiment
+    if named is None:
+        return None
+    file = Path(named) if given is not None else folder / named
+    if file.is_file():
+        return str(file.resolve())
+    if Path(named).suffix or "/" in named:
+        raise ExperimentError(f"experiment file {file} does not exist")
+    return named
+
+
+def _number_for(db: sqlite3.Connection, proposal: Proposal) -> int:
+    same = db.execute(
+        "SELECT number, title FROM entry WHERE number = ? OR (? IS NULL AND title = ?)",
+        (proposal.number, proposal.number, proposal.title),
+    ).fetchone()
+    if same is None:
+        return proposal.number or _next(db)
+    if same["title"] != proposal.title:
+        raise ExperimentError(
+            f"#{same['number']} is already {same['title']!r}; give {proposal.title!r} another "
+            "number, or none"
+        )
+    return same["number"]
+
+
+def _next(db: sqlite3.Connection) -> int:
+    return db.execute("SELECT COALESCE(MAX(number), 0) + 1 FROM entry").fetchone()[0]
+
+
+def _insert(
+    db: sqlite3.Connection, number: int, proposal: Proposal, experiment: str | None
+) -> None:
+    at = now()
+    db.execute(
+        "INSERT INTO entry (number, title, kind, parent, lineage, tags, experiment, created) "
+        "VALUES (?,?,?,?,?,?,?,?)",
+        (
+            number, proposal.title, proposal.kind, proposal.parent,
+            json.dumps(proposal.lineage), json.dumps(proposal.tags), experiment, at,
+        ),
+    )  # fmt: skip
+    db.execute("INSERT INTO revision VALUES (?, 1, ?, ?)", (number, proposal.text, at))
+    _record(db, number, "proposed")
+
+
+def _revise(
+    db: sqlite3.Connection, number: int, proposal: Proposal, experiment: str | None
+) -> None:
+    db.execute(
+        "UPDATE entry SET kind=?, parent=?, lineage=?, tags=?, experiment=COALESCE(?, experiment) "
+        "WHERE number=?",
+        (
+            proposal.kind, proposal.parent, json.dumps(proposal.lineage),
+            json.dumps(proposal.tags), experiment, number,
+        ),
+    )  # fmt: skip
+    newest = db.execute(
+        "SELECT version, text FROM revision WHERE number=? ORDER BY version DESC", (number,)
+    ).fetchone()
+    if newest is None or newest["text"] != proposal.text:
+        version = 1 if newest is None else newest["version"] + 1
+        db.execute("INSERT INTO revision VALUES (?,?,?,?)", (number, version, proposal.text, now()))
+        _record(db, number, "revised", detail=f"text {version}")
+
+
+def _record(
+    db: sqlite3.Connection, number: int, what: str, who: str = "", detail: str = ""
+) -> None:
+    db.execute(
+        "INSERT INTO event (number, what, who, detail, at) VALUES (?,?,?,?,?)",
+        (number, what, who, detail, now()),
+    )
+
+
+def _entry(row: sqlite3.Row) -> Entry:
+    return Entry(
+        number=row["number"],
+        title=row["title"],
+        kind=row["kind"],
+        parent=row["parent"],
+        lineage=tuple(json.loads(row["lineage"])),
+        tags=tuple(json.loads(row["tags"])),
+        experiment=row["experiment"],
+        directory=None if row["directory"] is None else Path(row["directory"]),
+        archived=bool(row["archived"]),
+        created=row["created"],
+    )
