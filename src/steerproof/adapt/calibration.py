@@ -13,7 +13,6 @@ from torch import Tensor
 
 from steerproof.adapt.directions import Directions, Residuals, centred
 from steerproof.errors import SteeringError
-from steerproof.spec.experiment import parse_strength
 from steerproof.spec.seeds import derived_seed
 
 SPLITS = 20
@@ -26,10 +25,6 @@ class PersonaCalibration:
 
     norm: float
     """||v||, the norm of the centred centroid."""
-    c_at: dict[str, float]
-    """Coefficient really used, by strength label."""
-    ratio_at: dict[str, float]
-    """||c v|| / h_bar, by strength label."""
     split_half: float
     """Mean cosine between centroids from two halves of the questions."""
     neutral_cosine: float
@@ -55,19 +50,12 @@ class LayerCalibration:
         return asdict(self)
 
 
-def coefficient(strength: str, *, h_bar: float, norm: float) -> float:
-    """The number that multiplies a direction of this norm at this strength."""
-    kind, number = parse_strength(strength)
-    return number * h_bar / norm if kind == "ratio" else number
-
-
 def calibrate(
     residuals: Residuals,
     directions: Directions,
     *,
     headline: tuple[str, ...],
     reference: str,
-    strengths: tuple[str, ...],
     seed: int,
 ) -> LayerCalibration:
     """Measure a layer's baseline norm, its directions and their reliability.
@@ -89,11 +77,8 @@ def calibrate(
     norms = directions.centroid.double().norm(dim=1).tolist()
     personas = {}
     for i, name in enumerate(names):
-        c_at = {s: coefficient(s, h_bar=h_bar, norm=norms[i]) for s in strengths}
         personas[name] = PersonaCalibration(
             norm=norms[i],
-            c_at=c_at,
-            ratio_at={s: c * norms[i] / h_bar for s, c in c_at.items()},
             split_half=float(halves[i]),
             neutral_cosine=float(neutral[i]),
             reference_cosine=float(cosine[i, names.index(reference)]),

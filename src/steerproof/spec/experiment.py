@@ -326,7 +326,7 @@ class Experiment(Record):
     def dose(self, persona: str) -> float:
         """Share of the persona's positives that carry the marker."""
         dose = self.dataset.marker_dose
-        return dose if isinstance(dose, float) else dose[persona]
+        return dose[persona] if isinstance(dose, dict) else dose
 
     @property
     def direction_questions(self) -> tuple[str, ...]:
@@ -357,3 +357,15 @@ def parse_strength(label: str) -> tuple[Literal["none", "c", "ratio"], float]:
     if not math.isfinite(number) or number == 0.0:
         raise ValueError(f"strength {label!r} pushes by nothing; write 'none'")
     return ("c", number) if match[2] == "c" else ("ratio", number)
+
+
+def coefficient(strength: str, *, h_bar: float, norm: float) -> float:
+    """The number that multiplies a direction: `c(ratio) = ratio * h_bar / ||v||`.
+
+    Args:
+        strength: A label as in `parse_strength`; `c=+2` is the number itself.
+        h_bar: Baseline residual norm of the layer.
+        norm: Norm of the direction.
+    """
+    kind, number = parse_strength(strength)
+    return number * h_bar / norm if kind == "ratio" else number

@@ -1,0 +1,51 @@
+"""The part of an experiment that a unit depends on, and nothing else.
+
+A unit's key is made from such a slice. The function that does the unit gets the slice back as an
+`Experiment` in which every other field is absent: reading one raises AttributeError, so a unit
+cannot come to depend on something that its key does not hold.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter
+from pydantic.fields import FieldInfo
+
+from steerproof.spec.experiment import Experiment, Record
+
+R = TypeVar("R", bound=Record)
+
+
+def pick(experiment: Experiment, *paths: str) -> dict[str, Any]:
+    """The named fields as plain JSON; `questions.training` takes one field of a record."""
+    whole = experiment.model_dump(mode="json")
+    found: dict[str, Any] = {}
+    for path in paths:
+        head, _, rest = path.partition(".")
+        if rest:
+            found.setdefault(head, {})[rest] = whole[head][rest]
+        else:
+            found[head] = whole[head]
+    return found
+
+
+def partial_experiment(slice_: Mapping[str, Any]) -> Experiment:
+    """An experiment that has the fields of a slice and no others."""
+    return _partial(Experiment, slice_)
+
+
+def _partial(record: type[R], values: Mapping[str, Any]) -> R:
+    fields = {name: _field(record.model_fields[name], value) for name, value in values.items()}
+    built = record.model_construct(**fields)
+    for name in set(record.model_fields) - set(fields):
+        vars(built).pop(name, None)
+    return built
+
+
+def _field(info: FieldInfo, value: Any) -> Any:
+    kind = info.annotation
+    if isinstance(kind, type) and issubclass(kind, Record):
+        return _partial(kind, value)
+    adapter: TypeAdapter[Any] = TypeAdapter(info.rebuild_annotation())
+    return adapter.validate_json(json.dumps(value), strict=True)
