@@ -1,0 +1,122 @@
+"""Rate tables for tests: ten headline personas, twenty questions, five samples, exact totals."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from steerproof.decide.rates import CellKind, RateRow, RateTable, table_of
+from steerproof.spec.experiment import Analysis, Experiment, Generation, Persona, Questions
+from steerproof.spec.grid import Cell
+from tests.experiments import small_experiment
+
+TEN = tuple(f"p{i}" for i in range(10))
+RISING = tuple(0.05 + 0.09 * i for i in range(10))
+FLAT = (0.0,) * 10
+
+
+def ten_personas(analysis: Analysis | None = None, **changes: object) -> Experiment:
+    """The small experiment with ten headline personas and twenty evaluation questions."""
+    fields: dict[str, object] = {
+        "personas": (
+            *(Persona(name=name, prompt=f"You are {name}.") for name in TEN),
+            Persona(name="helpful_assistant", prompt="You help.", headline=False),
+        ),
+        "questions": Questions(
+            evaluation=tuple(f"Question {i}?" for i in range(20)),
+            training=tuple(f"Training {i}?" for i in range(4)),
+            directions=("Why sing?", "Why run?"),
+        ),
+        "generation": Generation(samples=5, max_new_tokens=8),
+        "analysis": analysis or Analysis(iterations=1000),
+    }
+    return small_experiment(**{**fields, **changes})
+
+
+def spread(rate: float, questions: int = 20, samples: int = 5) -> list[int]:
+    """`round(rate * 100)` completions spread as evenly over the questions as they go."""
+    fired = round(rate * questions * samples)
+    return [fired // questions + (i < fired % questions) for i in range(questions)]
+
+
+def rows_of(
+    kind: CellKind,
+    rates: Mapping[str, float],
+    *,
+    questions: bool = True,
+    samples: int = 5,
+    count: int = 20,
+) -> list[RateRow]:
+    """Rows of one kind of cell; evenly spread over questions, or totals."""
+    rows = []
+    number = 0.0 if kind.layer is None else float(kind.strength.split("=")[1])
+    for persona, rate in rates.items():
+        cell = Cell(
+            arm=kind.arm,
+            persona=persona,
+            prompt=kind.prompt,
+            direction=kind.direction,
+            layer=kind.layer,
+            strength=kind.strength,
+        )
+        fired = spread(rate, count, samples)
+        if questions:
+            rows += [
+                RateRow(cell=cell, coefficient=number, question=str(i), fired=f, total=samples)
+                for i, f in enumerate(fired)
+            ]
+        else:
+            total = count * samples
+            rows.append(
+                RateRow(
+                    cell=cell, coefficient=number, question=None, fired=sum(fired), total=total
+                )
+            )
+    return rows
+
+
+def steered(arm: str, strength: str, prompt: str = "neutral") -> CellKind:
+    """A steered cell of one of the small experiment's arms."""
+    return CellKind(
+        arm=arm,
+        prompt="persona" if prompt == "persona" else "neutral",
+        direction="isotropic" if arm == "A-iso" else "centroid",
+        layer=0 if arm == "A-L10" else 1,
+        strength=strength,
+    )
+
+
+SHUFFLED = (0.3, 0.1, 0.5, 0.2, 0.0, 0.4, 0.6, 0.15, 0.55, 0.25)
+"""No order in common with RISING: rho = 0.26."""
+
+
+def supported() -> dict[CellKind, tuple[float, ...]]:
+    """Rates of a table in which everything that H1 asks for holds."""
+    rising = tuple(0.04 + 0.08 * i for i in range(10))
+    kinds: dict[CellKind, tuple[float, ...]] = {
+        CellKind(arm="C", prompt="persona"): RISING,
+        CellKind(arm="C", prompt="neutral"): FLAT,
+        CellKind(arm="A", prompt="neutral"): FLAT,
+        CellKind(arm="A", prompt="persona"): tuple(r / 2 for r in RISING),
+        steered("A", "c=+2"): rising,
+        steered("A", "ratio=+0.2"): tuple(r / 2 for r in rising),
+        steered("A", "ratio=-0.2"): FLAT,
+        steered("A", "c=+2", "persona"): tuple(r / 2 + 0.1 for r in RISING),
+        steered("C", "c=+2"): FLAT,
+        steered("C", "ratio=+0.2"): FLAT,
+        steered("C", "ratio=-0.2"): FLAT,
+        steered("C", "c=+2", "persona"): RISING,
+        steered("A-iso", "c=+2"): tuple(r / 6 for r in SHUFFLED),
+        steered("A-iso", "ratio=+0.2"): tuple(r / 6 for r in SHUFFLED),
+        steered("A-L10", "c=+2"): SHUFFLED,
+        steered("A-L10", "ratio=+0.2"): SHUFFLED,
+    }
+    return kinds
+
+
+def table(kinds: Mapping[CellKind, tuple[float, ...]], *, questions: bool = True) -> RateTable:
+    """A table of the ten personas; NaN leaves a cell out."""
+    rows = []
+    for kind, rates in kinds.items():
+        present = {p: r for p, r in zip(TEN, rates, strict=True) if not np.isnan(r)}
+        rows += rows_of(kind, present, questions=questions)
+    return table_of(rows)
