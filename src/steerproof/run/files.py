@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from steerproof.errors import DiskFullError, MachineError
 from steerproof.run.faults import fault_point
@@ -34,6 +35,13 @@ def write_file(path: Path, data: bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def log_file(path: Path) -> BinaryIO:
+    """Open a log for appending: the one kind of file that is written bit by bit."""
+    make_directory(path.parent)
+    with explained(path, 0):
+        return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab")
 
 
 def make_directory(path: Path) -> None:

@@ -1,7 +1,7 @@
 """The graph of units: what there is to do, in which order, and the key of each."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from steerproof.run.keys import Environment, Recipe, check_name
@@ -21,6 +21,7 @@ class Unit:
         group: Units with the same work and group may share one call of a worker.
         limit: Most units in one call; None for as many as are ready.
         tolerant: It runs over whichever upstream units succeeded, when all have ended.
+        context: What the work needs and the result does not depend on: paths, device.
     """
 
     kind: str
@@ -32,6 +33,7 @@ class Unit:
     group: str = ""
     limit: int | None = None
     tolerant: bool = False
+    context: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def id(self) -> str:

@@ -170,13 +170,12 @@ class Ledger:
             self._connection.execute("DELETE FROM units")
             self._connection.executemany("INSERT INTO units VALUES (?, ?, ?, ?)", rows)
 
-    def start(self, units: Mapping[str, str], host: str, log: str | None) -> dict[str, int]:
+    def start(self, units: Mapping[str, str], host: str) -> dict[str, int]:
         """Record that work on these units begins.
 
         Args:
             units: Key of each unit by id.
-            host: Machine.
-            log: Path of the log below the run directory.
+            host: Machine; corrected by the manifest when another one did the work.
 
         Returns:
             The attempt's number by unit id.
@@ -185,26 +184,34 @@ class Ledger:
         with self.transaction():
             for unit, key in units.items():
                 cursor = self._connection.execute(
-                    "INSERT INTO attempts (unit, key, state, started, host, pid, log)"
-                    " VALUES (?, ?, 'running', ?, ?, 0, ?)",
-                    (unit, key, time.time(), host, log),
+                    "INSERT INTO attempts (unit, key, state, started, host, pid)"
+                    " VALUES (?, ?, 'running', ?, ?, 0)",
+                    (unit, key, time.time(), host),
                 )
                 numbers[unit] = int(cursor.lastrowid or 0)
                 self._set_state(unit, "running")
         return numbers
 
-    def finish(self, attempt: int, manifest: Manifest, pid: int) -> None:
-        """Record that an attempt ended in a committed unit."""
-        made, kind = manifest.made, manifest.unit.partition("/")[0]
-        fault_point("ledger.before", kind)
+    def finish(self, finished: Iterable[tuple[int, Manifest, int]]) -> None:
+        """Record, in one transaction, that attempts ended in committed units.
+
+        Args:
+            finished: The attempt's number, the unit's manifest and the worker's process, of each.
+        """
+        rows = list(finished)
+        for _, manifest, _ in rows:
+            fault_point("ledger.before", manifest.unit.partition("/")[0])
         with self.transaction():
-            self._connection.execute(
-                "UPDATE attempts SET state = 'done', ended = ?, seconds = ?, host = ?, pid = ?,"
-                " peak_memory = ? WHERE attempt = ?",
-                (time.time(), made.seconds, made.host, pid, made.peak_memory, attempt),
-            )
-            self._set_state(manifest.unit, "done")
-        fault_point("ledger.after", kind)
+            for attempt, manifest, pid in rows:
+                made = manifest.made
+                self._connection.execute(
+                    "UPDATE attempts SET state = 'done', ended = ?, seconds = ?, host = ?, pid = ?,"
+                    " peak_memory = ? WHERE attempt = ?",
+                    (time.time(), made.seconds, made.host, pid, made.peak_memory, attempt),
+                )
+                self._set_state(manifest.unit, "done")
+        for _, manifest, _ in rows:
+            fault_point("ledger.after", manifest.unit.partition("/")[0])
 
     def adopt(self, manifests: Iterable[Manifest]) -> int:
         """Enter finished units that the ledger does not know, each as one finished attempt.
@@ -227,24 +234,23 @@ class Ledger:
             self._connection.executemany(_ADOPT, rows)
         return len(rows)
 
-    def fail(self, attempt: int, unit: str, state: str, error: str) -> None:
-        """Record that an attempt did not end in a unit.
+    def fail(self, attempt: int, state: str, error: str, log: str | None) -> None:
+        """Record that an attempt did not end in a unit; see `set_state` for the unit.
 
         Args:
             attempt: Its number.
-            unit: The unit's id.
             state: ``failed`` or ``interrupted``.
             error: What went wrong.
+            log: Path of the log below the run directory.
         """
         with self.transaction():
             self._connection.execute(
-                "UPDATE attempts SET state = ?, ended = ?, error = ? WHERE attempt = ?",
-                (state, time.time(), error, attempt),
+                "UPDATE attempts SET state = ?, ended = ?, error = ?, log = ? WHERE attempt = ?",
+                (state, time.time(), error, log, attempt),
             )
-            self._set_state(unit, state)
 
     def set_state(self, unit: str, state: str) -> None:
-        """Set a unit's state without an attempt: reused, set aside, tried again."""
+        """Set a unit's state."""
         with self.transaction():
             self._set_state(unit, state)
 

@@ -25,7 +25,7 @@ from typing import IO
 
 import psutil
 
-from steerproof.errors import LockedError, MachineError
+from steerproof.errors import LockedError
 from steerproof.run.faults import fault_point
 from steerproof.run.files import explained, make_directory, temporary_name, write_file
 

@@ -17,7 +17,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from typing import Any
 from steerproof.errors import DiskFullError
 from steerproof.run.keys import Environment, Recipe
 from steerproof.run.lock import host_name
-from steerproof.run.manifest import Made, StoredUnit, open_unit
+from steerproof.run.manifest import DamagedError, Made, StoredUnit, open_unit
 from steerproof.run.store import prepare, unit_directory
 
 Files = Mapping[str, bytes]
@@ -40,12 +40,14 @@ class Task:
         key: Its key.
         inputs: The part of the resolved experiment that it depends on.
         upstream: The finished units that it reads, by id; reads are verified.
+        context: What the work needs and the result does not depend on: paths, device.
     """
 
     unit: str
     key: str
     inputs: Mapping[str, Any]
     upstream: Mapping[str, StoredUnit]
+    context: Mapping[str, Any] = field(default_factory=dict)
 
 
 Work = Callable[[Sequence[Task]], Iterator[tuple[str, Files | Exception]]]
@@ -58,6 +60,7 @@ class OrderItem:
     recipe: Recipe
     attempt: int
     present: tuple[str, ...]
+    context: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +94,7 @@ def order_from_json(text: str) -> Order:
             ),
             attempt=item["attempt"],
             present=tuple(item["present"]),
+            context=item["context"],
         )
         for item in record["items"]
     )
@@ -165,18 +169,21 @@ def perform(order: Order) -> Iterator[Report]:
     Yields:
         A report for each unit as it ends, then one without a unit for the order.
     """
-    items = {item.recipe.unit: item for item in order.items}
+    left = {item.recipe.unit: item for item in order.items}
     failure: Failure | None = None
     try:
         work = _work(order.work)
-        tasks = [_task(order.run, item) for item in order.items]
+        tasks = {item.recipe.unit: _task(order.run, item) for item in order.items}
         began = time.monotonic()
-        for unit, outcome in work(tasks):
-            item = items.pop(unit)
-            yield _unit_report(order, item, outcome, began)
+        for unit, outcome in work(list(tasks.values())):
+            item = left.pop(unit)
+            if not isinstance(outcome, Exception):
+                seconds = time.monotonic() - began
+                outcome = _prepare(order.run, item, tasks[unit], outcome, seconds)
+            yield _unit_report(order, unit, outcome)
             began = time.monotonic()
-        if items:
-            raise RuntimeError(f"{order.work} said nothing about {', '.join(items)}")
+        if left:
+            raise RuntimeError(f"{order.work} said nothing about {', '.join(left)}")
     except Exception as error:  # noqa: BLE001  the driver decides what an error means
         failure = failure_of(error)
     yield Report(order=order.number, unit=None, failure=failure, pid=os.getpid())
@@ -186,12 +193,12 @@ def failure_of(error: Exception) -> Failure:
     """What the driver must know about an error, on whichever machine it happened."""
     # torch's own out-of-memory error is known by its name: this module does not import torch.
     out_of_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    damaged = isinstance(error, DamagedError)
     trace = "".join(traceback.format_exception(error))
-    sys.stderr.write(trace)
     return Failure(
         error=f"{type(error).__name__}: {error}",
         trace=trace,
-        passing=out_of_memory,
+        passing=out_of_memory or damaged,
         disk_full=isinstance(error, DiskFullError),
     )
 
@@ -211,22 +218,21 @@ def _task(run: Path, item: OrderItem) -> Task:
             unit: open_unit(unit_directory(run, unit, recipe.upstream[unit]))
             for unit in item.present
         },
+        context=item.context,
     )
 
 
-def _unit_report(order: Order, item: OrderItem, outcome: Files | Exception, began: float) -> Report:
-    unit = item.recipe.unit
-    if not isinstance(outcome, Exception):
-        try:
-            prepared = _prepare(order.run, item, outcome, time.monotonic() - began)
-            return Report(order=order.number, unit=unit, prepared=prepared, pid=os.getpid())
-        except Exception as error:  # noqa: BLE001  e.g. the disk is full: the unit failed
-            outcome = error
-    return Report(order=order.number, unit=unit, failure=failure_of(outcome), pid=os.getpid())
+def _unit_report(order: Order, unit: str, outcome: Path | Exception) -> Report:
+    if isinstance(outcome, Exception):
+        failure = failure_of(outcome)
+        return Report(order=order.number, unit=unit, failure=failure, pid=os.getpid())
+    return Report(order=order.number, unit=unit, prepared=outcome, pid=os.getpid())
 
 
-def _prepare(run: Path, item: OrderItem, files: Files, seconds: float) -> Path:
-    recipe = item.recipe
+def _prepare(
+    run: Path, item: OrderItem, task: Task, files: Files, seconds: float
+) -> Path | Exception:
+    """Write a unit's files; an error, such as a full disk, is this unit's failure."""
     made = Made(
         created=datetime.now(UTC).isoformat(),
         host=host_name().partition(" ")[0],
@@ -234,11 +240,11 @@ def _prepare(run: Path, item: OrderItem, files: Files, seconds: float) -> Path:
         seconds=round(seconds, 6),
         peak_memory=_peak_memory(),
     )
-    read = {
-        unit: open_unit(unit_directory(run, unit, recipe.upstream[unit])).manifest.content
-        for unit in item.present
-    }
-    return prepare(run, recipe, files, read, made)
+    read = {unit: stored.manifest.content for unit, stored in task.upstream.items()}
+    try:
+        return prepare(run, item.recipe, files, read, made)
+    except Exception as error:  # noqa: BLE001
+        return error
 
 
 def _peak_memory() -> int:

@@ -1,0 +1,67 @@
+"""Which units of a graph exist, whole and made from what is there now. Reads, changes nothing."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from steerproof.run.graph import Graph, Unit
+from steerproof.run.manifest import DamagedError, Mismatch, StoredUnit, open_unit
+from steerproof.run.store import unit_directory
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Survey:
+    """What a run directory holds of a graph.
+
+    Attributes:
+        reused: Units that need not be done again, by id.
+        kept: Sound units whose upstream is to be done: reused if that comes out the same.
+        damaged: Units that are not what their manifest says, with each mismatch, by id.
+        todo: Ids of all units that are not reused, in order of work.
+    """
+
+    reused: Mapping[str, StoredUnit]
+    kept: Mapping[str, StoredUnit]
+    damaged: Mapping[str, Sequence[Mismatch]]
+    todo: tuple[str, ...]
+
+
+def survey(run: Path, graph: Graph) -> Survey:
+    """Hash every unit of the graph that a run directory holds.
+
+    Args:
+        run: The run directory; it need not exist.
+        graph: What the experiment asks for.
+    """
+    reused: dict[str, StoredUnit] = {}
+    kept: dict[str, StoredUnit] = {}
+    damaged: dict[str, Sequence[Mismatch]] = {}
+    for unit in graph.units.values():
+        directory = unit_directory(run, unit.id, graph.keys[unit.id])
+        if not directory.exists():
+            continue
+        try:
+            stored = open_unit(directory)
+        except DamagedError as error:
+            damaged[unit.id] = (error.mismatch,)
+            continue
+        if mismatches := stored.damage():
+            damaged[unit.id] = mismatches
+        elif all(read in reused for read in unit.upstream) and made_from(stored, unit, reused):
+            reused[unit.id] = stored
+        else:
+            kept[unit.id] = stored
+    todo = tuple(unit for unit in graph.units if unit not in reused)
+    return Survey(reused=reused, kept=kept, damaged=damaged, todo=todo)
+
+
+def made_from(stored: StoredUnit, unit: Unit, finished: Mapping[str, StoredUnit]) -> bool:
+    """Whether a stored unit read exactly what its upstream units hold now.
+
+    Args:
+        stored: What is on the disk.
+        unit: The same unit in the graph.
+        finished: The finished units by id; a tolerant unit reads only those that are there.
+    """
+    now = {read: finished[read].manifest.content for read in unit.upstream if read in finished}
+    return dict(stored.manifest.read) == now

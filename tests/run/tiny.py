@@ -1,0 +1,123 @@
+"""A small experiment whose units do next to nothing, deterministically, and count that they ran.
+
+Kinds as in the real one: directions -> dataset -> adapters -> cells -> analysis.
+"""
+
+import hashlib
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from steerproof.run.directory import open_run
+from steerproof.run.executors import Executor, InlineExecutor, LocalExecutor
+from steerproof.run.graph import Graph, Unit, build_graph
+from steerproof.run.keys import Environment
+from steerproof.run.scheduler import Summary, execute
+from steerproof.run.worker import Files, Task, each
+
+HERE = Path(__file__).parent
+ENVIRONMENT = Environment(code="tiny-1", model={"weights": "aa"}, numerics={"dtype": "float32"})
+COUNTER = "TINY_COUNTER"
+
+
+def work(tasks: Sequence[Task]) -> Iterator[tuple[str, Files | Exception]]:
+    yield from each(tasks, one)
+
+
+def one(task: Task) -> Files:
+    """Files that depend on the inputs and on every byte read; the run is counted outside."""
+    count(task.unit)
+    read = hashlib.sha256()
+    for unit in sorted(task.upstream):
+        for name in sorted(task.upstream[unit].manifest.files):
+            read.update(task.upstream[unit].read(name))
+    text = f"{task.unit} {sorted(task.inputs.items())} {read.hexdigest()}\n"
+    return {"result.json": text.encode(), "deep/weights.bin": text.encode() * 50}
+
+
+def count(unit: str) -> None:
+    if counter := os.environ.get(COUNTER):
+        with Path(counter).open("a", encoding="utf-8") as file:
+            file.write(f"{unit}\n")
+
+
+def counts(counter: Path) -> dict[str, int]:
+    lines = counter.read_text().splitlines() if counter.exists() else []
+    return {unit: lines.count(unit) for unit in dict.fromkeys(lines)}
+
+
+def unit(kind: str, name: str, upstream: Sequence[str] = (), **changes: object) -> Unit:
+    settings = {
+        "kind": kind,
+        "name": name,
+        "upstream": tuple(upstream),
+        "inputs": {"name": name},
+        "work": "tests.run.tiny:work",
+        "environment": ENVIRONMENT,
+        "group": kind,
+    }
+    return Unit(**(settings | changes))
+
+
+def tiny_units(strength: float = 2.0, **changes: object) -> list[Unit]:
+    """Nine units; ``strength`` is an input of one adapter only."""
+    directions = unit("directions", "all", **changes)
+    dataset = unit("dataset", "all", [directions.id], **changes)
+    adapters = [
+        unit(
+            "adapter",
+            f"{arm}.villain",
+            [dataset.id],
+            **({"inputs": {"arm": arm, "strength": strength if arm == "A" else 0}} | changes),
+        )
+        for arm in "AC"
+    ]
+    cells = [
+        unit("cell", f"{adapter.name}.{push}", [adapter.id, directions.id], **changes)
+        for adapter in adapters
+        for push in ("none", "c=+2")
+    ]
+    analysis = unit("analysis", "all", [cell.id for cell in cells], tolerant=True, **changes)
+    return [directions, dataset, *adapters, *cells, analysis]
+
+
+def tiny_graph(strength: float = 2.0, **changes: object) -> Graph:
+    return build_graph(tiny_units(strength, **changes))
+
+
+def run_tiny(run: Path, graph: Graph | None = None, executor: Executor | None = None) -> Summary:
+    with open_run(run, "steerproof run tiny") as directory:
+        return execute(graph or tiny_graph(), directory, executor or InlineExecutor())
+
+
+def contents(run: Path) -> dict[str, str]:
+    """sha256 of every file of every unit, manifests apart, by path."""
+    return {
+        str(path.relative_to(run)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted((run / "units").rglob("*"))
+        if path.is_file() and path.name != "manifest.json"
+    }
+
+
+def leftovers(run: Path) -> list[str]:
+    return [str(path) for path in run.rglob(".tmp-*")]
+
+
+def main(run: Path, kind: str = "inline") -> int:
+    """The tiny experiment as a program; its exit code is the one that the command line gives."""
+    from steerproof.errors import SteerproofError
+
+    executor = InlineExecutor() if kind == "inline" else LocalExecutor(run / "logs")
+    try:
+        summary = run_tiny(run, executor=executor)
+    except SteerproofError as error:
+        sys.stderr.write(f"{error}\n")
+        return error.exit_code
+    if summary.stopped:
+        return 130
+    return 4 if summary.failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), *sys.argv[2:]))
