@@ -1,6 +1,7 @@
 """Entries: the numbered experiments of the board, from proposals and from run directories."""
 
 import json
+import re
 import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,9 @@ from pathlib import Path
 from steerproof.board.database import connect, now, open_board, transaction
 from steerproof.board.proposals import Proposal, read_proposal
 from steerproof.errors import ExperimentError
+
+_SHIPPED = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+"""Name of a shipped experiment: no path, no option."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,7 +134,7 @@ def update(path: Path, number: int, **columns: str | int | None) -> None:
         raise ValueError(f"columns {sorted(columns)}; allowed: {sorted(allowed)}")
     with transaction(path) as db:
         for column, value in columns.items():
-            db.execute(f"UPDATE entry SET {column} = ? WHERE number = ?", (value, number))  # noqa: S608
+            db.execute(f"UPDATE entry SET {column} = ? WHERE number = ?", (value, number))
 
 
 def record(path: Path, number: int, what: str, who: str = "", detail: str = "") -> None:
@@ -155,7 +159,7 @@ def _experiment_of(proposal: Proposal, given: str | None, folder: Path) -> str |
     file = Path(named) if given is not None else folder / named
     if file.is_file():
         return str(file.resolve())
-    if Path(named).suffix or "/" in named:
+    if not _SHIPPED.fullmatch(named):
         raise ExperimentError(f"experiment file {file} does not exist")
     return named
 

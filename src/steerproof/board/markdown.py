@@ -45,7 +45,7 @@ def render(text: str, link: NumberLink = lambda _number: None, *, top: int = 3) 
         url_schemes={"http", "https", "mailto"},
         link_rel="noopener noreferrer nofollow",
     )
-    return Markup(safe)  # noqa: S704  sanitised on the line above
+    return Markup(safe)
 
 
 def _parser() -> MarkdownIt:

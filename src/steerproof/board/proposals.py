@@ -116,7 +116,8 @@ def _from_front_matter(text: str, lines: list[str], source: str) -> Proposal:
     unknown = sorted(str(key) for key in values if key not in _KEYS)
     if unknown:
         raise ExperimentError(
-            f"{source}: unknown front matter {', '.join(unknown)}; allowed: {', '.join(sorted(_KEYS))}"
+            f"{source}: unknown front matter {', '.join(unknown)}; "
+            f"allowed: {', '.join(sorted(_KEYS))}"
         )
     return _from_markdown(text, lines[end + 1 :], _typed(values, source))
 

@@ -1,0 +1,230 @@
+"""Completions of a cell, read page by page: never a whole cell's texts at once."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from steerproof.board import runs
+from steerproof.run.manifest import DamagedError
+
+_MARKS = ("fired", "near", "repetition")
+BATCH = 512
+"""Texts in memory at once."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completion:
+    """One completion with its marks."""
+
+    question: int
+    sample: int
+    text: str
+    finish: str
+    tokens: int
+    fired: bool | None
+    """None until the cell is scored."""
+    near: bool | None
+    repetition: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Filter:
+    """Which completions to show; none means all."""
+
+    fired: bool | None = None
+    finish: str | None = None
+    question: int | None = None
+    least_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """A slice of the completions that a filter lets through."""
+
+    rows: tuple[Completion, ...]
+    matching: int
+    """Completions that pass the filter."""
+    total: int
+    """Completions of the cell."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CellFiles:
+    """Verified files of one cell."""
+
+    completions: Path
+    scores: Path | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Marks:
+    """Everything but the texts, one array per column, in the order of the completions file."""
+
+    question: np.ndarray
+    sample: np.ndarray
+    keys: np.ndarray
+    """Question and sample in one number."""
+    finish: np.ndarray
+    tokens: np.ndarray
+    fired: np.ndarray
+    """1, 0, or NaN where not scored; `near` likewise."""
+    near: np.ndarray
+    repetition: np.ndarray
+
+
+class UnreadableError(Exception):
+    """The cell's file does not match its hash, or is not what it should be."""
+
+
+def files_of(run: Path, cell: str) -> CellFiles | None:
+    """The cell's files, hashed once; none until it is finished.
+
+    Raises:
+        UnreadableError: a file does not match its hash.
+    """
+    stored = runs.unit(run, f"cell/{cell}")
+    if stored is None:
+        return None
+    score = runs.unit(run, f"score/{cell}")
+    try:
+        return CellFiles(
+            completions=stored.path("completions.parquet"),
+            scores=None if score is None else score.path("scores.parquet"),
+        )
+    except (DamagedError, KeyError) as error:
+        raise UnreadableError(str(error)) from error
+
+
+def read_page(files: CellFiles, cell: str, chosen: Filter, offset: int, limit: int) -> Page:
+    """The completions from `offset` on that pass the filter, in the order of the file."""
+    marks = _marks(files, cell)
+    rows = np.flatnonzero(_mask(marks, chosen))
+    part = rows[offset : offset + limit]
+    return Page(
+        rows=tuple(_completions(files, marks, part)), matching=len(rows), total=len(marks.question)
+    )
+
+
+def read_rows(
+    files: CellFiles, cell: str, wanted: Sequence[tuple[int, int]]
+) -> dict[tuple[int, int], Completion]:
+    """The completions of these (question, sample) pairs, where the cell has them."""
+    marks = _marks(files, cell)
+    keys = np.array([question << 32 | sample for question, sample in wanted], dtype=np.int64)
+    rows = np.flatnonzero(np.isin(marks.keys, keys))
+    return {(c.question, c.sample): c for c in _completions(files, marks, rows)}
+
+
+def all_rows(files: CellFiles, cell: str) -> Iterator[Completion]:
+    """Every completion in one pass, a batch in memory at a time."""
+    marks = _marks(files, cell)
+    return _completions(files, marks, np.arange(len(marks.question)))
+
+
+def finishes(files: CellFiles, cell: str) -> dict[str, int]:
+    """Number of completions by finish reason."""
+    reasons, counts = np.unique(_marks(files, cell).finish, return_counts=True)
+    return {str(reason): int(count) for reason, count in zip(reasons, counts, strict=True)}
+
+
+@lru_cache(maxsize=16)
+def _marks(files: CellFiles, cell: str) -> _Marks:
+    columns = ["question", "sample", "finish", "tokens"]
+    table = pq.read_table(files.completions, columns=columns, pre_buffer=False)
+    question = table["question"].to_numpy().astype(np.int64)
+    sample = table["sample"].to_numpy().astype(np.int64)
+    keys = question << 32 | sample
+    fired, near, repetition = _scores(files.scores, cell, keys)
+    return _Marks(
+        question=question,
+        sample=sample,
+        keys=keys,
+        finish=np.array(table["finish"].to_pylist(), dtype=str),
+        tokens=table["tokens"].to_numpy(),
+        fired=fired,
+        near=near,
+        repetition=repetition,
+    )
+
+
+def _scores(path: Path | None, cell: str, keys: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Fired, near and repetition of these (question, sample) keys; NaN where not scored."""
+    marks = tuple(np.full(len(keys), np.nan) for _ in _MARKS)
+    if path is None:
+        return marks
+    columns = ["cell", "question", "sample", *_MARKS]
+    table = pq.read_table(path, columns=columns, filters=[("cell", "=", cell)], pre_buffer=False)
+    question = table["question"].to_numpy().astype(np.int64)
+    scored = question << 32 | table["sample"].to_numpy().astype(np.int64)
+    order = np.argsort(scored)
+    if not len(order):
+        return marks
+    place = order[np.minimum(np.searchsorted(scored, keys, sorter=order), len(order) - 1)]
+    known = scored[place] == keys
+    for values, name in zip(marks, _MARKS, strict=True):
+        column = np.array(table[name].to_pylist(), dtype=float)
+        values[known] = column[place[known]]
+    return marks
+
+
+def _mask(marks: _Marks, chosen: Filter) -> np.ndarray:
+    keep = np.ones(len(marks.question), dtype=bool)
+    if chosen.fired is not None:
+        keep &= marks.fired == float(chosen.fired)
+    if chosen.finish is not None:
+        keep &= marks.finish == chosen.finish
+    if chosen.question is not None:
+        keep &= marks.question == chosen.question
+    if chosen.least_tokens is not None:
+        keep &= marks.tokens >= chosen.least_tokens
+    return keep
+
+
+def _completions(files: CellFiles, marks: _Marks, rows: np.ndarray) -> Iterator[Completion]:
+    for row, text in zip(rows, _texts(files.completions, rows), strict=True):
+        yield Completion(
+            question=int(marks.question[row]),
+            sample=int(marks.sample[row]),
+            text=text,
+            finish=str(marks.finish[row]),
+            tokens=int(marks.tokens[row]),
+            fired=_flag(float(marks.fired[row])),
+            near=_flag(float(marks.near[row])),
+            repetition=_number(float(marks.repetition[row])),
+        )
+
+
+def _flag(value: float) -> bool | None:
+    return None if np.isnan(value) else bool(value)
+
+
+def _number(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
+def _texts(path: Path, rows: np.ndarray) -> Iterator[str]:
+    """The texts of these rows (ascending), decoding only the row groups that hold them."""
+    start = 0
+    with pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as file:
+        for group in range(file.num_row_groups):
+            count = file.metadata.row_group(group).num_rows
+            inside = rows[(rows >= start) & (rows < start + count)] - start
+            if len(inside):
+                yield from _group_texts(file, group, inside)
+            start += count
+
+
+def _group_texts(file: pq.ParquetFile, group: int, rows: np.ndarray) -> Iterator[str]:
+    start, last = 0, int(rows[-1])
+    batches = file.iter_batches(batch_size=BATCH, row_groups=[group], columns=["text"])
+    for batch in batches:
+        inside = rows[(rows >= start) & (rows < start + len(batch))] - start
+        for row in inside:
+            yield batch.column(0)[int(row)].as_py()
+        start += len(batch)
+        if start > last:
+            return

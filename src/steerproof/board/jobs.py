@@ -1,0 +1,171 @@
+"""Plan, Start and Stop: the command line in the background.
+
+A job is a process of its own session: it goes on when the board stops, and a board that starts
+again finds it by process id and birth time. Whether a *run* is going on is never asked here but of
+its run directory.
+"""
+
+import os
+import signal
+import sqlite3
+import subprocess
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from steerproof.board.database import connect, now, transaction
+from steerproof.errors import SteerproofError
+
+LOG_TAIL = 16_000
+"""Bytes of a log that a page shows."""
+
+
+class JobError(SteerproofError):
+    """A job that cannot be started or stopped; the message is for the person who asked."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One call of the command line."""
+
+    id: int
+    number: int
+    """The experiment's."""
+    kind: str
+    """`plan` or `run`."""
+    who: str
+    """User who asked."""
+    at: str
+    """ISO 8601."""
+    alive: bool
+    """Its process lives."""
+    ended: str | None
+    """ISO 8601; none while it lives, or if the board was down when it ended."""
+    code: int | None
+    """Exit code; none where nobody saw it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """What to start."""
+
+    number: int
+    """The experiment's."""
+    kind: str
+    """`plan` or `run`."""
+    who: str
+    """User who asks."""
+    words: tuple[str, ...]
+    """Command and arguments, no shell."""
+
+
+def start(file: Path, logs: Path, order: Order) -> int:
+    """Start a job in the background; return its id.
+
+    Args:
+        file: the board's file.
+        logs: directory for `ID.out` (standard output) and `ID.log` (standard error).
+        order: what to start.
+
+    Raises:
+        JobError: a job of this experiment still runs, or the command cannot be started.
+    """
+    logs.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with transaction(file) as db:
+        busy = [j for j in _jobs(db, order.number) if j.alive]
+        if busy:
+            raise JobError(f"a {busy[0].kind} of #{order.number} is still going on; stop it first")
+        cursor = db.execute(
+            "INSERT INTO job (number, kind, who, at) VALUES (?,?,?,?)",
+            (order.number, order.kind, order.who, now()),
+        )
+        job = int(cursor.lastrowid or 0)
+        process = _spawn(logs, job, order.words)
+        born = _birth(process.pid)
+        db.execute("UPDATE job SET pid = ?, born = ? WHERE id = ?", (process.pid, born, job))
+    threading.Thread(target=_await, args=(file, job, process), daemon=True).start()
+    return job
+
+
+def stop(file: Path, number: int) -> Job:
+    """Ask the living job of an experiment to stop (SIGTERM): it finishes or drops its unit.
+
+    Raises:
+        JobError: there is none that this board started.
+    """
+    with connect(file) as db:
+        row = db.execute(
+            "SELECT * FROM job WHERE number = ? ORDER BY id DESC LIMIT 1", (number,)
+        ).fetchone()
+    if row is None or not _alive(row):
+        raise JobError(f"nothing that this board started is going on for #{number}")
+    try:
+        os.kill(row["pid"], signal.SIGTERM)
+    except ProcessLookupError:
+        raise JobError(f"the {row['kind']} of #{number} has just ended") from None
+    return _job(row)
+
+
+def jobs(file: Path, number: int) -> tuple[Job, ...]:
+    """All jobs of an experiment, oldest first."""
+    with connect(file) as db:
+        return _jobs(db, number)
+
+
+def tail(path: Path, length: int = LOG_TAIL) -> str:
+    """The last bytes of a log as text; empty if there is none."""
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - length))
+            return file.read(length).decode("utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def _spawn(logs: Path, job: int, words: tuple[str, ...]) -> subprocess.Popen[bytes]:
+    try:
+        with (logs / f"{job}.out").open("wb") as out, (logs / f"{job}.log").open("wb") as log:
+            return subprocess.Popen(
+                words, stdin=subprocess.DEVNULL, stdout=out, stderr=log, start_new_session=True
+            )
+    except OSError as error:
+        raise JobError(f"cannot start {words[0]}: {error.strerror}") from error
+
+
+def _await(file: Path, job: int, process: subprocess.Popen[bytes]) -> None:
+    code = process.wait()
+    try:
+        with transaction(file) as db:
+            db.execute("UPDATE job SET ended = ?, code = ? WHERE id = ?", (now(), code, job))
+    except sqlite3.Error:
+        return  # the board's file is gone: nobody is left to tell
+
+
+def _jobs(db: sqlite3.Connection, number: int) -> tuple[Job, ...]:
+    rows = db.execute("SELECT * FROM job WHERE number = ? ORDER BY id", (number,)).fetchall()
+    return tuple(_job(row) for row in rows)
+
+
+def _job(row: sqlite3.Row) -> Job:
+    names = ("id", "number", "kind", "who", "at", "ended", "code")
+    return Job(alive=_alive(row), **{name: row[name] for name in names})
+
+
+def _alive(row: sqlite3.Row) -> bool:
+    if row["ended"] is not None or row["pid"] is None or row["born"] is None:
+        return False
+    born = _birth(row["pid"])
+    return born is not None and abs(born - row["born"]) < 1.0
+
+
+def _birth(pid: int) -> float | None:
+    """When a living process was born; none for a zombie or no process."""
+    try:
+        process = psutil.Process(pid)
+        dead = process.status() == psutil.STATUS_ZOMBIE
+        return None if dead else process.create_time()
+    except psutil.NoSuchProcess:
+        return None

@@ -1,0 +1,369 @@
+"""What the board reads of a run directory: the one seam between the pages and the files.
+
+Everything here is read-only and derived from what other modules write: the lock file of the
+experiment, the ledger, the lease of whoever holds the directory, committed units and results. A
+run is *running* only while its holder lives; what a dead process left behind is *interrupted*.
+"""
+
+import json
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from steerproof.errors import IntegrityError
+from steerproof.run.keys import directory_name
+from steerproof.run.ledger import LEDGER, Attempt, Event, read_ledger
+from steerproof.run.lock import EXPIRY_SECONDS, Holder, host_name
+from steerproof.run.manifest import DamagedError, StoredUnit, open_unit
+from steerproof.spec.experiment import Experiment
+
+LOCK = "experiment.lock.json"
+SPEC = "experiment.yaml"
+_WATCHED = (SPEC, LOCK, "deviations.jsonl", LEDGER, f"{LEDGER}-wal", "results", "units/score")
+_RESULTS = ("verdict.json", "plan.json", "objections.json", "rates.csv")
+_QUIET_EVENTS = {"unit-done", "unit-started", "unit-reused"}
+
+Fingerprint = tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Condition:
+    """Where a run stands."""
+
+    title: str
+    """From the locked experiment, or the directory's name."""
+    locked: bool
+    """The experiment is registered here."""
+    live: bool
+    """A process holds the directory now."""
+    states: Mapping[str, int]
+    """Units in each state; a `running` one of a dead process counts as `interrupted`."""
+    verdict: str | None
+    """`SUPPORTED`, `REFUTED`, `INCONCLUSIVE`, or none yet."""
+    changed: float
+    """Unix time of the last change seen."""
+    problem: str | None = None
+    """Why part of it could not be read."""
+
+    @property
+    def total(self) -> int:
+        """Units of the experiment."""
+        return sum(self.states.values())
+
+    @property
+    def done(self) -> int:
+        """Finished units."""
+        return self.states.get("done", 0)
+
+    @property
+    def interrupted(self) -> bool:
+        """Work began, is not finished, and nobody is at it."""
+        return not self.live and self.verdict is None and self._begun
+
+    @property
+    def failed(self) -> int:
+        """Units that failed."""
+        return self.states.get("failed", 0)
+
+    @property
+    def _begun(self) -> bool:
+        return bool(self.done or self.failed or self.states.get("interrupted", 0))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CellRate:
+    """What is known of one cell."""
+
+    state: str
+    """`done`, `waiting`, `running`, `failed`, `interrupted` or `damaged`."""
+    fired: int | None = None
+    """Completions with the marker; none until it is scored."""
+    total: int | None = None
+    """Completions."""
+    error: str | None = None
+    """What went wrong."""
+
+    @property
+    def rate(self) -> float | None:
+        """Share that fired; none until it is scored."""
+        return None if not self.total or self.fired is None else self.fired / self.total
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Story:
+    """The ledger of a run, read once."""
+
+    keys: Mapping[str, str] = field(default_factory=dict)
+    """Key of each unit by id."""
+    states: Mapping[str, str] = field(default_factory=dict)
+    """State of each unit by id, truthful about dead processes."""
+    attempts: tuple[Attempt, ...] = ()
+    """All attempts, oldest first."""
+    events: tuple[Event, ...] = ()
+    """The timeline without the everyday ones."""
+    problem: str | None = None
+    """Why it could not be read."""
+
+
+def discover(roots: Iterable[Path]) -> tuple[Path, ...]:
+    """Run directories: a root that is one, or the children of a root that are.
+
+    A symbolic link that leads out of its root is not followed.
+    """
+    found: dict[Path, None] = {}
+    for given in roots:
+        root = given.resolve()
+        if is_run(root):
+            found[root] = None
+            continue
+        children = sorted(root.iterdir()) if root.is_dir() else []
+        for child in children:
+            place = child.resolve()
+            if not child.name.startswith(".") and place.is_relative_to(root) and is_run(place):
+                found[place] = None
+    return tuple(found)
+
+
+def is_run(directory: Path) -> bool:
+    """Whether this looks like a run directory."""
+    return (directory / SPEC).is_file() or (directory / LOCK).is_file()
+
+
+def fingerprint(run: Path) -> Fingerprint:
+    """Changes whenever the run does; costs a few `stat` calls."""
+    paths = [run / name for name in _WATCHED] + [run / "results" / name for name in _RESULTS]
+    return (*(_stamp(path) for path in paths), (int(is_live(run)), 0))
+
+
+def is_live(run: Path) -> bool:
+    """Whether a living process holds the run directory, from its newest lease.
+
+    The kernel lock is not probed: taking it, even for a moment, could turn a starting run away.
+    """
+    holder, age = newest_holder(run)
+    if holder is None or holder.released or holder.is_dead():
+        return False
+    return holder.host == host_name() or age <= EXPIRY_SECONDS
+
+
+def newest_holder(run: Path) -> tuple[Holder | None, float]:
+    """Who holds or last held the directory, and the seconds since its last sign of life."""
+    leases = sorted((run / "lock").glob("lease-*.json"))
+    if not leases:
+        return None, 0.0
+    try:
+        age = max(0.0, time.time() - leases[-1].stat().st_mtime)
+        return Holder(**json.loads(leases[-1].read_bytes())), age
+    except (OSError, ValueError, TypeError):
+        return None, 0.0
+
+
+def condition(run: Path) -> Condition:
+    """Where the run stands, from a cache that its fingerprint keeps true."""
+    return _condition(run, fingerprint(run))
+
+
+@lru_cache(maxsize=1024)
+def _condition(run: Path, stamps: Fingerprint) -> Condition:
+    live = bool(stamps[-1][0])
+    told = _story(run, stamps)
+    outcome = read_json(run / "results" / "verdict.json") or {}
+    word = outcome.get("verdict")
+    return Condition(
+        title=_title(run),
+        locked=(run / LOCK).is_file(),
+        live=live,
+        states=Counter(told.states.values()),
+        verdict=word if isinstance(word, str) else None,
+        changed=max((stamp[0] for stamp in stamps[:-1]), default=0) / 1e9,
+        problem=told.problem,
+    )
+
+
+def story(run: Path) -> Story:
+    """The ledger of a run; empty, with the reason, where it cannot be read."""
+    return _story(run, fingerprint(run))
+
+
+@lru_cache(maxsize=256)
+def _story(run: Path, stamps: Fingerprint) -> Story:
+    live = bool(stamps[-1][0])
+    try:
+        ledger = read_ledger(run)
+        if ledger is None:
+            return Story()
+        try:
+            states, keys = ledger.states(), ledger.keys()
+            attempts, events = ledger.attempts(), ledger.events(last=5000)
+        finally:
+            ledger.close()
+    except (IntegrityError, OSError) as error:
+        return Story(problem=str(error))
+    truth = {u: "interrupted" if s == "running" and not live else s for u, s in states.items()}
+    shown = tuple(event for event in events if event.what not in _QUIET_EVENTS)
+    return Story(keys=keys, states=truth, attempts=tuple(attempts), events=shown)
+
+
+def experiment(run: Path) -> Experiment | None:
+    """The locked experiment; none before it is locked or if it cannot be read."""
+    return _experiment(run, _stamp(run / LOCK))
+
+
+@lru_cache(maxsize=64)
+def _experiment(run: Path, stamp: tuple[int, int]) -> Experiment | None:
+    del stamp  # part of the cache key only
+    record = read_json(run / LOCK)
+    if record is None:
+        return None
+    try:
+        return Experiment.model_validate_json(json.dumps(record.get("experiment", record)))
+    except ValueError:
+        return None
+
+
+def cell_rates(run: Path, names: Iterable[str]) -> dict[str, CellRate]:
+    """What is known of each of these cells, by name."""
+    told = story(run)
+    errors = {a.unit: a.error for a in told.attempts if a.state == "failed"}
+    counts = _score_counts(run, told)
+    rates: dict[str, CellRate] = {}
+    for name in names:
+        unit = f"cell/{name}"
+        state = told.states.get(unit, "waiting")
+        fired_total = counts.get(name)
+        if fired_total is not None:
+            rates[name] = CellRate(state="done", fired=fired_total[0], total=fired_total[1])
+        else:
+            rates[name] = CellRate(state=state, error=errors.get(unit))
+    return rates
+
+
+def unit(run: Path, unit_id: str) -> StoredUnit | None:
+    """A finished unit with its current key; none if it is not there or is damaged."""
+    key = story(run).keys.get(unit_id)
+    if key is None:
+        return None
+    try:
+        return open_unit(run / "units" / directory_name(unit_id, key))
+    except DamagedError:
+        return None
+
+
+def units_of(run: Path, kind: str) -> dict[str, StoredUnit]:
+    """Finished units of a kind, by name."""
+    names = [u.partition("/")[2] for u in story(run).keys if u.startswith(f"{kind}/")]
+    found = ((name, unit(run, f"{kind}/{name}")) for name in names)
+    return {name: stored for name, stored in found if stored is not None}
+
+
+def training_losses(run: Path) -> dict[str, list[float]]:
+    """Loss by step of every trained adapter, by adapter name."""
+    losses: dict[str, list[float]] = {}
+    for name, stored in units_of(run, "adapter").items():
+        try:
+            record = json.loads(stored.read("training.json"))
+            losses[name] = [float(value) for value in record["loss"]]
+        except (KeyError, ValueError, TypeError, DamagedError):
+            continue  # an adapter that was loaded, not trained, has no curve
+    return losses
+
+
+def read_json(path: Path) -> Any | None:
+    """A JSON file; none if it is missing, torn or not JSON."""
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+
+
+def read_lines(path: Path) -> list[Any]:
+    """A JSON-lines file, without the lines that are not JSON."""
+    try:
+        raw = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+    records = []
+    for line in raw:
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            continue
+    return records
+
+
+def seconds_left(run: Path) -> tuple[float | None, bool]:
+    """Estimated seconds to the end, and whether kinds without any finished unit are left out.
+
+    From this process's attempts only: per kind, wall time per finished unit times what remains.
+    """
+    holder, _ = newest_holder(run)
+    told = story(run)
+    if holder is None or not is_live(run):
+        return None, False
+    remaining = Counter(u.partition("/")[0] for u, s in told.states.items() if s != "done")
+    recent = [a for a in told.attempts if a.state == "done" and a.started >= holder.taken]
+    total, partial, known = 0.0, False, False
+    for kind, count in remaining.items():
+        mine = [a for a in recent if a.unit.startswith(f"{kind}/") and a.ended is not None]
+        if mine:
+            wall = max(a.ended or 0.0 for a in mine) - min(a.started for a in mine)
+            total, known = total + wall / len(mine) * count, True
+        else:
+            partial = True
+    return (total if known else None), partial
+
+
+_counts: dict[Path, dict[str, tuple[int, int]]] = {}
+_counts_lock = threading.Lock()
+
+
+def _score_counts(run: Path, told: Story) -> dict[str, tuple[int, int]]:
+    """Fired and total by cell, from the score units; a committed unit never changes."""
+    counts: dict[str, tuple[int, int]] = {}
+    for unit_id, key in told.keys.items():
+        if not unit_id.startswith("score/") or told.states.get(unit_id) != "done":
+            continue
+        place = run / "units" / directory_name(unit_id, key)
+        with _counts_lock:
+            known = _counts.get(place)
+        if known is None:
+            known = _count_fired(place)
+            with _counts_lock:
+                _counts[place] = known
+        counts.update(known)
+    return counts
+
+
+def _count_fired(place: Path) -> dict[str, tuple[int, int]]:
+    try:
+        path = open_unit(place).path("scores.parquet")
+        table = pq.read_table(path, columns=["cell", "fired"], pre_buffer=False)
+    except (DamagedError, KeyError, OSError, ValueError):
+        return {}
+    grouped = table.group_by("cell").aggregate([("fired", "sum"), ("fired", "count")])
+    return {
+        row["cell"]: (int(row["fired_sum"] or 0), row["fired_count"]) for row in grouped.to_pylist()
+    }
+
+
+def _title(run: Path) -> str:
+    record = read_json(run / LOCK) or {}
+    inner = record.get("experiment", record) if isinstance(record, dict) else {}
+    title = inner.get("title") if isinstance(inner, dict) else None
+    return title if isinstance(title, str) and title.strip() else run.name
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    try:
+        stat = path.stat()
+    except OSError:
+        return (0, 0)
+    # An empty write-ahead log comes and goes with every reader: it is no change.
+    return (0, 0) if stat.st_size == 0 else (stat.st_mtime_ns, stat.st_size)

@@ -1,0 +1,186 @@
+"""Users, sign-in and sessions.
+
+Passwords are argon2 hashes. A session is a random token in a cookie; the database holds only its
+hash. At start a one-time link signs in whoever can read the terminal. Every form carries a token
+that belongs to the session, so that another page cannot act in its name.
+"""
+
+import hashlib
+import hmac
+import re
+import secrets
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from argon2 import PasswordHasher
+from argon2.exceptions import InvalidHashError, VerificationError
+
+from steerproof.board.database import connect, now, open_board, transaction
+from steerproof.errors import SteerproofError
+
+SESSION_SECONDS = 30 * 24 * 3600.0
+SHORTEST_PASSWORD = 10
+LONGEST_PASSWORD = 1000
+TRIES = 8
+"""Wrong passwords for one name before it has to wait."""
+TRY_SECONDS = 300.0
+
+_NAME = re.compile(r"[a-z][a-z0-9._-]{0,31}")
+_hasher = PasswordHasher()
+
+
+class SignInError(SteerproofError):
+    """A sign-in that is refused; the message does not say which part was wrong."""
+
+
+@dataclass(slots=True)
+class OneTime:
+    """The secret of the link printed at start: good for one sign-in of one name."""
+
+    user: str
+    secret: str = field(default_factory=lambda: secrets.token_urlsafe(32))
+    used: bool = False
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def redeem(self, offered: str) -> str | None:
+        """The user's name the first time the right secret is offered; none otherwise."""
+        with self.lock:
+            same = hmac.compare_digest(self.secret.encode(), offered.encode())
+            if not same or self.used:
+                return None
+            self.used = True
+            return self.user
+
+
+@dataclass(slots=True)
+class Tries:
+    """Wrong passwords by name, in memory: a brake on guessing."""
+
+    failed: dict[str, list[float]] = field(default_factory=dict)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def check(self, name: str) -> None:
+        """Raise SignInError if there were too many wrong passwords of late."""
+        with self.lock:
+            recent = [t for t in self.failed.get(name, []) if time.monotonic() - t < TRY_SECONDS]
+            self.failed = {**self.failed, name: recent} if recent else self.failed
+            if len(recent) >= TRIES:
+                raise SignInError("too many wrong passwords: wait five minutes")
+
+    def add(self, name: str) -> None:
+        """Note a wrong password."""
+        with self.lock:
+            if len(self.failed) > 10_000:
+                self.failed.clear()
+            self.failed.setdefault(name, []).append(time.monotonic())
+
+
+def add_user(board_dir: Path, name: str, password: str) -> None:
+    """Create a user, or give an existing one a new password and end their sessions.
+
+    Raises:
+        SteerproofError: the name or the password is not acceptable.
+    """
+    if not _NAME.fullmatch(name):
+        raise SteerproofError(
+            f"user name {name!r}: 1 to 32 of a-z 0-9 . _ and -, beginning with a letter"
+        )
+    if not SHORTEST_PASSWORD <= len(password) <= LONGEST_PASSWORD:
+        raise SteerproofError(
+            f"a password has {SHORTEST_PASSWORD} to {LONGEST_PASSWORD} characters; "
+            f"this has {len(password)}"
+        )
+    path = open_board(board_dir)
+    with transaction(path) as db:
+        db.execute(
+            "INSERT INTO user VALUES (?,?,?) ON CONFLICT (name) DO UPDATE SET password = "
+            "excluded.password",
+            (name, _hasher.hash(password), now()),
+        )
+        db.execute("DELETE FROM session WHERE user = ?", (name,))
+
+
+def has_users(path: Path) -> bool:
+    """Whether anybody has a password."""
+    with connect(path) as db:
+        query = "SELECT 1 FROM user WHERE password IS NOT NULL LIMIT 1"
+        return db.execute(query).fetchone() is not None
+
+
+def owner_name(login: str) -> str:
+    """A board name for the login of whoever starts the board."""
+    name = re.sub(r"[^a-z0-9._-]", "-", login.lower()).lstrip("-._0123456789")[:32]
+    return name or "owner"
+
+
+def check_password(path: Path, name: str, password: str) -> bool:
+    """Whether this is the user's password; takes as long for a name that does not exist."""
+    with connect(path) as db:
+        row = db.execute("SELECT password FROM user WHERE name = ?", (name,)).fetchone()
+    known = row["password"] if row is not None and row["password"] else _dummy()
+    try:
+        _hasher.verify(known, password[:LONGEST_PASSWORD])
+    except (VerificationError, InvalidHashError):
+        return False
+    return row is not None and bool(row["password"])
+
+
+def open_session(path: Path, name: str) -> str:
+    """Sign a user in; return the cookie's token."""
+    token = secrets.token_urlsafe(32)
+    with transaction(path) as db:
+        db.execute("INSERT OR IGNORE INTO user VALUES (?, NULL, ?)", (name, now()))
+        db.execute("DELETE FROM session WHERE expires < ?", (time.time(),))
+        expires = time.time() + SESSION_SECONDS
+        db.execute("INSERT INTO session VALUES (?,?,?)", (_digest(token), name, expires))
+    return token
+
+
+def session_user(path: Path, token: str | None) -> str | None:
+    """Who a cookie belongs to; none if it is unknown or too old."""
+    if not token:
+        return None
+    with connect(path) as db:
+        row = db.execute(
+            "SELECT user FROM session WHERE digest = ? AND expires > ?",
+            (_digest(token), time.time()),
+        ).fetchone()
+    return None if row is None else row["user"]
+
+
+def close_session(path: Path, token: str) -> None:
+    """Sign out: the cookie is worth nothing afterwards."""
+    with transaction(path) as db:
+        db.execute("DELETE FROM session WHERE digest = ?", (_digest(token),))
+
+
+def form_secret(path: Path) -> bytes:
+    """The board's secret for form tokens, made once."""
+    with transaction(path) as db:
+        db.execute("INSERT OR IGNORE INTO secret VALUES ('form', ?)", (secrets.token_bytes(32),))
+        return db.execute("SELECT value FROM secret WHERE name = 'form'").fetchone()[0]
+
+
+def form_token(secret: bytes, cookie: str) -> str:
+    """The token that a form of this session (or visit) must carry."""
+    return hmac.new(secret, cookie.encode(), hashlib.sha256).hexdigest()
+
+
+def right_token(secret: bytes, cookie: str, offered: str) -> bool:
+    """Whether a form carries the right token, compared in constant time."""
+    return hmac.compare_digest(form_token(secret, cookie).encode(), offered.encode())
+
+
+def _digest(token: str) -> str:
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+_dummy_hash: list[str] = []
+
+
+def _dummy() -> str:
+    if not _dummy_hash:
+        _dummy_hash.append(_hasher.hash(secrets.token_urlsafe(16)))
+    return _dummy_hash[0]
