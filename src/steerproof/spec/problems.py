@@ -1,8 +1,10 @@
 """One thing that is wrong in an experiment, where it stands, and the words for it."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+
+from steerproof.spec.experiment import Experiment
 
 Keys = tuple[str | int, ...]
 """Place in the experiment: keys and 0-based list indices from the root."""
@@ -21,12 +23,22 @@ class Problem:
     """Point at the key instead of the value."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """One rule over one or more top-level fields of an experiment."""
+
+    reads: set[str]
+    """The only top-level fields that `find` may look at."""
+    find: Callable[[Experiment], Iterator[Problem]]
+    """Every place where the rule is broken."""
+
+
 def spelt(keys: Keys) -> str:
     """Write a place as people do: `arms[2].ratio`."""
     text = ""
     for key in keys:
         text += f"[{key}]" if isinstance(key, int) else f".{key}"
-    return text.removeprefix(".")
+    return text.removeprefix(".") or "file"
 
 
 def shown(value: object) -> str:
@@ -39,17 +51,27 @@ def shown(value: object) -> str:
     return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
 
 
-def listed(words: Iterable[str]) -> str:
-    """Join words for reading: `a, b or c`."""
-    known = list(words)
-    return " or ".join(filter(None, (", ".join(known[:-1]), *known[-1:])))
-
-
-def did_you_mean(word: str, allowed: Iterable[str]) -> str:
-    """`; did you mean 'x'?` for the nearest allowed word, or nothing.
+def nearest(word: str, allowed: Iterable[str]) -> str | None:
+    """The allowed word that was probably meant, if any is near.
 
     Upper and lower case count as the same, since that is the commonest slip.
     """
     known = {known.lower(): known for known in allowed}
     near = difflib.get_close_matches(word.lower(), known, n=1, cutoff=0.6)
-    return f"; did you mean '{known[near[0]]}'?" if near else ""
+    return known[near[0]] if near else None
+
+
+def did_you_mean(word: str, allowed: Iterable[str]) -> str:
+    """`; did you mean 'x'?` for the nearest allowed word, or nothing."""
+    near = nearest(word, allowed)
+    return f"; did you mean '{near}'?" if near is not None else ""
+
+
+def twice(section: str, names: Iterable[str]) -> Iterator[Problem]:
+    """Items whose name is taken, whatever its case: names become directories."""
+    first: dict[str, int] = {}
+    for i, name in enumerate(names):
+        earlier = first.setdefault(name.lower(), i)
+        if earlier != i:
+            message = f"{shown(name)} is taken by item {earlier} (counted from 0)"
+            yield Problem(keys=(section, i, "name"), message=message)

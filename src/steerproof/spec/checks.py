@@ -1,0 +1,27 @@
+"""What the records cannot see: values that are possible alone and impossible together.
+
+Each check reads only the top-level fields that it names, so that one broken field does not hide
+what is wrong in the others.
+"""
+
+from collections.abc import Iterable
+
+from steerproof.spec import check_design, check_texts
+from steerproof.spec.experiment import Experiment
+from steerproof.spec.problems import Check, Problem
+
+CHECKS: tuple[Check, ...] = (*check_texts.CHECKS, *check_design.CHECKS)
+"""Every check, in the order of the file's sections."""
+
+
+def problems(experiment: Experiment, sections: Iterable[str] | None = None) -> tuple[Problem, ...]:
+    """Everything in which the experiment's fields contradict each other.
+
+    Args:
+        experiment: Complete, or a draft of which only `sections` may be read.
+        sections: Usable top-level fields; none means all.
+    """
+    usable = frozenset(Experiment.model_fields if sections is None else sections)
+    return tuple(
+        problem for check in CHECKS if check.reads <= usable for problem in check.find(experiment)
+    )
