@@ -1,0 +1,134 @@
+"""How the adapters learnt: losses, and the push that training really gave."""
+
+from collections.abc import Sequence
+from itertools import groupby
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from steerproof.decide.figures.canvas import Drawing, drawing, sheet, style
+from steerproof.decide.figures.marks import say_empty, tipped
+from steerproof.decide.figures.palette import BLUE, FAINT, INK, QUIET
+from steerproof.decide.report_inputs import ReportInputs, TrainingSummary, short_name
+
+TOLERANCE = 0.05
+"""Training fails when the achieved push is off by more than this share."""
+
+
+def by_arm(inputs: ReportInputs) -> dict[str, list[TrainingSummary]]:
+    """Summaries of the adapters that were trained here, in the experiment's order of arms."""
+    names = [arm.name for arm in inputs.experiment.arms]
+    known = sorted((s for s in inputs.training if s.losses), key=lambda s: names.index(s.arm))
+    return {arm: list(group) for arm, group in groupby(known, key=lambda s: s.arm)}
+
+
+def losses(inputs: ReportInputs) -> Drawing | None:
+    """Loss against step for every adapter, one panel per arm."""
+    arms = by_arm(inputs)
+    if not arms:
+        return None
+    with style():
+        figure = sheet(2.6)
+        panels = figure.subplots(
+            1,
+            len(arms),
+            sharex=True,
+            sharey=True,
+            squeeze=False,
+            gridspec_kw={"left": 0.075, "right": 0.985, "bottom": 0.2, "top": 0.87, "wspace": 0.08},
+        )[0]
+        for axes, (arm, summaries) in zip(panels, arms.items(), strict=True):
+            _curves(axes, summaries)
+            axes.set_title(f"Arm {arm}")
+            axes.set_xlabel("step (updates)")
+        panels[0].set_ylabel("loss (nats per token)")
+        panels[0].set_ylim(bottom=0)
+        return drawing(
+            figure,
+            "losses",
+            "Training loss by arm",
+            "Thin lines are adapters, one per persona; the broad line is their median.",
+        )
+
+
+def _curves(axes: Axes, summaries: Sequence[TrainingSummary]) -> None:
+    for summary in summaries:
+        words = (
+            f"{short_name(summary.persona)}: {summary.losses[0]:.2f} to {summary.losses[-1]:.2f}"
+        )
+        axes.plot(
+            range(1, len(summary.losses) + 1),
+            summary.losses,
+            color=BLUE,
+            alpha=0.4,
+            linewidth=0.8,
+            gid=tipped(words),
+        )
+    length = min(len(summary.losses) for summary in summaries)
+    middle = np.median([summary.losses[:length] for summary in summaries], axis=0)
+    axes.plot(range(1, length + 1), middle, color=INK, linewidth=1.8)
+    axes.tick_params(length=3)
+
+
+def achieved(inputs: ReportInputs) -> Drawing | None:
+    """The push that training gave, as a share of the one asked for; None without directions."""
+    pushed = [s for s in inputs.training if s.asked is not None]
+    if not pushed:
+        return None
+    arms = list(dict.fromkeys(s.arm for s in pushed))
+    missing = tuple(
+        f"{s.arm}, {short_name(s.persona)}: achieved push not measured"
+        for s in pushed
+        if s.achieved is None
+    )
+    with style():
+        height = 0.8 + 0.36 * len(arms)
+        figure = sheet(height)
+        axes = figure.subplots(
+            gridspec_kw={
+                "left": 0.11,
+                "right": 0.985,
+                "bottom": 0.48 / height,
+                "top": 1 - 0.2 / height,
+            }
+        )
+        axes.axvspan(1 - TOLERANCE, 1 + TOLERANCE, color=FAINT, alpha=0.22, linewidth=0)
+        axes.axvline(1, color=QUIET, linewidth=0.9)
+        values = [
+            (arms.index(s.arm), s.achieved / s.asked, s)
+            for s in pushed
+            if s.achieved is not None and s.asked is not None
+        ]
+        for y, share, summary in values:
+            axes.plot(
+                [share],
+                [y],
+                "o",
+                color=BLUE,
+                alpha=0.6,
+                markersize=5,
+                markeredgewidth=0,
+                gid=tipped(f"{short_name(summary.persona)}: {share:.4f}"),
+            )
+        if not values:
+            say_empty(axes)
+        _push_axes(axes, arms, [share for _, share, _ in values])
+        return drawing(
+            figure,
+            "achieved",
+            "Achieved push in training, as a share of the one asked for",
+            f"One point per adapter. The shaded band is the tolerance of {TOLERANCE:.0%}; training "
+            "fails outside it.",
+            missing,
+        )
+
+
+def _push_axes(axes: Axes, arms: Sequence[str], shares: Sequence[float]) -> None:
+    reach = max([1.6 * TOLERANCE, *(1.1 * abs(share - 1) for share in shares)])
+    axes.set_xlim(1 - reach, 1 + reach)
+    axes.set_ylim(len(arms) - 0.5, -0.5)
+    axes.set_yticks(range(len(arms)), [f"Arm {arm}" for arm in arms])
+    axes.set_xlabel("achieved ‖δ‖ / ‖h‖ over asked (dimensionless)")
+    axes.set_ylabel("arm (name)")
+    axes.grid(visible=False, axis="y")
+    axes.tick_params(length=3)

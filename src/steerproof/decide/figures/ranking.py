@@ -1,0 +1,148 @@
+"""The question itself: does steering recover the ranking that the prompt gives?"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from steerproof.decide.figures.canvas import Drawing, drawing, sheet, style
+from steerproof.decide.figures.marks import (
+    Rate,
+    absent,
+    key,
+    number_points,
+    rate_axis,
+    rates_of,
+    say_empty,
+    tipped,
+)
+from steerproof.decide.figures.palette import BLUE, FAINT, ORANGE, SERIES
+from steerproof.decide.rates import CellKind, canonical_strength
+from steerproof.decide.report_inputs import ReportInputs, bridge_kind, kind_of, short_name
+from steerproof.decide.wording import signed
+
+_HEIGHT = 4.05
+
+
+def ranking(inputs: ReportInputs, strength: str, name: str) -> Drawing:
+    """Steered rate against bridge rate, the tested arm beside the one that must fail.
+
+    Args:
+        inputs: The report's inputs.
+        strength: Strength of the steered cells.
+        name: File name of the drawing.
+    """
+    arms = tested_arms(inputs)
+    return scatter(
+        inputs,
+        [
+            (_title(inputs, arm, strength), kind_of(inputs.experiment, arm, strength))
+            for arm in arms
+        ],
+        name,
+        f"Steered against prompted firing rate at {strength}",
+        "A rising cloud means that steering recovers the prompted ranking.",
+    )
+
+
+def tested_arms(inputs: ReportInputs) -> list[str]:
+    """The arm that the verdict is about, and the one that must fail the same rule."""
+    arms = (inputs.analysis["arm"], inputs.experiment.analysis.baseline_arm)
+    return list(dict.fromkeys(arm for arm in arms if arm is not None))
+
+
+def _title(inputs: ReportInputs, arm: str, strength: str) -> str:
+    results = inputs.analysis["arms"].get(arm, {})
+    for place in ("primary", "co_primary"):
+        result = results.get(place)
+        if result is not None and result["strength"] == canonical_strength(strength):
+            return f"Arm {arm} at {strength}: ρ = {signed(result['rho'])}"
+    return f"Arm {arm} at {strength}: not measured"
+
+
+def scatter(
+    inputs: ReportInputs,
+    panels: Sequence[tuple[str, CellKind]],
+    name: str,
+    title: str,
+    reading: str,
+) -> Drawing:
+    """One or two panels of steered rate against bridge rate, on the same axes.
+
+    Args:
+        inputs: The report's inputs.
+        panels: Title and kind of cell of each panel.
+        name: File name of the drawing.
+        title: What it shows.
+        reading: How to read it, after a sentence on points and bars.
+    """
+    personas, level = inputs.experiment.headline, inputs.experiment.analysis.confidence
+    bridge = rates_of(inputs.rates, bridge_kind(inputs.experiment), personas, level)
+    order = sorted(bridge, key=lambda p: (-bridge[p].value, personas.index(p)))
+    numbers = {persona: str(place) for place, persona in enumerate(order, 1)}
+    missing = absent(bridge_kind(inputs.experiment), personas, bridge)
+    with style():
+        width = 3.0 * len(panels) + 2.6
+        figure = sheet(_HEIGHT, width)
+        grid = figure.subplots(
+            1,
+            len(panels),
+            sharex=True,
+            sharey=True,
+            squeeze=False,
+            gridspec_kw={
+                "left": 0.65 / width,
+                "right": 1 - 1.85 / width,
+                "bottom": 0.13,
+                "top": 0.9,
+                "wspace": 0.1,
+            },
+        )[0]
+        for place, (axes, (words, kind)) in enumerate(zip(grid, panels, strict=True)):
+            steered = rates_of(inputs.rates, kind, personas, level)
+            missing += absent(kind, personas, steered)
+            axes.set_title(words)
+            rate_axis(axes, "bridge: prompted firing rate (share)", vertical=False)
+            rate_axis(axes, "steered firing rate (share)" if place == 0 else "", vertical=True)
+            _points(axes, bridge, steered, numbers, place)
+        lines = [f"{numbers[persona]:>2}  {short_name(persona)}" for persona in order]
+        key(figure, width - 1.65, 3.62, ["By bridge rate", *lines])
+        return drawing(
+            figure,
+            name,
+            title,
+            "One numbered point per headline persona, the same number in every panel; bars are "
+            f"{level:.0%} Wilson intervals of each rate. {reading}",
+            missing,
+        )
+
+
+def _points(
+    axes: Axes,
+    bridge: Mapping[str, Rate],
+    steered: Mapping[str, Rate],
+    numbers: Mapping[str, str],
+    place: int,
+) -> None:
+    both = [persona for persona in numbers if persona in steered]
+    if not both:
+        say_empty(axes)
+        return
+    colour, shape = (BLUE, SERIES[0][1]) if place == 0 else (ORANGE, SERIES[2][1])
+    for persona in both:
+        x, y = bridge[persona], steered[persona]
+        axes.plot([x.low, x.high], [y.value] * 2, color=FAINT, linewidth=0.9, alpha=0.7)
+        axes.plot([x.value] * 2, [y.low, y.high], color=FAINT, linewidth=0.9, alpha=0.7)
+        words = f"{short_name(persona)}: steered {y.words}; bridge {x.words}"
+        axes.plot(
+            [x.value],
+            [y.value],
+            shape,
+            color=colour,
+            markersize=5.5,
+            markeredgewidth=0,
+            gid=tipped(words),
+            zorder=4,
+        )
+    points = np.array([(bridge[p].value, steered[p].value) for p in both])
+    number_points(axes, points, [numbers[p] for p in both])
