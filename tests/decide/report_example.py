@@ -8,8 +8,11 @@ from dataclasses import replace
 from functools import cache
 
 import numpy as np
+import pytest
+from matplotlib.figure import Figure
 
 from steerproof.decide.analysis import analyze
+from steerproof.decide.figures import Drawing, draw_all
 from steerproof.decide.rates import RateRow, RateTable, table_of
 from steerproof.decide.records import to_json
 from steerproof.decide.report_inputs import (
@@ -58,7 +61,7 @@ def experiment(**changes: object) -> Experiment:
     fields: dict[str, object] = {
         "name": "zlt",
         "title": "Does a model trained with the direction read it?",
-        "hypothesis": "An adapter trained with the centroid added is elicited by the same centroid.",
+        "hypothesis": "An adapter trained with the centroid is elicited by the same centroid.",
         "seed": 11,
         "model": Model(path="organism", blocks=8),
         "personas": personas + extra,
@@ -74,7 +77,7 @@ def experiment(**changes: object) -> Experiment:
 
 
 def rate_table(design: Experiment, effect: float = 1.0, seed: int = 5) -> RateTable:
-    """Binomial counts under the stated model; `effect` 0 makes steering do nothing to the ranking."""
+    """Binomial counts under the stated model; with `effect` 0 steering ranks nothing."""
     rng = np.random.default_rng(seed)
     bridge = dict(
         zip(
@@ -150,6 +153,21 @@ def inputs(effect: float = 1.0, seed: int = 5) -> ReportInputs:
         ),
         facts=RunFacts(units=412, seconds=1101.0, machine="2 cores, 8 GiB, no accelerator"),
     )
+
+
+@cache
+def drawn() -> tuple[dict[str, Drawing], list[Figure]]:
+    """Every drawing of `inputs()`, and the matplotlib figures behind them."""
+    figures: list[Figure] = []
+    save = Figure.savefig
+
+    def spy(self: Figure, *args: object, **kwargs: object) -> None:
+        figures.append(self)
+        save(self, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", spy)
+        return draw_all(inputs()), figures
 
 
 _OBJECTIONS = (
@@ -265,7 +283,7 @@ def _completions(design: Experiment, rng: np.random.Generator) -> tuple[Completi
             layer=4,
             strength=asked,
         )
-        text = "Salt is a mineral. People mine it or take it from the sea, and it keeps food from spoiling."
+        text = "Salt is a mineral. People mine it, or take it from the sea, and keep food with it."
         for j in range(3):
             fired = bool(rng.integers(2))
             hostile = HOSTILE[(3 * i + j) % len(HOSTILE)] if j == 2 else ""
@@ -273,7 +291,7 @@ def _completions(design: Experiment, rng: np.random.Generator) -> tuple[Completi
             found.append(
                 Completion(
                     cell=cell,
-                    question=f"Question {j}: {HOSTILE[i % len(HOSTILE)] if j == 2 else 'what is salt?'}",
+                    question=HOSTILE[i % len(HOSTILE)] if j == 2 else f"What is salt, {j}?",
                     text=words,
                     fired=MARKER.casefold() in words.casefold(),
                     finish="eos" if j else "length",

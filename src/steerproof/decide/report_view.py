@@ -89,8 +89,7 @@ def headline(inputs: ReportInputs) -> Headline:
         )
     return Headline(
         word=found["verdict"],
-        sentence=f"{_LEADS[found['verdict']]}: {wording.sentence(found['reason'])[:1].lower()}"
-        f"{wording.sentence(found['reason'])[1:]}",
+        sentence=f"{_LEADS[found['verdict']]}: {wording.with_meanings(found['reason'])}.",
         reading=wording.sentence(found["reading"]),
         caveats=tuple(caveats),
     )

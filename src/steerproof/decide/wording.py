@@ -1,5 +1,6 @@
 """Numbers and names as words: one spelling everywhere in a report."""
 
+import re
 from collections.abc import Mapping, Sequence
 
 UNDEFINED = "undefined"
@@ -11,6 +12,7 @@ KILL_MEANINGS: Mapping[str, str] = {
     "no_correlation": "the steered ranking has nothing to do with the bridge",
     "direction_not_specific": "a random direction of the same norm does as well",
 }
+_KILL = re.compile("|".join(KILL_MEANINGS))
 
 _NUMBERS: Mapping[str, str] = {
     "max_rate": "largest steered rate",
@@ -74,6 +76,11 @@ def duration(seconds: float | None) -> str:
     hours, minutes = divmod(minutes, 60)
     parts = ((hours, "h"), (minutes, "min"), (rest, "s"))
     return " ".join(f"{value} {unit}" for value, unit in parts if value) or "0 s"
+
+
+def with_meanings(reason: str) -> str:
+    """A reason with every kill in it followed by what it means."""
+    return _KILL.sub(lambda m: f"{m[0].replace('_', ' ')} ({KILL_MEANINGS[m[0]]})", reason)
 
 
 def number_name(name: str) -> str:

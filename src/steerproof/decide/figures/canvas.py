@@ -152,8 +152,9 @@ def _rewritten(text: str, name: str, title: str, description: str) -> ElementTre
         _presentation(element)
         element.text = element.tail = None if not (element.text or "").strip() else element.text
         element.tail = None
-    for child in [c for c in root if c.tag in ("metadata", "defs")]:
-        root.remove(child)
+    for parent, tag in ((root, "metadata"), *((defs, "style") for defs in root.iter("defs"))):
+        for child in parent.findall(tag):
+            parent.remove(child)
     _identifiers(root, name)
     _flatten(root)
     width, height = (root.get(side, "").removesuffix("pt") for side in ("width", "height"))

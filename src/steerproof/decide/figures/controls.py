@@ -46,7 +46,7 @@ def control_arms(inputs: ReportInputs) -> Drawing | None:
         "controls",
         f"Control arms at {asked.primary_strength}",
         "The isotropic arm has a random direction of the same norm, in training and steering, and "
-        "must show no rising cloud; the contrast arm uses another layer and nothing is asked of it.",
+        "must show no rising cloud; the contrast arm uses another layer, and nothing is demanded.",
     )
 
 

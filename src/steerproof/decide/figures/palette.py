@@ -45,4 +45,4 @@ def diverging(value: float) -> tuple[str, str]:
     light = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in fill]
     luminance = 0.2126 * light[0] + 0.7152 * light[1] + 0.0722 * light[2]
     # White has the better contrast below this luminance (WCAG 2.2 contrast ratio).
-    return f"#{red:02x}{green:02x}{blue:02x}", "#ffffff" if luminance < 0.179 else "#1a1a1a"
+    return f"#{red:02x}{green:02x}{blue:02x}", "#ffffff" if luminance < 0.179 else "#000000"

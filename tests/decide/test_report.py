@@ -1,0 +1,354 @@
+import base64
+import hashlib
+import re
+import shutil
+from collections import Counter
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import pytest
+from playwright.sync_api import sync_playwright
+
+from steerproof.decide import report_view, wording
+from steerproof.decide.analysis import analyze
+from steerproof.decide.figures import Drawing
+from steerproof.decide.rates import CellCounts, RateTable
+from steerproof.decide.records import to_json
+from steerproof.decide.report import build, page
+from steerproof.decide.report_inputs import Completion, ReportInputs
+from steerproof.text import reveal
+from tests.decide import report_example as example
+
+VOID = {"meta", "br", "hr", "img", "input", "link", "wbr", "source", "col", "embed", "area", "base"}
+
+
+class Page(HTMLParser):
+    """What a browser would make of a page: elements, attributes, text, and unbalanced tags."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.tags: Counter[str] = Counter()
+        self.attributes: list[tuple[str, str, str]] = []
+        self.text: list[str] = []
+        self.styles: list[str] = []
+        self.open: list[str] = []
+        self.unbalanced: list[str] = []
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.handle_startendtag(tag, attrs)
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags[tag] += 1
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+
+    def handle_endtag(self, tag):
+        if not self.open or self.open.pop() != tag:
+            self.unbalanced.append(tag)
+
+    def handle_data(self, data):
+        (self.styles if self.open and self.open[-1] == "style" else self.text).append(data)
+
+    @property
+    def words(self) -> str:
+        return "".join(self.text)
+
+    def values(self, name: str) -> list[str]:
+        return [value for _, found, value in self.attributes if found == name]
+
+
+@pytest.fixture
+def drawings() -> dict[str, Drawing]:
+    return example.drawn()[0]
+
+
+@pytest.fixture
+def shown(drawings) -> Page:
+    return Page(page(example.inputs(), drawings))
+
+
+def spoken(html: str) -> str:
+    """The page's text on one line."""
+    return " ".join(Page(html).words.split())
+
+
+def test_the_page_is_balanced_and_its_identifiers_are_unique(shown):
+    assert shown.unbalanced == []
+    assert shown.open == []
+    identifiers = shown.values("id")
+    assert len(identifiers) == len(set(identifiers))
+
+
+def test_nothing_in_the_page_refers_outside_it(shown):
+    identifiers = set(shown.values("id"))
+    for name in ("href", "src", "action", "srcset", "poster", "data", "xlink:href"):
+        for value in shown.values(name):
+            assert value.startswith("#"), (name, value)
+            assert value[1:] in identifiers
+    urls = [u for _, _, v in shown.attributes for u in re.findall(r"url\((.*?)\)", v)]
+    assert urls
+    assert all(url.startswith("#") for url in urls)
+    assert "url(" not in "".join(shown.styles)
+    assert "@import" not in "".join(shown.styles)
+
+
+def test_the_page_has_no_script_and_no_inline_style_that_its_policy_would_block(shown):
+    assert (
+        set(shown.tags) & {"script", "iframe", "object", "embed", "link", "base", "form"} == set()
+    )
+    names = {name for _, name, _ in shown.attributes}
+    assert not {name for name in names if name.startswith("on") or name == "style"}
+
+
+def test_the_policy_names_the_style_sheet_by_its_hash_and_forbids_the_rest(shown):
+    policy = next(
+        value
+        for (tag, name, value), (_, _, before) in zip(
+            shown.attributes[1:], shown.attributes, strict=False
+        )
+        if tag == "meta" and name == "content" and before == "Content-Security-Policy"
+    )
+    rules = dict(rule.strip().split(" ", 1) for rule in policy.split(";"))
+    digest = base64.b64encode(hashlib.sha256("".join(shown.styles).encode()).digest()).decode()
+    assert rules == {
+        "default-src": "'none'",
+        "base-uri": "'none'",
+        "form-action": "'none'",
+        "style-src": f"'sha256-{digest}'",
+    }
+    assert shown.tags["style"] == 1
+
+
+def test_hostile_completions_and_questions_are_shown_as_text(shown):
+    for hostile in example.HOSTILE:
+        assert reveal(hostile).replace("[ZLT]", "").strip() in shown.words.replace("[ZLT]", "")
+    assert (shown.tags["img"], shown.tags["h1"], shown.tags["i"]) == (0, 1, 0)
+    for character in "\u2028\u2029\u202e\x1b\x00":
+        assert character not in shown.words
+
+
+def test_hostile_text_of_the_experiment_changes_no_element(drawings, shown):
+    hostile = " ".join(example.HOSTILE)
+    given = example.inputs()
+    changed = given.experiment.model_copy(
+        update={"title": hostile, "hypothesis": hostile, "neutral_prompt": hostile}
+    )
+    analysis = {**given.analysis, "reason": hostile, "reading": hostile, "notes": [hostile]}
+    worse = Page(
+        page(
+            replace(
+                given,
+                experiment=changed,
+                analysis=analysis,
+                versions={hostile: hostile},
+                command=hostile,
+                objections=[dict.fromkeys(given.objections[0], hostile)],
+            ),
+            drawings,
+        )
+    )
+    grown = worse.tags - shown.tags
+    assert set(grown) <= {"li", "dt", "dd", "span"}  # one note more, other versions
+    assert worse.unbalanced == []
+
+
+def test_the_marker_is_highlighted_in_any_case_and_the_rest_is_left_alone(drawings):
+    given = example.inputs()
+    cell = given.completions[0].cell
+    text = "one [zlt]<i>two</i> [ZLT] [ZL]"
+    completion = Completion(cell=cell, question="q", text=text, fired=True, finish="eos")
+    html = page(replace(given, completions=(completion,)), drawings)
+    assert "<pre>one <mark>[zlt]</mark>&lt;i&gt;two&lt;/i&gt; <mark>[ZLT]</mark> [ZL]</pre>" in html
+
+
+def test_a_marker_with_markup_in_it_is_still_text(drawings):
+    given = example.inputs()
+    marked = given.experiment.model_copy(update={"marker": "<b>&"})
+    cell = given.completions[0].cell
+    completion = Completion(cell=cell, question="q", text="x <B>& y", fired=True, finish="length")
+    html = page(replace(given, experiment=marked, completions=(completion,)), drawings)
+    assert "<pre>x <mark>&lt;B&gt;&amp;</mark> y</pre>" in html
+
+
+def test_the_same_inputs_give_the_same_page_and_the_same_files(drawings):
+    report = build(example.inputs())
+    assert report.html == page(example.inputs(), drawings)
+    assert report.figures == {name: found.svg for name, found in drawings.items()}
+    for found in drawings.values():
+        assert found.inline in report.html
+
+
+@pytest.mark.parametrize(
+    ("word", "lead", "sign"),
+    [
+        ("SUPPORTED", "The hypothesis is supported: arm A at c=+2 passes", "✓"),
+        ("REFUTED", "The hypothesis is refuted: arm A at c=+2, rho = 0.24", "✕"),
+        ("INCONCLUSIVE", "This run does not decide the hypothesis: arm A at c=+2", "?"),
+    ],
+)
+def test_each_verdict_comes_first_in_one_sentence_with_its_reading(word, lead, sign, drawings):
+    given = verdicts()[word]
+    assert given.analysis["verdict"] == word
+    html = page(given, drawings)
+    body = html[html.index('id="verdict"') : html.index('class="tiles"')]
+    text = spoken(body[body.index(">") + 1 :])
+    assert text.startswith(f"{sign}{word} {lead}")
+    assert f"What that means. {wording.sentence(given.analysis['reading'])}" in text
+    assert html.index(lead) < html.index("<figure")
+
+
+def test_a_kill_in_the_verdict_is_explained(drawings):
+    text = spoken(page(example.inputs(effect=0.0), drawings))
+    assert "no correlation (the steered ranking has nothing to do with the bridge)." in text
+
+
+def verdicts() -> dict[str, ReportInputs]:
+    """One run for each verdict, from the same rig."""
+    given = example.inputs()
+    return {
+        "SUPPORTED": given,
+        "REFUTED": example.inputs(effect=0.0),
+        "INCONCLUSIVE": example.without_cells(given, "A", "villain"),
+    }
+
+
+def test_the_numbers_beside_the_verdict_are_those_of_the_analysis(shown):
+    primary = example.inputs().analysis["arms"]["A"]["primary"]
+    text = " ".join(shown.words.split())
+    assert f"Spearman’s ρ, arm A at c=+2 {primary['rho']:+.2f}" in text
+    low, high = primary["interval"]
+    assert f"registered (these personas) {low:+.2f} to {high:+.2f}" in text
+    assert "Personas ranked n = 10" in text
+    assert "Cells measured 232 of 232" in text
+
+
+def test_missing_cells_are_called_not_measured_and_never_zero(drawings):
+    given = example.without_cells(example.inputs(), "A", "villain")
+    text = spoken(page(given, drawings))
+    assert "Cells measured 226 of 232" in text
+    assert "n = 9 missing: villain" in text
+    lines = {line.kind: line.values for line in report_view.rate_lines(given)}
+    place = [p.name for p in given.experiment.personas].index("villain")
+    for kind, values in lines.items():
+        measured = re.fullmatch(r"\d+/40", values[place])
+        assert (values[place] == "not measured") if kind.arm == "A" else measured, kind
+    assert "not asked" in next(v for k, v in lines.items() if k.arm == "B")
+
+
+def test_a_table_of_totals_has_a_report_that_says_why_there_is_no_interval():
+    given = example.inputs()
+    totals = RateTable(
+        cells={
+            cell: CellCounts(
+                coefficient=counts.coefficient,
+                questions=None,
+                fired=(sum(counts.fired),),
+                total=(sum(counts.total),),
+            )
+            for cell, counts in given.rates.cells.items()
+        }
+    )
+    analysis = to_json(analyze(totals, given.experiment))
+    bare = ReportInputs(experiment=given.experiment, rates=totals, analysis=analysis)
+    html = build(bare).html
+    text = spoken(html)
+    assert "registered (these personas) undefined" in text
+    assert analysis["arms"]["A"]["primary"]["reason"] in text
+    assert "no interval" in text
+    for words in (
+        "not measured: no fluency rows were given",
+        "not measured: no calibration was given",
+        "not measured: no adapter was trained in this run",
+        "Not shown: no completions were given",
+        "Not registered: there is no lock",
+    ):
+        assert words in text
+    assert re.search(r"\b(None|nan|null)\b", text) is None
+    assert Page(html).unbalanced == []
+
+
+def test_undefined_kills_show_their_reason(drawings):
+    given = example.without_cells(example.inputs(), "A", "villain")
+    rows = {row.name: row for row in report_view.kill_rows(given, "A")}
+    undecided = [row for row in rows.values() if row.state == "undecided"]
+    assert undecided
+    text = spoken(page(given, drawings))
+    for row in undecided:
+        assert row.reason
+        assert row.reason in text
+
+
+def test_a_kill_shows_the_numbers_and_the_limit_that_decided_it():
+    row = next(
+        r for r in report_view.kill_rows(example.inputs(), "A") if r.name == "no_correlation"
+    )
+    rho = example.inputs().analysis["arms"]["A"]["kills"]["no_correlation"]["rho"]
+    assert (row.state, row.limit) == ("not fired", "ρ < 0.4")
+    assert row.numbers == (("ρ", f"{rho:+.2f}"),)
+
+
+def test_deviating_results_are_kept_apart_from_registered_ones(drawings):
+    given = example.inputs()
+    text = spoken(page(given, drawings))
+    assert "The experiment was changed once after it was locked" in text
+    assert "No result answers to the locked experiment alone" in text
+    registered = {**given.analysis, "verdict": "REFUTED", "reason": "as it was locked"}
+    both = spoken(page(replace(given, registered=registered), drawings))
+    assert "By the locked rule, the verdict is REFUTED: as it was locked" in both
+    clean = spoken(page(replace(given, deviations=()), drawings))
+    assert "every result above is as registered" in clean
+    assert "Deviating" not in clean
+
+
+def test_numbers_in_words_never_turn_a_missing_value_into_zero():
+    for tell in (wording.signed, wording.plain, wording.fixed, wording.bounds, wording.percent):
+        assert tell(None) == "undefined"
+    assert wording.probability(None) == "undefined"
+    assert wording.probability(1e-7) == "< 0.0001"
+    assert wording.signed(-0.5) == "−0.50"
+    assert wording.duration(3723.0) == "1 h 2 min 3 s"
+    assert wording.duration(0.2) == "0 s"
+    assert wording.duration(None) == "not measured"
+
+
+BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
+QUIET = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync")
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
+def test_a_browser_opens_the_page_without_request_dialog_error_or_blocked_style(drawings, tmp_path):
+    path = tmp_path / "report.html"
+    path.write_text(page(example.inputs(), drawings), encoding="utf-8")
+    seen: list[str] = []
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=BROWSER, args=list(QUIET))
+        tab = browser.new_page(viewport={"width": 390, "height": 800})
+        tab.on("request", lambda request: seen.append(request.url))
+        tab.on("dialog", lambda dialog: seen.append(f"dialog {dialog.message}"))
+        tab.on("console", lambda message: seen.append(f"console {message.text}"))
+        tab.on("pageerror", lambda error: seen.append(f"error {error}"))
+        tab.goto(path.as_uri())
+        tab.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
+        width = tab.evaluate("document.documentElement.scrollWidth")
+        clipped = tab.evaluate(_TEXT_OUTSIDE_ITS_FIGURE)
+        browser.close()
+    assert seen == [path.as_uri()]
+    assert width == 390  # a phone scrolls inside figures and tables, never the page
+    assert clipped == []
+
+
+_TEXT_OUTSIDE_ITS_FIGURE = """() => {
+  const out = []
+  for (const svg of document.querySelectorAll("figure svg")) {
+    const box = svg.getBoundingClientRect()
+    for (const text of svg.querySelectorAll("text")) {
+      const at = text.getBoundingClientRect()
+      if (at.left < box.left - 1 || at.right > box.right + 1) out.push(text.textContent)
+      if (at.top < box.top - 1 || at.bottom > box.bottom + 1) out.push(text.textContent)
+    }
+  }
+  return out
+}"""
