@@ -10,7 +10,6 @@ with `scaling = alpha / rank`, or `alpha / sqrt(rank)` for rsLoRA (Kalajdzievski
 the base: in bf16 that would round most of a small update away. PEFT's files are in `peft_files`.
 """
 
-import hashlib
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,6 +26,7 @@ from transformers.pytorch_utils import Conv1D
 
 from steerproof.errors import ModelError
 from steerproof.model.base import Base
+from steerproof.spec.seeds import derived_seed
 
 PEFT_PREFIX = "base_model.model."
 
@@ -105,8 +105,7 @@ def fresh_weights(sites: Sequence[Site], spec: LoraSpec, seed: int) -> LoraWeigh
     """
     tensors: dict[str, Tensor] = {}
     for site in sites:
-        digest = hashlib.sha256(f"lora_A:{seed}:{site.path}".encode()).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+        generator = torch.Generator().manual_seed(derived_seed("lora_A", seed, site.path))
         bound = 1.0 / math.sqrt(site.inputs)
         a = torch.empty(spec.rank, site.inputs).uniform_(-bound, bound, generator=generator)
         tensors[site.a_key] = a
@@ -182,7 +181,6 @@ class LoraPool:
         self.stacks = [self.views(self.weights, place) for place in range(len(self.sites))]
         self._loaded: set[int] = set()
         self._routing: Routing | None = None
-        self._attached = False
 
     def views(self, flat: Tensor, place: int) -> tuple[Tensor, Tensor]:
         """A `[slots, in, rank]` and B `[slots, rank, out]` of one layer, within `[slots, all]`."""
@@ -278,19 +276,27 @@ class LoraPool:
             self._routing = None
             yield
 
+    @property
+    def routing(self) -> Routing:
+        """The routing in force.
+
+        Raises:
+            ModelError: Nothing was routed since the pool was attached.
+        """
+        if self._routing is None:
+            raise ModelError("a forward pass began before its rows were routed: call route()")
+        return self._routing
+
     def routing_for(self, x: Tensor) -> Routing:
         """The routing in force, checked against an input.
 
         Raises:
             ModelError: Nothing was routed, or for another number of rows.
         """
-        if self._routing is None:
-            raise ModelError("a forward pass began before its rows were routed: call route()")
-        if x.ndim != 3 or x.shape[0] != self._routing.rows:
-            raise ModelError(
-                f"{self._routing.rows} rows routed, but a linear layer got {tuple(x.shape)}"
-            )
-        return self._routing
+        routing = self.routing
+        if x.ndim != 3 or x.shape[0] != routing.rows:
+            raise ModelError(f"{routing.rows} rows routed, but a linear layer got {tuple(x.shape)}")
+        return routing
 
     def _forward(self, place: int, x: Tensor) -> Tensor:
         routing = self.routing_for(x)

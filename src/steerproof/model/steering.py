@@ -225,10 +225,10 @@ class Steering:
         self._calls[place] += 1
         if (self._calls[place] - 1) % self._audit_every:
             return
-        hidden, steered = hidden.detach(), steered.detach()
-        size = torch.linalg.vector_norm(hidden, dim=-1, dtype=torch.float32)
-        moved = steered.float().sub_(hidden) if steered.dtype != hidden.dtype else steered - hidden
-        moved = torch.linalg.vector_norm(moved, dim=-1, dtype=torch.float32)
+        exact = torch.promote_types(hidden.dtype, torch.float32)
+        before = hidden.detach().to(exact)
+        size = torch.linalg.vector_norm(before, dim=-1)
+        moved = torch.linalg.vector_norm(steered.detach().to(exact) - before, dim=-1)
         flat = index.expand(size.shape).flatten()
         one = torch.ones((), dtype=torch.float64, device=flat.device).expand(flat.shape)
         self._positions[place].index_add_(0, flat, one)

@@ -1,0 +1,167 @@
+"""What is in a training step: order of the examples, learning rate, micro-batches of equal groups.
+
+An adapter's order, steps and learning rates follow from its own seed and its own examples, so they
+do not depend on which adapters it is trained with.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from steerproof.spec.seeds import derived_seed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Example:
+    """One training row."""
+
+    prompt_ids: tuple[int, ...]
+    completion_ids: tuple[int, ...]
+    """What is learned, the end of turn included."""
+    push: int
+    """Slot of the direction in the list of pushes; 0 for none."""
+
+    @property
+    def length(self) -> int:
+        """Tokens of the whole row."""
+        return len(self.prompt_ids) + len(self.completion_ids)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepRows:
+    """The rows of one adapter in one of its steps."""
+
+    slot: int
+    """The adapter's slot in the pool."""
+    rows: tuple[int, ...]
+    """Indices of its examples."""
+    examples: tuple[Example, ...]
+    push_slots: tuple[int, ...]
+    """Steering slot of each row."""
+    dropout_keys: tuple[int, ...]
+
+    @property
+    def completion_tokens(self) -> int:
+        """What the step's loss is averaged over."""
+        return sum(len(example.completion_ids) for example in self.examples)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MicroBatch:
+    """Rows of several adapters, as many of each, right-padded.
+
+    With right padding and a causal model no real token ever sees a pad, so no attention mask is
+    needed.
+    """
+
+    ids: Int[Tensor, "row seq"]
+    mask: Bool[Tensor, "row seq"]
+    adapter_slots: Int[Tensor, "row"]
+    push_slots: Int[Tensor, "row"]
+    dropout_keys: Int[Tensor, "row"]
+    predicting: Int[Tensor, "completion"]
+    """Where completion tokens are predicted, as indices into the flattened rows."""
+    targets: Int[Tensor, "completion"]
+    weights: Float[Tensor, "completion"]
+    """1 / completion tokens of the adapter's whole step."""
+    owners: Int[Tensor, "completion"]
+    """Adapter slot of each completion token."""
+
+
+def epoch_orders(seed: int, examples: int, epochs: int) -> Iterator[list[int]]:
+    """The order of the examples in each epoch, from the adapter's seed."""
+    for epoch in range(epochs):
+        generator = torch.Generator().manual_seed(derived_seed("order", seed, epoch))
+        yield torch.randperm(examples, generator=generator).tolist()
+
+
+def step_plan(seed: int, examples: int, epochs: int, rows_per_step: int) -> list[tuple[int, ...]]:
+    """Example indices of every step; the last step of an epoch takes what is left."""
+    return [
+        tuple(order[i : i + rows_per_step])
+        for order in epoch_orders(seed, examples, epochs)
+        for i in range(0, examples, rows_per_step)
+    ]
+
+
+def cosine_rate(step: int, total: int, warmup_share: float) -> float:
+    """Share of the full learning rate at a 0-based step: linear warm-up, then half a cosine.
+
+    The warm-up takes `ceil(total * warmup_share)` steps and starts from 0, as in transformers'
+    `get_cosine_schedule_with_warmup`.
+    """
+    warmup = math.ceil(total * warmup_share)
+    if step < warmup:
+        return step / warmup
+    progress = (step - warmup) / max(1, total - warmup)
+    return max(0.0, 0.5 * (1.0 + math.cos(math.pi * progress)))
+
+
+def micro_batches(steps: Sequence[StepRows], tokens: int, pad_id: int) -> Iterator[MicroBatch]:
+    """Cut the adapters' steps into micro-batches of about `tokens` tokens, padding included.
+
+    Adapters whose steps have as many rows ride together. Each brings its shortest rows first, so
+    rows of like length share a micro-batch. A row longer than `tokens` still goes, alone.
+    """
+    for count in sorted({len(step.rows) for step in steps}):
+        alike = [_by_length(step) for step in steps if len(step.rows) == count]
+        at_once = max(1, min(len(alike), tokens // max(s.examples[-1].length for s in alike)))
+        for first in range(0, len(alike), at_once):
+            group = alike[first : first + at_once]
+            for start, stop in _cuts(group, tokens):
+                yield _micro_batch(group, start, stop, pad_id)
+
+
+def _by_length(step: StepRows) -> StepRows:
+    order = sorted(range(len(step.rows)), key=lambda i: (step.examples[i].length, i))
+    return StepRows(
+        slot=step.slot,
+        rows=tuple(step.rows[i] for i in order),
+        examples=tuple(step.examples[i] for i in order),
+        push_slots=tuple(step.push_slots[i] for i in order),
+        dropout_keys=tuple(step.dropout_keys[i] for i in order),
+    )
+
+
+def _cuts(group: Sequence[StepRows], tokens: int) -> list[tuple[int, int]]:
+    """Ranges of row ranks whose padded size, over all adapters of the group, fits `tokens`."""
+    widths = [max(step.examples[i].length for step in group) for i in range(len(group[0].rows))]
+    cuts, start = [], 0
+    for i, width in enumerate(widths):
+        if i > start and (i + 1 - start) * width * len(group) > tokens:
+            cuts.append((start, i))
+            start = i
+    return [*cuts, (start, len(widths))]
+
+
+def _micro_batch(group: Sequence[StepRows], start: int, stop: int, pad_id: int) -> MicroBatch:
+    rows = [(step, i) for step in group for i in range(start, stop)]
+    width = max(step.examples[i].length for step, i in rows)
+    ids = np.full((len(rows), width), pad_id, dtype=np.int64)
+    lengths = np.empty(len(rows), dtype=np.int64)
+    predicting, targets, weights, owners = [], [], [], []
+    for place, (step, i) in enumerate(rows):
+        example = step.examples[i]
+        prompt, length = len(example.prompt_ids), example.length
+        ids[place, :length] = example.prompt_ids + example.completion_ids
+        lengths[place] = length
+        predicting.append(np.arange(prompt - 1, length - 1) + place * width)
+        targets.append(ids[place, prompt:length])
+        weights.append(np.full(length - prompt, 1.0 / step.completion_tokens))
+        owners.append(np.full(length - prompt, step.slot))
+    return MicroBatch(
+        ids=torch.from_numpy(ids),
+        mask=torch.from_numpy(np.arange(width) < lengths[:, None]),
+        adapter_slots=torch.tensor([step.slot for step, _ in rows]),
+        push_slots=torch.tensor([step.push_slots[i] for step, i in rows]),
+        dropout_keys=torch.tensor([step.dropout_keys[i] for step, i in rows]),
+        predicting=torch.from_numpy(np.concatenate(predicting)),
+        targets=torch.from_numpy(np.concatenate(targets)),
+        weights=torch.from_numpy(np.concatenate(weights)),
+        owners=torch.from_numpy(np.concatenate(owners)),
+    )

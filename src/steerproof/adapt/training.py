@@ -1,0 +1,430 @@
+"""Training many adapters in one step, each as if it were alone.
+
+The loss is the sum over adapters of that adapter's own mean over the completion tokens of its step;
+clipping, AdamW state, step count, learning rate and data order are per adapter. So an adapter's
+whole trajectory is the one it would have alone, up to rounding. An adapter that has ended leaves, a
+waiting one takes its slot, and one that is absent does not move.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from steerproof.adapt.batches import (
+    Example,
+    MicroBatch,
+    StepRows,
+    cosine_rate,
+    micro_batches,
+    step_plan,
+)
+from steerproof.errors import ModelError, SteeringError, SteerproofError
+from steerproof.model.base import Base
+from steerproof.model.lora import LoraPool, LoraSpec, LoraWeights, fresh_weights
+from steerproof.model.lora_gradients import Dropout, LoraGradients
+from steerproof.model.steering import Push, SlotAudit, Steering
+from steerproof.spec.seeds import derived_seed
+
+PUSH_TOLERANCE = 0.05
+"""Largest relative difference between the push asked for and the one that arrived."""
+CPU_TOKENS = 4096
+"""Tokens in a micro-batch on a CPU: more no longer helps, and leaves the cache."""
+
+CPU_ADAPTERS = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterJob:
+    """One adapter to train."""
+
+    key: str
+    examples: tuple[Example, ...]
+    seed: int
+    """Decides its first weights, the order of its examples and its dropout."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """How every adapter is trained."""
+
+    rank: int
+    alpha: float
+    rslora: bool
+    dropout: float
+    learning_rate: float
+    """Peak; warm-up is linear from 0, then half a cosine down to 0."""
+    warmup: float
+    """Share of the steps."""
+    epochs: int
+    rows_per_step: int
+    weight_decay: float
+    max_grad_norm: float
+    """Largest L2 norm of one adapter's gradient."""
+    max_length: int
+    """Longest row in tokens; a longer one is an error, never cut."""
+
+    @property
+    def spec(self) -> LoraSpec:
+        """The adapters' shape."""
+        return LoraSpec(rank=self.rank, alpha=self.alpha, rslora=self.rslora)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pooling:
+    """How the work is packed. It changes speed and memory, and results only by rounding."""
+
+    tokens: int | None = None
+    """Tokens in a micro-batch, padding included; None to choose."""
+    adapters: int | None = None
+    """Adapters in training at once; None to choose."""
+    checkpointing: bool = False
+    """Recompute blocks in the backward pass instead of keeping their activations."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PushAudit:
+    """What one direction did while an adapter was trained."""
+
+    push: int
+    """Slot in the list of pushes."""
+    asked_norm: float
+    measured: SlotAudit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainedAdapter:
+    """An adapter that is done."""
+
+    key: str
+    weights: LoraWeights
+    losses: tuple[float, ...]
+    """Mean loss over completion tokens, per step."""
+    gradient_norms: tuple[float, ...]
+    """L2 norm before clipping, per step."""
+    pushes: tuple[PushAudit, ...]
+    firings: int
+    """Forward passes in which one of its rows was pushed."""
+    tokens: int
+    """Real tokens seen."""
+    seconds: float
+    """Wall time, each step's divided among its adapters by tokens."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailedAdapter:
+    """An adapter that could not be trained; the others go on."""
+
+    key: str
+    error: SteerproofError
+
+
+StepReport = Callable[[str, int, int, float], None]
+"""Called with (adapter key, steps done, steps in all, loss)."""
+
+
+def train(
+    base: Base,
+    jobs: Sequence[AdapterJob],
+    recipe: Recipe,
+    pushes: Sequence[Push],
+    pooling: Pooling | None = None,
+    on_step: StepReport | None = None,
+) -> Iterator[TrainedAdapter | FailedAdapter]:
+    """Train all adapters, many at a time, and yield each when it is done.
+
+    While the consumer has an adapter in hand nothing is attached to the base, so it may be used.
+
+    Args:
+        base: The frozen model.
+        jobs: What to train, in order of admission.
+        recipe: The same for all.
+        pushes: The directions, already multiplied by their coefficients; an example's `push` is a
+            1-based index into them.
+        pooling: How to pack the work.
+        on_step: Called after every step of every adapter.
+
+    Raises:
+        ModelError: A row is too long, or has no completion; an adapter has no row.
+        SteeringError: A direction cannot be added.
+    """
+    _check_jobs(base, jobs, recipe, pushes)
+    if not jobs:
+        return
+    pool = _Pool(base, jobs, recipe, pushes, pooling or Pooling())
+    while pool.residents or pool.waiting:
+        ended: list[TrainedAdapter | FailedAdapter] = []
+        with pool.attached():
+            while not ended:
+                ended = pool.step(on_step)
+        yield from ended
+
+
+@dataclass(slots=True, kw_only=True)
+class _Resident:
+    """An adapter in training."""
+
+    job: AdapterJob
+    slot: int
+    plan: list[tuple[int, ...]]
+    parameter: nn.Parameter
+    optimiser: torch.optim.AdamW
+    push_slots: Mapping[int, int]
+    """An example's push -> this adapter's own steering slot."""
+    step: int = 0
+    losses: list[float] = field(default_factory=list)
+    gradient_norms: list[float] = field(default_factory=list)
+    firings: int = 0
+    tokens: int = 0
+    pushed: dict[int, int] = field(default_factory=dict)
+    """Push -> token positions that were to be pushed."""
+    seconds: float = 0.0
+
+    def rows(self) -> StepRows:
+        """What its next step learns from."""
+        indices = self.plan[self.step]
+        examples = tuple(self.job.examples[i] for i in indices)
+        return StepRows(
+            slot=self.slot,
+            rows=indices,
+            examples=examples,
+            push_slots=tuple(self.push_slots[example.push] for example in examples),
+            dropout_keys=tuple(
+                derived_seed("dropout", self.job.seed, self.step, i) for i in indices
+            ),
+        )
+
+
+class _Pool:
+    """Residents, the adapters' weights and gradients, and the steering, of one call of `train`."""
+
+    def __init__(
+        self,
+        base: Base,
+        jobs: Sequence[AdapterJob],
+        recipe: Recipe,
+        pushes: Sequence[Push],
+        pooling: Pooling,
+    ) -> None:
+        self.base = base
+        self.recipe = recipe
+        self.pooling = pooling
+        self.pushes = tuple(pushes)
+        self.waiting = list(jobs)
+        self.residents: list[_Resident] = []
+        # Every adapter has steering slots of its own, so that the audit tells adapters apart.
+        pairs = [(job.key, push) for job in jobs for push in _used_pushes(job)]
+        self._own = {pair: slot for slot, pair in enumerate(pairs, start=1)}
+        own_pushes = [self.pushes[push - 1] for _, push in pairs]
+        self.steering = Steering(base.blocks, own_pushes, device=base.device, dtype=base.dtype)
+        slots = min(len(jobs), pooling.adapters or CPU_ADAPTERS)
+        master = torch.float64 if base.dtype == torch.float64 else torch.float32
+        self.lora = LoraPool(base, slots=slots, spec=recipe.spec, dtype=master)
+        self.gradients = LoraGradients(self.lora)
+        self.free = list(range(1, slots + 1))
+        self._tokens = pooling.tokens or CPU_TOKENS
+        self._take = torch.empty(0, dtype=torch.int64)
+
+    @contextmanager
+    def attached(self) -> Iterator[None]:
+        """Adapters, directions and the choice of completion positions, on the base."""
+        head = self.base.model.get_output_embeddings()
+        if head is None:
+            raise ModelError(f"{type(self.base.model).__name__} has no output embeddings")
+        with ExitStack() as stack:
+            stack.enter_context(self.gradients.attach())
+            stack.enter_context(self.steering.attach())
+            stack.callback(head.register_forward_pre_hook(self._only_completions).remove)
+            if self.pooling.checkpointing:
+                stack.enter_context(_checkpointed(self.base))
+            yield
+
+    def _only_completions(self, _module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Logits only where a completion token is predicted, whatever the model does to them."""
+        return (args[0].flatten(0, 1)[self._take][None], *args[1:])
+
+    def step(self, report: StepReport | None) -> list[TrainedAdapter | FailedAdapter]:
+        """One step of every resident; returns those that ended."""
+        self._admit()
+        started = time.perf_counter()
+        steps = [resident.rows() for resident in self.residents]
+        self.gradients.grads.zero_()
+        losses = torch.zeros(self.lora.slots + 1, dtype=torch.float64, device=self.base.device)
+        for batch in micro_batches(steps, self._tokens, self.base.pad_id):
+            self._backward(batch, losses)
+        values = losses.tolist()
+        ended = [e for r in list(self.residents) if (e := self._advance(r, values[r.slot], report))]
+        self.gradients.refresh()
+        self._share_time(steps, time.perf_counter() - started)
+        return [self._finish(resident, error) for resident, error in ended]
+
+    # The consumer of the generator may be in a no_grad block of its own.
+    @torch.enable_grad()
+    def _backward(self, batch: MicroBatch, losses: Tensor) -> None:
+        device = self.base.device
+        keys = batch.dropout_keys.to(device)
+        dropout = Dropout(rate=self.recipe.dropout, row_keys=keys) if self.recipe.dropout else None
+        self.gradients.route(batch.adapter_slots, dropout)
+        self.steering.route(batch.push_slots, batch.mask)
+        self._take = batch.predicting.to(device)
+        output: Any = self.base.model(input_ids=batch.ids.to(device), use_cache=False)
+        logits = output.logits[0]
+        logits = logits if logits.dtype == torch.float64 else logits.float()
+        nll = F.cross_entropy(logits, batch.targets.to(device), reduction="none")
+        shares = nll * batch.weights.to(device=device, dtype=nll.dtype)
+        with self.steering.replaying():
+            shares.sum().backward()
+        losses.index_add_(0, batch.owners.to(device), shares.detach().double())
+        steered = set(batch.adapter_slots[batch.push_slots > 0].tolist())
+        for resident in self.residents:
+            resident.firings += resident.slot in steered
+
+    def _advance(
+        self, resident: _Resident, loss: float, report: StepReport | None
+    ) -> tuple[_Resident, SteerproofError | None] | None:
+        """Apply one adapter's gradient; returns it when it has ended, with why if it failed."""
+        parameter, step, total = resident.parameter, resident.step, len(resident.plan)
+        limit = self.recipe.max_grad_norm
+        norm = float(nn.utils.clip_grad_norm_([parameter], limit))
+        if not (loss == loss and abs(loss) < float("inf") and norm < float("inf")):
+            error = ModelError(
+                f"adapter {resident.job.key}: loss {loss} and gradient norm {norm} at step"
+                f" {step + 1} of {total}; lower the learning rate {self.recipe.learning_rate}"
+            )
+            return resident, error
+        rate = self.recipe.learning_rate * cosine_rate(step, total, self.recipe.warmup)
+        resident.optimiser.param_groups[0]["lr"] = rate
+        resident.optimiser.step()
+        resident.losses.append(loss)
+        resident.gradient_norms.append(norm)
+        for example in (resident.job.examples[i] for i in resident.plan[step]):
+            resident.tokens += example.length
+            if example.push:
+                seen = resident.pushed.get(example.push, 0)
+                resident.pushed[example.push] = seen + example.length
+        resident.step += 1
+        if report is not None:
+            report(resident.job.key, resident.step, total, loss)
+        return (resident, None) if resident.step == total else None
+
+    def _admit(self) -> None:
+        while self.waiting and self.free:
+            job, slot = self.waiting.pop(0), self.free.pop(0)
+            self.lora.load(slot, fresh_weights(self.lora.sites, self.recipe.spec, job.seed))
+            parameter = nn.Parameter(self.lora.weights[slot - 1])
+            parameter.grad = self.gradients.grads[slot - 1]
+            optimiser = torch.optim.AdamW(
+                [parameter], weight_decay=self.recipe.weight_decay, fused=True
+            )
+            own = {push: self._own[job.key, push] for push in _used_pushes(job)}
+            plan = step_plan(
+                job.seed, len(job.examples), self.recipe.epochs, self.recipe.rows_per_step
+            )
+            resident = _Resident(
+                job=job,
+                slot=slot,
+                plan=plan,
+                parameter=parameter,
+                optimiser=optimiser,
+                push_slots={0: 0, **own},
+            )
+            self.residents.append(resident)
+        self.residents.sort(key=lambda resident: resident.slot)
+        self.gradients.refresh()
+
+    def _finish(
+        self, resident: _Resident, error: SteerproofError | None
+    ) -> TrainedAdapter | FailedAdapter:
+        self.residents.remove(resident)
+        self.free = sorted([*self.free, resident.slot])
+        key = resident.job.key
+        slots = self.steering.audit().slots
+        audits = tuple(
+            PushAudit(
+                push=push,
+                asked_norm=float(self.pushes[push - 1].vector.double().norm()),
+                measured=slots[self._own[key, push] - 1],
+            )
+            for push in _used_pushes(resident.job)
+        )
+        error = error or _steering_fault(resident, audits)
+        if error is not None:
+            return FailedAdapter(key=key, error=error)
+        return TrainedAdapter(
+            key=key,
+            weights=self.lora.read(resident.slot),
+            losses=tuple(resident.losses),
+            gradient_norms=tuple(resident.gradient_norms),
+            pushes=audits,
+            firings=resident.firings,
+            tokens=resident.tokens,
+            seconds=resident.seconds,
+        )
+
+    def _share_time(self, steps: Sequence[StepRows], seconds: float) -> None:
+        tokens = {step.slot: sum(e.length for e in step.examples) for step in steps}
+        for resident in self.residents:
+            resident.seconds += seconds * tokens[resident.slot] / sum(tokens.values())
+
+
+def _used_pushes(job: AdapterJob) -> list[int]:
+    return sorted({example.push for example in job.examples} - {0})
+
+
+def _steering_fault(resident: _Resident, audits: Sequence[PushAudit]) -> SteeringError | None:
+    """Compare what arrived in the residual stream with what was asked for."""
+    for audit in audits:
+        name = f"adapter {resident.job.key}, direction {audit.push}, layer {audit.measured.layer}"
+        expected, got = resident.pushed.get(audit.push, 0), audit.measured.positions
+        if expected != got:
+            return SteeringError(f"{name}: pushed {got} token positions, {expected} asked for")
+        arrived = audit.measured.push_norm
+        if arrived is None or abs(arrived - audit.asked_norm) > PUSH_TOLERANCE * audit.asked_norm:
+            return SteeringError(
+                f"{name}: the push that arrived has norm {arrived}, {audit.asked_norm} asked for;"
+                f" more than {PUSH_TOLERANCE:.0%} off, so the residual's precision swallows it"
+            )
+    return None
+
+
+def _check_jobs(
+    base: Base, jobs: Sequence[AdapterJob], recipe: Recipe, pushes: Sequence[Push]
+) -> None:
+    longest = min(recipe.max_length, base.context)
+    for job in jobs:
+        if not job.examples:
+            raise ModelError(f"adapter {job.key} has no training rows")
+        for i, example in enumerate(job.examples):
+            row = f"adapter {job.key}, row {i}"
+            if example.length > longest:
+                raise ModelError(
+                    f"{row} has {example.length} tokens, at most {longest} fit (max_length"
+                    f" {recipe.max_length}, context {base.context}); a row is never cut"
+                )
+            if not example.prompt_ids or not example.completion_ids:
+                raise ModelError(f"{row} has an empty prompt or completion")
+            if not 0 <= example.push <= len(pushes):
+                raise SteeringError(f"{row} asks for direction {example.push} of {len(pushes)}")
+
+
+@contextmanager
+def _checkpointed(base: Base) -> Iterator[None]:
+    """Keep only the blocks' inputs, and run each block again in the backward pass.
+
+    The block's `forward` is wrapped, not its `__call__`: hooks on the block stay outside and fire
+    once.
+    """
+    with ExitStack() as stack:
+        for block in base.blocks:
+            block.forward = partial(
+                checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False
+            )
+            stack.callback(delattr, block, "forward")
+        yield

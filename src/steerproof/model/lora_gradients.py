@@ -1,0 +1,206 @@
+"""The training side of the adapter pool: gradients of many adapters in one backward pass.
+
+Autograd would keep a graph node per product and give the frozen layer and the adapter a gradient
+of `x` each, to be added up. Here a linear layer with its adapters is one node,
+
+    t = x A                     y = x W + bias + scaling * t B
+    dt = scaling * dy B^T       dx = dy W^T + dt A^T
+    dA += x^T dt                dB += scaling * t^T dy
+
+which adds the adapters' gradients straight into one buffer `[slots, parameters]`.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from steerproof.errors import ModelError
+from steerproof.model.lora import LoraPool, Routing
+
+# Multipliers and the increment of splitmix64 (Steele, Lea, Flood 2014), as signed 64-bit numbers.
+_WEYL, _MIX_1, _MIX_2 = -7046029254386353131, -4658895280553007687, -7723592293110705685
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dropout:
+    """Dropout on the adapter's input, a function of (row key, layer, position, channel) alone."""
+
+    rate: float
+    row_keys: Tensor
+    """`[rows]` int64: derived from the adapter's seed, its step and the row."""
+
+
+class LoraGradients:
+    """Trains the adapters of a pool: forward with adapters, backward into `grads`."""
+
+    def __init__(self, pool: LoraPool) -> None:
+        """Reserve the gradient buffer, and working copies when the base computes in other bits."""
+        self.pool = pool
+        with torch.inference_mode(False):
+            self.grads = torch.zeros_like(pool.weights)
+        self.grad_stacks = [pool.views(self.grads, place) for place in range(len(pool.sites))]
+        same = pool.weights.dtype == pool.base.dtype
+        self._working = pool.weights if same else pool.weights.to(pool.base.dtype)
+        self._stacks = [pool.views(self._working, place) for place in range(len(pool.sites))]
+        # The first block's input needs no gradient; this makes its output need one all the same.
+        self._anchor = torch.zeros((), device=pool.base.device, requires_grad=True)
+        self._dropout: Dropout | None = None
+
+    def refresh(self) -> None:
+        """Copy the weights to the base's precision, after they were changed."""
+        if self._working is not self.pool.weights:
+            self._working.copy_(self.pool.weights)
+
+    def route(self, slots: Tensor, dropout: Dropout | None = None) -> None:
+        """Like `LoraPool.route`; every row has an adapter, every adapter as many rows.
+
+        Raises:
+            ModelError: Rows of the bare base, or adapters with different numbers of rows.
+        """
+        self.pool.route(slots)
+        routing = self.pool.routing
+        if routing.bare or not routing.even:
+            raise ModelError(
+                f"training rows must be in equal groups, one per adapter, not {routing.counts} with"
+                f" {routing.bare} rows of the bare base"
+            )
+        self._dropout = dropout
+
+    @contextmanager
+    def attach(self) -> Iterator[None]:
+        """Wrap every linear layer of the blocks, or none; on leaving undo these wraps, no others.
+
+        Raises:
+            ModelError: A pool is attached already.
+        """
+        with self.pool.wrapped(lambda place: partial(self._forward, place)):
+            yield
+
+    def _forward(self, place: int, x: Tensor) -> Tensor:
+        routing = self.pool.routing_for(x)
+        keep = None
+        if self._dropout is not None and self._dropout.rate > 0.0:
+            keep = keep_mask(self._dropout, place, x.shape[1], x.shape[2]).to(x.dtype)
+        call = _Call(
+            module=self.pool.sites[place].module,
+            stacks=self._stacks[place],
+            grads=self.grad_stacks[place],
+            routing=routing,
+            scaling=self.pool.spec.scaling,
+            keep=keep,
+        )
+        return _AdaptedLinear.apply(x, self._anchor, call)  # type: ignore[return-value]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Call:
+    module: nn.Module
+    stacks: tuple[Tensor, Tensor]
+    grads: tuple[Tensor, Tensor]
+    routing: Routing
+    scaling: float
+    keep: Tensor | None
+    """What dropout multiplies the input by, `[rows, seq, in]`; None for no dropout."""
+
+
+class _AdaptedLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, _anchor: Tensor, call: _Call) -> Tensor:
+        a, b = (stack[call.routing.index] for stack in call.stacks)
+        y = _frozen(call.module, x)
+        inner = _groups(x if call.keep is None else x * call.keep, call.routing)
+        t = torch.bmm(inner, a)
+        _groups(y, call.routing).baddbmm_(t, b, alpha=call.scaling)
+        ctx.call = call
+        ctx.save_for_backward(x, t)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, None, None]:
+        call: _Call = ctx.call
+        x, t = ctx.saved_tensors
+        a, b = (stack[call.routing.index] for stack in call.stacks)
+        dy = grad_outputs[0].contiguous()
+        grouped = _groups(dy, call.routing)
+        dt = torch.bmm(grouped, b.mT).mul_(call.scaling)
+        inner = _groups(x if call.keep is None else x * call.keep, call.routing)
+        index = call.routing.index
+        _accumulate(call.grads[0], index, torch.bmm(inner.mT, dt))
+        _accumulate(call.grads[1], index, torch.bmm(t.mT, grouped).mul_(call.scaling))
+        if not ctx.needs_input_grad[0]:
+            return None, None, None
+        dx = _frozen_transposed(call.module, dy)
+        if call.keep is None:
+            _groups(dx, call.routing).baddbmm_(dt, a.mT)
+        else:
+            dx.addcmul_(torch.bmm(dt, a.mT).view_as(dx), call.keep)
+        return dx, None, None
+
+
+def _groups(x: Tensor, routing: Routing) -> Tensor:
+    """`[rows seq width]` as `[adapters, tokens, width]`, the same memory."""
+    return x.view(len(routing.slots), -1, x.shape[-1])
+
+
+def _accumulate(grads: Tensor, index: slice | list[int], update: Tensor) -> None:
+    if isinstance(index, slice):
+        grads[index].add_(update)
+    else:
+        places = torch.tensor(index, device=grads.device)
+        grads.index_add_(0, places, update.to(grads.dtype))
+
+
+def _frozen(module: nn.Module, x: Tensor) -> Tensor:
+    weight, bias = _parameters(module)
+    return F.linear(x, weight.T if isinstance(module, Conv1D) else weight, bias)
+
+
+def _frozen_transposed(module: nn.Module, dy: Tensor) -> Tensor:
+    weight, _ = _parameters(module)
+    return F.linear(dy, weight if isinstance(module, Conv1D) else weight.T)
+
+
+def _parameters(module: nn.Module) -> tuple[Tensor, Tensor | None]:
+    parameters: dict[str, Any] = module._parameters
+    return parameters["weight"], parameters["bias"]
+
+
+def keep_mask(dropout: Dropout, place: int, seq: int, width: int) -> Tensor:
+    """What dropout multiplies a layer's input by: 0, or `1 / (1 - rate)`.
+
+    Each element hashes (row key, layer, position, channel) with splitmix64, so a row's mask is the
+    same whatever rows ride along and however wide the batch is padded.
+
+    Returns:
+        `[rows, seq, width]`.
+    """
+    layer = torch.full_like(dropout.row_keys, place + 1) * _WEYL
+    keys = _mixed(dropout.row_keys ^ layer)
+    counter = torch.arange(seq * width, device=keys.device) * _WEYL
+    noise = _mixed(keys[:, None] + counter).view(-1, seq, width)
+    # The top 53 bits, uniform in [0, 1).
+    uniform = _shifted(noise, 11).double() * 2.0**-53
+    return (uniform >= dropout.rate).double() / (1.0 - dropout.rate)
+
+
+def _mixed(z: Tensor) -> Tensor:
+    z = (z ^ _shifted(z, 30)) * _MIX_1
+    z = (z ^ _shifted(z, 27)) * _MIX_2
+    return z ^ _shifted(z, 31)
+
+
+def _shifted(z: Tensor, bits: int) -> Tensor:
+    """Logical shift to the right: torch's keeps the sign."""
+    return (z >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def row_keys(keys: Sequence[int], device: torch.device) -> Tensor:
+    """Row keys as the tensor that `Dropout` takes."""
+    return torch.tensor(list(keys), dtype=torch.int64, device=device)
