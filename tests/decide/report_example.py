@@ -4,6 +4,7 @@ Nothing here was measured. The rates follow a stated model: the bridge has a rat
 A follows it when steered (by `effect`), arm C does not.
 """
 
+import json
 from dataclasses import replace
 from functools import cache
 
@@ -125,7 +126,7 @@ def inputs(effect: float = 1.0, seed: int = 5) -> ReportInputs:
     design = experiment(generation=small_experiment().generation.model_copy(update={"samples": 5}))
     table = rate_table(design, effect, seed)
     rng = np.random.default_rng(seed + 1)
-    calibration = _calibration(design, rng)
+    calibration = json.loads(json.dumps(_calibration(design, rng)))  # as it comes from a file
     cosines = {
         layer: {p: v["reference_cosine"] for p, v in found["personas"].items()}
         for layer, found in calibration["layers"].items()
@@ -133,7 +134,7 @@ def inputs(effect: float = 1.0, seed: int = 5) -> ReportInputs:
     return ReportInputs(
         experiment=design,
         rates=table,
-        analysis=to_json(analyze(table, design, geometry=cosines)),
+        analysis=json.loads(json.dumps(to_json(analyze(table, design, geometry=cosines)))),
         calibration=calibration,
         training=_training(design, rng),
         completions=_completions(design, rng),

@@ -116,7 +116,7 @@ def kill_rows(inputs: ReportInputs, arm: str) -> Iterator[KillRow]:
         )
 
 
-def _kill_number(key: str, value: float | None) -> str:
+def _kill_number(key: str, value: wording.Number) -> str:
     if key.startswith("rho"):
         return wording.signed(value)
     return wording.plain(value)

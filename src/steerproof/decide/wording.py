@@ -5,6 +5,9 @@ from collections.abc import Mapping, Sequence
 
 UNDEFINED = "undefined"
 
+Number = int | float | None
+"""A number of the analysis; None where it is undefined."""
+
 KILL_MEANINGS: Mapping[str, str] = {
     "uniform_zero": "every steered cell of the arm stays at or below the floor",
     "baseline_rate_driven": "the unsteered rate already gives the ranking",
@@ -29,34 +32,34 @@ _NUMBERS: Mapping[str, str] = {
 }
 
 
-def signed(value: float | None, digits: int = 2) -> str:
+def signed(value: Number, digits: int = 2) -> str:
     """`+0.84`, with a real minus sign; `undefined` for None."""
     return UNDEFINED if value is None else _minus(f"{value:+.{digits}f}")
 
 
-def plain(value: float | None, digits: int = 3) -> str:
+def plain(value: Number, digits: int = 3) -> str:
     """`0.84` with up to `digits` significant digits; `undefined` for None."""
     return UNDEFINED if value is None else _minus(f"{value:.{digits}g}")
 
 
-def fixed(value: float | None, digits: int = 2) -> str:
+def fixed(value: Number, digits: int = 2) -> str:
     """`0.20`, always with as many decimals; `undefined` for None."""
     return UNDEFINED if value is None else _minus(f"{value:.{digits}f}")
 
 
-def bounds(interval: Sequence[float] | None, digits: int = 2) -> str:
+def bounds(interval: Sequence[int | float] | None, digits: int = 2) -> str:
     """`+0.68 to +0.94`; `undefined` for None."""
     if interval is None:
         return UNDEFINED
     return f"{signed(interval[0], digits)} to {signed(interval[1], digits)}"
 
 
-def percent(value: float | None) -> str:
+def percent(value: Number) -> str:
     """`57%`; `undefined` for None."""
     return UNDEFINED if value is None else f"{100 * value:.0f}%"
 
 
-def probability(value: float | None) -> str:
+def probability(value: Number) -> str:
     """`0.03`, and `< 0.0001` rather than 0."""
     if value is None:
         return UNDEFINED
@@ -68,7 +71,7 @@ def yes(value: bool | None, names: tuple[str, str] = ("yes", "no")) -> str:
     return "undecided" if value is None else names[0] if value else names[1]
 
 
-def duration(seconds: float | None) -> str:
+def duration(seconds: Number) -> str:
     """`18 min 21 s`; says so when it was not measured."""
     if seconds is None:
         return "not measured"
