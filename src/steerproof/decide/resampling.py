@@ -202,22 +202,21 @@ def percentile_interval(
         confidence: Level, such as 0.95.
         max_undefined: Largest share of undefined resamples that still gives an interval.
     """
-    undefined = np.isnan(draws).sum(axis=0)
-    share = undefined / len(draws)
+    undefined = np.asarray(np.isnan(draws).sum(axis=0))
+    share = np.asarray(undefined / len(draws))
     ordered = np.sort(draws, axis=0)  # NaN last
     last = np.maximum(len(draws) - undefined - 1, 0)
     low, high = (
         np.where(share > max_undefined, np.nan, at_position(ordered, last * q))
         for q in ((1 - confidence) / 2, (1 + confidence) / 2)
     )
-    return Interval(low=low, high=high, undefined=np.asarray(undefined), share=np.asarray(share))
+    return Interval(low=low, high=high, undefined=undefined, share=share)
 
 
 def at_position(
     ordered: Float[np.ndarray, "iterations *batch"], position: Float[np.ndarray, "*batch"]
 ) -> Float[np.ndarray, "*batch"]:
     """Linear interpolation between order statistics (numpy's default quantile)."""
-    position = np.asarray(position, dtype=float)
     below = np.floor(position).astype(np.int64)
     above = np.ceil(position).astype(np.int64)
     lower = np.take_along_axis(ordered, below[None], axis=0)[0]
