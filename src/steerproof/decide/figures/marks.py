@@ -146,29 +146,26 @@ def _label_centres(
     around = np.stack([np.cos(angles), np.sin(angles)], 1)
     tries = np.concatenate([radius * around for radius in _RADII])
     # Along an axis a text would sit on the point's own whisker.
-    prices = [0.02 * np.hypot(*t) + 0.6 * (min(abs(t)) < 1) for t in tries]
+    prices = 0.02 * np.hypot(*tries.T) + 0.6 * (np.abs(tries).min(axis=1) < 1)
     crowd = np.linalg.norm(points[:, None] - points[None], axis=2)
     order = np.argsort((crowd < 25).sum(1) * -1, kind="stable")
-    placed: list[tuple[np.ndarray, float]] = []
     centres = np.zeros_like(points)
+    # Boxes to keep clear of, as centre and half size: a point is about nine across.
+    boxes = [(*point, 4.5, 4.5) for point in points]
     for i in order:
-        covered = [_covered(points[i] + t, widths[i], points, placed) for t in tries]
-        centres[i] = points[i] + tries[int(np.argmin(np.add(covered, prices)))]
-        placed.append((centres[i], widths[i]))
+        covered = _covered(points[i] + tries, widths[i] / 2, np.array(boxes))
+        centres[i] = points[i] + tries[int(np.argmin(covered + prices))]
+        boxes.append((*centres[i], widths[i] / 2 + 1, 5.0))
     return centres
 
 
 def _covered(
-    centre: np.ndarray,
-    width: float,
-    points: Float[np.ndarray, "points xy"],
-    placed: list[tuple[np.ndarray, float]],
-) -> float:
-    """How much a label there would cover: points count four points across, labels nine high."""
-    dx, dy = np.abs(points - centre).T
-    cost = np.clip(width / 2 + 4.5 - dx, 0, None) * np.clip(9 - dy, 0, None)
-    total = float(cost.sum())
-    for other, other_width in placed:
-        x, y = np.abs(other - centre)
-        total += max((width + other_width) / 2 + 1 - x, 0.0) * max(9.5 - y, 0.0)
-    return total
+    centres: Float[np.ndarray, "tries xy"],
+    half_width: float,
+    boxes: Float[np.ndarray, "boxes 4"],
+) -> Float[np.ndarray, " tries"]:
+    """The area that a label, nine high, would cover of the boxes, for each place tried."""
+    dx, dy = np.abs(centres[:, None] - boxes[None, :, :2]).transpose(2, 0, 1)
+    width = np.clip(half_width + boxes[:, 2] - dx, 0, None)
+    height = np.clip(4.5 + boxes[:, 3] - dy, 0, None)
+    return (width * height).sum(axis=1)

@@ -129,10 +129,11 @@ def _points(
         say_empty(axes)
         return
     colour, shape = (BLUE, SERIES[0][1]) if place == 0 else (ORANGE, SERIES[2][1])
-    for persona in both:
-        x, y = bridge[persona], steered[persona]
-        axes.plot([x.low, x.high], [y.value] * 2, color=FAINT, linewidth=0.9, alpha=0.7)
-        axes.plot([x.value] * 2, [y.low, y.high], color=FAINT, linewidth=0.9, alpha=0.7)
+    xs, ys = [bridge[p] for p in both], [steered[p] for p in both]
+    thin = {"color": FAINT, "linewidth": 0.9, "alpha": 0.7}
+    axes.hlines([y.value for y in ys], [x.low for x in xs], [x.high for x in xs], **thin)
+    axes.vlines([x.value for x in xs], [y.low for y in ys], [y.high for y in ys], **thin)
+    for persona, x, y in zip(both, xs, ys, strict=True):
         words = f"{short_name(persona)}: steered {y.words}; bridge {x.words}"
         axes.plot(
             [x.value],
@@ -144,5 +145,5 @@ def _points(
             gid=tipped(words),
             zorder=4,
         )
-    points = np.array([(bridge[p].value, steered[p].value) for p in both])
+    points = np.array([(x.value, y.value) for x, y in zip(xs, ys, strict=True)])
     number_points(axes, points, [numbers[p] for p in both])

@@ -146,21 +146,22 @@ def _panel(axes: Axes, inputs: ReportInputs, arm: str, look: dict[str, Look]) ->
         missing += absent(kind, wanted, found)
         drawn += len(found)
         shift = (place - (len(look) - 1) / 2) * 0.18
-        for persona, rate in found.items():
-            words = f"{short_name(persona)}, {kind.name}: {rate.words}"
-            _mark(axes, personas.index(persona) + shift, rate, mark, words)
+        rows = [personas.index(persona) + shift for persona in found]
+        ends = [rate.low for rate in found.values()], [rate.high for rate in found.values()]
+        axes.hlines(rows, *ends, color=FAINT, linewidth=0.9, alpha=0.7)
+        for row, (persona, rate) in zip(rows, found.items(), strict=True):
+            _mark(axes, row, rate, mark, f"{short_name(persona)}, {kind.name}: {rate.words}")
     axes.set_title(f"Arm {arm}", pad=6)
     rate_axis(axes, "firing rate (share of completions)", vertical=False)
     axes.grid(visible=False, axis="y")
-    for row in range(len(personas)):
-        axes.axhspan(row - 0.5, row + 0.5, color=FAINT, alpha=0.1 * (row % 2), linewidth=0)
+    for row in range(1, len(personas), 2):
+        axes.axhspan(row - 0.5, row + 0.5, color=FAINT, alpha=0.1, linewidth=0)
     if not drawn:
         say_empty(axes)
     return missing
 
 
 def _mark(axes: Axes, y: float, rate: Rate, look: Look, words: str) -> None:
-    axes.plot([rate.low, rate.high], [y, y], color=FAINT, linewidth=0.9, alpha=0.7)
     axes.plot(
         [rate.value],
         [y],
