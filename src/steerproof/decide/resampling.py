@@ -207,7 +207,7 @@ def percentile_interval(
     ordered = np.sort(draws, axis=0)  # NaN last
     last = np.maximum(len(draws) - undefined - 1, 0)
     low, high = (
-        np.where(share > max_undefined, np.nan, at_position(ordered, last * q))
+        np.where(share > max_undefined, np.nan, at_position(ordered, np.asarray(last * q)))
         for q in ((1 - confidence) / 2, (1 + confidence) / 2)
     )
     return Interval(low=low, high=high, undefined=undefined, share=share)
