@@ -112,13 +112,12 @@ def _holds(here: Any, step: str | int) -> bool:
 
 
 def _described(found: list[_Found]) -> Iterable[Problem]:
+    found = [item for item in found if not _only_seems_short(item)]
     by_union: dict[Keys, list[_Found]] = defaultdict(list)
     for item in found:
         if item.union is not None:
             by_union[item.union].append(item)
     for item in found:
-        if item.kind == "too_short" and len(item.detail["input"]) >= _context(item, "min_length"):
-            continue  # long enough: some items are wrong, and are reported themselves
         if item.union is None:
             yield _problem(item)
             continue
@@ -131,6 +130,11 @@ def _described(found: list[_Found]) -> Iterable[Problem]:
             value = item.detail["input"]
             hint = did_you_mean(value, _choices(group)) if isinstance(value, str) else ""
             yield Problem(keys=item.keys, message=f"{shown(value)}: {needs}{hint}")
+
+
+def _only_seems_short(item: _Found) -> bool:
+    """A list counts as short when its items are wrong; those are reported themselves."""
+    return item.kind == "too_short" and len(item.detail["input"]) >= _context(item, "min_length")
 
 
 def _problem(item: _Found) -> Problem:

@@ -59,9 +59,11 @@ def parse_experiment(text: str, name: str = "experiment.yaml") -> Experiment:
         raise ExperimentError(f"{name}:{where.line}:{where.column}: {error.message}") from None
     draft = read_records(tree.data)
     clashes = checks.problems(draft.experiment, draft.sections)
-    placed = set(tree.complaints)
-    placed |= {(tree.position(p), f"{spelt(p.keys)}: {p.message}") for p in draft.problems}
-    placed |= {(tree.position(p), f"{_named(p, tree)}: {p.message}") for p in clashes}
+    refused = {at for at, _ in tree.complaints}
+    found = {(tree.position(p), f"{spelt(p.keys)}: {p.message}") for p in draft.problems}
+    found |= {(tree.position(p), f"{_named(p, tree)}: {p.message}") for p in clashes}
+    # What stands where a value was refused already is about a stand-in for that value.
+    placed = {item for item in found if item[0] not in refused} | set(tree.complaints)
     if placed:
         raise ExperimentError(_listed(placed, name))
     return draft.experiment

@@ -29,7 +29,7 @@ MAX_DEPTH = 20
 """Deepest nesting of lists and mappings."""
 MAX_ALIASES = 1_000
 """Most uses of YAML aliases (`*name`)."""
-MAX_VALUES = 100_000
+MAX_VALUES = 30_000
 """Most values after aliases are expanded."""
 
 _TAG = "tag:yaml.org,2002:"
