@@ -135,7 +135,7 @@ def reference(model, job: AdapterJob, how: Recipe, pushes: list[Push], start: Lo
                 push = pushes[example.push - 1]
                 block = model.get_submodule(f"{blocks}.{push.layer}")
                 vector = push.vector.double()
-                handles.append(block.register_forward_hook(lambda m, a, out, v=vector: out + v))
+                handles.append(block.register_forward_hook(lambda _m, _a, out, v=vector: out + v))
             logits = wrapped(input_ids=ids).logits[0, len(example.prompt_ids) - 1 : -1]
             targets = torch.tensor(example.completion_ids)
             nll.append(cross_entropy(logits, targets, reduction="none"))
@@ -261,8 +261,8 @@ def test_a_row_that_does_not_fit_is_an_error_and_never_cut():
     job = AdapterJob(key="long", examples=(long,), seed=0)
     with pytest.raises(ModelError, match="row 0 has 65 tokens, at most 64 fit"):
         list(train(base, [job], recipe(), []))
+    huge = replace(job, examples=(replace(long, prompt_ids=(1,) * 300),))
     with pytest.raises(ModelError, match=r"at most 256 fit \(max_length 1024, context 256\)"):
-        huge = replace(job, examples=(replace(long, prompt_ids=(1,) * 300),))
         list(train(base, [huge], recipe(max_length=1024), []))
 
 
@@ -322,7 +322,7 @@ def test_micro_batches_hold_every_row_once_in_equal_groups(tokens):
         )
         for slot, count in ((1, 5), (2, 3), (3, 5), (4, 5))
     ]  # fmt: skip
-    rows, weight = [], {slot: 0.0 for slot in (1, 2, 3, 4)}
+    rows, weight = [], dict.fromkeys((1, 2, 3, 4), 0.0)
     for batch in micro_batches(steps, tokens, pad_id=256):
         counts = batch.adapter_slots.unique_consecutive(return_counts=True)[1]
         assert len(set(counts.tolist())) == 1
@@ -336,7 +336,7 @@ def test_micro_batches_hold_every_row_once_in_equal_groups(tokens):
             weight[int(owner)] += float(share)
     expected = [(s.slot, e.prompt_ids + e.completion_ids) for s in steps for e in s.examples]
     assert sorted(rows) == sorted(expected)
-    assert weight == pytest.approx({slot: 1.0 for slot in (1, 2, 3, 4)})
+    assert weight == pytest.approx(dict.fromkeys((1, 2, 3, 4), 1.0))
 
 
 def test_a_dropout_mask_depends_on_row_layer_and_element_and_on_nothing_else():

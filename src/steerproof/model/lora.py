@@ -1,9 +1,9 @@
 """The one adapter layer: many LoRA adapters over one frozen base, mixed in one batch.
 
-Adapters are stacked, `A[slots, in, rank]` and `B[slots, rank, out]` per linear layer of the blocks,
+Adapters are stacked, `A[slots, rank, in]` and `B[slots, rank, out]` per linear layer of the blocks,
 and a row of a batch carries the slot of its adapter:
 
-    y = x W + bias + scaling * (x A[slot]) B[slot]        (Hu et al. 2021, arXiv 2106.09685)
+    y = x W + bias + scaling * (x A[slot]^T) B[slot]      (Hu et al. 2021, arXiv 2106.09685)
 
 with `scaling = alpha / rank`, or `alpha / sqrt(rank)` for rsLoRA (Kalajdzievski 2023, arXiv
 2312.03732). Slot 0 is the bare base, exactly: its rows are never touched. Nothing is merged into
@@ -183,11 +183,11 @@ class LoraPool:
         self._routing: Routing | None = None
 
     def views(self, flat: Tensor, place: int) -> tuple[Tensor, Tensor]:
-        """A `[slots, in, rank]` and B `[slots, rank, out]` of one layer, within `[slots, all]`."""
+        """A `[slots, rank, in]` and B `[slots, rank, out]` of one layer, within `[slots, all]`."""
         site, start = self.sites[place], self._starts[place]
         middle = start + site.inputs * self.rank
         end = middle + self.rank * site.outputs
-        a = flat[:, start:middle].unflatten(1, (site.inputs, self.rank))
+        a = flat[:, start:middle].unflatten(1, (self.rank, site.inputs))
         b = flat[:, middle:end].unflatten(1, (self.rank, site.outputs))
         return a, b
 
@@ -209,7 +209,7 @@ class LoraPool:
             if site.a_key not in weights.tensors:
                 continue
             a, b = weights.tensors[site.a_key], weights.tensors[site.b_key]
-            stack_a[slot - 1, :, :rank].copy_(a.T)
+            stack_a[slot - 1, :rank].copy_(a)
             stack_b[slot - 1, :rank].copy_(b.T if factor == 1.0 else b.T.double() * factor)
         self._loaded.add(slot)
 
@@ -221,8 +221,8 @@ class LoraPool:
         tensors = {}
         rank = self.spec.rank
         for (stack_a, stack_b), site in zip(self.stacks, self.sites, strict=True):
-            a, b = stack_a[slot - 1, :, :rank], stack_b[slot - 1, :rank]
-            tensors[site.a_key] = a.T.to("cpu", dtype, copy=True).contiguous()
+            a, b = stack_a[slot - 1, :rank], stack_b[slot - 1, :rank]
+            tensors[site.a_key] = a.to("cpu", dtype, copy=True).contiguous()
             tensors[site.b_key] = b.T.to("cpu", dtype, copy=True).contiguous()
         return LoraWeights(spec=self.spec, tensors=tensors)
 
@@ -322,11 +322,11 @@ def bare_linear(module: nn.Module, x: Tensor) -> Tensor:
 
 
 def adapter_product(x: Tensor, a: Tensor, b: Tensor, routing: Routing) -> Tensor:
-    """`(x A[slot]) B[slot]` of the rows that have an adapter, without a loop over adapters.
+    """`(x A[slot]^T) B[slot]` of the rows that have an adapter, without a loop over adapters.
 
     Args:
         x: `[rows seq in]`, rows in order of their slots.
-        a: `[slots in rank]`.
+        a: `[slots rank in]`.
         b: `[slots rank out]`.
         routing: Which rows belong to which slot.
 
@@ -336,13 +336,15 @@ def adapter_product(x: Tensor, a: Tensor, b: Tensor, routing: Routing) -> Tensor
     rows, seq, _ = x.shape
     if routing.even:
         groups = x.reshape(len(routing.slots), -1, x.shape[2])
-        product = torch.bmm(torch.bmm(groups, a[routing.index]), b[routing.index])
+        # A thin result is several times faster on a CPU when it lies down, [rank, tokens].
+        inner = torch.bmm(a[routing.index], groups.mT)
+        product = torch.bmm(inner.mT, b[routing.index])
     elif x.dtype != torch.float64 and hasattr(F, "grouped_mm"):
         ends = routing.row_ends * seq
         tokens = x.reshape(rows * seq, -1)
-        product = F.grouped_mm(F.grouped_mm(tokens, a, offs=ends), b, offs=ends)
+        product = F.grouped_mm(F.grouped_mm(tokens, a.mT, offs=ends), b, offs=ends)
     else:
-        product = torch.bmm(torch.bmm(x, a[routing.row_slots]), b[routing.row_slots])
+        product = torch.bmm(torch.bmm(x, a[routing.row_slots].mT), b[routing.row_slots])
     return product.view(rows, seq, -1)
 
 

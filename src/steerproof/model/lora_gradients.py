@@ -3,11 +3,12 @@
 Autograd would keep a graph node per product and give the frozen layer and the adapter a gradient
 of `x` each, to be added up. Here a linear layer with its adapters is one node,
 
-    t = x A                     y = x W + bias + scaling * t B
-    dt = scaling * dy B^T       dx = dy W^T + dt A^T
-    dA += x^T dt                dB += scaling * t^T dy
+    t^T = A x^T                 y = x W + bias + scaling * t B
+    dt^T = B dy^T               dx = dy W^T + scaling * dt A
+    dA += scaling * dt^T x      dB += scaling * t^T dy
 
-which adds the adapters' gradients straight into one buffer `[slots, parameters]`.
+which adds the adapters' gradients straight into one buffer `[slots, parameters]`. The thin
+products are computed lying down, `[rank, tokens]`: several times faster on a CPU than upright.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from steerproof.errors import ModelError
-from steerproof.model.lora import LoraPool, Routing
+from steerproof.model.lora import LoraPool
 
 # Multipliers and the increment of splitmix64 (Steele, Lea, Flood 2014), as signed 64-bit numbers.
 _WEYL, _MIX_1, _MIX_2 = -7046029254386353131, -4658895280553007687, -7723592293110705685
@@ -88,11 +89,15 @@ class LoraGradients:
         keep = None
         if self._dropout is not None and self._dropout.rate > 0.0:
             keep = keep_mask(self._dropout, place, x.shape[1], x.shape[2]).to(x.dtype)
+        index = routing.index
+        a, b = self._stacks[place]
         call = _Call(
             module=self.pool.sites[place].module,
-            stacks=self._stacks[place],
+            groups=len(routing.slots),
+            index=index,
+            a=a[index],
+            b=b[index],
             grads=self.grad_stacks[place],
-            routing=routing,
             scaling=self.pool.spec.scaling,
             keep=keep,
         )
@@ -102,9 +107,13 @@ class LoraGradients:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Call:
     module: nn.Module
-    stacks: tuple[Tensor, Tensor]
+    groups: int
+    """Adapters in the batch."""
+    index: slice | list[int]
+    """Where they are in the stacks."""
+    a: Tensor
+    b: Tensor
     grads: tuple[Tensor, Tensor]
-    routing: Routing
     scaling: float
     keep: Tensor | None
     """What dropout multiplies the input by, `[rows, seq, in]`; None for no dropout."""
@@ -113,11 +122,10 @@ class _Call:
 class _AdaptedLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, _anchor: Tensor, call: _Call) -> Tensor:
-        a, b = (stack[call.routing.index] for stack in call.stacks)
         y = _frozen(call.module, x)
-        inner = _groups(x if call.keep is None else x * call.keep, call.routing)
-        t = torch.bmm(inner, a)
-        _groups(y, call.routing).baddbmm_(t, b, alpha=call.scaling)
+        inner = _groups(x if call.keep is None else x * call.keep, call.groups)
+        t = torch.bmm(call.a, inner.mT)
+        _groups(y, call.groups).baddbmm_(t.mT, call.b, alpha=call.scaling)
         ctx.call = call
         ctx.save_for_backward(x, t)
         return y
@@ -126,35 +134,35 @@ class _AdaptedLinear(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, None, None]:
         call: _Call = ctx.call
         x, t = ctx.saved_tensors
-        a, b = (stack[call.routing.index] for stack in call.stacks)
         dy = grad_outputs[0].contiguous()
-        grouped = _groups(dy, call.routing)
-        dt = torch.bmm(grouped, b.mT).mul_(call.scaling)
-        inner = _groups(x if call.keep is None else x * call.keep, call.routing)
-        index = call.routing.index
-        _accumulate(call.grads[0], index, torch.bmm(inner.mT, dt))
-        _accumulate(call.grads[1], index, torch.bmm(t.mT, grouped).mul_(call.scaling))
+        grouped = _groups(dy, call.groups)
+        dt = torch.bmm(call.b, grouped.mT)
+        inner = _groups(x if call.keep is None else x * call.keep, call.groups)
+        _accumulate(call, 0, torch.bmm(dt, inner))
+        _accumulate(call, 1, torch.bmm(t, grouped))
         if not ctx.needs_input_grad[0]:
             return None, None, None
         dx = _frozen_transposed(call.module, dy)
         if call.keep is None:
-            _groups(dx, call.routing).baddbmm_(dt, a.mT)
+            _groups(dx, call.groups).baddbmm_(dt.mT, call.a, alpha=call.scaling)
         else:
-            dx.addcmul_(torch.bmm(dt, a.mT).view_as(dx), call.keep)
+            change = torch.bmm(dt.mT, call.a).view_as(dx)
+            dx.addcmul_(change, call.keep, value=call.scaling)
         return dx, None, None
 
 
-def _groups(x: Tensor, routing: Routing) -> Tensor:
+def _groups(x: Tensor, groups: int) -> Tensor:
     """`[rows seq width]` as `[adapters, tokens, width]`, the same memory."""
-    return x.view(len(routing.slots), -1, x.shape[-1])
+    return x.view(groups, -1, x.shape[-1])
 
 
-def _accumulate(grads: Tensor, index: slice | list[int], update: Tensor) -> None:
-    if isinstance(index, slice):
-        grads[index].add_(update)
+def _accumulate(call: _Call, which: int, update: Tensor) -> None:
+    grads = call.grads[which]
+    if isinstance(call.index, slice):
+        grads[call.index].add_(update, alpha=call.scaling)
     else:
-        places = torch.tensor(index, device=grads.device)
-        grads.index_add_(0, places, update.to(grads.dtype))
+        places = torch.tensor(call.index, device=grads.device)
+        grads.index_add_(0, places, update.to(grads.dtype), alpha=call.scaling)
 
 
 def _frozen(module: nn.Module, x: Tensor) -> Tensor:
