@@ -8,8 +8,9 @@ import pytest
 from matplotlib.figure import Figure
 
 from steerproof.decide.figures import Drawing
-from steerproof.decide.figures.canvas import drawing, sheet, style
+from steerproof.decide.figures.canvas import Layout, drawing, panels, style
 from steerproof.decide.figures.fluency import fluency
+from steerproof.decide.figures.learning import POINTS, thinned
 from steerproof.decide.figures.marks import number_points, tipped
 from steerproof.decide.figures.palette import FAINT, VARIABLES, diverging
 from steerproof.decide.figures.ranking import ranking
@@ -133,7 +134,7 @@ def test_numbers_beside_crowded_points_do_not_cover_each_other():
     rng = np.random.default_rng(0)
     for _ in range(40):
         with style():
-            axes = sheet(3.4, 3.4).subplots()
+            _, (axes,) = panels(Layout(height=3.4, width=3.4))
             axes.set_xlim(0, 1)
             axes.set_ylim(0, 1)
             points = rng.uniform(0.2, 0.8, size=(10, 2))
@@ -147,8 +148,7 @@ def test_numbers_beside_crowded_points_do_not_cover_each_other():
 
 def test_a_tip_becomes_a_title_and_hostile_text_in_it_stays_text():
     with style():
-        figure = sheet(2.0, 2.0)
-        axes = figure.subplots()
+        figure, (axes,) = panels(Layout(height=2.0, width=2.0))
         axes.plot([0, 1], [0, 1], gid=tipped("<script>alert(1)</script> & 'x'"))
         found = drawing(figure, "probe", "a <b> title", "d")
     tips = [e.text for e in ElementTree.fromstring(found.svg).iter(f"{SVG}title")]
@@ -177,3 +177,12 @@ def luminance(colour: str) -> float:
     channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
     return sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def test_a_short_loss_curve_is_kept_and_a_long_one_is_averaged():
+    steps, values = thinned([3.0, 2.0, 1.0])
+    assert (steps.tolist(), values.tolist()) == ([1.0, 2.0, 3.0], [3.0, 2.0, 1.0])
+    steps, values = thinned(np.arange(2 * POINTS, dtype=float))
+    assert len(values) == POINTS
+    assert (steps[0], values[0]) == (1.5, 0.5)  # steps 1 and 2, losses 0 and 1
+    assert (steps[-1], values[-1]) == (2 * POINTS - 0.5, 2 * POINTS - 1.5)

@@ -96,16 +96,46 @@ def style() -> Iterator[None]:
         yield
 
 
-def sheet(height: float, width: float = WIDTH) -> Figure:
-    """An empty figure of `width` x `height` inches."""
-    return Figure(figsize=(width, height))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """Where the panels of a figure lie, in inches."""
+
+    height: float
+    width: float = WIDTH
+    left: float = 0.73
+    right: float = 0.13
+    bottom: float = 0.52
+    top: float = 0.4
+    columns: int = 1
+    rows: int = 1
+    gap: float = 0.1
+    """Between columns, as a share of a panel's width."""
 
 
-def pad(axes: Axes, *, x: tuple[float, float], y: tuple[float, float]) -> None:
-    """Set both ranges and lighten the frame."""
-    axes.set_xlim(*x)
-    axes.set_ylim(*y)
-    axes.tick_params(length=3)
+def panels(layout: Layout, *, share: str = "xy") -> tuple[Figure, list[Axes]]:
+    """An empty figure with its panels, row by row.
+
+    Args:
+        layout: Sizes and margins.
+        share: Axes that all panels have in common: `xy`, `x` or `y`.
+    """
+    figure = Figure(figsize=(layout.width, layout.height))
+    grid = figure.subplots(
+        layout.rows,
+        layout.columns,
+        sharex="x" in share,
+        sharey="y" in share,
+        squeeze=False,
+        gridspec_kw={
+            "left": layout.left / layout.width,
+            "right": 1 - layout.right / layout.width,
+            "bottom": layout.bottom / layout.height,
+            "top": 1 - layout.top / layout.height,
+            "wspace": layout.gap,
+            "hspace": 0.5,
+        },
+    )
+    return figure, list(grid.flat)
 
 
 def drawing(

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from matplotlib.axes import Axes
 
-from steerproof.decide.figures.canvas import Drawing, drawing, sheet, style
+from steerproof.decide.figures.canvas import WIDTH, Drawing, Layout, drawing, panels, style
 from steerproof.decide.figures.marks import (
     Rate,
     absent,
@@ -63,17 +63,11 @@ def pushes(inputs: ReportInputs) -> Drawing | None:
         return None
     missing: tuple[str, ...] = ()
     with style():
-        figure = sheet(3.5, 8.6 if len(pairs) > 1 else 5.0)
-        panels = figure.subplots(
-            1,
-            len(pairs),
-            sharey=True,
-            squeeze=False,
-            gridspec_kw={"left": 0.085, "right": 0.985, "bottom": 0.15, "top": 0.89, "wspace": 0.1},
-        )[0]
-        for axes, pair in zip(panels, pairs, strict=True):
+        width = WIDTH if len(pairs) > 1 else 5.0
+        figure, grid = panels(Layout(height=3.5, width=width, columns=len(pairs)), share="y")
+        for axes, pair in zip(grid, pairs, strict=True):
             missing += _lines(axes, inputs, pair)
-        rate_axis(panels[0], "firing rate (share of completions)", vertical=True)
+        rate_axis(grid[0], "firing rate (share of completions)", vertical=True)
         return drawing(
             figure,
             "pushes",

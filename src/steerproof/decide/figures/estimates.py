@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from steerproof.decide.figures.canvas import Drawing, drawing, sheet, style
+from steerproof.decide.figures.canvas import Drawing, Layout, drawing, panels, style
 from steerproof.decide.figures.marks import guide, say_empty, tipped
 from steerproof.decide.figures.palette import BLUE, GREEN, INK, ORANGE, QUIET, SERIES
 from steerproof.decide.figures.ranking import tested_arms
@@ -39,15 +39,7 @@ def estimates(inputs: ReportInputs) -> Drawing:
     threshold = inputs.experiment.analysis.thresholds.rho
     with style():
         height = 0.95 + 0.36 * max(len(found), 1)
-        figure = sheet(height)
-        axes = figure.subplots(
-            gridspec_kw={
-                "left": 0.15,
-                "right": 0.985,
-                "bottom": 0.5 / height,
-                "top": 1 - 0.3 / height,
-            }
-        )
+        figure, (axes,) = panels(Layout(height=height, left=1.3, bottom=0.5, top=0.3))
         _rho_axis(axes, threshold)
         for place, row in enumerate(found):
             _estimate(axes, place, row.result)
@@ -61,10 +53,10 @@ def estimates(inputs: ReportInputs) -> Drawing:
             figure,
             "estimates",
             "Spearman's rho of steered rate and bridge, every arm",
-            "Point: rho. Broad bar: registered interval (these personas, questions resampled). "
-            "Thin bar: two-level interval (personas in general). Brackets: range when one persona "
-            f"is left out. To pass, the point must reach {threshold:g} and the broad bar must lie "
-            "right of 0.",
+            "Point: rho, round where the arm passes and square where it does not. Broad bar: "
+            "registered interval (these personas, questions resampled). Thin bar: two-level "
+            "interval (personas in general). Brackets: range with one persona left out. To pass, "
+            f"the point must reach {threshold:g} and the broad bar must lie right of 0.",
             tuple(f"{row.label}: {row.result['reason']}" for row in found if row.result["reason"]),
         )
 
@@ -113,15 +105,8 @@ def bootstrap(inputs: ReportInputs) -> Drawing:
     results = {arm: inputs.analysis["arms"][arm]["primary"] for arm in arms}
     missing: tuple[str, ...] = ()
     with style():
-        figure = sheet(2.75)
-        panels = figure.subplots(
-            1,
-            2,
-            sharex=True,
-            sharey=True,
-            gridspec_kw={"left": 0.085, "right": 0.985, "bottom": 0.19, "top": 0.8, "wspace": 0.08},
-        )
-        for axes, (field, words) in zip(panels, _KINDS, strict=True):
+        figure, grid = panels(Layout(height=2.75, top=0.55, columns=2, gap=0.08))
+        for axes, (field, words) in zip(grid, _KINDS, strict=True):
             for place, arm in enumerate(arms):
                 if results[arm][field] is None:
                     missing += (f"arm {arm}, {words}: {results[arm]['reason']}",)
@@ -133,9 +118,9 @@ def bootstrap(inputs: ReportInputs) -> Drawing:
                 say_empty(axes, "no interval")
             else:
                 axes.legend(loc="upper left")
-        panels[0].set_ylabel("resamples (% of all)")
-        panels[0].yaxis.set_major_locator(MaxNLocator(4, integer=True))
-        panels[0].set_ylim(bottom=0)
+        grid[0].set_ylabel("resamples (% of all)")
+        grid[0].yaxis.set_major_locator(MaxNLocator(4, integer=True))
+        grid[0].set_ylim(bottom=0)
         return drawing(
             figure,
             "bootstrap",

@@ -1,14 +1,14 @@
 """Where text falls apart: fluency against the size of the push."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
 
-from steerproof.decide.figures.canvas import Drawing, drawing, sheet, style
-from steerproof.decide.figures.marks import say_empty
+from steerproof.decide.figures.canvas import Drawing, Layout, drawing, panels, style
 from steerproof.decide.figures.palette import FAINT, QUIET
-from steerproof.decide.figures.strengths import Look, looks
+from steerproof.decide.figures.strengths import Look, looks, strength_key
 from steerproof.decide.report_inputs import Fluency, ReportInputs
 from steerproof.spec.experiment import parse_strength
 
@@ -18,11 +18,28 @@ CLIFF = 0.6
 SPREAD = 0.02
 """Marks at the same ratio are moved sideways by up to this much."""
 
-_MEASURES: tuple[tuple[str, str, Callable[[Fluency], float | None]], ...] = (
-    ("Repetition", "repeated 3-grams (share)", lambda row: row.repetition),
-    ("Token limit reached", "completions (share)", lambda row: row.length_share),
-    ("Length", "mean length (tokens)", lambda row: row.tokens),
-    ("Surprise of the base model", "mean loss (nats per token)", lambda row: row.nats),
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measure:
+    """One way in which a broken text shows."""
+
+    title: str
+    label: str
+    """Axis, with its unit."""
+    read: Callable[[Fluency], float | None]
+
+
+_MEASURES = (
+    Measure(title="Repetition", label="repeated 3-grams (share)", read=lambda row: row.repetition),
+    Measure(
+        title="Token limit", label="cut completions (share)", read=lambda row: row.length_share
+    ),
+    Measure(title="Length", label="mean length (tokens)", read=lambda row: row.tokens),
+    Measure(
+        title="Surprise of the base model",
+        label="mean loss (nats per token)",
+        read=lambda row: row.nats,
+    ),
 )
 
 
@@ -31,12 +48,8 @@ def fluency(inputs: ReportInputs) -> Drawing | None:
     rows = [row for row in inputs.fluency if row.ratio is not None]
     if not rows:
         return None
-    measures = [m for m in _MEASURES if any(m[2](row) is not None for row in rows)]
-    missing = tuple(
-        f"{title}: not measured"
-        for title, _, read in _MEASURES
-        if all(read(r) is None for r in rows)
-    )
+    measures = [m for m in _MEASURES if any(m.read(row) is not None for row in rows)]
+    missing = tuple(f"{m.title}: not measured" for m in _MEASURES if m not in measures)
     unknown = len(inputs.fluency) - len(rows)
     if unknown:
         missing += (f"{unknown} cells: ratio unknown, so not drawn",)
@@ -44,38 +57,16 @@ def fluency(inputs: ReportInputs) -> Drawing | None:
     with style():
         columns = 2 if len(measures) in (2, 4) else 3
         lines = -(-len(measures) // columns)
-        height = 0.5 + 2.55 * lines
-        figure = sheet(height)
-        grid = figure.subplots(
-            lines,
-            columns,
-            squeeze=False,
-            sharex=True,
-            gridspec_kw={
-                "left": 0.085,
-                "right": 0.985,
-                "bottom": 0.48 / height,
-                "top": 1 - 0.62 / height,
-                "wspace": 0.3,
-                "hspace": 0.5,
-            },
+        layout = Layout(
+            height=0.5 + 2.55 * lines, bottom=0.48, top=0.62, columns=columns, rows=lines, gap=0.3
         )
+        figure, grid = panels(layout, share="x")
         look = looks(labels)
-        for axes, (title, label, read) in zip(grid.flat, measures, strict=False):
-            _panel(axes, rows, read, look)
-            axes.set_title(title)
-            axes.set_ylabel(label)
-            axes.set_xlabel("signed ratio ‖c·v‖ / h̄ (dimensionless)")
-        for axes in grid.flat[len(measures) :]:
+        for axes, measure in zip(grid, measures, strict=False):
+            _panel(axes, rows, measure, look)
+        for axes in grid[len(measures) :]:
             axes.set_axis_off()
-        handles = [mark.handle("unsteered" if s == "none" else s) for s, mark in look.items()]
-        figure.legend(
-            handles=handles,
-            loc="upper left",
-            ncols=len(handles),
-            bbox_to_anchor=(0.075, 1.0),
-            columnspacing=1.6,
-        )
+        strength_key(figure, look, 0.65)
         return drawing(
             figure,
             "fluency",
@@ -88,23 +79,28 @@ def fluency(inputs: ReportInputs) -> Drawing | None:
         )
 
 
-def _panel(
-    axes: Axes,
-    rows: Sequence[Fluency],
-    read: Callable[[Fluency], float | None],
-    look: dict[str, Look],
-) -> None:
-    values = [(row, row.ratio, read(row)) for row in rows]
-    known = [
-        (row, ratio, value)
-        for row, ratio, value in values
-        if ratio is not None and value is not None
-    ]
-    if not known:
-        say_empty(axes)
-        return
-    low, high = min(r for _, r, _ in known), max(r for _, r, _ in known)
-    left, right = min(low, 0) - 0.06, max(high, CLIFF + 0.1) + 0.06
+def _panel(axes: Axes, rows: Sequence[Fluency], measure: Measure, look: Mapping[str, Look]) -> None:
+    values = [(row.cell.strength, row.ratio, measure.read(row)) for row in rows]
+    known = [(s, r, v) for s, r, v in values if r is not None and v is not None]
+    reach = [ratio for _, ratio, _ in known]
+    left, right = min(*reach, 0.0) - 0.06, max(*reach, CLIFF + 0.1) + 0.06
+    top = max(value for _, _, value in known) or 1.0
+    for strength, mark in look.items():
+        ratios = np.array([ratio for label, ratio, _ in known if label == strength])
+        heights = [value for label, _, value in known if label == strength]
+        shifts = SPREAD * np.sin(np.arange(len(ratios)) * 2.4)
+        axes.plot(ratios + shifts, heights, mark.marker, markersize=4, alpha=0.75, **mark.paint())
+    _cliff(axes, left, right)
+    axes.set_xlim(left, right)
+    axes.set_ylim(-0.04 * top, 1.08 * top)
+    axes.set_title(measure.title)
+    axes.set_ylabel(measure.label)
+    axes.set_xlabel("signed ratio ‖c·v‖ / h̄ (dimensionless)")
+    axes.tick_params(length=3, labelbottom=True)
+
+
+def _cliff(axes: Axes, left: float, right: float) -> None:
+    """Shade what lies beyond the published cliff, on both sides."""
     axes.axvspan(CLIFF, right, color=FAINT, alpha=0.22, linewidth=0)
     if left < -CLIFF:
         axes.axvspan(left, -CLIFF, color=FAINT, alpha=0.22, linewidth=0)
@@ -118,22 +114,3 @@ def _panel(
         fontsize=7.5,
         color=QUIET,
     )
-    for strength, mark in look.items():
-        points = [(ratio, value) for row, ratio, value in known if row.cell.strength == strength]
-        if points:
-            ratios, values = zip(*points, strict=True)
-            shifts = SPREAD * np.sin(np.arange(len(points)) * 2.4)
-            axes.plot(
-                ratios + shifts,
-                values,
-                mark.marker,
-                markersize=4,
-                alpha=0.75,
-                markerfacecolor=mark.fill,
-                markeredgecolor=mark.edge,
-                markeredgewidth=0.9,
-            )
-    axes.set_xlim(left, right)
-    top = max(v for _, _, v in known) or 1.0
-    axes.set_ylim(-0.04 * top, 1.08 * top)
-    axes.tick_params(length=3, labelbottom=True)

@@ -6,16 +6,18 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
-from steerproof.decide.figures.canvas import Drawing, drawing, sheet, style
+from steerproof.decide.figures.canvas import Drawing, Layout, drawing, panels, style
 from steerproof.decide.figures.marks import (
-    key,
     number_points,
+    numbered,
     rate_axis,
     rates_of,
+    roll,
     say_empty,
     tipped,
 )
 from steerproof.decide.figures.palette import FAINT, SERIES, diverging
+from steerproof.decide.figures.ranking import square_panels
 from steerproof.decide.report_inputs import Json, ReportInputs, bridge_kind, short_name
 from steerproof.decide.wording import signed
 
@@ -30,9 +32,10 @@ def cosines(inputs: ReportInputs) -> Drawing | None:
     names = [p.name for p in inputs.experiment.personas if p.name in table]
     with style():
         side = 0.385 * len(names)
-        width, height = side + 2.4, side + 1.4
-        figure = sheet(height, width)
-        axes = figure.add_axes((1.65 / width, 0.08 / height, side / width, side / height))
+        layout = Layout(
+            height=side + 1.4, width=side + 2.4, left=1.65, right=0.75, bottom=0.08, top=1.32
+        )
+        figure, (axes,) = panels(layout)
         for i, a in enumerate(names):
             for j, b in enumerate(names):
                 _cell(axes, i, j, float(table[a][b]), f"{short_name(a)}, {short_name(b)}")
@@ -86,35 +89,19 @@ def reference(inputs: ReportInputs) -> Drawing | None:
     experiment = inputs.experiment
     names = [persona.name for persona in experiment.personas]
     bridge = rates_of(inputs.rates, bridge_kind(experiment), names, experiment.analysis.confidence)
-    order = sorted(bridge, key=lambda p: (-bridge[p].value, names.index(p)))
-    numbers = {persona: str(place) for place, persona in enumerate(order, 1)}
+    numbers = numbered(bridge)
     shown = sorted(layers, key=lambda layer: (int(layer) != experiment.layers.primary, int(layer)))
     with style():
-        width = 3.0 * len(shown) + 2.6
-        figure = sheet(4.05, width)
-        panels = figure.subplots(
-            1,
-            len(shown),
-            sharey=True,
-            squeeze=False,
-            gridspec_kw={
-                "left": 0.65 / width,
-                "right": 1 - 1.85 / width,
-                "bottom": 0.13,
-                "top": 0.9,
-                "wspace": 0.1,
-            },
-        )[0]
-        for place, (axes, layer) in enumerate(zip(panels, shown, strict=True)):
-            values = {p: layers[layer]["personas"][p]["reference_cosine"] for p in order}
-            _against_bridge(axes, values, {p: bridge[p].value for p in order}, numbers)
+        figure, grid = panels(square_panels(len(shown)), share="y")
+        for place, (axes, layer) in enumerate(zip(grid, shown, strict=True)):
+            values = {p: layers[layer]["personas"][p]["reference_cosine"] for p in bridge}
+            _against_bridge(axes, values, {p: bridge[p].value for p in bridge}, numbers)
             axes.set_title(_title(inputs, layer))
             axes.set_xlabel(f"cosine to {short_name(experiment.reference_persona)} (dimensionless)")
             rate_axis(
                 axes, "bridge: prompted firing rate (share)" if place == 0 else "", vertical=True
             )
-        lines = [f"{numbers[p]:>2}  {short_name(p)}" for p in order]
-        key(figure, width - 1.65, 3.62, ["By bridge rate", *lines])
+        roll(figure, numbers)
         return drawing(
             figure,
             "reference",

@@ -2,17 +2,23 @@
 
 from collections.abc import Sequence
 from itertools import groupby
+from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 from matplotlib.axes import Axes
 
-from steerproof.decide.figures.canvas import Drawing, drawing, sheet, style
+from steerproof.decide.figures.canvas import Drawing, Layout, drawing, panels, style
 from steerproof.decide.figures.marks import say_empty, tipped
 from steerproof.decide.figures.palette import BLUE, FAINT, INK, QUIET
 from steerproof.decide.report_inputs import ReportInputs, TrainingSummary, short_name
 
 TOLERANCE = 0.05
 """Training fails when the achieved push is off by more than this share."""
+
+
+POINTS = 150
+"""Most points of one loss curve; longer ones are averaged over neighbouring steps."""
 
 
 def by_arm(inputs: ReportInputs) -> dict[str, list[TrainingSummary]]:
@@ -28,21 +34,13 @@ def losses(inputs: ReportInputs) -> Drawing | None:
     if not arms:
         return None
     with style():
-        figure = sheet(2.6)
-        panels = figure.subplots(
-            1,
-            len(arms),
-            sharex=True,
-            sharey=True,
-            squeeze=False,
-            gridspec_kw={"left": 0.075, "right": 0.985, "bottom": 0.2, "top": 0.87, "wspace": 0.08},
-        )[0]
-        for axes, (arm, summaries) in zip(panels, arms.items(), strict=True):
+        figure, grid = panels(Layout(height=2.6, left=0.65, columns=len(arms), gap=0.08))
+        for axes, (arm, summaries) in zip(grid, arms.items(), strict=True):
             _curves(axes, summaries)
             axes.set_title(f"Arm {arm}")
             axes.set_xlabel("step (updates)")
-        panels[0].set_ylabel("loss (nats per token)")
-        panels[0].set_ylim(bottom=0)
+        grid[0].set_ylabel("loss (nats per token)")
+        grid[0].set_ylim(bottom=0)
         return drawing(
             figure,
             "losses",
@@ -53,21 +51,23 @@ def losses(inputs: ReportInputs) -> Drawing | None:
 
 def _curves(axes: Axes, summaries: Sequence[TrainingSummary]) -> None:
     for summary in summaries:
-        words = (
-            f"{short_name(summary.persona)}: {summary.losses[0]:.2f} to {summary.losses[-1]:.2f}"
-        )
-        axes.plot(
-            range(1, len(summary.losses) + 1),
-            summary.losses,
-            color=BLUE,
-            alpha=0.4,
-            linewidth=0.8,
-            gid=tipped(words),
-        )
+        steps, values = thinned(summary.losses)
+        words = f"{short_name(summary.persona)}: {summary.losses[-1]:.3f} at the end"
+        axes.plot(steps, values, color=BLUE, alpha=0.4, linewidth=0.8, gid=tipped(words))
     length = min(len(summary.losses) for summary in summaries)
     middle = np.median([summary.losses[:length] for summary in summaries], axis=0)
-    axes.plot(range(1, length + 1), middle, color=INK, linewidth=1.8)
+    axes.plot(*thinned(middle), color=INK, linewidth=1.8)
     axes.tick_params(length=3)
+
+
+def thinned(losses: Sequence[float] | Float[np.ndarray, " steps"]) -> tuple[np.ndarray, np.ndarray]:
+    """Middle step and mean loss of at most `POINTS` runs of successive steps.
+
+    A long training becomes a smooth line that a page can hold; a short one stays as it is.
+    """
+    runs = np.array_split(np.asarray(losses, dtype=float), min(len(losses), POINTS))
+    places = np.array_split(np.arange(1.0, len(losses) + 1), len(runs))
+    return np.array([p.mean() for p in places]), np.array([run.mean() for run in runs])
 
 
 def achieved(inputs: ReportInputs) -> Drawing | None:
@@ -81,38 +81,21 @@ def achieved(inputs: ReportInputs) -> Drawing | None:
         for s in pushed
         if s.achieved is None
     )
+    shares = [(s, s.achieved / s.asked) for s in pushed if s.asked and s.achieved is not None]
     with style():
         height = 0.8 + 0.36 * len(arms)
-        figure = sheet(height)
-        axes = figure.subplots(
-            gridspec_kw={
-                "left": 0.11,
-                "right": 0.985,
-                "bottom": 0.48 / height,
-                "top": 1 - 0.2 / height,
-            }
-        )
+        figure, (axes,) = panels(Layout(height=height, left=0.95, bottom=0.48, top=0.2))
         axes.axvspan(1 - TOLERANCE, 1 + TOLERANCE, color=FAINT, alpha=0.22, linewidth=0)
         axes.axvline(1, color=QUIET, linewidth=0.9)
-        values = [
-            (arms.index(s.arm), s.achieved / s.asked, s)
-            for s in pushed
-            if s.achieved is not None and s.asked is not None
-        ]
-        for y, share, summary in values:
+        for summary, share in shares:
+            words = f"{short_name(summary.persona)}: {share:.4f}"
+            look: dict[str, Any] = {"alpha": 0.6, "markersize": 5, "markeredgewidth": 0}
             axes.plot(
-                [share],
-                [y],
-                "o",
-                color=BLUE,
-                alpha=0.6,
-                markersize=5,
-                markeredgewidth=0,
-                gid=tipped(f"{short_name(summary.persona)}: {share:.4f}"),
+                [share], [arms.index(summary.arm)], "o", color=BLUE, gid=tipped(words), **look
             )
-        if not values:
+        if not shares:
             say_empty(axes)
-        _push_axes(axes, arms, [share for _, share, _ in values])
+        _push_axes(axes, arms, [share for _, share in shares])
         return drawing(
             figure,
             "achieved",

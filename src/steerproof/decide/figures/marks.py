@@ -1,6 +1,6 @@
 """Marks that several figures share: rates with intervals, numbered points, reference lines."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,8 @@ from steerproof.decide.report_inputs import short_name
 from steerproof.decide.statistics import wilson_interval
 
 NOTHING = "no measured values"
+ROLL = 1.85
+"""Room for the list of numbered personas, in inches."""
 _ANGLES = (45, 135, -45, -135, 0, 180, 90, -90, 22, 158, -22, -158, 67, 113, -67, -113)
 _RADII = (10, 13, 17, 22, 28)
 
@@ -98,11 +100,19 @@ def guide(axes: Axes, position: float, words: str, *, strong: bool = False) -> N
     )
 
 
-def key(figure: Figure, x: float, y: float, lines: Sequence[str], step: float = 0.19) -> None:
-    """Lines of text in a column, `step` inches apart, downwards from (x, y) in inches."""
+def numbered(rates: Mapping[str, Rate]) -> dict[str, str]:
+    """Numbers of the personas from 1, by falling rate; equal rates in their given order."""
+    order = sorted(rates, key=lambda persona: -rates[persona].value)
+    return {persona: str(place) for place, persona in enumerate(order, 1)}
+
+
+def roll(figure: Figure, numbers: Mapping[str, str]) -> None:
+    """List the numbered personas in the right margin, which is `ROLL` inches wide."""
     width, height = figure.get_size_inches()
-    for place, line in enumerate(lines):
-        figure.text(x / width, (y - place * step) / height, line, va="top", fontsize=8)
+    names = [f"{number:>2}  {short_name(persona)}" for persona, number in numbers.items()]
+    for place, line in enumerate(["By bridge rate", *names]):
+        y = height - 0.43 - place * 0.19
+        figure.text(1 - (ROLL - 0.2) / width, y / height, line, va="top", fontsize=8)
 
 
 def tipped(words: str) -> str:

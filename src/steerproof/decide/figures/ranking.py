@@ -5,14 +5,16 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 
-from steerproof.decide.figures.canvas import Drawing, drawing, sheet, style
+from steerproof.decide.figures.canvas import Drawing, Layout, drawing, panels, style
 from steerproof.decide.figures.marks import (
+    ROLL,
     Rate,
     absent,
-    key,
     number_points,
+    numbered,
     rate_axis,
     rates_of,
+    roll,
     say_empty,
     tipped,
 )
@@ -20,8 +22,6 @@ from steerproof.decide.figures.palette import BLUE, FAINT, ORANGE, SERIES
 from steerproof.decide.rates import CellKind, canonical_strength
 from steerproof.decide.report_inputs import ReportInputs, bridge_kind, kind_of, short_name
 from steerproof.decide.wording import signed
-
-_HEIGHT = 4.05
 
 
 def ranking(inputs: ReportInputs, strength: str, name: str) -> Drawing:
@@ -62,7 +62,7 @@ def _title(inputs: ReportInputs, arm: str, strength: str) -> str:
 
 def scatter(
     inputs: ReportInputs,
-    panels: Sequence[tuple[str, CellKind]],
+    kinds: Sequence[tuple[str, CellKind]],
     name: str,
     title: str,
     reading: str,
@@ -71,42 +71,25 @@ def scatter(
 
     Args:
         inputs: The report's inputs.
-        panels: Title and kind of cell of each panel.
+        kinds: Title and kind of cell of each panel.
         name: File name of the drawing.
         title: What it shows.
         reading: How to read it, after a sentence on points and bars.
     """
     personas, level = inputs.experiment.headline, inputs.experiment.analysis.confidence
     bridge = rates_of(inputs.rates, bridge_kind(inputs.experiment), personas, level)
-    order = sorted(bridge, key=lambda p: (-bridge[p].value, personas.index(p)))
-    numbers = {persona: str(place) for place, persona in enumerate(order, 1)}
+    numbers = numbered(bridge)
     missing = absent(bridge_kind(inputs.experiment), personas, bridge)
     with style():
-        width = 3.0 * len(panels) + 2.6
-        figure = sheet(_HEIGHT, width)
-        grid = figure.subplots(
-            1,
-            len(panels),
-            sharex=True,
-            sharey=True,
-            squeeze=False,
-            gridspec_kw={
-                "left": 0.65 / width,
-                "right": 1 - 1.85 / width,
-                "bottom": 0.13,
-                "top": 0.9,
-                "wspace": 0.1,
-            },
-        )[0]
-        for place, (axes, (words, kind)) in enumerate(zip(grid, panels, strict=True)):
+        figure, grid = panels(square_panels(len(kinds)))
+        for place, (axes, (words, kind)) in enumerate(zip(grid, kinds, strict=True)):
             steered = rates_of(inputs.rates, kind, personas, level)
             missing += absent(kind, personas, steered)
             axes.set_title(words)
             rate_axis(axes, "bridge: prompted firing rate (share)", vertical=False)
             rate_axis(axes, "steered firing rate (share)" if place == 0 else "", vertical=True)
             _points(axes, bridge, steered, numbers, place)
-        lines = [f"{numbers[persona]:>2}  {short_name(persona)}" for persona in order]
-        key(figure, width - 1.65, 3.62, ["By bridge rate", *lines])
+        roll(figure, numbers)
         return drawing(
             figure,
             name,
@@ -115,6 +98,11 @@ def scatter(
             f"{level:.0%} Wilson intervals of each rate. {reading}",
             missing,
         )
+
+
+def square_panels(columns: int) -> Layout:
+    """Square panels in a row, with room for the list of personas."""
+    return Layout(height=4.05, width=3.0 * columns + 2.6, left=0.65, right=ROLL, columns=columns)
 
 
 def _points(

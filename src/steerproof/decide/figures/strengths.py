@@ -1,12 +1,14 @@
 """Firing rate of every persona at every strength, arm by arm."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from steerproof.decide.figures.canvas import Drawing, drawing, sheet, style
+from steerproof.decide.figures.canvas import WIDTH, Drawing, Layout, drawing, panels, style
 from steerproof.decide.figures.marks import (
     Rate,
     absent,
@@ -31,6 +33,10 @@ class Look:
     fill: str
     edge: str
 
+    def paint(self) -> dict[str, Any]:
+        """Arguments of a marker with this filling and edge."""
+        return {"markerfacecolor": self.fill, "markeredgecolor": self.edge, "markeredgewidth": 1.1}
+
     def handle(self, label: str) -> Line2D:
         """An entry of a legend."""
         return Line2D(
@@ -39,10 +45,8 @@ class Look:
             linestyle="none",
             marker=self.marker,
             markersize=5.5,
-            markeredgewidth=1.3,
-            markerfacecolor=self.fill,
-            markeredgecolor=self.edge,
             label=label,
+            **self.paint(),
         )
 
 
@@ -88,27 +92,16 @@ def strengths(inputs: ReportInputs) -> Drawing:
     missing: tuple[str, ...] = ()
     with style():
         height = 1.3 + 0.33 * len(personas)
-        figure = sheet(height)
-        panels = figure.subplots(
-            1,
-            max(len(arms), 1),
-            sharex=True,
-            sharey=True,
-            squeeze=False,
-            gridspec_kw={
-                "left": 0.185,
-                "right": 0.985,
-                "bottom": 0.55 / height,
-                "top": 1 - 0.72 / height,
-                "wspace": 0.07,
-            },
-        )[0]
-        for axes, arm in zip(panels, arms, strict=False):
+        layout = Layout(
+            height=height, left=1.6, bottom=0.55, top=0.72, columns=max(len(arms), 1), gap=0.07
+        )
+        figure, grid = panels(layout)
+        for axes, arm in zip(grid, arms, strict=False):
             missing += _panel(axes, inputs, arm, look)
-        panels[0].set_yticks(range(len(personas)), [short_name(p) for p in personas])
-        panels[0].set_ylim(len(personas) - 0.45, -0.55)
-        panels[0].set_ylabel("persona (by bridge rate)")
-        _legend(figure, look)
+        grid[0].set_yticks(range(len(personas)), [short_name(p) for p in personas])
+        grid[0].set_ylim(len(personas) - 0.45, -0.55)
+        grid[0].set_ylabel("persona (by bridge rate)")
+        strength_key(figure, look, 1.5)
         level = inputs.experiment.analysis.confidence
         return drawing(
             figure,
@@ -163,25 +156,18 @@ def _panel(axes: Axes, inputs: ReportInputs, arm: str, look: dict[str, Look]) ->
 
 def _mark(axes: Axes, y: float, rate: Rate, look: Look, words: str) -> None:
     axes.plot(
-        [rate.value],
-        [y],
-        look.marker,
-        markersize=4.8,
-        markeredgewidth=1.2,
-        zorder=4,
-        markerfacecolor=look.fill,
-        markeredgecolor=look.edge,
-        gid=tipped(words),
+        [rate.value], [y], look.marker, markersize=4.8, zorder=4, gid=tipped(words), **look.paint()
     )
 
 
-def _legend(figure: Figure, look: dict[str, Look]) -> None:
+def strength_key(figure: Figure, look: Mapping[str, Look], left: float) -> None:
+    """Name the strengths along the top, from `left` inches on."""
     names = {"none": "unsteered"}
     handles = [mark.handle(names.get(strength, strength)) for strength, mark in look.items()]
     figure.legend(
         handles=handles,
         loc="upper left",
         ncols=len(handles),
-        bbox_to_anchor=(0.175, 1.0),
+        bbox_to_anchor=(left / WIDTH, 1.0),
         columnspacing=1.6,
     )
