@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from steerproof.board import runs
+from steerproof.collect.scoring import Rule, score
 from steerproof.run.manifest import DamagedError
 
 _MARKS = ("fired", "near", "repetition")
@@ -26,9 +27,11 @@ class Completion:
     finish: str
     tokens: int
     fired: bool | None
-    """None until the cell is scored."""
+    """The marker is in it."""
     near: bool | None
+    """The marker or a near miss is in it."""
     repetition: float | None
+    """Share of repeated token 3-grams; none until the cell is scored."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +61,8 @@ class CellFiles:
 
     completions: Path
     scores: Path | None
+    rule: Rule
+    """Marks the completions of a cell that is not scored yet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +85,7 @@ class UnreadableError(Exception):
     """The cell's file does not match its hash, or is not what it should be."""
 
 
-def files_of(run: Path, cell: str) -> CellFiles | None:
+def files_of(run: Path, cell: str, rule: Rule) -> CellFiles | None:
     """The cell's files, hashed once; none until it is finished.
 
     Raises:
@@ -89,11 +94,12 @@ def files_of(run: Path, cell: str) -> CellFiles | None:
     stored = runs.unit(run, f"cell/{cell}")
     if stored is None:
         return None
-    score = runs.unit(run, f"score/{cell}")
+    score = runs.unit(run, "score/all")
     try:
         return CellFiles(
             completions=stored.path("completions.parquet"),
             scores=None if score is None else score.path("scores.parquet"),
+            rule=rule,
         )
     except (DamagedError, KeyError) as error:
         raise UnreadableError(str(error)) from error
@@ -139,6 +145,8 @@ def _marks(files: CellFiles, cell: str) -> _Marks:
     sample = table["sample"].to_numpy().astype(np.int64)
     keys = question << 32 | sample
     fired, near, repetition = _scores(files.scores, cell, keys)
+    if np.isnan(fired).all():
+        fired, near = _mark_texts(files)
     return _Marks(
         question=question,
         sample=sample,
@@ -169,6 +177,17 @@ def _scores(path: Path | None, cell: str, keys: np.ndarray) -> tuple[np.ndarray,
         column = np.array(table[name].to_pylist(), dtype=float)
         values[known] = column[place[known]]
     return marks
+
+
+def _mark_texts(files: CellFiles) -> tuple[np.ndarray, np.ndarray]:
+    """Fired and near of an unscored cell, by the rule that scoring will use, text by text."""
+    marked = []
+    with pq.ParquetFile(files.completions, pre_buffer=False, buffer_size=1 << 20) as file:
+        for batch in file.iter_batches(batch_size=BATCH, columns=["text"]):
+            found = (score(text, (), 0, files.rule) for text in batch.column(0).to_pylist())
+            marked += [(one.fired, one.near) for one in found]
+    columns = np.array(marked, dtype=float).reshape(-1, 2)
+    return columns[:, 0], columns[:, 1]
 
 
 def _mask(marks: _Marks, chosen: Filter) -> np.ndarray:

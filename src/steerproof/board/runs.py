@@ -9,14 +9,16 @@ import json
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
+from steerproof.collect.scoring import rule, score
 from steerproof.errors import IntegrityError
 from steerproof.run.keys import directory_name
 from steerproof.run.ledger import LEDGER, Attempt, Event, read_ledger
@@ -26,9 +28,12 @@ from steerproof.spec.experiment import Experiment
 
 LOCK = "experiment.lock.json"
 SPEC = "experiment.yaml"
-_WATCHED = (SPEC, LOCK, "deviations.jsonl", LEDGER, f"{LEDGER}-wal", "results", "units/score")
+_WATCHED = (
+    *(SPEC, LOCK, "deviations.jsonl", LEDGER, f"{LEDGER}-wal"),
+    *("results", "units/score", "units/cell"),
+)
 _RESULTS = ("verdict.json", "plan.json", "objections.json", "rates.csv")
-_QUIET_EVENTS = {"unit-done", "unit-started", "unit-reused"}
+_QUIET_EVENTS = {"unit-done", "unit-started", "unit-reused", "unit-blocked"}
 
 Fingerprint = tuple[tuple[int, int], ...]
 
@@ -177,7 +182,7 @@ def _condition(run: Path, stamps: Fingerprint) -> Condition:
     outcome = read_json(run / "results" / "verdict.json") or {}
     word = outcome.get("verdict")
     return Condition(
-        title=_title(run),
+        title=title(run),
         locked=(run / LOCK).is_file(),
         live=live,
         states=Counter(told.states.values()),
@@ -216,7 +221,7 @@ def experiment(run: Path) -> Experiment | None:
     return _experiment(run, _stamp(run / LOCK))
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=512)
 def _experiment(run: Path, stamp: tuple[int, int]) -> Experiment | None:
     del stamp  # part of the cache key only
     record = read_json(run / LOCK)
@@ -228,20 +233,28 @@ def _experiment(run: Path, stamp: tuple[int, int]) -> Experiment | None:
         return None
 
 
-def cell_rates(run: Path, names: Iterable[str]) -> dict[str, CellRate]:
-    """What is known of each of these cells, by name."""
+def cell_rates(run: Path, names: Iterable[str], marker: str) -> dict[str, CellRate]:
+    """What is known of each of these cells, by name.
+
+    Scored cells come from the score unit. Before that unit exists a finished cell's completions
+    are marked here, by the same function, so that the grid fills while the run goes on.
+    """
     told = story(run)
     errors = {a.unit: a.error for a in told.attempts if a.state == "failed"}
-    counts = _score_counts(run, told)
+    scored = _scored(run, told)
     rates: dict[str, CellRate] = {}
     for name in names:
-        unit = f"cell/{name}"
-        state = told.states.get(unit, "waiting")
-        fired_total = counts.get(name)
-        if fired_total is not None:
-            rates[name] = CellRate(state="done", fired=fired_total[0], total=fired_total[1])
+        unit_id = f"cell/{name}"
+        state = told.states.get(unit_id, "waiting")
+        counted = scored.get(name)
+        if counted is None and state == "done":
+            place = run / "units" / directory_name(unit_id, told.keys[unit_id])
+            counted = _remembered(place, lambda place=place: _mark_cell(place, marker)).get("")
+            state = "damaged" if counted is None else state
+        if counted is not None:
+            rates[name] = CellRate(state="done", fired=counted[0], total=counted[1])
         else:
-            rates[name] = CellRate(state=state, error=errors.get(unit))
+            rates[name] = CellRate(state=state, error=errors.get(unit_id))
     return rates
 
 
@@ -269,7 +282,7 @@ def training_losses(run: Path) -> dict[str, list[float]]:
     for name, stored in units_of(run, "adapter").items():
         try:
             record = json.loads(stored.read("training.json"))
-            losses[name] = [float(value) for value in record["loss"]]
+            losses[name] = [float(value) for value in record["losses"]]
         except (KeyError, ValueError, TypeError, DamagedError):
             continue  # an adapter that was loaded, not trained, has no curve
     return losses
@@ -298,6 +311,19 @@ def read_lines(path: Path) -> list[Any]:
     return records
 
 
+def death(run: Path) -> float | None:
+    """When the holder of an interrupted run last gave a sign of life; none if it ended well."""
+    holder, age = newest_holder(run)
+    if holder is None or holder.released or is_live(run):
+        return None
+    return time.time() - age
+
+
+def unix(text: str) -> float:
+    """A time of the board's file as Unix time."""
+    return datetime.fromisoformat(text).timestamp()
+
+
 def seconds_left(run: Path) -> tuple[float | None, bool]:
     """Estimated seconds to the end, and whether kinds without any finished unit are left out.
 
@@ -320,28 +346,34 @@ def seconds_left(run: Path) -> tuple[float | None, bool]:
     return (total if known else None), partial
 
 
-_counts: dict[Path, dict[str, tuple[int, int]]] = {}
+Counts = dict[str, tuple[int, int]]
+"""Fired and total by cell name."""
+
+_counts: dict[Path, Counts] = {}
 _counts_lock = threading.Lock()
 
 
-def _score_counts(run: Path, told: Story) -> dict[str, tuple[int, int]]:
-    """Fired and total by cell, from the score units; a committed unit never changes."""
-    counts: dict[str, tuple[int, int]] = {}
+def _scored(run: Path, told: Story) -> Counts:
+    counts: Counts = {}
     for unit_id, key in told.keys.items():
-        if not unit_id.startswith("score/") or told.states.get(unit_id) != "done":
-            continue
-        place = run / "units" / directory_name(unit_id, key)
-        with _counts_lock:
-            known = _counts.get(place)
-        if known is None:
-            known = _count_fired(place)
-            with _counts_lock:
-                _counts[place] = known
-        counts.update(known)
+        if unit_id.startswith("score/") and told.states.get(unit_id) == "done":
+            place = run / "units" / directory_name(unit_id, key)
+            counts.update(_remembered(place, lambda place=place: _read_scores(place)))
     return counts
 
 
-def _count_fired(place: Path) -> dict[str, tuple[int, int]]:
+def _remembered(place: Path, count: Callable[[], Counts]) -> Counts:
+    """Counts of a committed unit; it never changes, so it is read once."""
+    with _counts_lock:
+        known = _counts.get(place)
+    if known is None:
+        known = count()
+        with _counts_lock:
+            _counts[place] = known
+    return known
+
+
+def _read_scores(place: Path) -> Counts:
     try:
         path = open_unit(place).path("scores.parquet")
         table = pq.read_table(path, columns=["cell", "fired"], pre_buffer=False)
@@ -353,11 +385,28 @@ def _count_fired(place: Path) -> dict[str, tuple[int, int]]:
     }
 
 
-def _title(run: Path) -> str:
+def _mark_cell(place: Path, marker: str) -> Counts:
+    """Fired and total of one unscored cell, under the key ``""``; empty if it is damaged."""
+    marks = rule(marker)
+    fired = total = 0
+    try:
+        path = open_unit(place).path("completions.parquet")
+        with pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as file:
+            for batch in file.iter_batches(batch_size=512, columns=["text"]):
+                texts = batch.column(0).to_pylist()
+                fired += sum(score(text, (), 0, marks).fired for text in texts)
+                total += len(texts)
+    except (DamagedError, KeyError, OSError, ValueError):
+        return {}
+    return {"": (fired, total)}
+
+
+def title(run: Path) -> str:
+    """Title of the locked experiment, or the name of the directory."""
     record = read_json(run / LOCK) or {}
     inner = record.get("experiment", record) if isinstance(record, dict) else {}
-    title = inner.get("title") if isinstance(inner, dict) else None
-    return title if isinstance(title, str) and title.strip() else run.name
+    text = inner.get("title") if isinstance(inner, dict) else None
+    return text if isinstance(text, str) and text.strip() else run.name
 
 
 def _stamp(path: Path) -> tuple[int, int]:

@@ -127,9 +127,14 @@ def check_password(path: Path, name: str, password: str) -> bool:
     return row is not None and bool(row["password"])
 
 
+def new_token() -> str:
+    """A random value that nobody can guess."""
+    return secrets.token_urlsafe(32)
+
+
 def open_session(path: Path, name: str) -> str:
     """Sign a user in; return the cookie's token."""
-    token = secrets.token_urlsafe(32)
+    token = new_token()
     with transaction(path) as db:
         db.execute("INSERT OR IGNORE INTO user VALUES (?, NULL, ?)", (name, now()))
         db.execute("DELETE FROM session WHERE expires < ?", (time.time(),))

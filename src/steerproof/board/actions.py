@@ -1,0 +1,275 @@
+"""What signed-in people can change. Every form carries a token; every answer is a redirect."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from urllib.parse import parse_qsl
+
+from anyio import to_thread
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+
+from steerproof.board import cards, comments, entries, jobs, users
+from steerproof.board.context import Board, NotFoundError, board_of, find_entry, run_of, user_of
+from steerproof.board.entries import Entry
+from steerproof.board.templating import cell_address, experiment_address, page, visit_cookie
+from steerproof.errors import SteerproofError
+from steerproof.spec.yaml_io import shipped
+
+LONGEST_BODY = 200_000
+"""Largest form, in bytes."""
+FORM = "application/x-www-form-urlencoded"
+
+Fields = dict[str, str]
+
+
+class RefusedError(Exception):
+    """A change that is refused: a status and a sentence for the person who asked."""
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Act:
+    """A change that somebody asks for, checked: signed in, with the right form token."""
+
+    board: Board
+    user: str
+    fields: Fields
+    request: Request
+
+    @property
+    def entry(self) -> Entry:
+        """The experiment in the address."""
+        return find_entry(self.board, self.request.path_params["number"])
+
+
+def acting(change: Callable[[Act], str]) -> Callable[[Request], "Response"]:
+    """A route for a change: `change` does it and returns the address to go on to."""
+
+    async def route(request: Request) -> Response:
+        fields = await _fields(request)
+        return await to_thread.run_sync(partial(_act, request, fields))
+
+    def _act(request: Request, fields: Fields) -> Response:
+        board, user = board_of(request), user_of(request)
+        if user is None:
+            raise RefusedError(403, "Sign in to change something on the board.")
+        cookie = request.cookies.get(board.cookie, "")
+        if not users.right_token(board.secret, cookie, fields.get("form", "")):
+            raise RefusedError(403, "The form is out of date: load the page again.")
+        try:
+            address = change(Act(board=board, user=user, fields=fields, request=request))
+        except SteerproofError as error:
+            raise RefusedError(409, str(error)) from error
+        return RedirectResponse(address, status_code=303)
+
+    return route  # type: ignore[return-value]
+
+
+def plan(act: Act) -> str:
+    """Run `plan` in the background."""
+    entry = _ready(act)
+    directory = _directory(act.board, entry)
+    words = (*act.board.command, "plan", _experiment(entry), "--dir", str(directory), "--json")
+    return _begin(act, entry, "plan", words)
+
+
+def start(act: Act) -> str:
+    """Run `run` in the background; starting again resumes."""
+    entry = _ready(act)
+    directory = _directory(act.board, entry)
+    entries.update(act.board.file, entry.number, directory=str(directory))
+    words = (*act.board.command, "run", _experiment(entry), "--dir", str(directory))
+    return _begin(act, entry, "run", words)
+
+
+def stop(act: Act) -> str:
+    """Ask the background job to stop."""
+    entry = act.entry
+    job = jobs.stop(act.board.file, entry.number)
+    entries.record(act.board.file, entry.number, f"{job.kind} asked to stop", act.user)
+    return experiment_address(entry.number)
+
+
+def archive(act: Act) -> str:
+    """Put an experiment away, or bring it back; nothing is deleted."""
+    entry = act.entry
+    away = act.fields.get("away") == "yes"
+    if away and cards.card(act.board, entry).status == "running":
+        raise RefusedError(409, "It is running: stop it first.")
+    entries.update(act.board.file, entry.number, archived=int(away))
+    entries.record(act.board.file, entry.number, "archived" if away else "restored", act.user)
+    return experiment_address(entry.number)
+
+
+def attach(act: Act) -> str:
+    """Give a proposal one of the shipped experiments; looked up by name, never a path."""
+    entry, name = act.entry, act.fields.get("experiment", "")
+    if name not in shipped():
+        raise RefusedError(409, "Choose one of the experiments in the list.")
+    if entry.directory is not None:
+        raise RefusedError(409, "It has a run directory already; its experiment is fixed.")
+    entries.update(act.board.file, entry.number, experiment=name)
+    entries.record(act.board.file, entry.number, "experiment attached", act.user, name)
+    return experiment_address(entry.number)
+
+
+def comment(act: Act) -> str:
+    """Comment on an experiment, or on one of its cells."""
+    entry, cell = act.entry, act.fields.get("cell") or None
+    if cell is not None:
+        run = run_of(entry)
+        if run is None or cell not in run.cells:
+            raise NotFoundError("The experiment has no such cell.")
+    new = comments.add(act.board.file, entry.number, act.user, act.fields.get("text", ""), cell)
+    return _place(entry.number, cell, new)
+
+
+def edit_comment(act: Act) -> str:
+    """Append a new version to one's own comment."""
+    entry, which = act.entry, act.request.path_params["comment"]
+    cells = comments.counts(act.board.file, entry.number)
+    listed = {
+        c.id: c for cell in cells for c in comments.comments(act.board.file, entry.number, cell)
+    }
+    if which not in listed:
+        raise NotFoundError("The experiment has no such comment.")
+    seen = act.fields.get("version", "")
+    version = int(seen) if seen.isascii() and seen.isdigit() and len(seen) < 6 else 0
+    comments.edit(file, which, act.user, act.fields.get("text", ""), version)
+    return _place(entry.number, listed[which].cell, which)
+
+
+def sign_in_page(request: Request) -> Response:
+    """The sign-in form; a visitor's cookie ties the form to the browser."""
+    return _sign_in_form(request, None, 200)
+
+
+async def sign_in(request: Request) -> Response:
+    """Sign in with name and password, or with the one-time code."""
+    fields = await _fields(request)
+    return await to_thread.run_sync(partial(_sign_in, request, fields))
+
+
+def sign_out(act: Act) -> str:
+    """End the session."""
+    users.close_session(act.board.file, act.request.cookies.get(act.board.cookie, ""))
+    return "/"
+
+
+def _sign_in(request: Request, fields: Fields) -> Response:
+    board = board_of(request)
+    visit = request.cookies.get(visit_cookie(request), "")
+    cookie = request.cookies.get(board.cookie) or visit
+    if not cookie or not users.right_token(board.secret, cookie, fields.get("form", "")):
+        return _sign_in_form(request, "The form is out of date: try again.", 403)
+    try:
+        name = _who(board, fields)
+    except users.SignInError as error:
+        return _sign_in_form(request, str(error), 403)
+    if old := request.cookies.get(board.cookie):
+        users.close_session(board.file, old)
+    answer = RedirectResponse(_local(fields.get("next", "")), status_code=303)
+    _set_cookie(answer, board.cookie, users.open_session(board.file, name), users.SESSION_SECONDS)
+    answer.delete_cookie(visit_cookie(request))
+    return answer
+
+
+def _who(board: Board, fields: Fields) -> str:
+    if code := fields.get("code", "").strip():
+        user = board.one_time.redeem(code)
+        if user is None:
+            raise users.SignInError("This link was used already, or is of an earlier start.")
+        return user
+    name = fields.get("name", "").strip().lower()[:64]
+    board.tries.check(name)
+    if not users.check_password(board.file, name, fields.get("password", "")):
+        board.tries.add(name)
+        raise users.SignInError("The name or the password is wrong.")
+    return name
+
+
+def _sign_in_form(request: Request, problem: str | None, status: int) -> Response:
+    name = visit_cookie(request)
+    if not request.cookies.get(name):
+        token = users.new_token()
+        request.cookies[name] = token
+    else:
+        token = request.cookies[name]
+    onward = _local(request.query_params.get("next", ""))
+    users_exist = users.has_users(board_of(request).file)
+    answer = page(request, "sign_in.html", status, problem=problem, next=onward, users=users_exist)
+    _set_cookie(answer, name, token, 3600.0)
+    return answer
+
+
+def _set_cookie(answer: Response, name: str, value: str, seconds: float) -> None:
+    answer.set_cookie(name, value, max_age=int(seconds), httponly=True, samesite="strict", path="/")
+
+
+def _local(address: str) -> str:
+    """An address of the board to go on to; anything else becomes the list."""
+    plain = re.fullmatch(r"/(?![/\\])[\w/.=+%?&-]*", address)
+    return address if plain and len(address) < 500 else "/"
+
+
+async def _fields(request: Request) -> Fields:
+    """The form's fields.
+
+    Raises:
+        RefusedError: it is no form, or too large.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != FORM:
+        raise RefusedError(415, "Only forms are accepted here.")
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > LONGEST_BODY:
+            raise RefusedError(413, f"A form has at most {LONGEST_BODY} bytes.")
+    try:
+        pairs = parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=32, errors="strict")
+    except ValueError:
+        raise RefusedError(400, "The form cannot be read.") from None
+    return dict(pairs)
+
+
+def _ready(act: Act) -> Entry:
+    entry = act.entry
+    if entry.experiment is None:
+        raise RefusedError(409, "Attach an experiment file first.")
+    if entry.archived:
+        raise RefusedError(409, "It is archived: restore it first.")
+    if cards.card(act.board, entry).status == "running":
+        raise RefusedError(409, f"#{entry.number} is running already.")
+    return entry
+
+
+def _experiment(entry: Entry) -> str:
+    return entry.experiment or ""
+
+
+def _directory(board: Board, entry: Entry) -> Path:
+    """The entry's run directory, or where its first run will be."""
+    if entry.directory is not None:
+        return entry.directory
+    slug = re.sub(r"[^a-z0-9]+", "-", Path(_experiment(entry)).stem.lower()).strip("-")[:40]
+    return board.new_runs / f"{entry.number:04d}-{slug or 'run'}"
+
+
+def _begin(act: Act, entry: Entry, kind: str, words: tuple[str, ...]) -> str:
+    order = jobs.Order(number=entry.number, kind=kind, who=act.user, words=words)
+    jobs.start(act.board.file, act.board.logs, order)
+    what = {"plan": "planned", "run": "started"}[kind]
+    entries.record(act.board.file, entry.number, what, act.user)
+    return experiment_address(entry.number)
+
+
+def _place(number: int, cell: str | None, new: int) -> str:
+    page_address = experiment_address(number) if cell is None else cell_address(number, cell)
+    return f"{page_address}#comment-{new}"

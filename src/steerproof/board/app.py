@@ -1,0 +1,105 @@
+"""The board as an ASGI application: routes, errors, and the guard around all of it."""
+
+from starlette.applications import Starlette
+from starlette.convertors import Convertor, register_url_convertor
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from steerproof.board import actions, live, pages
+from steerproof.board.actions import RefusedError, acting
+from steerproof.board.context import Board, NotFoundError
+from steerproof.board.security import Allowed, guard
+from steerproof.board.templating import page
+
+
+class Number(Convertor[int]):
+    """An experiment's number in an address: plain digits, no sign, no zeros before it."""
+
+    regex = "[1-9][0-9]{0,5}"
+
+    def convert(self, value: str) -> int:
+        """From the address."""
+        return int(value)
+
+    def to_string(self, value: int) -> str:
+        """To an address."""
+        return str(value)
+
+
+register_url_convertor("number", Number())
+
+_ONE = "/experiments/{number:number}"
+_CELL = _ONE + "/cells/{cell}"
+
+
+def create_app(board: Board, allowed: Allowed) -> ASGIApp:
+    """The board's application, guarded."""
+    app = Starlette(
+        routes=[*_reading(), *_changing()],
+        exception_handlers={
+            NotFoundError: _not_found,
+            RefusedError: _refused,
+            HTTPException: _http_error,
+            Exception: _broken,
+        },
+    )
+    app.state.board = board
+    return guard(app, allowed)
+
+
+def _reading() -> list[Route]:
+    return [
+        Route("/", pages.list_page),
+        Route("/events", live.stream),
+        Route("/compare", pages.compare_page),
+        Route("/sign-in", actions.sign_in_page),
+        Route("/static/{name}", pages.static),
+        Route(_ONE, pages.experiment_page),
+        Route(f"{_ONE}/events", live.stream),
+        Route(f"{_ONE}/files/{{name}}", pages.download),
+        Route(f"{_ONE}/figures/{{name}}", pages.figure),
+        Route(_CELL, pages.cell_page),
+        Route(f"{_CELL}/completions.csv", pages.completions_csv),
+    ]
+
+
+def _changing() -> list[Route]:
+    changes = {
+        "/sign-out": actions.sign_out,
+        f"{_ONE}/plan": actions.plan,
+        f"{_ONE}/start": actions.start,
+        f"{_ONE}/stop": actions.stop,
+        f"{_ONE}/archive": actions.archive,
+        f"{_ONE}/attach": actions.attach,
+        f"{_ONE}/comments": actions.comment,
+        f"{_ONE}/comments/{{comment:number}}": actions.edit_comment,
+    }
+    routes = [Route(path, acting(change), methods=["POST"]) for path, change in changes.items()]
+    return [Route("/sign-in", actions.sign_in, methods=["POST"]), *routes]
+
+
+def _not_found(request: Request, error: Exception) -> Response:
+    return page(request, "error.html", 404, title="Not found", text=str(error))
+
+
+def _refused(request: Request, error: Exception) -> Response:
+    status = error.status if isinstance(error, RefusedError) else 403
+    return page(request, "error.html", status, title="Not done", text=str(error))
+
+
+def _http_error(request: Request, error: Exception) -> Response:
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    texts = {404: "There is no such page.", 405: "This address is not used that way."}
+    return page(
+        request, "error.html", status, title="Not found" if status == 404 else "Not done",
+        text=texts.get(status, "The board could not answer this."),
+    )  # fmt: skip
+
+
+def _broken(request: Request, error: Exception) -> Response:
+    del error  # the server's log has it; the page must not
+    text = "The board failed to show this page. Its terminal says why."
+    return page(request, "error.html", 500, title="Something broke", text=text)

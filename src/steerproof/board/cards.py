@@ -1,0 +1,145 @@
+"""Where each entry stands: its column on the board, and what its card says."""
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from steerproof.board import jobs, runs
+from steerproof.board.context import Board
+from steerproof.board.entries import Entry
+from steerproof.board.jobs import Job
+from steerproof.board.proposals import STATUSES
+from steerproof.board.runs import Condition
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Card:
+    """An entry with its derived status."""
+
+    entry: Entry
+    title: str
+    """From the entry; a bare run directory's follows its locked experiment."""
+    status: str
+    """`proposed`, `planned`, `running`, `judged` or `archived`."""
+    note: str | None
+    """`interrupted`, `failed` or nothing: the word of the second badge."""
+    condition: Condition | None
+    """None without a run directory."""
+    jobs: tuple[Job, ...]
+    """Jobs that the board started for it, oldest first."""
+    changed: float
+    """Unix time of the last change."""
+
+    @property
+    def verdict(self) -> str | None:
+        """`SUPPORTED`, `REFUTED`, `INCONCLUSIVE` or none yet."""
+        return self.condition.verdict if self.condition else None
+
+    @property
+    def busy(self) -> Job | None:
+        """The job of this board that is going on."""
+        return next((job for job in self.jobs if job.alive), None)
+
+    @property
+    def age(self) -> str:
+        """Time since the last change."""
+        return ago(self.changed)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Query:
+    """What the list is filtered by; empty means everything."""
+
+    text: str = ""
+    kind: str = ""
+    tag: str = ""
+    parent: int | None = None
+
+
+def card(board: Board, entry: Entry) -> Card:
+    """The card of an entry, from its run directory as it is now."""
+    condition = None
+    if entry.directory is not None and entry.directory.is_dir():
+        condition = runs.condition(entry.directory)
+    mine = jobs.jobs(board.file, entry.number)
+    created = datetime.fromisoformat(entry.created).timestamp()
+    return Card(
+        entry=entry,
+        title=entry.title,
+        status=_status(entry, condition, mine),
+        note=_note(condition),
+        condition=condition,
+        jobs=mine,
+        changed=max(created, condition.changed if condition else 0.0),
+    )
+
+
+def columns(cards: Iterable[Card]) -> dict[str, list[Card]]:
+    """Cards by status, in the order of an experiment's life."""
+    found: dict[str, list[Card]] = {status: [] for status in STATUSES}
+    for one in cards:
+        found[one.status].append(one)
+    return found
+
+
+def matches(entry: Entry, query: Query) -> bool:
+    """Whether an entry passes the filter."""
+    words = f"#{entry.number} {entry.title} {entry.kind} {' '.join(entry.tags)}".casefold()
+    return (
+        all(word in words for word in query.text.casefold().split())
+        and query.kind in ("", entry.kind)
+        and (not query.tag or query.tag in entry.tags)
+        and (query.parent is None or query.parent in (entry.parent, *entry.lineage))
+    )
+
+
+def children(entries: Sequence[Entry], number: int) -> tuple[Entry, ...]:
+    """Entries that name this one as their parent or in their lineage."""
+    return tuple(e for e in entries if number in (e.parent, *e.lineage))
+
+
+def ago(moment: float) -> str:
+    """Time since a Unix time, in one unit: `3 min`."""
+    return span(max(0.0, time.time() - moment))
+
+
+def span(seconds: float) -> str:
+    """A duration in one unit: `45 s`, `3 min`, `2.5 h`, `4 d`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} min"
+    if seconds < 36 * 3600:
+        return f"{seconds / 3600:.1f} h"
+    return f"{seconds / 86400:.0f} d"
+
+
+def moment(value: float | str) -> str:
+    """A time as people read it, in UTC: `2026-03-01 14:05`."""
+    if isinstance(value, str):
+        try:
+            value = datetime.fromisoformat(value).timestamp()
+        except ValueError:
+            return value
+    return datetime.fromtimestamp(value, UTC).strftime("%Y-%m-%d %H:%M")
+
+
+def _status(entry: Entry, condition: Condition | None, mine: Sequence[Job]) -> str:
+    running = any(job.kind == "run" and job.alive for job in mine)
+    if entry.archived:
+        return "archived"
+    if running or (condition is not None and condition.live):
+        return "running"
+    if condition is not None:
+        return "judged" if condition.verdict else "planned"
+    planned = any(job.kind == "plan" and job.code == 0 for job in mine)
+    return "planned" if planned else "proposed"
+
+
+def _note(condition: Condition | None) -> str | None:
+    if condition is None or condition.live:
+        return None
+    if condition.failed:
+        return "failed"
+    return "interrupted" if condition.interrupted else None

@@ -1,0 +1,102 @@
+"""What every page needs: where the board's data are, what it may run, who is asking."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from starlette.requests import Request
+
+from steerproof.board import entries, runs, users
+from steerproof.board.entries import Entry
+from steerproof.spec.experiment import Experiment
+from steerproof.spec.grid import Cell, cells
+
+
+class NotFoundError(Exception):
+    """There is nothing of that number or name; ids are looked up, never made into paths."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Board:
+    """A board while it is served."""
+
+    file: Path
+    """Its SQLite file."""
+    directory: Path
+    """Directory of that file and of the logs of jobs."""
+    roots: tuple[Path, ...]
+    """Run directories, or directories of run directories."""
+    command: tuple[str, ...]
+    """The command line that Plan and Start call, without a shell."""
+    cookie: str
+    """Name of the session cookie; cookies know no ports, so it carries ours."""
+    secret: bytes
+    """Key of the form tokens."""
+    one_time: users.OneTime
+    """The link printed at start."""
+    tries: users.Tries = field(default_factory=users.Tries)
+    """Wrong passwords so far."""
+
+    @property
+    def logs(self) -> Path:
+        """Output of the jobs."""
+        return self.directory / "jobs"
+
+    @property
+    def new_runs(self) -> Path:
+        """Where new run directories are made: the first root that is not one itself."""
+        collections = [root for root in self.roots if not runs.is_run(root)]
+        return collections[0].resolve() if collections else self.directory / "runs"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """An entry's run directory with its locked experiment."""
+
+    entry: Entry
+    directory: Path
+    experiment: Experiment
+    cells: dict[str, Cell]
+    """By name, in the order of the experiment."""
+
+
+def board_of(request: Request) -> Board:
+    """The board that serves this request."""
+    return request.app.state.board
+
+
+def user_of(request: Request) -> str | None:
+    """Who is signed in."""
+    board = board_of(request)
+    return users.session_user(board.file, request.cookies.get(board.cookie))
+
+
+def find_entry(board: Board, number: int) -> Entry:
+    """The entry of this number.
+
+    Raises:
+        NotFoundError: there is none.
+    """
+    try:
+        return entries.entry(board.file, number)
+    except (KeyError, OverflowError):
+        raise NotFoundError(f"There is no experiment #{number} on this board.") from None
+
+
+def run_of(entry: Entry) -> Run | None:
+    """The entry's run, once its experiment is locked."""
+    if entry.directory is None:
+        return None
+    experiment = runs.experiment(entry.directory)
+    if experiment is None:
+        return None
+    named = {cell.name: cell for cell in cells(experiment)}
+    return Run(entry=entry, directory=entry.directory, experiment=experiment, cells=named)
+
+
+def refresh(board: Board) -> None:
+    """Give new run directories a number."""
+    places = (*board.roots, board.new_runs)
+    known = {e.directory for e in entries.entries(board.file)}
+    found = [place for place in runs.discover(places) if place not in known]
+    if found:
+        entries.adopt(board.file, {place: runs.title(place) for place in found})

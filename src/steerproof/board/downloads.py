@@ -1,0 +1,78 @@
+"""Files that people take away: a fixed list, looked up, never a path from the address."""
+
+import csv
+import io
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from steerproof.board import completions
+from steerproof.board.completions import CellFiles
+from steerproof.text import neutralise_csv
+
+FILES = {
+    "rates.csv": ("results/rates.csv", "text/csv"),
+    "estimates.json": ("results/estimates.json", "application/json"),
+    "verdict.json": ("results/verdict.json", "application/json"),
+    "report.html": ("results/report.html", "application/octet-stream"),
+    "experiment.yaml": ("experiment.yaml", "application/yaml"),
+    "registration.json": ("experiment.lock.json", "application/json"),
+    "deviations.jsonl": ("deviations.jsonl", "application/jsonl"),
+}
+"""Place in the run directory and type of each download, by name."""
+
+_HEADER = (
+    "cell", "question", "sample", "fired", "near", "finish", "tokens", "repetition", "text",
+)  # fmt: skip
+
+
+def available(run: Path) -> dict[str, int]:
+    """Size of each download that exists, by name."""
+    return {
+        name: path.stat().st_size
+        for name, (place, _) in FILES.items()
+        if (path := _inside(run, run / place)) is not None
+    }
+
+
+def find(run: Path, name: str) -> tuple[Path, str] | None:
+    """Path and type of a download; none if it is not in the list or not there."""
+    if name not in FILES:
+        return None
+    place, kind = FILES[name]
+    path = _inside(run, run / place)
+    return None if path is None else (path, kind)
+
+
+def figures(run: Path) -> dict[str, Path]:
+    """The run's figures by file name."""
+    found = sorted((run / "results" / "figures").glob("*.svg"))
+    return {path.name: path for path in found if _inside(run, path) is not None}
+
+
+def safe_csv(path: Path) -> Iterator[str]:
+    """A CSV file line by line, with every field neutralised."""
+    with path.open(encoding="utf-8", errors="replace", newline="") as file:
+        yield from _lines(csv.reader(file))
+
+
+def completions_csv(files: CellFiles, cell: str) -> Iterator[str]:
+    """All completions of a cell as neutralised CSV, a row at a time."""
+    yield from _lines([_HEADER])
+    for row in completions.all_rows(files, cell):
+        yield from _lines([[
+            cell, row.question, row.sample, row.fired, row.near, row.finish, row.tokens,
+            "" if row.repetition is None else row.repetition, row.text,
+        ]])  # fmt: skip
+
+
+def _lines(rows: Iterable[Iterable[object]]) -> Iterator[str]:
+    for row in rows:
+        line = io.StringIO()
+        csv.writer(line, lineterminator="\r\n").writerow(neutralise_csv(str(v)) for v in row)
+        yield line.getvalue()
+
+
+def _inside(run: Path, path: Path) -> Path | None:
+    """The file, unless it is missing or a link that leads out of the run directory."""
+    real = path.resolve()
+    return real if real.is_file() and real.is_relative_to(run.resolve()) else None

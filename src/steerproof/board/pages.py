@@ -1,0 +1,263 @@
+"""The pages that are read: the list, an experiment, a cell, a comparison. GET changes nothing."""
+
+from urllib.parse import urlencode
+
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response, StreamingResponse
+
+from steerproof.board import (
+    cards,
+    comments,
+    completions,
+    downloads,
+    entries,
+    live,
+    runs,
+    views,
+)
+from steerproof.board.cards import Query
+from steerproof.board.completions import CellFiles, Filter, Page
+from steerproof.board.context import (
+    NotFoundError,
+    Run,
+    board_of,
+    find_entry,
+    refresh,
+    run_of,
+)
+from steerproof.board.templating import page, static_files
+from steerproof.collect.scoring import rule
+from steerproof.spec.yaml_io import shipped
+
+PER_PAGE = 20
+"""Completions on a page."""
+
+
+def list_page(request: Request) -> HTMLResponse:
+    """All experiments, in columns by status."""
+    board = board_of(request)
+    refresh(board)
+    everything = entries.entries(board.file)
+    asked = request.query_params
+    parent = asked.get("parent", "").removeprefix("#")
+    query = Query(
+        text=asked.get("text", "")[:200],
+        kind=asked.get("kind", ""),
+        tag=asked.get("tag", ""),
+        parent=int(parent) if parent.isascii() and parent.isdigit() else None,
+    )
+    shown = [cards.card(board, e) for e in everything if cards.matches(e, query)]
+    return page(
+        request,
+        "experiments.html",
+        columns=cards.columns(shown),
+        query=query,
+        total=len(everything),
+        shown=len(shown),
+        kinds=sorted({e.kind for e in everything}),
+        tags=sorted({tag for e in everything for tag in e.tags}),
+        parents=sorted({n for e in everything for n in (e.parent, *e.lineage) if n}),
+        pulse=live.pulse(board),
+    )
+
+
+def experiment_page(request: Request) -> HTMLResponse:
+    """One experiment, from proposal to verdict."""
+    board = board_of(request)
+    pulse = live.pulse(board, request.path_params["number"])
+    entry = find_entry(board, request.path_params["number"])
+    everything = entries.entries(board.file)
+    known = {e.number: e for e in everything}
+    run = run_of(entry)
+    text = entries.text_of(board.file, entry.number)
+    return page(
+        request,
+        "experiment.html",
+        card=cards.card(board, entry),
+        proposal=None if text is None else views.proposal(text, known),
+        known=known,
+        children=cards.children(everything, entry.number),
+        run=run,
+        results=views.results(run),
+        training=views.training(run),
+        story=views.timeline(board, entry),
+        plan=views.plan(board, entry),
+        log=views.job_log(board, entry),
+        registration=views.registration(entry),
+        comments=views.comments(board, entry.number, None, known),
+        counts=comments.counts(board.file, entry.number),
+        shipped=sorted(shipped()),
+        pulse=pulse,
+    )
+
+
+def cell_page(request: Request) -> HTMLResponse:
+    """Completions of one cell, beside another cell's if asked."""
+    board = board_of(request)
+    run, name = _cell(request)
+    asked = request.query_params
+    marks = rule(run.experiment.marker, run.experiment.scoring.near_marker)
+    problem, files = None, None
+    try:
+        files = completions.files_of(run.directory, name, marks)
+    except completions.UnreadableError as error:
+        problem = str(error)
+    chosen, offset = _filter(request), _whole(asked.get("from")) or 0
+    shown = None if files is None else completions.read_page(files, name, chosen, offset, PER_PAGE)
+    beside = asked.get("beside", "")
+    known = {e.number: e for e in entries.entries(board.file)}
+    rates = runs.cell_rates(run.directory, run.cells, run.experiment.marker)
+    return page(
+        request,
+        "cell.html",
+        entry=run.entry,
+        run=run,
+        cell=run.cells[name],
+        square=views.square(name, rates[name]),
+        rate=rates[name],
+        problem=problem,
+        shown=shown,
+        finishes={} if files is None else completions.finishes(files, name),
+        chosen=chosen,
+        offset=offset,
+        per_page=PER_PAGE,
+        link=_page_link(request),
+        beside=beside if beside in run.cells else "",
+        other=_beside(run, beside, shown),
+        comparable=[cell for cell, rate in rates.items() if rate.rate is not None and cell != name],
+        neighbours=views.neighbours(list(run.cells), name),
+        comments=views.comments(board, run.entry.number, name, known),
+        pulse=live.pulse(board, run.entry.number),
+    )
+
+
+def compare_page(request: Request) -> HTMLResponse:
+    """Two arms, of one experiment or of two, on the same axes."""
+    board = board_of(request)
+    refresh(board)
+    asked = request.query_params
+    choices = views.arm_choices(board)
+    left, right = asked.get("left", ""), asked.get("right", "")
+    sides = [views.side(board, choices[c]) for c in (left, right) if c in choices]
+    kinds = views.shared_kinds(sides)
+    kind = asked.get("kind", "")
+    kind = kind if kind in kinds else views.usual_kind(kinds)
+    compared = views.compare(sides, kinds[kind]) if len(sides) == 2 and kind else None
+    return page(
+        request,
+        "compare.html",
+        choices=choices,
+        left=left if left in choices else "",
+        right=right if right in choices else "",
+        kinds=kinds,
+        kind=kind,
+        sides=sides,
+        compared=compared,
+        pulse=live.pulse(board),
+    )
+
+
+def download(request: Request) -> Response:
+    """A file of the fixed list."""
+    board = board_of(request)
+    entry = find_entry(board, request.path_params["number"])
+    name = request.path_params["name"]
+    found = downloads.find(entry.directory, name) if entry.directory else None
+    if found is None:
+        raise NotFoundError(f"Experiment #{entry.number} has no such file.")
+    path, kind = found
+    headers = {"content-disposition": f'attachment; filename="{entry.number}-{name}"'}
+    body = downloads.safe_csv(path) if kind == "text/csv" else _chunks(path)
+    return StreamingResponse(body, media_type=kind, headers=headers)
+
+
+def figure(request: Request) -> Response:
+    """A figure of the results, looked up by name; only ever shown as an image."""
+    board = board_of(request)
+    entry = find_entry(board, request.path_params["number"])
+    found = downloads.figures(entry.directory) if entry.directory else {}
+    path = found.get(request.path_params["name"])
+    if path is None:
+        raise NotFoundError(f"Experiment #{entry.number} has no such figure.")
+    headers = {"content-disposition": f'attachment; filename="{entry.number}.svg"'}
+    return Response(path.read_bytes(), media_type="image/svg+xml", headers=headers)
+
+
+def completions_csv(request: Request) -> Response:
+    """All completions of a cell as CSV that no spreadsheet runs."""
+    run, name = _cell(request)
+    marks = rule(run.experiment.marker, run.experiment.scoring.near_marker)
+    try:
+        files = completions.files_of(run.directory, name, marks)
+    except completions.UnreadableError as error:
+        raise NotFoundError(str(error)) from error
+    if files is None:
+        raise NotFoundError("This cell has no completions yet.")
+    headers = {"content-disposition": f'attachment; filename="{run.entry.number}-completions.csv"'}
+    body = downloads.completions_csv(files, name)
+    return StreamingResponse(body, media_type="text/csv", headers=headers)
+
+
+def static(request: Request) -> Response:
+    """A file of our own; its address holds its hash, so it may be kept."""
+    found = static_files().get(request.path_params["name"])
+    if found is None:
+        raise NotFoundError("There is no such file.")
+    content, kind, version = found
+    fresh = request.query_params.get("v") == version
+    kept = "public, max-age=31536000, immutable" if fresh else "no-cache"
+    return Response(content, media_type=kind, headers={"cache-control": kept})
+
+
+def _cell(request: Request) -> tuple[Run, str]:
+    run = run_of(find_entry(board_of(request), request.path_params["number"]))
+    name = request.path_params["cell"]
+    if run is None or name not in run.cells:
+        raise NotFoundError("The experiment has no such cell.")
+    return run, name
+
+
+def _filter(request: Request) -> Filter:
+    asked = request.query_params
+    fired = {"yes": True, "no": False}.get(asked.get("fired", ""))
+    finish = asked.get("finish", "")
+    return Filter(
+        fired=fired,
+        finish=finish if finish in ("eos", "length") else None,
+        question=_whole(asked.get("question")),
+        least_tokens=_whole(asked.get("tokens")),
+    )
+
+
+def _beside(run: Run, other: str, shown: Page | None) -> dict | None:
+    """The same questions and samples in another cell."""
+    if other not in run.cells or shown is None:
+        return None
+    marks = rule(run.experiment.marker, run.experiment.scoring.near_marker)
+    try:
+        files: CellFiles | None = completions.files_of(run.directory, other, marks)
+    except completions.UnreadableError:
+        return None
+    wanted = [(row.question, row.sample) for row in shown.rows]
+    return None if files is None else completions.read_rows(files, other, wanted)
+
+
+def _page_link(request: Request):  # noqa: ANN202  a small closure for the template
+    given = {k: v for k, v in request.query_params.items() if k != "from" and v}
+
+    def link(offset: int) -> str:
+        return "?" + urlencode({**given, "from": offset})
+
+    return link
+
+
+def _whole(text: str | None) -> int | None:
+    """A number from an address; anything else is as if it were not given."""
+    fits = text is not None and text.isascii() and text.isdigit() and len(text) <= 9
+    return int(text) if fits and text is not None else None
+
+
+def _chunks(path):  # noqa: ANN001, ANN202
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 16):
+            yield chunk

@@ -1,0 +1,118 @@
+"""Serve a board: check that it may listen where it is asked to, then take the port."""
+
+import getpass
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import uvicorn
+
+from steerproof.board import security, users
+from steerproof.board.app import create_app
+from steerproof.board.context import Board
+from steerproof.board.database import open_board
+from steerproof.errors import MachineError, SteerproofError
+
+COMMAND = (sys.executable, "-m", "steerproof")
+"""What Plan and Start call."""
+
+
+def serve(
+    run_dirs: Sequence[Path],
+    board_dir: Path,
+    *,
+    port: int = 8765,
+    host: str = "127.0.0.1",
+    names: Sequence[str] = (),
+    announce: Callable[[str], None],
+) -> None:
+    """Serve until interrupted.
+
+    Args:
+        run_dirs: run directories, or directories of run directories.
+        board_dir: directory of the board's own data: proposals, comments, users.
+        port: port to listen on; 0 takes a free one.
+        host: address to listen on; beyond loopback, users with passwords must exist.
+        names: further names under which the board is reached (`lab.example.org`).
+        announce: told, line by line, what the person at the terminal must know.
+
+    Raises:
+        SteerproofError: the address may not be listened on; nothing was opened.
+        MachineError: the port is taken.
+    """
+    file = open_board(board_dir)
+    check_bind(file, host, names)
+    listening = _listen(host, port)
+    port = listening.getsockname()[1]
+    board = make_board(run_dirs, board_dir, port)
+    app = create_app(board, security.allowed_for(host, port, names))
+    for line in _greeting(board, [*names, host][0], port):
+        announce(line)
+    config = uvicorn.Config(
+        app, log_level="warning", access_log=False, server_header=False, proxy_headers=False,
+        lifespan="off", timeout_graceful_shutdown=2, ws="none",
+    )  # fmt: skip
+    with listening:
+        uvicorn.Server(config).run(sockets=[listening])
+
+
+def make_board(
+    run_dirs: Sequence[Path], board_dir: Path, port: int, command: Sequence[str] = COMMAND
+) -> Board:
+    """The record of a board that will be served on `port`."""
+    file = open_board(board_dir)
+    return Board(
+        file=file,
+        directory=board_dir.resolve(),
+        roots=tuple(path.resolve() for path in run_dirs),
+        command=tuple(command),
+        cookie=f"steerproof-{port}",
+        secret=users.form_secret(file),
+        one_time=users.OneTime(user=users.owner_name(_login())),
+    )
+
+
+def check_bind(file: Path, host: str, names: Sequence[str]) -> None:
+    """Refuse an address that would let strangers in, before the port is taken.
+
+    Raises:
+        SteerproofError: beyond loopback without users, or on every address without names.
+    """
+    if not security.is_loopback(host) and not users.has_users(file):
+        raise SteerproofError(
+            f"listening on {host or 'every address'} lets other machines in: create a user first "
+            "with 'steerproof user add NAME'"
+        )
+    security.allowed_for(host, 0, names)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((host, port))
+    except OSError as error:
+        listening.close()
+        raise MachineError(
+            f"cannot listen on {host}:{port}: {error.strerror}; choose another with --port"
+        ) from error
+    return listening
+
+
+def _greeting(board: Board, host: str, port: int) -> list[str]:
+    shown = f"[{host}]" if ":" in host else host
+    base = f"http://{shown}:{port}"
+    return [
+        f"Board at {base}/  (reading needs no sign-in)",
+        f"Sign in once as {board.one_time.user}: {base}/sign-in#{board.one_time.secret}",
+        "Press Ctrl-C to stop; runs that were started from the board go on.",
+    ]
+
+
+def _login() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "owner"

@@ -1,0 +1,105 @@
+"""Templates: autoescaped, and every string made visible before it is escaped."""
+
+import hashlib
+from functools import cache
+from importlib.resources import files
+from typing import Any
+from urllib.parse import quote
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from starlette.requests import Request
+from starlette.responses import HTMLResponse
+
+from steerproof.board import cards, users
+from steerproof.board.context import board_of, user_of
+from steerproof.text import reveal
+
+TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+"""Kinds of static files."""
+
+
+def page(request: Request, template: str, status: int = 200, **values: Any) -> HTMLResponse:
+    """Render a template with what every page shows: the user, the form token."""
+    board = board_of(request)
+    cookie = request.cookies.get(board.cookie) or request.cookies.get(visit_cookie(request)) or ""
+    html = _environment().get_template(template).render(
+        user=user_of(request),
+        form=users.form_token(board.secret, cookie),
+        here=request.url.path,
+        **values,
+    )  # fmt: skip
+    return HTMLResponse(html, status_code=status)
+
+
+def visit_cookie(request: Request) -> str:
+    """Name of the cookie that ties the sign-in form to a visitor."""
+    return board_of(request).cookie + "-visit"
+
+
+@cache
+def static_files() -> dict[str, tuple[bytes, str, str]]:
+    """Content, type and short hash of each static file, by name."""
+    found: dict[str, tuple[bytes, str, str]] = {}
+    for file in files("steerproof.board").joinpath("static").iterdir():
+        suffix = file.name[file.name.rfind(".") :]
+        if suffix in TYPES:
+            content = file.read_bytes()
+            found[file.name] = (content, TYPES[suffix], hashlib.sha256(content).hexdigest()[:12])
+    return found
+
+
+def static_address(name: str) -> str:
+    """Address of a static file; it changes with the content, so browsers may keep it for ever."""
+    return f"/static/{name}?v={static_files()[name][2]}"
+
+
+def experiment_address(number: int) -> str:
+    """Address of an experiment's page."""
+    return f"/experiments/{number}"
+
+
+def cell_address(number: int, cell: str) -> str:
+    """Address of a cell's page."""
+    return f"/experiments/{number}/cells/{quote(cell, safe='')}"
+
+
+def highlight(text: str, marker: str) -> Markup:
+    """The text, escaped and visible, with every occurrence of the marker marked."""
+    folded, wanted = text.casefold(), marker.casefold()
+    if len(folded) != len(text) or not wanted:
+        # Folding changed lengths (`ß`): positions would be wrong, so only exact lower case counts.
+        folded, wanted = text.lower(), marker.lower()
+    if len(folded) != len(text):
+        return Markup("{}").format(reveal(text))
+    html, start = Markup(), 0
+    while (found := folded.find(wanted, start)) >= 0:
+        end = found + len(wanted)
+        html += Markup("{}<mark>{}</mark>").format(
+            reveal(text[start:found]), reveal(text[found:end])
+        )
+        start = end
+    return html + Markup("{}").format(reveal(text[start:]))
+
+
+def _finalise(value: Any) -> Any:
+    return reveal(value) if type(value) is str else value
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("steerproof.board"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_finalise,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals.update(
+        static=static_address, experiment_url=experiment_address, cell_url=cell_address
+    )
+    environment.filters.update(
+        moment=cards.moment, span=cards.span, highlight=highlight, quoted=lambda t: quote(t, "")
+    )
+    return environment

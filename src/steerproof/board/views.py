@@ -1,0 +1,363 @@
+"""What the templates show, gathered from the board's file and the run directories."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from markupsafe import Markup
+
+from steerproof.board import charts, downloads, entries, grid, jobs, markdown, runs
+from steerproof.board import comments as commenting
+from steerproof.board.charts import Dot
+from steerproof.board.comments import Comment
+from steerproof.board.context import Board, Run, find_entry, run_of
+from steerproof.board.entries import Entry
+from steerproof.board.grid import Matrix
+from steerproof.board.proposals import parse_proposal
+from steerproof.board.runs import CellRate
+from steerproof.board.templating import experiment_address
+from steerproof.errors import ExperimentError
+from steerproof.spec.grid import Cell
+from steerproof.text import clean
+
+square = grid.square
+_WORDS = {
+    "run-started": "started",
+    "run-stopped": "stopped",
+    "run-ended": "ended",
+    "units-planned": "units counted",
+}
+_PLAIN = (str, int, float, bool)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moment:
+    """One line of the timeline."""
+
+    at: float
+    """Unix time."""
+    what: str
+    who: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shown:
+    """A comment as it is shown."""
+
+    comment: Comment
+    html: Markup
+    """Its newest version."""
+    earlier: tuple[tuple[str, Markup], ...]
+    """Time and text of the versions before, newest first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Results:
+    """The live part of an experiment's page."""
+
+    matrix: Matrix | None = None
+    kinds: Sequence[tuple[str, int, int, int]] = ()
+    """Kind of unit, done, failed, total."""
+    left: float | None = None
+    """Estimated seconds to the end."""
+    partial: bool = False
+    """Some kinds have no finished unit yet: it takes longer than that."""
+    verdict: Mapping[str, Any] = field(default_factory=dict)
+    figures: Sequence[str] = ()
+    files: Mapping[str, int] = field(default_factory=dict)
+    problem: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Side:
+    """One arm of a comparison."""
+
+    run: Run
+    arm: str
+    rates: Mapping[str, CellRate]
+    """Of every cell of the run."""
+
+    @property
+    def title(self) -> str:
+        """`#342 arm A`."""
+        return f"#{self.run.entry.number} arm {self.arm}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compared:
+    """Two sides, persona by persona."""
+
+    charts: tuple[Markup, ...]
+    rows: tuple[tuple[str, tuple[tuple[CellRate | None, CellRate | None, str], ...]], ...]
+    """Persona, then per side: its bridge, its rate, the address name of its cell."""
+
+
+def link_to(known: Mapping[int, Entry]) -> markdown.NumberLink:
+    """`#267` as a link where the board has that number."""
+    return lambda number: experiment_address(number) if number in known else None
+
+
+def proposal(text: str, known: Mapping[int, Entry]) -> Markup:
+    """The proposal's body as HTML."""
+    try:
+        body = parse_proposal(text).markdown
+    except ExperimentError:
+        body = text
+    return markdown.render(body, link_to(known))
+
+
+def comments(
+    board: Board, number: int, cell: str | None, known: Mapping[int, Entry]
+) -> tuple[Shown, ...]:
+    """Comments with their history, oldest first."""
+    link = link_to(known)
+    return tuple(
+        Shown(
+            comment=one,
+            html=markdown.render(one.text, link, top=4),
+            earlier=tuple(
+                (v.at, markdown.render(v.text, link, top=4)) for v in reversed(one.versions[:-1])
+            ),
+        )
+        for one in commenting.comments(board.file, number, cell)
+    )
+
+
+def results(run: Run | None) -> Results:
+    """Grid, units, estimate, verdict, figures and files of a run."""
+    if run is None:
+        return Results()
+    rates = runs.cell_rates(run.directory, run.cells, run.experiment.marker)
+    told = runs.story(run.directory)
+    left, partial = runs.seconds_left(run.directory)
+    return Results(
+        matrix=grid.matrix(run.experiment, run.cells.values(), rates),
+        kinds=_kinds(told.states),
+        left=left,
+        partial=partial,
+        verdict=runs.read_json(run.directory / "results" / "verdict.json") or {},
+        figures=tuple(downloads.figures(run.directory)),
+        files=downloads.available(run.directory),
+        problem=told.problem,
+    )
+
+
+def training(run: Run | None) -> tuple[Markup, ...]:
+    """One chart of training losses per arm, on the same axis."""
+    if run is None:
+        return ()
+    losses = {name: curve for name, curve in runs.training_losses(run.directory).items() if curve}
+    top = max((max(curve) for curve in losses.values()), default=0.0)
+    found = []
+    for arm in run.experiment.arms:
+        head = f"{arm.name}."
+        mine = {n.removeprefix(head): c for n, c in losses.items() if n.startswith(head)}
+        if mine:
+            found.append(charts.loss_chart(arm.name, mine, top))
+    return tuple(found)
+
+
+def timeline(board: Board, entry: Entry) -> tuple[Moment, ...]:
+    """Events of the board and of the ledger, newest first."""
+    found = [
+        Moment(at=runs.unix(e.at), what=e.what, who=e.who, detail=e.detail)
+        for e in entries.events(board.file, entry.number)
+    ]
+    if entry.directory is not None and entry.directory.is_dir():
+        for event in runs.story(entry.directory).events:
+            what = _WORDS.get(event.what, event.what.replace("-", " "))
+            detail = " · ".join(filter(None, (event.unit, _words(event.detail))))
+            found.append(Moment(at=event.time, what=what, who="", detail=detail))
+        if (word := runs.death(entry.directory)) is not None:
+            found.append(Moment(at=word, what="interrupted", who="", detail="its process died"))
+    return tuple(sorted(found, key=lambda moment: moment.at, reverse=True))
+
+
+def plan(board: Board, entry: Entry) -> dict[str, Any] | None:
+    """What the last successful Plan said, and the objections; none before one."""
+    done = [j for j in jobs.jobs(board.file, entry.number) if j.kind == "plan" and j.code == 0]
+    said: Any = None
+    if done:
+        try:
+            said = json.loads((board.logs / f"{done[-1].id}.out").read_bytes())
+        except (OSError, ValueError):
+            said = None
+    if entry.directory is not None:
+        results = entry.directory / "results"
+        said = said or runs.read_json(results / "plan.json")
+        objections = runs.read_json(results / "objections.json")
+    else:
+        objections = None
+    if not isinstance(said, dict):
+        return None if objections is None else {"facts": [], "objections": _objections(objections)}
+    objections = said.get("objections") if objections is None else objections
+    return {"facts": _facts(said), "objections": _objections(objections)}
+
+
+def job_log(board: Board, entry: Entry) -> dict[str, Any] | None:
+    """The last job's log, cleaned; none if there is none or it said nothing."""
+    mine = jobs.jobs(board.file, entry.number)
+    if not mine:
+        return None
+    last = mine[-1]
+    text = clean(jobs.tail(board.logs / f"{last.id}.log"))
+    return {"job": last, "text": text}
+
+
+def registration(entry: Entry) -> dict[str, Any] | None:
+    """The locked registration and the deviations from it."""
+    if entry.directory is None:
+        return None
+    record = runs.read_json(entry.directory / runs.LOCK)
+    if not isinstance(record, dict):
+        return None
+    deviations = runs.read_lines(entry.directory / "deviations.jsonl")
+    return {
+        "facts": [(k, v) for k, v in record.items() if isinstance(v, _PLAIN) and k != "title"],
+        "text": json.dumps(record.get("experiment", record), indent=2, ensure_ascii=False),
+        "deviations": [_words(d) if isinstance(d, dict) else str(d) for d in deviations],
+    }
+
+
+def neighbours(names: Sequence[str], name: str) -> tuple[str | None, str | None]:
+    """The cells before and after this one."""
+    place = names.index(name)
+    before = names[place - 1] if place else None
+    return before, names[place + 1] if place + 1 < len(names) else None
+
+
+def arm_choices(board: Board) -> dict[str, tuple[int, str]]:
+    """Every arm that can be compared: `342:A`."""
+    found: dict[str, tuple[int, str]] = {}
+    for entry in entries.entries(board.file):
+        run = run_of(entry)
+        for arm in run.experiment.arms if run else ():
+            found[f"{entry.number}:{arm.name}"] = (entry.number, arm.name)
+    return found
+
+
+def side(board: Board, choice: tuple[int, str]) -> Side:
+    """One side of a comparison."""
+    number, arm = choice
+    run = run_of(find_entry(board, number))
+    if run is None:  # it was there when the choices were listed
+        raise ExperimentError(f"the run of #{number} cannot be read any more")
+    rates = runs.cell_rates(run.directory, run.cells, run.experiment.marker)
+    return Side(run=run, arm=arm, rates=rates)
+
+
+def shared_kinds(sides: Sequence[Side]) -> dict[str, tuple[str, str]]:
+    """Prompt and strength that every side has, by name."""
+    common: dict[str, tuple[str, str]] | None = None
+    for one in sides:
+        mine = {
+            f"{cell.prompt} prompt, {cell.strength}": (cell.prompt, cell.strength)
+            for cell in one.run.cells.values()
+            if cell.arm == one.arm
+        }
+        common = mine if common is None else {k: v for k, v in common.items() if k in mine}
+    return common or {}
+
+
+def usual_kind(kinds: Mapping[str, tuple[str, str]]) -> str:
+    """The steered cells under the neutral prompt, if both have them."""
+    steered = [name for name, (prompt, s) in kinds.items() if prompt == "neutral" and s != "none"]
+    return next(iter([*steered, *kinds]), "")
+
+
+def compare(sides: Sequence[Side], kind: tuple[str, str]) -> Compared:
+    """Rates of both sides against the bridge of their own experiment, on the same axes."""
+    personas = list(dict.fromkeys(p.name for one in sides for p in one.run.experiment.personas))
+    table = [[_measured(one, persona, kind) for one in sides] for persona in personas]
+    panels = []
+    for place, one in enumerate(sides):
+        dots = [
+            Dot(name=p, x=bridge.rate, y=rate.rate, fired=rate.fired or 0, total=rate.total or 1)
+            for p, row in zip(personas, table, strict=True)
+            for bridge, rate, _ in [row[place]]
+            if bridge and rate and bridge.rate is not None and rate.rate is not None
+        ]
+        panels.append(charts.scatter(one.title, dots, "bridge rate", f"{kind[0]} {kind[1]}"))
+    rows = tuple(
+        (persona, tuple(row))
+        for persona, row in zip(personas, table, strict=True)
+        if any(rate for _, rate, _ in row)
+    )
+    return Compared(charts=tuple(panels), rows=rows)
+
+
+def _measured(
+    one: Side, persona: str, kind: tuple[str, str]
+) -> tuple[CellRate | None, CellRate | None, str]:
+    bridge_arm = one.run.experiment.analysis.bridge_arm
+    bridge = _rate_of(one, bridge_arm, persona, ("persona", "none"))
+    rate = _rate_of(one, one.arm, persona, kind)
+    return bridge[0], rate[0], rate[1]
+
+
+def _rate_of(
+    one: Side, arm: str, persona: str, kind: tuple[str, str]
+) -> tuple[CellRate | None, str]:
+    def asked(cell: Cell) -> bool:
+        return (cell.arm, cell.persona, cell.prompt, cell.strength) == (arm, persona, *kind)
+
+    name = next((name for name, cell in one.run.cells.items() if asked(cell)), None)
+    return (None, "") if name is None else (one.rates[name], name)
+
+
+def _kinds(states: Mapping[str, str]) -> list[tuple[str, int, int, int]]:
+    found: dict[str, list[int]] = {}
+    for unit_id, state in states.items():
+        counts = found.setdefault(unit_id.partition("/")[0], [0, 0, 0])
+        counts[0] += state == "done"
+        counts[1] += state == "failed"
+        counts[2] += 1
+    return [(kind, *counts) for kind, counts in found.items()]  # type: ignore[misc]
+
+
+def _facts(said: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Plain values of a plan, nested ones as `outer inner`."""
+    facts: list[tuple[str, str]] = []
+    for key, value in said.items():
+        name = f"{prefix}{key}".replace("_", " ")
+        if key == "objections":
+            continue
+        if isinstance(value, dict):
+            facts += _facts(value, f"{name} ")
+        elif isinstance(value, list):
+            facts.append((name, ", ".join(str(v) for v in value if isinstance(v, _PLAIN))))
+        else:
+            facts.append((name, _value(value)))
+    return [(name, text) for name, text in facts if text][:60]
+
+
+def _objections(found: Any) -> list[tuple[str, str]]:
+    """Severity (or empty) and text of each objection."""
+    listed = found.get("objections", []) if isinstance(found, dict) else found
+    shown: list[tuple[str, str]] = []
+    for one in listed if isinstance(listed, list) else []:
+        if not isinstance(one, dict):
+            shown.append(("", str(one)))
+            continue
+        severity = str(one.get("severity") or one.get("level") or "")
+        texts = [str(v) for k, v in one.items() if k not in ("severity", "level") and v]
+        shown.append((severity, ": ".join(texts)))
+    return shown
+
+
+def _words(detail: Mapping[str, Any]) -> str:
+    return ", ".join(
+        f"{key.replace('_', ' ')} {_value(value)}"
+        for key, value in detail.items()
+        if value not in (None, "", [], {})
+    )
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return "" if value is None else str(value)
