@@ -238,6 +238,18 @@ def test_missing_cells_are_called_not_measured_and_never_zero(drawings):
     assert "not asked" in next(v for k, v in lines.items() if k.arm == "B")
 
 
+def test_a_strength_spelt_in_another_way_is_the_same_cell():
+    given = example.inputs()
+    grids = tuple(
+        grid.model_copy(
+            update={"strengths": tuple(s.replace("+2", "+2.0") for s in grid.strengths)}
+        )
+        for grid in given.experiment.cells
+    )
+    spelt = replace(given, experiment=given.experiment.model_copy(update={"cells": grids}))
+    assert report_view.coverage(spelt) == report_view.coverage(given) == (232, 232)
+
+
 def test_a_table_of_totals_has_a_report_that_says_why_there_is_no_interval():
     given = example.inputs()
     totals = RateTable(

@@ -2,14 +2,14 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 from steerproof.decide import wording
 from steerproof.decide.figures.fluency import CLIFF
-from steerproof.decide.rates import CellKind, lookup
+from steerproof.decide.rates import CellKind, canonical_strength, lookup
 from steerproof.decide.report_inputs import Completion, Json, ReportInputs, bridge_kind, short_name
-from steerproof.spec.grid import cells
+from steerproof.spec.grid import Cell, cells
 from steerproof.text import reveal
 
 _LEADS = {
@@ -122,15 +122,23 @@ def _kill_number(key: str, value: wording.Number) -> str:
     return wording.plain(value)
 
 
+def asked_cells(inputs: ReportInputs) -> tuple[Cell, ...]:
+    """Cells that the experiment asks for, named as the rate table names them."""
+    return tuple(
+        replace(cell, strength=canonical_strength(cell.strength))
+        for cell in cells(inputs.experiment)
+    )
+
+
 def rate_lines(inputs: ReportInputs) -> Iterator[RateLine]:
     """Every kind of cell that was asked for or measured, one value per persona."""
     personas = [persona.name for persona in inputs.experiment.personas]
-    asked = set(cells(inputs.experiment))
+    asked = asked_cells(inputs)
     kinds = {
         CellKind(
             arm=c.arm, prompt=c.prompt, direction=c.direction, layer=c.layer, strength=c.strength
         ): None
-        for c in (*cells(inputs.experiment), *inputs.rates.cells)
+        for c in (*asked, *inputs.rates.cells)
     }
     wanted = {(c.arm, c.persona) for c in asked}
     for kind in kinds:
@@ -144,7 +152,7 @@ def rate_lines(inputs: ReportInputs) -> Iterator[RateLine]:
 
 def coverage(inputs: ReportInputs) -> tuple[int, int]:
     """Cells measured and cells asked for."""
-    asked = cells(inputs.experiment)
+    asked = asked_cells(inputs)
     return sum(cell in inputs.rates.cells for cell in asked), len(asked)
 
 
