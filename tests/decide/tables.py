@@ -67,9 +67,7 @@ def rows_of(
         else:
             total = count * samples
             rows.append(
-                RateRow(
-                    cell=cell, coefficient=number, question=None, fired=sum(fired), total=total
-                )
+                RateRow(cell=cell, coefficient=number, question=None, fired=sum(fired), total=total)
             )
     return rows
 

@@ -126,9 +126,7 @@ def test_a_drawn_persona_brings_its_own_bridge_along():
         total=np.full((10, 20), 10.0),
         questions=np.full(10, 20),
     )
-    drawn = two_level_draws(
-        stair, stair, Resampling(seed=1, iterations=300), same_questions=True
-    )
+    drawn = two_level_draws(stair, stair, Resampling(seed=1, iterations=300), same_questions=True)
     assert (drawn[~np.isnan(drawn)] == 1.0).all()
 
 

@@ -18,8 +18,8 @@ few_values = st.integers(0, 5).map(lambda k: k / 5)
 """Rates of few completions: ties are common."""
 
 
-def pair(size: int | st.SearchStrategy[int] = st.integers(3, 12)):
-    sizes = st.just(size) if isinstance(size, int) else size
+def pair(size: int | None = None):
+    sizes = st.integers(3, 12) if size is None else st.just(size)
     return sizes.flatmap(
         lambda n: st.tuples(
             arrays(float, n, elements=few_values), arrays(float, n, elements=few_values)

@@ -15,6 +15,8 @@ from steerproof.spec.experiment import Thresholds
 
 Flag = Float[np.ndarray, "*batch"]
 """1 true, 0 false, NaN undecided."""
+Values = np.ndarray | np.generic | float
+"""Numbers or conditions, on their way into an array: numpy makes scalars of a single table's."""
 Rates = Float[np.ndarray, "personas *batch"]
 """One rate per headline persona; NaN where the cell is missing."""
 
@@ -83,10 +85,10 @@ def uniform_zero(sweep: Float[np.ndarray, "cells personas *batch"], highest: flo
     if not sweep.size:
         nothing = np.full(sweep.shape[2:], np.nan)
         return Kill(fired=nothing, numbers={"max_rate": nothing})
-    largest = np.where(np.isnan(sweep), -np.inf, sweep).max(axis=(0, 1))
+    largest = np.asarray(np.where(np.isnan(sweep), -np.inf, sweep).max(axis=(0, 1)))
     some_missing = np.isnan(sweep).any(axis=(0, 1))
     fired = flag(largest <= highest, unknown=some_missing & (largest <= highest))
-    return Kill(fired=fired, numbers={"max_rate": np.where(np.isinf(largest), np.nan, largest)})
+    return Kill(fired=fired, numbers={"max_rate": np.where(largest < 0, np.nan, largest)})
 
 
 def baseline_rate_driven(arm: ArmRates, limits: Thresholds) -> Kill:
@@ -107,8 +109,8 @@ def baseline_rate_driven(arm: ArmRates, limits: Thresholds) -> Kill:
 def sign_inverted(arm: ArmRates, share: float) -> Kill:
     """With the persona prompt on, pushing along the direction lowers the rate of many personas."""
     known = ~(np.isnan(arm.prompted) | np.isnan(arm.prompted_steered))
-    inverted = np.sum(known & (arm.prompted_steered < arm.prompted), axis=0)
-    compared = np.sum(known, axis=0)
+    inverted = np.asarray(np.sum(known & (arm.prompted_steered < arm.prompted), axis=0))
+    compared = np.asarray(np.sum(known, axis=0))
     needed = share * len(arm.prompted) - ROUNDING
     possible = inverted + (len(arm.prompted) - compared)
     fired = flag(inverted >= needed, unknown=(inverted < needed) & (possible >= needed))
@@ -137,7 +139,7 @@ def direction_not_specific(arm: ArmRates, margin: float, confidence: float) -> K
         pooled_half_width(arm.steered, arm.steered_total, confidence),
         pooled_half_width(arm.isotropic, arm.isotropic_total, confidence),
     ]
-    half = np.maximum(*halves)
+    half = np.asarray(np.maximum(*halves))
     complete = all_present(arm.steered, arm.bridge, arm.isotropic)
     ranks_alike = negated(at_least(direction - isotropic, margin - ROUNDING, complete))
     rates_alike = negated(at_least(np.abs(means[0] - means[1]), half - ROUNDING, complete))
@@ -164,9 +166,9 @@ def pooled_half_width(
 ) -> Flag:
     """Wilson half-width of the completions of all personas together; NaN if there is none."""
     trials = np.where(np.isnan(values), 0.0, total.reshape(-1, *[1] * (values.ndim - 1)))
-    fired = np.where(np.isnan(values), 0.0, values * trials).sum(axis=0)
-    trials = trials.sum(axis=0)
-    half = wilson_half_width(fired, np.maximum(trials, 1.0), confidence)
+    fired = np.asarray(np.where(np.isnan(values), 0.0, values * trials).sum(axis=0))
+    trials = np.asarray(trials.sum(axis=0))
+    half = wilson_half_width(fired, np.asarray(np.maximum(trials, 1.0)), confidence)
     return np.asarray(np.where(trials > 0, half, np.nan))
 
 
@@ -175,13 +177,14 @@ def all_present(*quantities: Rates) -> Bool[np.ndarray, "*batch"]:
     return np.asarray(~np.any([np.isnan(values).any(axis=0) for values in quantities], axis=0))
 
 
-def at_least(value: Flag, threshold: float | Flag, complete: Bool[np.ndarray, "*batch"]) -> Flag:
+def at_least(value: Values, threshold: Values, complete: Values) -> Flag:
     """Flag `value >= threshold`, undecided where personas are missing or a number is undefined."""
-    unknown = np.isnan(value) | np.isnan(threshold) | ~complete
-    return flag(np.asarray(value >= threshold), unknown=unknown)
+    value, threshold = np.asarray(value), np.asarray(threshold)
+    unknown = np.isnan(value) | np.isnan(threshold) | ~np.asarray(complete)
+    return flag(value >= threshold, unknown=unknown)
 
 
-def flag(true: np.ndarray, *, unknown: np.ndarray) -> Flag:
+def flag(true: Values, *, unknown: Values) -> Flag:
     """1 or 0, and NaN where unknown."""
     return np.asarray(np.where(unknown, np.nan, np.where(true, 1.0, 0.0)))
 

@@ -66,7 +66,7 @@ class KillResult:
     fired: bool | None
     reason: str | None
     """Why it is undecided, or why one of its numbers is undefined."""
-    numbers: Mapping[str, float | None]
+    numbers: Mapping[str, float | int | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -146,4 +146,4 @@ def decide(
         Outcome.SUPPORTED: np.ones_like(evidence.complete),
     }
     stacked = np.array([np.broadcast_to(conditions[o], passed.shape) for o in OUTCOMES])
-    return stacked.argmax(axis=0)
+    return np.asarray(stacked.argmax(axis=0))
