@@ -111,7 +111,7 @@ class ReportInputs:
     completions: Sequence[Completion] = ()
     fluency: Sequence[Fluency] = ()
     objections: Sequence[Json] = ()
-    """As `plan --json` gives them."""
+    """As `plan --json` gives them: `severity`, `finding` (with its number in words), `remedy`."""
     versions: Mapping[str, str] = field(default_factory=dict)
     """Version of every package, of the code and of the model."""
     seeds: Mapping[str, int | str] = field(default_factory=dict)
