@@ -39,7 +39,7 @@ class ArmRates:
     prompted_steered: Rates
     """Persona prompt, primary strength."""
     sweep: Float[np.ndarray, "cells personas *batch"]
-    """Neutral prompt, every strength and layer that the arm was steered with."""
+    """Neutral prompt, every strength that the arm was steered with."""
     isotropic: Rates
     """Neutral prompt, primary strength, a random direction of the same norm."""
     steered_total: Float[np.ndarray, " personas"]

@@ -108,16 +108,11 @@ def isotropic_kind(study: Study, arm: str, strength: str) -> CellKind | None:
 
 
 def sweep_kinds(study: Study, arm: str) -> tuple[CellKind, ...]:
-    """Every strength and layer that the table has for an arm's own direction, neutral prompt."""
-    direction = arm_direction(study.experiment, arm)
-    found = {
-        CellKind(
-            arm=arm, prompt="neutral", direction=direction, layer=c.layer, strength=c.strength
-        ): None
-        for c in study.table.cells
-        if (c.arm, c.prompt, c.direction) == (arm, "neutral", direction)
-    }
-    return tuple(found)
+    """Every strength that the table has for an arm's own direction and layer, neutral prompt."""
+    direction, layer = arm_direction(study.experiment, arm), arm_layer(study.experiment, arm)
+    fixed = (arm, "neutral", direction, layer)
+    found = (c for c in study.table.cells if (c.arm, c.prompt, c.direction, c.layer) == fixed)
+    return tuple(steered_kind(study, arm, s) for s in dict.fromkeys(c.strength for c in found))
 
 
 def rates_of(study: Study, kind: CellKind | None) -> Float[np.ndarray, " personas"]:
