@@ -1,0 +1,297 @@
+"""Completions of many cells in one batch: mixed adapters, directions, layers and prompts.
+
+A row's text depends on the row alone (`sampling.py`), so how rows are put together is a matter of
+speed only. Rows are admitted in the order given, as others end. Where memory runs out, the pool is
+halved and its unfinished rows start again: their text is the same.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import psutil
+import torch
+from torch import Tensor
+from transformers.cache_utils import DynamicLayer
+
+from steerproof.collect.attention import attending
+from steerproof.collect.pool import Batch, Live, Row, RowPool, Subject, check_slots
+from steerproof.collect.sampling import sample
+from steerproof.errors import MachineError, ModelError
+from steerproof.model.base import Base
+from steerproof.spec.experiment import Generation
+
+# Prompt tokens computed at once: more would only cost memory.
+_PROMPT_TOKENS = 8192
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completion:
+    """What a row became."""
+
+    cell: str
+    question: int
+    sample: int
+    seed: int
+    token_ids: tuple[int, ...]
+    """Without the token that ended it."""
+    finish: Literal["eos", "length"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """How much is in flight at once."""
+
+    max_rows: int = 1024
+    """Rows; beyond a few hundred more only help against per-step overheads."""
+    kv_bytes: int | None = None
+    """Keys and values; None takes half of a CPU's free memory, or 80 % of a GPU's."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """Where a call of `generate` stands."""
+
+    done: int
+    running: int
+    waiting: int
+    tokens: int
+    """Tokens drawn, those of restarted rows included."""
+
+
+def generate(
+    subject: Subject,
+    rows: Iterable[Row],
+    settings: Generation,
+    *,
+    limits: Limits | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> Iterator[Completion]:
+    """Complete every row; completions come as rows end.
+
+    Until the iterator is exhausted or closed the model belongs to it: adapters and steering are
+    attached, and its attention is replaced. Rows of one cell and question are best given together,
+    and cells of one adapter one after another.
+
+    Args:
+        subject: base, adapters and steering; neither is attached yet.
+        rows: what to complete.
+        settings: temperature, nucleus and length (`samples` is not used: rows are spelt out).
+        limits: how much is in flight.
+        on_progress: called after every step.
+
+    Raises:
+        ModelError: a prompt does not fit the context, a slot is missing, or the model is of a kind
+            that cannot be pooled.
+        MachineError: a single family of rows does not fit into memory.
+    """
+    families = _families(subject, list(rows), settings)
+    if not families:
+        return
+    run = _Run(subject, families, settings, on_progress)
+    with attached(subject):
+        budget = limits or Limits()
+        room, left = budget.max_rows, budget.kv_bytes or free_bytes(subject.base)
+        while run.waiting:
+            try:
+                yield from run.until_done(room, left // run.bytes_per_token)
+            except (torch.OutOfMemoryError, RuntimeError) as error:
+                if not out_of_memory(error):
+                    raise
+                room, left = run.halve(room, left, error)
+
+
+@contextmanager
+def attached(subject: Subject) -> Iterator[None]:
+    """Attach the adapters and the steering of a subject."""
+    with ExitStack() as stack:
+        if subject.adapters is not None:
+            stack.enter_context(subject.adapters.attach())
+        if subject.steering is not None:
+            stack.enter_context(subject.steering.attach())
+        yield
+
+
+class _Run:
+    """One call of `generate`: what waits, and what has been counted."""
+
+    def __init__(
+        self,
+        subject: Subject,
+        families: Sequence[list[Row]],
+        settings: Generation,
+        on_progress: Callable[[Progress], None] | None,
+    ) -> None:
+        self.subject = subject
+        self.waiting = deque(families)
+        self.settings = settings
+        self.on_progress = on_progress
+        self.longest = settings.max_new_tokens + max(len(f[0].prompt_ids) for f in families)
+        self.bytes_per_token = bytes_per_token(subject, self.longest)
+        self.pool: RowPool | None = None
+        self.done = 0
+        self.tokens = 0
+
+    def until_done(self, room: int, columns: int) -> Iterator[Completion]:
+        """Complete what waits, with at most `room` rows and `columns` keys in flight."""
+        self.pool = pool = RowPool(self.subject, self.longest)
+        with attending(self.subject.base.model, pool.cache):
+            while True:
+                running = len(pool.running)
+                while self.waiting and room - running >= max(1, room // 8):
+                    self._admit(pool, room, columns)
+                    if len(pool.running) == running:
+                        break
+                    running = len(pool.running)
+                if not running:
+                    break
+                yield from self._step(pool)
+        self.pool = None
+
+    def halve(self, room: int, left: int, error: Exception) -> tuple[int, int]:
+        """Put the unfinished rows back and return smaller limits.
+
+        Raises:
+            MachineError: a single family was in flight.
+        """
+        rows = self.pool.running if self.pool else []
+        families = _grouped([live.row for live in rows])
+        self.pool = None
+        self.waiting.extendleft(reversed(families))
+        if room == 1:
+            raise MachineError(
+                "memory does not even suffice for one prompt and its samples: use a machine with"
+                " more, a smaller model, or fewer new tokens"
+            ) from error
+        if self.subject.base.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return max(1, min(room, len(rows) or room) // 2), max(1, left // 2)
+
+    def _admit(self, pool: RowPool, room: int, columns: int) -> None:
+        """Admit waiting families while rows, keys and one forward pass have room."""
+        taken: list[list[Row]] = []
+        alive = pool.running
+        rows = len(alive)
+        used = sum(self.settings.max_new_tokens + len(x.row.prompt_ids) for x in alive)
+        widest = 0
+        while self.waiting and sum(map(len, taken)) < room // 4 + 1:
+            family = self.waiting[0]
+            prompt = len(family[0].prompt_ids)
+            used += prompt + len(family) * self.settings.max_new_tokens
+            widest = max(widest, prompt)
+            crowded = rows + len(family) > room or used > columns
+            if taken and widest * (len(taken) + 1) > _PROMPT_TOKENS:
+                break
+            if crowded and (alive or taken):
+                break
+            rows += len(family)
+            taken.append(self.waiting.popleft())
+        if taken:
+            try:
+                pool.admit(taken)
+            except (torch.OutOfMemoryError, RuntimeError):
+                self.waiting.extendleft(reversed(taken))
+                raise
+
+    def _step(self, pool: RowPool) -> Iterator[Completion]:
+        ends = self.subject.base.eos_ids
+        advanced = pool.step(self._draw)
+        finished = []
+        for live in advanced:
+            ended = live.tokens[-1] in ends
+            if ended or len(live.tokens) == self.settings.max_new_tokens:
+                pool.end(live)
+                finished.append(_completion(live, ended))
+        self.tokens += len(advanced)
+        self.done += len(finished)
+        yield from finished
+        if self.on_progress is not None:
+            self.on_progress(
+                Progress(
+                    done=self.done,
+                    running=len(advanced) - len(finished),
+                    waiting=sum(map(len, self.waiting)),
+                    tokens=self.tokens,
+                )
+            )
+
+    def _draw(self, logits: Tensor, batch: Batch) -> Tensor:
+        settings = self.settings
+        return sample(logits, batch.seeds, batch.steps, settings.temperature, settings.top_p)
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether an error says that memory ran out, on a GPU or on a CPU."""
+    text = str(error).lower()
+    return isinstance(error, torch.OutOfMemoryError) or (
+        "not enough memory" in text or "can't allocate memory" in text
+    )
+
+
+def free_bytes(base: Base) -> int:
+    """Memory that keys and values may take."""
+    if base.device.type == "cuda":
+        return int(0.8 * torch.cuda.mem_get_info(base.device)[0])
+    return int(0.5 * psutil.virtual_memory().available)
+
+
+@torch.inference_mode()
+def bytes_per_token(subject: Subject, longest: int) -> int:
+    """Bytes of the keys and values of one position, measured on a forward pass of one token.
+
+    Raises:
+        ModelError: the model keeps something else than keys and values of all positions.
+    """
+    base = subject.base
+    one = torch.tensor([[base.pad_id]], device=base.device)
+    output = base.model(input_ids=one, use_cache=True)
+    total = 0
+    for place, layer in enumerate(output.past_key_values.layers):
+        window = getattr(layer, "sliding_window", longest)
+        if not isinstance(layer, DynamicLayer) or layer.keys is None or layer.values is None:
+            raise ModelError(
+                f"block {place} of {type(base.model).__name__} keeps a {type(layer).__name__}, not"
+                " keys and values: such a model cannot be pooled"
+            )
+        if window is not None and window < longest:
+            raise ModelError(
+                f"block {place} of {type(base.model).__name__} has a sliding window of {window},"
+                f" but rows may reach {longest} positions; ask for fewer new tokens"
+            )
+        total += layer.keys.nbytes + layer.values.nbytes
+    return total
+
+
+def _families(subject: Subject, rows: list[Row], settings: Generation) -> list[list[Row]]:
+    check_slots(subject, rows)
+    context = subject.base.context
+    for row in rows:
+        if len(row.prompt_ids) + settings.max_new_tokens > context:
+            raise ModelError(
+                f"{row.cell}, question {row.question}: a prompt of {len(row.prompt_ids)} tokens"
+                f" and {settings.max_new_tokens} new ones exceed the context of {context}; ask for"
+                " fewer new tokens: a prompt is never cut"
+            )
+    return _grouped(rows)
+
+
+def _grouped(rows: Iterable[Row]) -> list[list[Row]]:
+    """Rows by family, in the order in which families first appear."""
+    families: dict[tuple[object, ...], list[Row]] = {}
+    for row in rows:
+        families.setdefault(row.family, []).append(row)
+    return list(families.values())
+
+
+def _completion(live: Live, ended: bool) -> Completion:
+    row = live.row
+    return Completion(
+        cell=row.cell,
+        question=row.question,
+        sample=row.sample,
+        seed=row.seed,
+        token_ids=tuple(live.tokens[:-1] if ended else live.tokens),
+        finish="eos" if ended else "length",
+    )
