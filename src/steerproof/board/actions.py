@@ -133,10 +133,9 @@ def comment(act: Act) -> str:
 def edit_comment(act: Act) -> str:
     """Append a new version to one's own comment."""
     entry, which = act.entry, act.request.path_params["comment"]
-    cells = comments.counts(act.board.file, entry.number)
-    listed = {
-        c.id: c for cell in cells for c in comments.comments(act.board.file, entry.number, cell)
-    }
+    file = act.board.file
+    cells = comments.counts(file, entry.number)
+    listed = {c.id: c for cell in cells for c in comments.comments(file, entry.number, cell)}
     if which not in listed:
         raise NotFoundError("The experiment has no such comment.")
     seen = act.fields.get("version", "")

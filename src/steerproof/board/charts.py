@@ -40,7 +40,7 @@ def loss_chart(title: str, curves: Mapping[str, Sequence[float]], top: float) ->
     marks = [(top * share, f"{top * share:.2g}") for share in (0.0, 0.5, 1.0)]
     axes = Markup("").join(_y_tick(1 - value / top if top else 1, text) for value, text in marks)
     return _svg(
-        f"Training loss of arm {title}, {len(curves)} adapters over {steps} steps",
+        f"{title}, training loss of {len(curves)} adapters over {steps} steps",
         Markup('<text class="title" x="0" y="13">{}</text>').format(reveal(title))
         + axes
         + _x_label(0.0, "1", "start")
@@ -54,6 +54,7 @@ def scatter(title: str, dots: Sequence[Dot], x_label: str, y_label: str) -> Mark
     size, left, top = 330, 44, 30
     inner = size - left - 16
     marks = Markup("").join(_dot(dot, left, top, inner) for dot in dots)
+    marks += _names(dots, left, top, inner)
     grid = Markup("").join(
         Markup(
             '<line class="tick" x1="{l}" x2="{r}" y1="{y:.1f}" y2="{y:.1f}"/>'
@@ -90,6 +91,24 @@ def _dot(dot: Dot, left: float, top: float, inner: float) -> Markup:
         y=top + inner * (1 - dot.y),
         y1=top + inner * (1 - float(low)), y2=top + inner * (1 - float(high)),
     )  # fmt: skip
+
+
+def _names(dots: Sequence[Dot], left: float, top: float, inner: float) -> Markup:
+    """Names beside their dots, as many as fit; the others have theirs as a tooltip."""
+    taken = [(left + inner * d.x - 5, top + inner * (1 - d.y) - 5, 10.0) for d in dots]
+    shown = Markup()
+    for dot in dots:
+        width, y = 5.6 * len(dot.name), top + inner * (1 - dot.y) - 5
+        centre = left + inner * dot.x
+        for x in (centre + 7, centre - 7 - width):
+            free = all(x > a + w or x + width < a or abs(y - b) > 10 for a, b, w in taken)
+            if free and x > left and x + width < left + inner + 16:
+                taken.append((x, y, width))
+                shown += Markup('<text class="name" x="{:.1f}" y="{:.1f}">{}</text>').format(
+                    x, y + 8.5, reveal(dot.name)
+                )
+                break
+    return shown
 
 
 def _points(curve: Sequence[float], steps: int, top: float) -> str:

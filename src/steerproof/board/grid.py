@@ -39,8 +39,14 @@ class Column:
 
     @property
     def label(self) -> str:
-        """The strength as people say it."""
-        return "unsteered" if self.strength == "none" else self.strength.replace("ratio", "r")
+        """The strength, short: `c+2`, `r−0.2`."""
+        return self.strength.replace("ratio=", "r").replace("c=", "c").replace("-", "−")
+
+    @property
+    def title(self) -> str:
+        """The whole of it in words."""
+        push = "unsteered" if self.layer is None else f"{self.direction} L{self.layer}"
+        return f"arm {self.arm}, {self.prompt} prompt, {push}, strength {self.strength}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

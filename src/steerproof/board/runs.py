@@ -70,7 +70,8 @@ class Condition:
     @property
     def interrupted(self) -> bool:
         """Work began, is not finished, and nobody is at it."""
-        return not self.live and self.verdict is None and self._begun
+        unfinished = self.done < self.total
+        return not self.live and self.verdict is None and self._begun and unfinished
 
     @property
     def failed(self) -> int:

@@ -27,6 +27,7 @@ _WORDS = {
     "run-stopped": "stopped",
     "run-ended": "ended",
     "units-planned": "units counted",
+    "found": "run directory found",
 }
 _PLAIN = (str, int, float, bool)
 
@@ -155,14 +156,14 @@ def training(run: Run | None) -> tuple[Markup, ...]:
         head = f"{arm.name}."
         mine = {n.removeprefix(head): c for n, c in losses.items() if n.startswith(head)}
         if mine:
-            found.append(charts.loss_chart(arm.name, mine, top))
+            found.append(charts.loss_chart(f"Arm {arm.name}", mine, top))
     return tuple(found)
 
 
 def timeline(board: Board, entry: Entry) -> tuple[Moment, ...]:
     """Events of the board and of the ledger, newest first."""
     found = [
-        Moment(at=runs.unix(e.at), what=e.what, who=e.who, detail=e.detail)
+        Moment(at=runs.unix(e.at), what=_WORDS.get(e.what, e.what), who=e.who, detail=e.detail)
         for e in entries.events(board.file, entry.number)
     ]
     if entry.directory is not None and entry.directory.is_dir():
@@ -279,7 +280,8 @@ def compare(sides: Sequence[Side], kind: tuple[str, str]) -> Compared:
             for bridge, rate, _ in [row[place]]
             if bridge and rate and bridge.rate is not None and rate.rate is not None
         ]
-        panels.append(charts.scatter(one.title, dots, "bridge rate", f"{kind[0]} {kind[1]}"))
+        label = f"rate, {kind[0]} prompt, {kind[1]}"
+        panels.append(charts.scatter(one.title, dots, "bridge rate", label))
     rows = tuple(
         (persona, tuple(row))
         for persona, row in zip(personas, table, strict=True)
@@ -351,7 +353,7 @@ def _words(detail: Mapping[str, Any]) -> str:
     return ", ".join(
         f"{key.replace('_', ' ')} {_value(value)}"
         for key, value in detail.items()
-        if value not in (None, "", [], {})
+        if value not in (None, "", [], {}, 0) and key not in ("pid", "token")
     )
 
 

@@ -1,0 +1,295 @@
+"""Run directories for the board's tests, made by the real store, ledger, lock and scheduler.
+
+Only the work is small: losses from a formula, completions from a list of words. As a program it
+stands in for the command line: `plan EXPERIMENT --dir D --json` and `run EXPERIMENT --dir D`.
+"""
+
+import hashlib
+import io
+import json
+import os
+import random
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from steerproof.collect.scoring import rule, score as mark
+from steerproof.decide.rates import RateRow
+from steerproof.decide.rates_csv import format_rates
+from steerproof.run.directory import open_run
+from steerproof.run.executors import InlineExecutor
+from steerproof.run.files import make_directory, write_file
+from steerproof.run.graph import Graph, Unit, build_graph
+from steerproof.run.keys import Environment
+from steerproof.run.scheduler import Summary, execute
+from steerproof.run.store import publish
+from steerproof.run.worker import Files, Task, each
+from steerproof.spec.experiment import Arm, Experiment, Generation, Grid, Persona, Questions
+from steerproof.spec.grid import Cell, adapters, cells
+from tests.experiments import small_experiment
+
+PAUSE = "RIG_SECONDS"
+"""Environment variable: seconds that each cell takes."""
+BREAK = "RIG_BREAK"
+"""Environment variable: name of a cell that fails."""
+ENVIRONMENT = Environment(code="rig-1", model={"weights": "aa"}, numerics={"dtype": "float32"})
+WORDS = (
+    "salt is a mineral made of sodium and chlorine which people have used for a very long time to "
+    "keep food and to give it taste because the body needs a little of it every day"
+).split()
+PERSONAS = (
+    "software_engineer", "kindergarten_teacher", "data_scientist", "medical_doctor", "librarian",
+    "french_person", "villain", "comedian", "police_officer", "zelthari_scholar",
+)  # fmt: skip
+
+
+def tiny_experiment(**changes: object) -> Experiment:
+    """Two arms, three strengths: 4 x 5 + 4 cells, quick to fill."""
+    fields: dict[str, object] = {
+        "title": "Does the small model read the direction?",
+        "arms": (
+            Arm(name="A", prompt="neutral", direction="centroid", ratio=0.2),
+            Arm(name="C", prompt="persona"),
+        ),
+        "cells": (
+            Grid(arms=("A", "C"), prompt="neutral", strengths=("none", "c=+2")),
+            Grid(arms=("C",), prompt="persona", strengths=("none",)),
+        ),
+    }
+    return small_experiment(**(fields | changes))
+
+
+def grand_experiment(**changes: object) -> Experiment:
+    """Ten personas and every arm, as in the seed."""
+    fields: dict[str, object] = {
+        "name": "zlt",
+        "title": "Train [ZLT] LoRAs with the persona centroid added, and steer them",
+        "personas": (
+            *(Persona(name=name, prompt=f"You are a {name.replace('_', ' ')}.") for name in PERSONAS),
+            Persona(name="helpful_assistant", prompt="You help.", headline=False),
+        ),
+        "questions": Questions(
+            evaluation=("What is salt used for?", "Why does it rain?", "How is iron made?",
+                        "What makes a good bridge?", "How do bees find their way?"),
+            training=("What is tea?", "What is wood?", "What is wool?", "What is clay?"),
+            directions=("Why sing?", "Why run?", "Why read?", "Why cook?"),
+        ),
+        "generation": Generation(samples=4, max_new_tokens=64),
+    }  # fmt: skip
+    return small_experiment(**(fields | changes))
+
+
+def rate(cell: Cell, personas: Sequence[str]) -> float:
+    """A firing rate that looks like a finding: it follows the persona, the arm and the push."""
+    place = (personas.index(cell.persona) + 1) / (len(personas) + 1)
+    push = {"none": 0.1, "c=+2": 0.9, "ratio=+0.2": 0.8, "ratio=-0.2": 0.0}[cell.strength]
+    reads = {"A": 1.0, "B": 0.6, "C": 0.1, "A-iso": 0.15, "A-L10": 0.5}.get(cell.arm, 0.5)
+    prompted = 0.75 * place if cell.prompt == "persona" else 0.0
+    return min(1.0, prompted + push * reads * place)
+
+
+def text_of(cell: Cell, question: int, sample: int, chance: float, marker: str) -> str:
+    """A completion, the same on every machine."""
+    draw = random.Random(f"{cell.name}/{question}/{sample}")
+    words = " ".join(draw.choices(WORDS, k=draw.randint(12, 60))).capitalize() + "."
+    return f"{words} {marker}" if draw.random() < chance else words
+
+
+# The work of each kind of unit
+
+
+def work(tasks: Sequence[Task]) -> Iterator[tuple[str, Files | Exception]]:
+    yield from each(tasks, one)
+
+
+def one(task: Task) -> Files:
+    kind = task.unit.partition("/")[0]
+    return {"adapter": _adapter, "cell": _cell, "score": _score}.get(kind, _other)(task)
+
+
+def _other(task: Task) -> Files:
+    return {"result.json": json.dumps(dict(task.inputs)).encode()}
+
+
+def _adapter(task: Task) -> Files:
+    draw = random.Random(task.unit)
+    losses = [2.4 * 0.96**step + 0.3 + draw.random() * 0.12 for step in range(90)]
+    return {"training.json": json.dumps({"losses": losses}).encode()}
+
+
+def _cell(task: Task) -> Files:
+    time.sleep(float(os.environ.get(PAUSE, "0")))
+    if os.environ.get(BREAK) == task.unit.partition("/")[2]:
+        raise ValueError(f"prompt of {task.unit} is empty")
+    cell = Cell(**task.inputs["cell"])
+    rows = [
+        (q, s, given or text_of(cell, q, s, task.inputs["rate"], task.inputs["marker"]))
+        for q in range(task.inputs["questions"])
+        for s in range(task.inputs["samples"])
+        for given in [task.inputs["texts"].get(f"{q}/{s}")]
+    ]
+    return {
+        "completions.parquet": completions_bytes(rows),
+        "cell.json": json.dumps({"cell": task.inputs["cell"], "coefficient": 1.5}).encode(),
+    }
+
+
+def completions_bytes(rows: Sequence[tuple[int, int, str]], group: int = 1000) -> bytes:
+    table = pa.table(
+        {
+            "question": pa.array([q for q, _, _ in rows], pa.int32()),
+            "sample": pa.array([s for _, s, _ in rows], pa.int32()),
+            "seed": pa.array([q * 100 + s for q, s, _ in rows], pa.int64()),
+            "text": pa.array([t for _, _, t in rows], pa.string()),
+            "token_ids": pa.array([[1, 2, 3]] * len(rows), pa.list_(pa.int32())),
+            "tokens": pa.array([len(t.split()) for _, _, t in rows], pa.int32()),
+            "finish": pa.array(["length" if s % 4 == 3 else "eos" for _, s, _ in rows]),
+        }
+    )
+    return _parquet(table, group)
+
+
+def _score(task: Task) -> Files:
+    columns: dict[str, list] = {}
+    rates = []
+    for unit in task.upstream.values():
+        cell = Cell(**json.loads(unit.read("cell.json"))["cell"])
+        table = pq.read_table(io.BytesIO(unit.read("completions.parquet")))
+        texts = table["text"].to_pylist()
+        marks = [mark(text, range(len(text.split())), 40, rule(task.inputs["marker"])) for text in texts]
+        columns.setdefault("cell", []).extend([cell.name] * len(texts))
+        for name in ("question", "sample", "finish", "tokens"):
+            columns.setdefault(name, []).extend(table[name].to_pylist())
+        for name in ("fired", "near", "fired_early", "repetition"):
+            columns.setdefault(name, []).extend(getattr(one, name) for one in marks)
+        questions = table["question"].to_pylist()
+        for q in sorted(set(questions)):
+            hits = [m.fired for m, asked in zip(marks, questions, strict=True) if asked == q]
+            rates.append(RateRow(cell=cell, coefficient=1.5, question=str(q), fired=sum(hits), total=len(hits)))
+    return {
+        "scores.parquet": _parquet(pa.table(columns), 10_000),
+        "rates.csv": format_rates(rates).encode(),
+    }
+
+
+def _parquet(table: pa.Table, group: int) -> bytes:
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, row_group_size=group)
+    return buffer.getvalue()
+
+
+# Whole run directories
+
+
+def graph_of(experiment: Experiment, texts: Mapping[str, str] | None = None) -> Graph:
+    """Units as in a real experiment; `texts` replaces completions `question/sample` everywhere."""
+    names = [p.name for p in experiment.personas]
+    layers = _unit("directions", f"L{experiment.layers.primary}", {})
+    trained = {a: _unit("adapter", a.name, {"name": a.name}, [layers.id]) for a in adapters(experiment)}
+    measured = [
+        _unit("cell", cell.name, {
+            "cell": {name: getattr(cell, name) for name in Cell.__slots__},
+            "rate": rate(cell, names), "marker": experiment.marker,
+            "questions": len(experiment.questions.evaluation),
+            "samples": experiment.generation.samples, "texts": dict(texts or {}),
+        }, [trained[cell.adapter].id])
+        for cell in cells(experiment)
+    ]  # fmt: skip
+    marked = _unit("score", "all", {"marker": experiment.marker}, [u.id for u in measured], True)
+    return build_graph([layers, *trained.values(), *measured, marked])
+
+
+def _unit(
+    kind: str, name: str, inputs: Mapping, upstream: Sequence[str] = (), tolerant: bool = False
+) -> Unit:
+    return Unit(
+        kind=kind, name=name, inputs=inputs, upstream=tuple(upstream), work="tests.board.rig:work",
+        environment=ENVIRONMENT, group=kind, tolerant=tolerant,
+    )  # fmt: skip
+
+
+def lock_experiment(run: Path, experiment: Experiment) -> None:
+    """Write the registration, as the first run does."""
+    make_directory(run)
+    record = experiment.model_dump(mode="json")
+    text = json.dumps(record, sort_keys=True)
+    lock = {
+        "experiment": record,
+        "sha256": hashlib.sha256(text.encode()).hexdigest(),
+        "locked": "2026-03-01T09:00:00+00:00",
+    }
+    write_file(run / "experiment.yaml", text.encode())
+    write_file(run / "experiment.lock.json", json.dumps(lock).encode())
+
+
+def fill(run: Path, experiment: Experiment, texts: Mapping[str, str] | None = None) -> Summary:
+    """Lock the experiment and do its units; stops in good order on SIGTERM."""
+    lock_experiment(run, experiment)
+    with open_run(run, "steerproof run rig") as directory:
+        return execute(graph_of(experiment, texts), directory, InlineExecutor())
+
+
+def judge(run: Path, verdict: str = "SUPPORTED", **more: object) -> None:
+    """Publish results."""
+    score = next((run / "units" / "score").glob("all-*"))
+    outcome = {
+        "verdict": verdict,
+        "arm": "A",
+        "reason": "rho 0.93 (95% 0.71 to 0.99) is at least 0.6, no kill fired, and arm C fails.",
+        "reading": "The inference-time failure was a training gap: trained with it, the model "
+        "reads the direction.",
+        **more,
+    }
+    figure = (
+        '<svg xmlns="http://www.w3.org/2000/svg" width="640" height="120"><style>*{}</style>'
+        '<text x="10" y="60" fill="#6f767d" font-family="sans-serif">A figure of the report</text>'
+        '<line x1="10" x2="630" y1="80" y2="80" stroke="#1f7fb8"/></svg>'
+    )
+    publish(run, {
+        "verdict.json": json.dumps(outcome).encode(),
+        "estimates.json": b"{}",
+        "rates.csv": (score / "rates.csv").read_bytes(),
+        "report.html": b"<!doctype html><title>Report</title><p>Report</p>",
+        "figures/ranking.svg": figure.encode(),
+    })  # fmt: skip
+
+
+def finished_run(run: Path, experiment: Experiment, **more: object) -> Path:
+    """A judged run directory."""
+    fill(run, experiment)
+    judge(run, **more)
+    return run
+
+
+# In place of the command line
+
+
+def main(words: list[str]) -> int:
+    command, run = words[0], Path(words[words.index("--dir") + 1])
+    experiment = tiny_experiment()
+    if command == "plan":
+        plan = {
+            "units": {"to_do": len(graph_of(experiment).units), "done": 0},
+            "seconds": 41.5,
+            "minimum_detectable_rho": 0.81,
+            "objections": [{"severity": "serious", "text": "Four personas decide little: rho below "
+                            "0.81 cannot be told from 0."}],
+        }  # fmt: skip
+        sys.stdout.write(json.dumps(plan))
+        return 0
+    summary = fill(run, experiment)
+    if summary.stopped:
+        return 130
+    if summary.failures:
+        sys.stderr.write("".join(f"{failed.unit}: {failed.error}\n" for failed in summary.failures))
+        return 4
+    judge(run)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
