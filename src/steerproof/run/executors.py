@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from steerproof.errors import MachineError
 from steerproof.run.files import log_file
@@ -29,6 +29,7 @@ from steerproof.run.worker import (
 )
 
 
+@runtime_checkable
 class Executor(Protocol):
     """Where orders are carried out."""
 
