@@ -14,13 +14,17 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt
 
 from steerproof.decide.statistics import centred_ranks, rank_correlation, spearman
 from steerproof.spec.seeds import derived_seed
 
 BLOCK = 1_000
 """Iterations that share one random stream."""
+
+
+Picks = list[UInt[np.ndarray, "iterations _"]]
+"""For every persona, the questions drawn in every resample, by column."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,26 +62,22 @@ def rates(counts: Counts) -> Float[np.ndarray, "personas *batch"]:
 
 def question_picks(
     rng: np.random.Generator, iterations: int, questions: Int[np.ndarray, " personas"]
-) -> Int[np.ndarray, "personas iterations slots"]:
-    """Draw, for every persona, as many of its questions as it has, with replacement.
-
-    Slots beyond a persona's number of questions hold -1.
-    """
-    slots = int(questions.max())
-    uniform = rng.random((len(questions), iterations, slots))
-    picks = (uniform * questions[:, None, None]).astype(np.int64)
-    return np.where(np.arange(slots) < questions[:, None, None], picks, -1)
+) -> Picks:
+    """Draw, for every persona, as many of its questions as it has, with replacement."""
+    return [
+        rng.integers(0, count, size=(iterations, count), dtype=np.min_scalar_type(count))
+        for count in questions.tolist()
+    ]
 
 
-def pick_counts(
-    picks: Int[np.ndarray, "personas iterations slots"], questions: int
-) -> Float[np.ndarray, "personas iterations questions"]:
-    """How often each question was picked."""
-    personas, iterations, _ = picks.shape
-    resample = np.arange(personas * iterations).reshape(personas, iterations, 1)
-    flat = (resample * questions + picks)[picks >= 0]
-    counted = np.bincount(flat, minlength=personas * iterations * questions)
-    return counted.reshape(personas, iterations, questions).astype(float)
+def pick_counts(picks: Picks, questions: int) -> Float[np.ndarray, "personas iterations questions"]:
+    """How often each of `questions` columns was picked."""
+    iterations = len(picks[0])
+    first = np.arange(0, iterations * questions, questions)[:, None]
+    counted = np.empty((len(picks), iterations * questions))
+    for row, picked in zip(counted, picks, strict=True):
+        row[:] = np.bincount((first + picked).ravel(), minlength=row.size)
+    return counted.reshape(len(picks), iterations, questions)
 
 
 def resampled_rates(

@@ -1,0 +1,1 @@
+"""How fast: ours against named peers, the same work, in one process."""
