@@ -1,0 +1,223 @@
+"""The pre-registration: what was fixed before the first completion, and what changed later.
+
+A lock holds the resolved experiment, versions and hashes. Its sha256 covers everything except the
+time, so that the same question locks to the same hash anywhere. A hash on one's own disk proves
+that nothing differs, not when it was made: post the hash, or `registration.markdown`, where
+somebody else's clock stands beside it.
+
+Deviations are lines of `deviations.jsonl`; each holds the hash of the one before, the first the
+hash of the lock. A line that is changed, moved or removed from the middle breaks the chain; lines
+cut off its end do not, so the ledger keeps the last hash.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from steerproof.errors import ExperimentError, IntegrityError, RegistrationError
+from steerproof.spec.changes import Change, differences
+from steerproof.spec.experiment import Experiment
+
+SCHEMA = 1
+COSMETIC = ("name", "title")
+"""Fields of the experiment that touch no result."""
+
+Hashes = Mapping[str, str | Mapping[str, str]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lock:
+    """What was fixed."""
+
+    experiment: dict[str, Any]
+    """Every field of the experiment, defaults written out."""
+    versions: dict[str, str]
+    """Of steerproof, torch, transformers, python: noted; a change of them is no deviation."""
+    hashes: dict[str, Any]
+    """sha256 of prompts, data and model files."""
+    fingerprint: str
+    """sha256 of what can change a result: the experiment without name and title, the hashes."""
+    sha256: str
+    """sha256 of everything above."""
+    time: str
+    """When it was locked, ISO 8601, UTC; outside the hash."""
+    schema: int = SCHEMA
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deviation:
+    """One declared departure from the lock."""
+
+    reason: str
+    time: str
+    changes: tuple[Change, ...]
+    """Against the lock, not against the deviation before."""
+    fingerprint: str
+    """Of the experiment that was run after it."""
+    previous: str
+    """sha256 of the deviation before; of the lock for the first."""
+    sha256: str = field(default="")
+    """sha256 of everything above."""
+
+
+def canonical(value: Any) -> bytes:
+    """JSON with sorted keys, no spaces, UTF-8: the same bytes for the same values."""
+    text = json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
+    return text.encode()
+
+
+def resolved(experiment: Experiment) -> dict[str, Any]:
+    """Every field of the experiment as plain values, defaults written out."""
+    return experiment.model_dump(mode="json")
+
+
+def prompt_hashes(experiment: Experiment) -> dict[str, str]:
+    """sha256 of what the model reads: each persona's prompt, the neutral one, the questions."""
+    texts: dict[str, Any] = {f"persona.{p.name}": p.prompt for p in experiment.personas}
+    texts["neutral"] = experiment.neutral_prompt
+    texts["questions"] = resolved(experiment)["questions"]
+    return {name: _sha256(text) for name, text in texts.items()}
+
+
+def make_lock(
+    experiment: Experiment, *, versions: Mapping[str, str], hashes: Hashes, time: str
+) -> Lock:
+    """Fix an experiment.
+
+    Args:
+        experiment: As loaded.
+        versions: Of the software that will run it.
+        hashes: sha256 by name, or by group and name, of everything that is read besides.
+        time: Now, ISO 8601, UTC.
+    """
+    fields = resolved(experiment)
+    plain_hashes = json.loads(canonical(hashes))
+    weighty = {key: value for key, value in fields.items() if key not in COSMETIC}
+    body: dict[str, Any] = {
+        "experiment": fields,
+        "versions": dict(versions),
+        "hashes": plain_hashes,
+        "fingerprint": _sha256({"experiment": weighty, "hashes": plain_hashes}),
+        "schema": SCHEMA,
+    }
+    return Lock(**body, sha256=_sha256(body), time=time)
+
+
+def lock_bytes(lock: Lock) -> bytes:
+    """Content of `experiment.lock.json`: indented, sorted, for people and for diff."""
+    return (json.dumps(asdict(lock), indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
+
+
+def read_lock(content: bytes, name: str = "experiment.lock.json") -> Lock:
+    """Read a lock and check its hash.
+
+    Raises:
+        IntegrityError: it was edited, or is no lock.
+        ExperimentError: a later version of steerproof wrote it.
+    """
+    try:
+        values = json.loads(content)
+        if values["schema"] != SCHEMA:
+            raise ExperimentError(
+                f"{name} has schema {values['schema']}; this version reads {SCHEMA}"
+            )
+        lock = Lock(**values)
+    except (ValueError, KeyError, TypeError) as error:
+        raise IntegrityError(f"{name} is no lock: {error}") from None
+    body = {k: v for k, v in asdict(lock).items() if k not in ("sha256", "time")}
+    if _sha256(body) != lock.sha256:
+        raise IntegrityError(
+            f"{name} was changed: its content hashes to {_sha256(body)}, it says {lock.sha256}; "
+            "restore it, or start a new run directory"
+        )
+    return lock
+
+
+def changes(lock: Lock, now: Lock) -> tuple[Change, ...]:
+    """What differs between two locks, in the order of the fields."""
+    found = list(differences(lock.experiment, now.experiment, cosmetic=COSMETIC))
+    found += differences(lock.hashes, now.hashes, under="hashes")
+    versions = {key: lock.versions.get(key) for key in (lock.versions | now.versions)}
+    current = {key: now.versions.get(key) for key in versions}
+    found += differences(versions, current, under="versions", cosmetic=tuple(versions))
+    return tuple(found)
+
+
+def check_registered(lock: Lock, deviations: Sequence[Deviation], now: Lock) -> None:
+    """Refuse an experiment that is neither the locked one nor one declared as a deviation.
+
+    Raises:
+        RegistrationError: with every field that differs and matters.
+    """
+    declared = {lock.fingerprint, *(deviation.fingerprint for deviation in deviations)}
+    if now.fingerprint in declared:
+        return
+    lines = [f"  {change}" for change in changes(lock, now) if change.matters]
+    raise RegistrationError(
+        f"the experiment differs from the one locked at {lock.time}:\n"
+        + "\n".join(lines)
+        + '\nundo these changes, use another run directory, or go on with --deviate "why"'
+    )
+
+
+def append_deviation(content: bytes, lock: Lock, now: Lock, *, reason: str, time: str) -> bytes:
+    """Content of `deviations.jsonl` with one more line.
+
+    Args:
+        content: Of the file so far; empty if there is none.
+        lock: What was fixed.
+        now: What will be run instead.
+        reason: Why, in words.
+        time: Now, ISO 8601, UTC.
+
+    Raises:
+        RegistrationError: no reason is given, or nothing that matters changed.
+        IntegrityError: the chain so far is broken.
+    """
+    if not reason.strip():
+        raise RegistrationError('a deviation needs a reason: --deviate "why"')
+    earlier = read_deviations(content, lock)
+    found = changes(lock, now)
+    if not any(change.matters for change in found):
+        raise RegistrationError("nothing that matters differs from the lock; no --deviate needed")
+    body = {
+        "reason": reason.strip(),
+        "time": time,
+        "changes": [asdict(change) for change in found],
+        "fingerprint": now.fingerprint,
+        "previous": earlier[-1].sha256 if earlier else lock.sha256,
+    }
+    return content + canonical(body | {"sha256": _sha256(body)}) + b"\n"
+
+
+def read_deviations(content: bytes, lock: Lock) -> tuple[Deviation, ...]:
+    """Read `deviations.jsonl` and follow its chain from the lock.
+
+    Raises:
+        IntegrityError: a line is no deviation, was changed, or does not follow the one before.
+    """
+    previous, found = lock.sha256, []
+    for number, line in enumerate(content.splitlines(), start=1):
+        place = f"deviations.jsonl:{number}"
+        try:
+            values = json.loads(line)
+            body = {key: value for key, value in values.items() if key != "sha256"}
+            parts = tuple(Change(**change) for change in values["changes"])
+            deviation = Deviation(**{**values, "changes": parts})
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise IntegrityError(f"{place} is no deviation: {error}") from None
+        if _sha256(body) != deviation.sha256:
+            raise IntegrityError(f"{place} was changed: it does not hash to {deviation.sha256}")
+        if deviation.previous != previous:
+            raise IntegrityError(f"{place} follows {deviation.previous}, not {previous}")
+        previous = deviation.sha256
+        found.append(deviation)
+    return tuple(found)
+
+
+def _sha256(value: Any) -> str:
+    return hashlib.sha256(canonical(value)).hexdigest()

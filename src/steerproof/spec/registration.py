@@ -1,0 +1,220 @@
+"""A lock as a registration text that can be posted to OSF, AsPredicted or a git tag."""
+
+import json
+from collections.abc import Iterable, Iterator
+
+from steerproof.spec.experiment import Analysis, Experiment
+from steerproof.spec.grid import adapters, cells
+from steerproof.spec.lock import Lock
+
+UNDECLARED = (
+    "Not declared. Whoever posts this text states here what was known of the outcome when the "
+    "experiment was locked. The run's ledger shows whether a completion came before the lock."
+)
+
+
+def markdown(lock: Lock, *, data_seen: str | None = None) -> str:
+    """The registration text.
+
+    Args:
+        lock: What was fixed.
+        data_seen: The authors' answer to "have data been collected already?".
+    """
+    experiment = Experiment.model_validate_json(json.dumps(lock.experiment))
+    sections = (
+        ("Hypothesis", [_plain(experiment.hypothesis)]),
+        ("Data already seen", [_plain(data_seen) if data_seen else UNDECLARED]),
+        ("Dependent variable", _dependent(experiment)),
+        ("Conditions", _conditions(experiment)),
+        ("Analyses", _analyses(experiment)),
+        ("Exclusions and missing data", _exclusions(experiment.analysis)),
+        ("Sample size", _sample(experiment)),
+        ("Materials", _materials(experiment)),
+        ("Hashes and versions", _hashes(lock)),
+    )
+    lines = [f"# {_plain(experiment.title)}", ""]
+    lines += [f"Locked {lock.time}. sha256 of the lock: `{lock.sha256}`", ""]
+    for heading, content in sections:
+        lines += [f"## {heading}", "", *content, ""]
+    return "\n".join(lines)
+
+
+def _dependent(experiment: Experiment) -> list[str]:
+    scoring = experiment.scoring
+    return [
+        f"Firing rate: share of completions that contain {_plain(experiment.marker)}, whatever "
+        "the case of its letters. "
+        f"Reported beside it: a near miss, firing within {scoring.early_tokens} tokens, finish "
+        "reason, length and repetition."
+    ]
+
+
+def _conditions(experiment: Experiment) -> Iterator[str]:
+    yield from _table(
+        ("arm", "prompt in training", "direction in training", "layer", "ratio", "notes"),
+        (
+            (
+                arm.name,
+                arm.prompt,
+                arm.direction,
+                "" if arm.direction == "none" else str(experiment.layer(arm.layer)),
+                "" if arm.ratio is None else f"{arm.ratio:g}",
+                "; ".join(_arm_notes(arm.shuffle, arm.supplementary, arm.adapters)),
+            )
+            for arm in experiment.arms
+        ),
+    )
+    yield ""
+    yield from _table(
+        ("arms measured", "prompt", "direction", "layer", "strengths"),
+        (
+            (
+                ", ".join(grid.arms),
+                grid.prompt,
+                grid.direction or "the arm's own",
+                grid.layer or "the arm's own",
+                ", ".join(grid.strengths),
+            )
+            for grid in experiment.cells
+        ),
+    )
+    data = experiment.dataset
+    yield ""
+    yield (
+        f"Training rows per adapter: {data.positives} positives; {data.negatives_per_bystander} "
+        f"negatives for each of {data.bystanders} bystanders, whose direction is "
+        f"`{data.negatives}`. Share of positives with the marker: {_dose(experiment)}."
+    )
+
+
+def _arm_notes(shuffle: bool, supplementary: bool, adapters: str | None) -> Iterator[str]:
+    if shuffle:
+        yield "directions shuffled among personas"
+    if supplementary:
+        yield "supplementary personas too"
+    if adapters is not None:
+        yield f"existing adapters, {adapters}"
+
+
+def _dose(experiment: Experiment) -> str:
+    dose = experiment.dataset.marker_dose
+    if isinstance(dose, dict):
+        return ", ".join(f"{name} {share:g}" for name, share in dose.items())
+    return f"{dose:g}"
+
+
+def _analyses(experiment: Experiment) -> Iterator[str]:
+    analysis, limits = experiment.analysis, experiment.analysis.thresholds
+    yield (
+        f"Over the {len(experiment.headline)} headline personas, rho is the Spearman correlation "
+        f"(average ranks) of arm {analysis.arm}'s steered firing rate with the bridge: the rate of "
+        f"arm {analysis.bridge_arm} under the persona prompt, unsteered."
+    )
+    yield ""
+    yield (
+        f"- Interval: {analysis.confidence:.0%} percentile, {analysis.iterations} resamples of the "
+        "questions within each persona, bridge fixed. It speaks of these personas; an interval "
+        "that resamples personas too is reported beside it."
+    )
+    yield (
+        f"- Rule: an arm passes when rho >= {limits.rho:g} and the interval's lower bound > 0, and "
+        "no kill fires."
+    )
+    yield f"- Strengths: {_strengths(analysis)}."
+    yield f"- Load-bearing comparison: `{analysis.load_bearing}`; the other is reported beside it."
+    yield f"- Arm that must fail the same rule: {analysis.baseline_arm or 'none'}."
+    yield f"- Isotropic control, which must fail: {analysis.isotropic_arm or 'none'}."
+    yield f"- Contrast layer: {analysis.contrast_arm or 'none'}."
+    yield ""
+    yield from _table(
+        ("kill", "fires when"),
+        (
+            (
+                "uniform_zero",
+                f"every steered centroid cell has a rate <= {limits.uniform_zero_rate:g}",
+            ),
+            (
+                "baseline_rate_driven",
+                f"rho(unsteered neutral, steered) >= {limits.baseline_steered:g} and "
+                f"rho(unsteered neutral, bridge) >= {limits.baseline_bridge:g}",
+            ),
+            (
+                "sign_inverted",
+                f"rate({analysis.primary_strength}) < rate(none) under the persona prompt for at "
+                f"least {limits.inverted_share:.0%} of the personas",
+            ),
+            ("no_correlation", f"rho < {limits.no_correlation:g}"),
+            (
+                "direction_not_specific",
+                f"rho(centroid) - rho(isotropic) < {limits.specific_rho:g} and the mean rates "
+                "differ by less than the larger Wilson half-width",
+            ),
+        ),
+    )
+
+
+def _strengths(analysis: Analysis) -> str:
+    parts = [f"`{analysis.primary_strength}` is primary"]
+    if analysis.co_primary_strength:
+        parts.append(f"`{analysis.co_primary_strength}` co-primary (a pass at one only is bound)")
+    if analysis.negative_strength:
+        parts.append(f"`{analysis.negative_strength}` is the sign check")
+    return ", ".join(parts)
+
+
+def _exclusions(analysis: Analysis) -> list[str]:
+    return [
+        "No persona, question or completion is left out. A cell that failed is missing, not zero; "
+        "with a headline persona missing the result is inconclusive. So it is when more than "
+        f"{analysis.max_undefined:.1%} of the resamples have no rho. Constant rates have no rho."
+    ]
+
+
+def _sample(experiment: Experiment) -> list[str]:
+    questions, samples = len(experiment.questions.evaluation), experiment.generation.samples
+    count = len(cells(experiment))
+    return [
+        f"{len(experiment.headline)} headline personas; {len(adapters(experiment))} adapters, one "
+        f"training seed each; {count} cells x {questions} questions x {samples} samples = "
+        f"{count * questions * samples} completions. Fixed: nothing is added after looking."
+    ]
+
+
+def _materials(experiment: Experiment) -> Iterator[str]:
+    model = experiment.model
+    revision = f" at `{model.revision}`" if model.revision else ""
+    yield f"Model `{model.path}`{revision}, {model.dtype}. Seed {experiment.seed}."
+    yield ""
+    yield from _table(
+        ("persona", "headline", "system prompt"),
+        ((p.name, "yes" if p.headline else "no", p.prompt) for p in experiment.personas),
+    )
+    yield ""
+    yield f"Neutral prompt: {_plain(experiment.neutral_prompt)}"
+    yield ""
+    yield "Evaluation questions:"
+    yield ""
+    for i, question in enumerate(experiment.questions.evaluation, start=1):
+        yield f"{i}. {_plain(question)}"
+
+
+def _hashes(lock: Lock) -> Iterator[str]:
+    yield f"- experiment and inputs (fingerprint): `{lock.fingerprint}`"
+    for name, value in sorted(lock.hashes.items()):
+        for part, text in sorted(value.items() if isinstance(value, dict) else [("", value)]):
+            yield f"- {_plain(name)}{' ' if part else ''}{_plain(part)}: `{text}`"
+    for name, version in sorted(lock.versions.items()):
+        yield f"- {_plain(name)} {_plain(version)}"
+
+
+def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Iterator[str]:
+    for row in (head, ("---",) * len(head), *rows):
+        yield "| " + " | ".join(_plain(cell) for cell in row) + " |"
+
+
+def _plain(text: str) -> str:
+    """Text of the experiment as text of the page: one line, no Markdown of its own."""
+    line = " ".join(text.split())
+    for mark in "\\`*_[]<>|#":
+        line = line.replace(mark, "\\" + mark)
+    return line
