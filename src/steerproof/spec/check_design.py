@@ -277,7 +277,7 @@ def _needs_cell(
     if arm is None:
         return  # reported as an unknown arm
     labels = measured_strengths(experiment, arm, prompt)
-    if strength not in labels:
+    if parse_strength(strength) not in map(parse_strength, labels):
         yield Problem(
             keys=("analysis", field),
             message=f"no cell measures arm {name} under the {prompt} prompt at {strength}; "
