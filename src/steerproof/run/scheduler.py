@@ -266,6 +266,7 @@ class _Driver:
                     for read in self._graph.units[unit].upstream
                     if read in self._frontier.finished
                 ),
+                context=self._graph.units[unit].context,
             )
             for unit in units
         )
