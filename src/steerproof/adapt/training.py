@@ -30,6 +30,7 @@ from steerproof.errors import ModelError, SteeringError, SteerproofError
 from steerproof.model.base import Base
 from steerproof.model.lora import LoraPool, LoraSpec, LoraWeights, fresh_weights
 from steerproof.model.lora_gradients import Dropout, LoraGradients
+from steerproof.model.norms import quick_norms
 from steerproof.model.steering import Push, SlotAudit, Steering
 from steerproof.spec.seeds import derived_seed
 
@@ -239,6 +240,7 @@ class _Pool:
         if head is None:
             raise ModelError(f"{type(self.base.model).__name__} has no output embeddings")
         with ExitStack() as stack:
+            stack.enter_context(quick_norms(self.base))
             stack.enter_context(self.gradients.attach())
             stack.enter_context(self.steering.attach())
             stack.callback(head.register_forward_pre_hook(self._only_completions).remove)

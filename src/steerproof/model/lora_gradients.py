@@ -50,6 +50,9 @@ class LoraGradients:
         same = pool.weights.dtype == pool.base.dtype
         self._working = pool.weights if same else pool.weights.to(pool.base.dtype)
         self._stacks = [pool.views(self._working, place) for place in range(len(pool.sites))]
+        self._frozen = [_matrix(site.module) for site in pool.sites]
+        # What the layers need, by the slots that ride together: these views never move.
+        self._layers: dict[tuple[int, ...], list[_Layer]] = {}
         # The first block's input needs no gradient; this makes its output need one all the same.
         self._anchor = torch.zeros((), device=pool.base.device, requires_grad=True)
         self._dropout: Dropout | None = None
@@ -85,99 +88,84 @@ class LoraGradients:
             yield
 
     def _forward(self, place: int, x: Tensor) -> Tensor:
-        routing = self.pool.routing_for(x)
+        slots = self.pool.routing_for(x).slots
+        if slots not in self._layers:
+            self._layers[slots] = [self._layer(i, slots) for i in range(len(self.pool.sites))]
         keep = None
         if self._dropout is not None and self._dropout.rate > 0.0:
             keep = keep_mask(self._dropout, place, x.shape[1], x.shape[2]).to(x.dtype)
-        index = routing.index
-        a, b = self._stacks[place]
-        call = _Call(
-            module=self.pool.sites[place].module,
-            groups=len(routing.slots),
-            index=index,
-            a=a[index],
-            b=b[index],
-            grads=self.grad_stacks[place],
+        layer = self._layers[slots][place]
+        return _AdaptedLinear.apply(x, self._anchor, layer, keep)  # type: ignore[return-value]
+
+    def _layer(self, place: int, slots: tuple[int, ...]) -> "_Layer":
+        weight, bias = self._frozen[place]
+        first, last = slots[0] - 1, slots[-1]
+        if last - first != len(slots):
+            raise ModelError(f"training needs adapters in neighbouring slots, not {slots}")
+        a, b = (stack[first:last] for stack in self._stacks[place])
+        grad_a, grad_b = (stack[first:last] for stack in self.grad_stacks[place])
+        return _Layer(
+            weight=weight,
+            bias=bias,
+            a=a,
+            b=b,
+            grad_a=grad_a,
+            grad_b=grad_b,
             scaling=self.pool.spec.scaling,
-            keep=keep,
         )
-        return _AdaptedLinear.apply(x, self._anchor, call)  # type: ignore[return-value]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Call:
-    module: nn.Module
-    groups: int
-    """Adapters in the batch."""
-    index: slice | list[int]
-    """Where they are in the stacks."""
+class _Layer:
+    """One linear layer and the adapters that ride together, as views."""
+
+    weight: Tensor
+    """`[out in]`, frozen."""
+    bias: Tensor | None
     a: Tensor
     b: Tensor
-    grads: tuple[Tensor, Tensor]
+    grad_a: Tensor
+    grad_b: Tensor
     scaling: float
-    keep: Tensor | None
-    """What dropout multiplies the input by, `[rows, seq, in]`; None for no dropout."""
 
 
 class _AdaptedLinear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, _anchor: Tensor, call: _Call) -> Tensor:
-        y = _frozen(call.module, x)
-        inner = _groups(x if call.keep is None else x * call.keep, call.groups)
-        t = torch.bmm(call.a, inner.mT)
-        _groups(y, call.groups).baddbmm_(t.mT, call.b, alpha=call.scaling)
-        ctx.call = call
-        ctx.save_for_backward(x, t)
+    def forward(ctx: Any, x: Tensor, _anchor: Tensor, layer: _Layer, keep: Tensor | None) -> Tensor:
+        groups = layer.a.shape[0]
+        y = F.linear(x, layer.weight, layer.bias)
+        inner = (x if keep is None else x * keep).view(groups, -1, x.shape[-1])
+        t = torch.bmm(layer.a, inner.mT)
+        y.view(groups, -1, y.shape[-1]).baddbmm_(t.mT, layer.b, alpha=layer.scaling)
+        ctx.layer = layer
+        ctx.save_for_backward(x, t, keep)
         return y
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, None, None]:
-        call: _Call = ctx.call
-        x, t = ctx.saved_tensors
-        dy = grad_outputs[0].contiguous()
-        grouped = _groups(dy, call.groups)
-        dt = torch.bmm(call.b, grouped.mT)
-        inner = _groups(x if call.keep is None else x * call.keep, call.groups)
-        _accumulate(call, 0, torch.bmm(dt, inner))
-        _accumulate(call, 1, torch.bmm(t, grouped))
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, None, None, None]:
+        layer: _Layer = ctx.layer
+        x, t, keep = ctx.saved_tensors
+        groups = layer.a.shape[0]
+        dy = grad_outputs[0].reshape(groups, -1, layer.weight.shape[0])
+        dt = torch.bmm(layer.b, dy.mT)
+        inner = (x if keep is None else x * keep).view(groups, -1, x.shape[-1])
+        layer.grad_a.add_(torch.bmm(dt, inner), alpha=layer.scaling)
+        layer.grad_b.add_(torch.bmm(t, dy), alpha=layer.scaling)
         if not ctx.needs_input_grad[0]:
-            return None, None, None
-        dx = _frozen_transposed(call.module, dy)
-        if call.keep is None:
-            _groups(dx, call.groups).baddbmm_(dt.mT, call.a, alpha=call.scaling)
+            return None, None, None, None
+        dx = torch.mm(dy.view(-1, dy.shape[-1]), layer.weight).view(inner.shape)
+        if keep is None:
+            dx.baddbmm_(dt.mT, layer.a, alpha=layer.scaling)
         else:
-            change = torch.bmm(dt.mT, call.a).view_as(dx)
-            dx.addcmul_(change, call.keep, value=call.scaling)
-        return dx, None, None
+            dx.addcmul_(torch.bmm(dt.mT, layer.a), keep.view(dx.shape), value=layer.scaling)
+        return dx.view(x.shape), None, None, None
 
 
-def _groups(x: Tensor, groups: int) -> Tensor:
-    """`[rows seq width]` as `[adapters, tokens, width]`, the same memory."""
-    return x.view(groups, -1, x.shape[-1])
-
-
-def _accumulate(call: _Call, which: int, update: Tensor) -> None:
-    grads = call.grads[which]
-    if isinstance(call.index, slice):
-        grads[call.index].add_(update, alpha=call.scaling)
-    else:
-        places = torch.tensor(call.index, device=grads.device)
-        grads.index_add_(0, places, update.to(grads.dtype), alpha=call.scaling)
-
-
-def _frozen(module: nn.Module, x: Tensor) -> Tensor:
-    weight, bias = _parameters(module)
-    return F.linear(x, weight.T if isinstance(module, Conv1D) else weight, bias)
-
-
-def _frozen_transposed(module: nn.Module, dy: Tensor) -> Tensor:
-    weight, _ = _parameters(module)
-    return F.linear(dy, weight if isinstance(module, Conv1D) else weight.T)
-
-
-def _parameters(module: nn.Module) -> tuple[Tensor, Tensor | None]:
+def _matrix(module: nn.Module) -> tuple[Tensor, Tensor | None]:
+    """A frozen layer's `[out in]` weight and its bias."""
     parameters: dict[str, Any] = module._parameters
-    return parameters["weight"], parameters["bias"]
+    weight = parameters["weight"]
+    return weight.T if isinstance(module, Conv1D) else weight, parameters["bias"]
 
 
 def keep_mask(dropout: Dropout, place: int, seq: int, width: int) -> Tensor:
