@@ -8,8 +8,14 @@ from jaxtyping import Float
 from steerproof.decide.permutation import permutation_test
 from steerproof.decide.rates import CellKind
 from steerproof.decide.records import Bounds, Histogram, StrengthResult, number, truth
-from steerproof.decide.resampling import Counts, registered_draws, stream, two_level_draws
-from steerproof.decide.rule import Evidence, passes
+from steerproof.decide.resampling import (
+    Counts,
+    Interval,
+    registered_draws,
+    stream,
+    two_level_draws,
+)
+from steerproof.decide.rule import Evidence, evidence_of, passes
 from steerproof.decide.statistics import is_constant, kendall_tau, spearman
 from steerproof.decide.study import (
     Study,
@@ -39,6 +45,7 @@ class Estimate:
 class Spread:
     """A bootstrap distribution, summarised."""
 
+    interval: Interval | None = None
     bounds: Bounds | None = None
     undefined: int | None = None
     share: float | None = None
@@ -51,18 +58,9 @@ def estimate(study: Study, arm: str, strength: str) -> Estimate:
     kind = steered_kind(study, arm, strength)
     steered, bridge = rates_of(study, kind), rates_of(study, study.bridge)
     missing = missing_personas(study, kind, study.bridge)
-    rho = spearman(steered, bridge)
     registered = registered_spread(study, kind, bridge)
     general = two_level_spread(study, kind)
-    low, high = registered.bounds or (np.nan, np.nan)
-    evidence = Evidence(
-        rho=rho,
-        low=np.asarray(low, dtype=float),
-        high=np.asarray(high, dtype=float),
-        undefined_share=np.asarray(registered.share or 0.0),
-        complete=np.asarray(not missing),
-        flat=np.asarray(bool(is_constant(steered)) and not bool(is_constant(bridge))),
-    )
+    evidence = evidence_of(steered, bridge, registered.interval)
     present = ~(np.isnan(steered) | np.isnan(bridge))
     left, right = steered[present], bridge[present]
     test = permutation_test(
@@ -76,7 +74,7 @@ def estimate(study: Study, arm: str, strength: str) -> Estimate:
         strength=kind.strength,
         n=int(present.sum()),
         missing=missing,
-        rho=number(rho),
+        rho=number(evidence.rho),
         interval=registered.bounds,
         two_level=general.bounds,
         reason="; ".join(dict.fromkeys(r for r in reasons if r)) or None,
@@ -170,6 +168,7 @@ def spread_of(study: Study, draws: Float[np.ndarray, " iterations"]) -> Spread:
     )
     undefined = bool(np.isnan(interval.low))
     return Spread(
+        interval=interval,
         bounds=None if undefined else (float(interval.low), float(interval.high)),
         undefined=int(interval.undefined),
         share=float(interval.share),

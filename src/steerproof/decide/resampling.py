@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int, UInt
+from scipy.sparse import csr_array
 
 from steerproof.decide.statistics import centred_ranks, rank_correlation, spearman
 from steerproof.spec.seeds import derived_seed
@@ -122,14 +123,14 @@ def registered_draws(
 
 def two_level_draws(
     steered: Counts, bridge: Counts, plan: Resampling, *, same_questions: bool
-) -> Float[np.ndarray, " iterations"]:
+) -> Float[np.ndarray, "iterations *batch"]:
     """Spearman's rho when personas are drawn first, and questions inside each drawn persona.
 
     A persona drawn twice gets two draws of questions. The bridge of a drawn persona comes with
     it: on the same drawn questions if both were asked the same ones, on its own otherwise.
 
     Args:
-        steered: Counts of the steered cells, without batch axes.
+        steered: Counts of the steered cells.
         bridge: Counts of the bridge cells; one column of totals keeps them fixed.
         plan: Iterations and seed.
         same_questions: Both were asked the same questions in the same order.
@@ -139,29 +140,43 @@ def two_level_draws(
     """
     personas = len(steered.questions)
 
-    def block(index: int, iterations: int) -> Float[np.ndarray, " iterations"]:
+    def block(index: int, iterations: int) -> Float[np.ndarray, "iterations *batch"]:
         rng = stream(plan.seed, "two-level", index)
         people = rng.integers(0, personas, size=(personas, iterations))
-        uniform = rng.random((personas, iterations, steered.total.shape[1]))
-        again = uniform if same_questions else rng.random((*people.shape, bridge.total.shape[1]))
-        left, right = drawn_rates(steered, people, uniform), drawn_rates(bridge, people, again)
-        return spearman(left, right)
+        drawn = persona_picks(rng, people, steered)
+        again = drawn if same_questions else persona_picks(rng, people, bridge)
+        return spearman(
+            drawn_rates(drawn, steered, iterations), drawn_rates(again, bridge, iterations)
+        )
 
     return in_blocks(block, plan)
 
 
+def persona_picks(
+    rng: np.random.Generator, people: Int[np.ndarray, "personas iterations"], counts: Counts
+) -> csr_array:
+    """Draw questions for every drawn persona.
+
+    Returns:
+        One row per (slot, iteration), with a one for every drawn (persona, question); a question
+        drawn twice has two ones, which add up.
+    """
+    width = counts.total.shape[1]
+    limit = counts.questions[people].ravel()
+    chosen = (rng.random((people.size, width)) * limit[:, None]).astype(np.int64)
+    columns = (people.ravel()[:, None] * width + chosen)[np.arange(width) < limit[:, None]]
+    ends = np.concatenate([[0], np.cumsum(limit)])
+    shape = (people.size, counts.total.size)
+    return csr_array((np.ones(len(columns)), columns, ends), shape=shape)
+
+
 def drawn_rates(
-    counts: Counts,
-    people: Int[np.ndarray, "personas iterations"],
-    uniform: Float[np.ndarray, "personas iterations slots"],
-) -> Float[np.ndarray, "personas iterations"]:
-    """The rate of every drawn persona on freshly drawn questions."""
-    limit = counts.questions[people][..., None]
-    chosen = (uniform * limit).astype(np.int64)
-    used = np.arange(uniform.shape[-1]) < limit
-    flat = people[..., None] * counts.total.shape[1] + chosen
-    fired = np.where(used, counts.fired.ravel()[flat], 0.0).sum(axis=-1)
-    return fired / np.where(used, counts.total.ravel()[flat], 0.0).sum(axis=-1)
+    drawn: csr_array, counts: Counts, iterations: int
+) -> Float[np.ndarray, "personas iterations *batch"]:
+    """The rate of every drawn persona on its drawn questions."""
+    fired = drawn @ counts.fired.reshape(counts.total.size, -1)
+    total = drawn @ counts.total.reshape(-1, 1)
+    return (fired / total).reshape(-1, iterations, *counts.fired.shape[2:])
 
 
 def in_blocks(

@@ -9,7 +9,9 @@ from enum import StrEnum
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from steerproof.decide.kills import Flag, Kill
+from steerproof.decide.kills import Flag, Kill, Rates, all_present
+from steerproof.decide.resampling import Interval
+from steerproof.decide.statistics import is_constant, spearman
 from steerproof.spec.experiment import Thresholds
 
 
@@ -79,6 +81,26 @@ class Evidence:
     """Every headline persona has its steered cell and its bridge."""
     flat: Bool[np.ndarray, "*batch"]
     """All steered rates are equal, while the bridge rates are not."""
+
+
+def evidence_of(steered: Rates, bridge: Rates, interval: Interval | None) -> Evidence:
+    """What the rule sees of one kind of cell.
+
+    Args:
+        steered: Steered rates; NaN where missing.
+        bridge: Bridge rates; NaN where missing.
+        interval: Registered interval; none where nothing could be resampled.
+    """
+    rho = spearman(steered, bridge)
+    none = np.full_like(rho, np.nan)
+    return Evidence(
+        rho=rho,
+        low=none if interval is None else interval.low,
+        high=none if interval is None else interval.high,
+        undefined_share=np.zeros_like(rho) if interval is None else interval.share,
+        complete=all_present(steered, bridge),
+        flat=np.asarray(is_constant(steered) & ~is_constant(bridge)),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
