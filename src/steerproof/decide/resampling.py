@@ -176,7 +176,8 @@ def drawn_rates(
     """The rate of every drawn persona on its drawn questions."""
     fired = drawn @ counts.fired.reshape(counts.total.size, -1)
     total = drawn @ counts.total.reshape(-1, 1)
-    return (fired / total).reshape(-1, iterations, *counts.fired.shape[2:])
+    personas = len(fired) // iterations
+    return (fired / total).reshape(personas, iterations, *counts.fired.shape[2:])
 
 
 def in_blocks(

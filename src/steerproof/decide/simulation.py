@@ -1,0 +1,122 @@
+"""Simulated experiments: rate tables whose truth is known.
+
+The model, in full. Every persona has a latent propensity to fire when prompted and another when
+steered; they are normal with a correlation chosen so that Spearman's correlation in the population
+of personas is the asked one (a Gaussian copula on ranks). A rate is the logistic function of a
+median logit plus a spread times the propensity; below a floor it is zero. Every (persona,
+question) pair has a normal effect on the logit that all cells of the persona share, so
+completions cluster by question; given it, completions are independent.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+from scipy.special import expit, logit
+
+Cells = Float[np.ndarray, "personas questions simulations"]
+Latent = Float[np.ndarray, "personas simulations"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Margin:
+    """How often the personas fire in one kind of cell."""
+
+    median: float
+    """Rate of the median persona at the median question."""
+    spread: float
+    """Standard deviation of the personas' logits."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RateModel:
+    """The stated model, with defaults near the published rates of the parent runs."""
+
+    bridge: Margin = Margin(median=0.42, spread=0.6)
+    """Prompt-only arm, prompted: published 0.23 to 0.67 over twelve personas."""
+    steered: Margin = Margin(median=0.30, spread=0.9)
+    """Tested arm, steered."""
+    unsteered: Margin = Margin(median=0.05, spread=0.9)
+    """Tested arm, neutral and unsteered."""
+    prompted: Margin = Margin(median=0.30, spread=0.6)
+    """Tested arm, prompted; ranked as when steered."""
+    prompt_gain: float = 0.5
+    """Logits that steering adds while the persona prompt is on."""
+    isotropic: Margin = Margin(median=0.15, spread=0.9)
+    """Control arm with random directions, steered; its ranking is independent."""
+    baseline: Margin = Margin(median=0.10, spread=0.9)
+    """Prompt-only arm, steered; its ranking is independent."""
+    question_spread: float = 1.0
+    """Standard deviation of the (persona, question) effects, in logits."""
+    floor: float = 0.0
+    """A persona whose rate at the median question is below this never fires."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Design:
+    """Sizes of a simulated experiment."""
+
+    personas: int = 10
+    questions: int = 20
+    samples: int = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SimulatedTables:
+    """Fired counts of every kind of cell that the rule looks at, for many experiments at once."""
+
+    bridge: Cells
+    steered: Cells
+    unsteered: Cells
+    prompted: Cells
+    prompted_steered: Cells
+    isotropic: Cells
+    baseline: Cells
+    true_steered: Latent
+    """Ranks the true steered rates: what the registered interval speaks of."""
+
+
+def simulate(
+    design: Design, model: RateModel, rho: float, simulations: int, rng: np.random.Generator
+) -> SimulatedTables:
+    """Draw rate tables of whole experiments.
+
+    Args:
+        design: Sizes.
+        model: Rates, clusters and floor.
+        rho: True Spearman correlation of steered and bridge rate over all personas.
+        simulations: Number of experiments.
+        rng: Source of everything random.
+    """
+    shape = (design.personas, simulations)
+    bridge = rng.standard_normal(shape)
+    latent = pearson_of(rho)
+    steered = latent * bridge + np.sqrt(1 - latent**2) * rng.standard_normal(shape)
+    question = rng.standard_normal((design.personas, design.questions, simulations))
+    effects = model.question_spread * question
+
+    def draw(margin: Margin, propensity: Latent, gain: float = 0.0) -> Cells:
+        rate = logit(margin.median) + gain + margin.spread * propensity
+        chance = expit(rate[:, None] + effects)
+        chance = np.where(expit(rate)[:, None] < model.floor, 0.0, chance)
+        return rng.binomial(design.samples, chance).astype(float)
+
+    true_steered = expit(logit(model.steered.median) + model.steered.spread * steered)
+    return SimulatedTables(
+        bridge=draw(model.bridge, bridge),
+        steered=draw(model.steered, steered),
+        unsteered=draw(model.unsteered, rng.standard_normal(shape)),
+        prompted=draw(model.prompted, steered),
+        prompted_steered=draw(model.prompted, steered, model.prompt_gain),
+        isotropic=draw(model.isotropic, rng.standard_normal(shape)),
+        baseline=draw(model.baseline, rng.standard_normal(shape)),
+        true_steered=np.where(true_steered < model.floor, 0.0, true_steered),
+    )
+
+
+def pearson_of(spearman: float) -> float:
+    """Correlation of two normal variables whose Spearman correlation is the given one.
+
+    Pearson (1907): `rho_s = 6 / pi * arcsin(r / 2)`, solved for r.
+    """
+    return float(2 * np.sin(np.pi * spearman / 6))
