@@ -1,0 +1,1 @@
+"""The functions that do the units: each takes tasks, calls one stage, yields files as bytes."""

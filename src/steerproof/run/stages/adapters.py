@@ -1,0 +1,103 @@
+"""Training: the tasks' adapters in one pool, each unit written as its adapter ends."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from steerproof.adapt.batches import Example
+from steerproof.adapt.dataset import dataset_from_json, signal
+from steerproof.adapt.training import AdapterJob, Pooling, Recipe, TrainedAdapter, train
+from steerproof.model.base import Base, chat_ids
+from steerproof.model.peft_files import read_peft, write_peft
+from steerproof.run.stages.context import Pushes, base_of, read_directions
+from steerproof.run.stages.files import read_json, to_json
+from steerproof.run.worker import Files, Task, each
+from steerproof.spec.experiment import Training
+from steerproof.spec.seeds import derived_seed
+from steerproof.spec.slices import partial_experiment
+
+
+def adapter(tasks: Sequence[Task]) -> Iterator[tuple[str, Files | Exception]]:
+    """One unit per (arm, persona): PEFT's two files and training.json.
+
+    Adapters of one persona start from the same weights and see the same order of rows in every
+    arm, so arms differ in their signal alone.
+    """
+    base = base_of(tasks[0])
+    given = [task for task in tasks if task.inputs["experiment"]["arms"][0]["adapters"]]
+    yield from each(given, lambda task: _import(base, task))
+    trained = [task for task in tasks if task not in given]
+    if not trained:
+        return
+    pushes = Pushes(read_directions(trained))
+    jobs = [_job(base, task, pushes) for task in trained]
+    experiment = partial_experiment(trained[0].inputs["experiment"])
+    pooling = Pooling(checkpointing=experiment.training.gradient_checkpointing)
+    by_key = {task.unit: task for task in trained}
+    for ended in train(base, jobs, _recipe(experiment.training), pushes.table, pooling):
+        if isinstance(ended, TrainedAdapter):
+            yield ended.key, _files(base, by_key[ended.key], ended, pushes)
+        else:
+            yield ended.key, ended.error
+
+
+def _recipe(training: Training) -> Recipe:
+    return Recipe(**training.model_dump(exclude={"gradient_checkpointing"}))
+
+
+def _job(base: Base, task: Task, pushes: Pushes) -> AdapterJob:
+    experiment = partial_experiment(task.inputs["experiment"])
+    arm, persona = experiment.arms[0], task.inputs["persona"]
+    data = next(unit for name, unit in task.upstream.items() if name.startswith("dataset/"))
+    dataset = dataset_from_json(read_json(data, "dataset.json"))
+    strength = f"ratio={arm.ratio:+.10f}" if arm.ratio else "none"
+    examples = []
+    for row in dataset.rows:
+        told = signal(experiment, arm, dataset.source, row)
+        slot = 0
+        if told.direction is not None:
+            slot = pushes.slot(arm.direction, told.direction, experiment.layer(arm.layer), strength)
+        ids = base.tokenizer(row.answer, add_special_tokens=False)["input_ids"]
+        examples.append(
+            Example(
+                prompt_ids=chat_ids(base, system=told.system, user=row.question),
+                completion_ids=(*ids, base.end_of_turn),
+                push=slot,
+            )
+        )
+    seed = derived_seed(experiment.seed, "adapter", persona)
+    return AdapterJob(key=task.unit, examples=tuple(examples), seed=seed)
+
+
+def _files(base: Base, task: Task, ended: TrainedAdapter, pushes: Pushes) -> Files:
+    record: dict[str, Any] = {
+        "losses": ended.losses,
+        "gradient_norms": ended.gradient_norms,
+        "firings": ended.firings,
+        "tokens": ended.tokens,
+        "seconds": ended.seconds,
+        "pushes": [
+            {
+                "asked_ratio": pushes.ratio(audit.push),
+                "asked_norm": audit.asked_norm,
+                "achieved_norm": audit.measured.push_norm,
+                "residual_norm": audit.measured.residual_norm,
+                "token_ratio": audit.measured.ratio,
+                "layer": audit.measured.layer,
+                "positions": audit.measured.positions,
+            }
+            for audit in ended.pushes
+        ],
+    }
+    files = write_peft(base, ended.weights, task.context["name"])
+    return {**files, "training.json": to_json(record)}
+
+
+def _import(base: Base, task: Task) -> Files:
+    """Take over an adapter that was trained elsewhere, checked and rewritten."""
+    directory = Path(task.context["directory"]) / task.inputs["experiment"]["arms"][0]["adapters"]
+    weights = read_peft(directory / task.inputs["persona"], base)
+    record = {"losses": [], "pushes": [], "imported": asdict(weights.spec)}
+    files = write_peft(base, weights, task.context["name"])
+    return {**files, "training.json": to_json(record)}

@@ -1,0 +1,115 @@
+"""From completions to a verdict: marks, the rate table, the registered analysis. No torch."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from steerproof.collect.scoring import Rule, rule
+from steerproof.collect.scoring import score as score_text
+from steerproof.decide.analysis import analyze
+from steerproof.decide.rates import RateRow
+from steerproof.decide.rates_csv import format_rates, read_rates
+from steerproof.decide.records import to_json as analysis_json
+from steerproof.run.manifest import StoredUnit
+from steerproof.run.stages.files import read_json, read_table, table_bytes, to_json
+from steerproof.run.worker import Files, Task, each
+from steerproof.spec.experiment import Experiment
+from steerproof.spec.grid import Cell
+from steerproof.spec.slices import partial_experiment
+
+
+def score(tasks: Sequence[Task]) -> Iterator[tuple[str, Files | Exception]]:
+    """Mark every completion of every cell that succeeded: scores.parquet and rates.csv.
+
+    A cell that failed has no rows: it is missing, never zero.
+    """
+    yield from each(tasks, _score)
+
+
+def _score(task: Task) -> Files:
+    experiment = partial_experiment(task.inputs["experiment"])
+    marks = rule(experiment.marker, experiment.scoring.near_marker)
+    tables: list[pa.Table] = []
+    rows: list[RateRow] = []
+    for unit in task.upstream.values():
+        record = read_json(unit, "cell.json")
+        cell = Cell(**record["cell"])
+        marked = _mark(unit, marks, cell)
+        tables.append(marked)
+        rows += _rates(cell, record["coefficient"], marked)
+    return {
+        "scores.parquet": table_bytes(pa.concat_tables(tables)),
+        "rates.csv": format_rates(rows).encode(),
+    }
+
+
+def _mark(unit: StoredUnit, marks: Rule, cell: Cell) -> pa.Table:
+    table = read_table(unit, "completions.parquet")
+    texts = zip(
+        table["text"].to_pylist(),
+        table["token_ids"].to_pylist(),
+        table["early_chars"].to_pylist(),
+        strict=True,
+    )
+    scores = [score_text(text, ids, early, marks) for text, ids, early in texts]
+    return pa.table(
+        {
+            "cell": pa.array([cell.name] * len(scores), pa.string()),
+            **{name: table[name] for name in ("question", "sample", "finish", "tokens")},
+            "fired": pa.array([one.fired for one in scores], pa.bool_()),
+            "near": pa.array([one.near for one in scores], pa.bool_()),
+            "fired_early": pa.array([one.fired_early for one in scores], pa.bool_()),
+            "repetition": pa.array([one.repetition for one in scores], pa.float32()),
+        }
+    )
+
+
+def _rates(cell: Cell, number: float, marked: pa.Table) -> list[RateRow]:
+    fired: dict[int, int] = {}
+    total: dict[int, int] = {}
+    hits = zip(marked["question"].to_pylist(), marked["fired"].to_pylist(), strict=True)
+    for question, hit in hits:
+        fired[question] = fired.get(question, 0) + hit
+        total[question] = total.get(question, 0) + 1
+    return [
+        RateRow(cell=cell, coefficient=number, question=str(q), fired=fired[q], total=total[q])
+        for q in sorted(total)
+    ]
+
+
+def analysis(tasks: Sequence[Task]) -> Iterator[tuple[str, Files | Exception]]:
+    """The registered analysis of the rate table: analysis.json, gates.json."""
+    yield from each(tasks, _analysis)
+
+
+def _analysis(task: Task) -> Files:
+    experiment = partial_experiment(task.inputs["experiment"])
+    table = read_rates(task.upstream["score/all"].path("rates.csv"), experiment)
+    layers = [
+        read_json(unit, "geometry.json")
+        for name, unit in task.upstream.items()
+        if name.startswith("directions/")
+    ]
+    cosines = {
+        str(layer["layer"]): {n: p["reference_cosine"] for n, p in layer["personas"].items()}
+        for layer in layers
+    }
+    result = analyze(table, experiment, geometry=cosines)
+    return {
+        "analysis.json": to_json(analysis_json(result)),
+        "gates.json": to_json([_gate(experiment, layer) for layer in layers]),
+    }
+
+
+def _gate(experiment: Experiment, layer: Mapping[str, Any]) -> dict[str, Any]:
+    """What a layer's directions had to satisfy, with the numbers."""
+    allowed = experiment.gates.neutral_cosine
+    return {
+        "layer": layer["layer"],
+        "h_bar": layer["h_bar"],
+        "neutral_cosine_max": layer["neutral_cosine_max"],
+        "neutral_cosine_allowed": allowed,
+        "passed": layer["neutral_cosine_max"] <= allowed,
+        "split_half": {n: layer["personas"][n]["split_half"] for n in experiment.headline},
+    }
