@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from steerproof.errors import SteerproofError
 from steerproof.run.directory import open_run
 from steerproof.run.executors import Executor, InlineExecutor, LocalExecutor
 from steerproof.run.graph import Graph, Unit, build_graph
@@ -82,6 +83,14 @@ def tiny_units(strength: float = 2.0, **changes: object) -> list[Unit]:
     return [directions, dataset, *adapters, *cells, analysis]
 
 
+def chain_units() -> list[Unit]:
+    """Four units, one of each kind of the kill-point matrix, each reading the one before."""
+    directions = unit("directions", "all")
+    adapter = unit("adapter", "A.villain", [directions.id])
+    cell = unit("cell", "A.villain.c=+2", [adapter.id, directions.id])
+    return [directions, adapter, cell, unit("analysis", "all", [cell.id], tolerant=True)]
+
+
 def tiny_graph(strength: float = 2.0, **changes: object) -> Graph:
     return build_graph(tiny_units(strength, **changes))
 
@@ -96,7 +105,7 @@ def contents(run: Path) -> dict[str, str]:
     return {
         str(path.relative_to(run)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted((run / "units").rglob("*"))
-        if path.is_file() and path.name != "manifest.json"
+        if path.is_file() and path.name != "manifest.json" and ".tmp-" not in str(path)
     }
 
 
@@ -104,13 +113,12 @@ def leftovers(run: Path) -> list[str]:
     return [str(path) for path in run.rglob(".tmp-*")]
 
 
-def main(run: Path, kind: str = "inline") -> int:
+def main(run: Path, kind: str = "inline", units: str | None = None) -> int:
     """The tiny experiment as a program; its exit code is the one that the command line gives."""
-    from steerproof.errors import SteerproofError
-
     executor = InlineExecutor() if kind == "inline" else LocalExecutor(run / "logs")
+    graph = build_graph(chain_units()) if units == "chain" else tiny_graph()
     try:
-        summary = run_tiny(run, executor=executor)
+        summary = run_tiny(run, graph, executor)
     except SteerproofError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code

@@ -1,6 +1,7 @@
 """A run directory that this process holds: locked, swept, its ledger open."""
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from pathlib import Path
 
 from steerproof.run.ledger import Ledger, open_ledger
 from steerproof.run.lock import RunLock, host_name, locked
+from steerproof.run.signals import stop_on_signals
 from steerproof.run.store import sweep
 
 
@@ -19,11 +21,13 @@ class RunDirectory:
         path: The directory.
         lock: Held for as long as the directory is open.
         ledger: Open for writing.
+        stopping: Set by Ctrl-C, SIGTERM or SIGHUP: finish what is in hand, or drop it.
     """
 
     path: Path
     lock: RunLock
     ledger: Ledger
+    stopping: threading.Event
 
 
 @contextmanager
@@ -32,6 +36,8 @@ def open_run(path: Path, command: str, steal: bool = False) -> Iterator[RunDirec
 
     What dead processes left half-written is removed, and what they left ``running`` is called
     ``interrupted``.
+
+    Ctrl-C and SIGTERM are taken note of while it is held, and a second one interrupts at once.
 
     Args:
         path: The run directory.
@@ -43,7 +49,7 @@ def open_run(path: Path, command: str, steal: bool = False) -> Iterator[RunDirec
         MachineError: It cannot be written.
         DiskFullError: No space.
     """
-    with locked(path, command, steal) as lock:
+    with stop_on_signals() as stopping, locked(path, command, steal) as lock:
         removed = sweep(path)
         ledger = open_ledger(path, lock.token)
         try:
@@ -57,6 +63,6 @@ def open_run(path: Path, command: str, steal: bool = False) -> Iterator[RunDirec
                 swept=removed,
                 interrupted=interrupted,
             )
-            yield RunDirectory(path=path, lock=lock, ledger=ledger)
+            yield RunDirectory(path=path, lock=lock, ledger=ledger, stopping=stopping)
         finally:
             ledger.close()

@@ -5,14 +5,12 @@ when its prepared directory has been verified, the fencing token checked and the
 """
 
 import math
-import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FrameType
 
 from steerproof.errors import DiskFullError, LockedError, UnitsFailedError
 from steerproof.run.directory import RunDirectory
@@ -121,18 +119,17 @@ def execute(
         DiskFullError: No space; finished units are kept.
         LockedError: Another process took the run directory over.
     """
-    with stop_on_signals() as stopping:
-        driver = _Driver(graph, directory, executor, policy)
-        driver.listen = listen
-        try:
-            driver.begin()
-            driver.loop(stopping)
-            return driver.end(stopped=stopping.is_set())
-        finally:
-            executor.close()
-            with suppress(LockedError):
-                directory.lock.check()
-                sweep(directory.path)
+    driver = _Driver(graph, directory, executor, policy)
+    driver.listen = listen
+    try:
+        driver.begin()
+        driver.loop(directory.stopping)
+        return driver.end(stopped=directory.stopping.is_set())
+    finally:
+        executor.close()
+        with suppress(LockedError):
+            directory.lock.check()
+            sweep(directory.path)
 
 
 def raise_failures(summary: Summary, command: str) -> None:
@@ -153,28 +150,6 @@ def raise_failures(summary: Summary, command: str) -> None:
         lines.append(f"{len(summary.blocked)} units that read them could not begin.")
     lines.append(f"The others are finished and kept. To try these again: {command}")
     raise UnitsFailedError("\n".join(lines))
-
-
-@contextmanager
-def stop_on_signals() -> Iterator[threading.Event]:
-    """Turn Ctrl-C, SIGTERM and SIGHUP into an event; a second one interrupts at once."""
-    stopping = threading.Event()
-
-    def handle(_signal: int, _frame: FrameType | None) -> None:
-        if stopping.is_set():
-            raise KeyboardInterrupt
-        stopping.set()
-
-    if threading.current_thread() is not threading.main_thread():
-        yield stopping
-        return
-    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, handle) for number in signals}
-    try:
-        yield stopping
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @dataclass(slots=True)
