@@ -34,6 +34,9 @@ _PATTERNS = {
     r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$": (
         "1 to 64 letters, digits, '_' and '-', the first a letter or digit"
     ),
+    r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$": (
+        "1 to 64 letters, digits, '.', '_' and '-', the first a letter or digit"
+    ),
     r"^[0-9a-f]{40}$": "a commit: 40 hex digits in lower case",
 }
 
