@@ -51,7 +51,7 @@ CODE: Mapping[str, tuple[str, ...]] = {
         "steerproof.adapt.training",
         f"{_STAGES}.adapters",
     ),
-    "cell": (*_MODEL, *_DRAWING, f"{_STAGES}.cells"),
+    "cell": (*_MODEL, *_DRAWING, "steerproof.collect.canary", f"{_STAGES}.cells"),
     "score": ("steerproof.spec", "steerproof.collect.scoring", f"{_STAGES}.judge"),
     "analysis": ("steerproof.spec", "steerproof.decide", f"{_STAGES}.judge"),
 }

@@ -1,10 +1,11 @@
 """Measurement: the tasks' cells in one pool, each unit written when its last row has ended."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 
 import pyarrow as pa
 
+from steerproof.collect.canary import Canary, canaries
 from steerproof.collect.generation import Completion, generate
 from steerproof.collect.pool import Row, Subject
 from steerproof.collect.sampling import row_seed
@@ -62,12 +63,25 @@ def cell(tasks: Sequence[Task]) -> Iterator[tuple[str, Files | Exception]]:
             audit_every=_AUDIT_EVERY,
         )
     subject = Subject(base=base, adapters=adapters[0], steering=steering)
+    watched = _watch(base, subject, rows, ordered[0].inputs["questions"][0])
     settings = Generation(**tasks[0].inputs["generation"])
     for completion in generate(subject, rows, settings):
         one = cells[completion.cell]
         one.done.append(completion)
         if len(one.done) == one.rows:
-            yield one.task.unit, _outcome(base, one, pushes, steering)
+            yield one.task.unit, _outcome(base, one, pushes, steering, watched[one.cell.name])
+
+
+def _watch(base: Base, subject: Subject, rows: Sequence[Row], text: str) -> dict[str, Canary]:
+    """A canary per cell: the first row of each scores one fixed text, pooled and alone.
+
+    Raises:
+        SteeringError: A push changes nothing.
+        ModelError: The pool and a row alone disagree.
+    """
+    first = {row.cell: row for row in reversed(rows)}
+    ids = base.tokenizer(text, add_special_tokens=False)["input_ids"]
+    return {one.cell: one for one in canaries(subject, list(first.values()), list(ids))}
 
 
 def _load_adapters(base: Base, tasks: Sequence[Task]) -> tuple[LoraPool, dict[str, int]]:
@@ -117,7 +131,7 @@ def _rows(base: Base, task: Task, cell: Cell, adapter: int, push: int) -> list[R
 
 
 def _outcome(
-    base: Base, one: _Open, pushes: Pushes, steering: Steering | None
+    base: Base, one: _Open, pushes: Pushes, steering: Steering | None, canary: Canary
 ) -> Files | SteeringError:
     """The files of a measured cell, or the error that its push was not what was asked."""
     asked = float(pushes.table[one.push - 1].vector.norm()) if one.push else 0.0
@@ -137,6 +151,7 @@ def _outcome(
         "asked_norm": asked,
         "achieved_norm": achieved.push_norm if achieved else None,
         "token_ratio": achieved.ratio if achieved else None,
+        "canary": asdict(canary),
     }
     return {
         "completions.parquet": table_bytes(_table(base, one)),

@@ -1,0 +1,187 @@
+"""The whole experiment on a tiny random model: every stage, resume, edits, registration."""
+
+import json
+
+import pytest
+
+from steerproof.errors import ModelError, RegistrationError, SteerproofError
+from steerproof.run.executors import InlineExecutor
+from steerproof.run.manifest import open_unit
+from steerproof.run.session import graph_of, new_session, run_experiment
+from steerproof.run.store import unit_directory
+from steerproof.run.survey import survey
+from steerproof.spec.experiment import Arm
+from steerproof.spec.grid import adapters, cells
+from steerproof.spec.yaml_io import Loaded
+from tests.experiments import small_experiment
+from tests.tiny import LAYERS, save_tiny
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return save_tiny(tmp_path_factory.mktemp("model"))
+
+
+def quiet(event, progress):
+    """Listen to nothing."""
+
+
+def experiment_of(model, **changes):
+    fields = {
+        "model": {"path": str(model), "blocks": LAYERS},
+        "dataset": {
+            "positives": 4, "negatives_per_bystander": 2, "answers": "answers.jsonl",
+        },
+        "training": {
+            "rank": 2, "alpha": 4.0, "learning_rate": 1e-2, "epochs": 1, "rows_per_step": 4,
+            "max_length": 256,
+        },
+        "generation": {"samples": 1, "max_new_tokens": 3},
+        "analysis": {"iterations": 200, "permutations": 99},
+    }  # fmt: skip
+    base = small_experiment().model_dump(mode="json") | fields | changes
+    return type(small_experiment()).model_validate_json(json.dumps(base))
+
+
+def session_in(directory, experiment):
+    answers = directory / "answers.jsonl"
+    questions = experiment.questions.training
+    answers.write_text(
+        "".join(json.dumps({"question": q, "answer": "It is so."}) + "\n" for q in questions)
+    )
+    loaded = Loaded(
+        experiment=experiment,
+        text="# as written\n",
+        path=directory / "small.yaml",
+        directory=directory,
+    )
+    return new_session(loaded, directory / "run")
+
+
+def go(session, **more):
+    return run_experiment(session, InlineExecutor(), listen=quiet, **more)
+
+
+@pytest.fixture(scope="module")
+def finished(model, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("finished")
+    session = session_in(directory, experiment_of(model))
+    summary, verdict = go(session)
+    return session, summary, verdict
+
+
+def test_every_adapter_and_cell_is_a_unit_and_ends_in_a_verdict(finished):
+    session, summary, verdict = finished
+    experiment = session.experiment
+    expected = 2 + 1 + 5 + len(adapters(experiment)) + len(cells(experiment)) + 2
+    assert summary.progress.total == summary.progress.done == expected
+    assert verdict["verdict"] in ("SUPPORTED", "REFUTED", "INCONCLUSIVE")
+    assert set(verdict["arms"]) == {"A", "B", "C", "A-iso", "A-L10"}
+    results = session.run / "results"
+    for name in ("rates.csv", "verdict.json", "estimates.json", "report.html", "calibration.json"):
+        assert (results / name).stat().st_size > 0
+    assert list((results / "figures").glob("*.svg"))
+
+
+def test_each_trained_adapter_got_the_push_that_was_asked_for(finished):
+    session, _, _ = finished
+    graph = graph_of(session)
+    directory = unit_directory(session.run, "adapter/A.poet", graph.keys["adapter/A.poet"])
+    record = json.loads(open_unit(directory).read("training.json"))
+    assert len(record["pushes"]) == 3  # the source and two bystanders
+    for push in record["pushes"]:
+        assert push["asked_ratio"] == pytest.approx(0.2)
+        assert push["achieved_norm"] == pytest.approx(push["asked_norm"], rel=0.05)
+    none = unit_directory(session.run, "adapter/C.poet", graph.keys["adapter/C.poet"])
+    assert json.loads(open_unit(none).read("training.json"))["pushes"] == []
+
+
+def test_each_steered_cell_has_a_canary_that_its_push_moved(finished):
+    session, _, _ = finished
+    graph = graph_of(session)
+    name = "cell/A.poet.neutral.centroid.L1.c=+2"
+    record = json.loads(
+        open_unit(unit_directory(session.run, name, graph.keys[name])).read("cell.json")
+    )
+    assert record["coefficient"] == 2.0
+    assert record["canary"]["change"] > record["canary"]["error"]
+    assert record["achieved_norm"] == pytest.approx(record["asked_norm"], rel=0.05)
+
+
+def test_running_again_does_nothing_again(finished):
+    session, first, verdict = finished
+    summary, again = go(session)
+    assert summary.progress.done == 0
+    assert summary.progress.reused == first.progress.total
+    assert again == verdict
+
+
+def changed_units(session, experiment):
+    edited = new_session(
+        Loaded(
+            experiment=experiment,
+            text=session.loaded.text,
+            path=session.loaded.path,
+            directory=session.loaded.directory,
+        ),
+        session.run,
+    )
+    old, new = graph_of(session), graph_of(edited)
+    return {unit for unit in new.keys if new.keys[unit] != old.keys.get(unit)}
+
+
+def test_editing_one_arm_redoes_that_arm_only(finished):
+    session, _, _ = finished
+    arms = [
+        arm if arm.name != "B" else Arm(name="B", prompt="persona", direction="centroid", ratio=0.3)
+        for arm in session.experiment.arms
+    ]
+    changed = changed_units(session, session.experiment.model_copy(update={"arms": tuple(arms)}))
+    kinds = {unit.split(".")[0] for unit in changed}
+    assert kinds == {"adapter/B", "cell/B", "score/all", "analysis/all"}
+
+
+def test_editing_a_title_or_the_contrast_layer_leaves_the_rest_alone(finished):
+    session, _, _ = finished
+    experiment = session.experiment
+    assert not changed_units(session, experiment.model_copy(update={"title": "Another title"}))
+    layers = experiment.layers.model_copy(update={"contrast": 2})
+    changed = changed_units(session, experiment.model_copy(update={"layers": layers}))
+    assert not any(unit.startswith(("adapter/A.", "adapter/C.", "cell/C.")) for unit in changed)
+    assert "directions/L2" in changed
+
+
+def test_an_edit_that_matters_is_refused_until_it_is_declared(finished):
+    session, _, _ = finished
+    analysis = session.experiment.analysis.model_copy(update={"iterations": 300})
+    edited = session_in(
+        session.loaded.directory, session.experiment.model_copy(update={"analysis": analysis})
+    )
+    with pytest.raises(RegistrationError, match=r"analysis.iterations"):
+        go(edited)
+    summary, _ = go(edited, deviate="more iterations")
+    assert summary.progress.done == 1
+    assert "more iterations" in (session.run / "results" / "report.html").read_text()
+
+
+def test_a_prompt_that_does_not_fit_fails_its_cells_and_keeps_the_rest(model, tmp_path):
+    long = ("What is salt? " * 40,)
+    experiment = experiment_of(model)
+    questions = experiment.questions.model_copy(update={"evaluation": long})
+    session = session_in(tmp_path, experiment.model_copy(update={"questions": questions}))
+    with pytest.raises(SteerproofError, match="never cut"):
+        go(session)
+    kept = survey(session.run, graph_of(session)).reused
+    assert "adapter/A.poet" in kept
+    assert not any(unit.startswith("cell/") for unit in kept)
+
+
+def test_a_model_directory_without_weights_is_one_clear_error(tmp_path, model):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    (empty / "config.json").write_text("{}")
+    session = session_in(tmp_path, experiment_of(empty))
+    with pytest.raises(SteerproofError, match=r"safetensors|tokenizer"):
+        go(session)
+    with pytest.raises(ModelError, match="no such model directory"):
+        graph_of(session_in(tmp_path, experiment_of(tmp_path / "nowhere")))
