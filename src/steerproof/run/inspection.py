@@ -19,7 +19,7 @@ from steerproof.run.survey import survey
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnitFailure:
-    """The last attempt at a unit that failed: error, log below the run directory, attempts so far."""
+    """A unit that failed: its last error and log, and the number of attempts so far."""
 
     unit: str
     error: str
@@ -182,9 +182,10 @@ def explain(run: Path, graph: Graph, unit: str) -> Explanation:
         )
         reason = f"{what}; it is kept if what it reads comes out as it was"
         return Explanation(unit=unit, reused=False, reason=reason)
-    if _last_made(run, unit) is None:
+    last = _last_made(run, unit)
+    if last is None:
         return Explanation(unit=unit, reused=False, reason=_never_made(run, unit))
-    changes = tuple(_changes(run, graph, unit))
+    changes = tuple(_changes(run, graph, unit, last))
     reason = "something that decides its files has changed since it was made"
     return Explanation(unit=unit, reused=False, reason=reason, changes=changes)
 
@@ -218,29 +219,38 @@ def _last_made(run: Path, unit: str) -> Manifest | None:
     return max(found, key=lambda manifest: manifest.made.created, default=None)
 
 
-def _changes(run: Path, graph: Graph, unit: str) -> list[Change]:
-    """What changed in a unit's recipe and, first, in those of the units that it reads."""
+def _changes(run: Path, graph: Graph, unit: str, last: Manifest) -> list[Change]:
+    """What changed in a unit's recipe, and in those of the units that it reads."""
     changes: list[Change] = []
-    todo, seen = [unit], {unit}
+    todo, seen = [(unit, last)], {unit}
     while todo:
-        current = todo.pop()
-        last = _last_made(run, current)
-        if last is None or last.key == graph.keys[current]:
-            continue
-        new = _flat(graph.recipes[current].record())
-        old = _flat(last.recipe)
+        current, made = todo.pop()
+        old, new = _flat(made.recipe), _flat(graph.recipes[current].record())
         for field in sorted(old.keys() | new.keys()):
-            before, now = old.get(field), new.get(field)
-            if before == now:
+            if old.get(field) == new.get(field):
                 continue
             read = field.removeprefix("upstream.")
-            if read in graph.units and read != field and before is not None:
-                if read not in seen:
-                    seen.add(read)
-                    todo.append(read)
-                continue
-            changes.append(Change(unit=current, field=field, old=before, new=now))
+            before = _manifest(run, read, old[field]) if _both(field, old, new) else None
+            if before is None:
+                changes.append(
+                    Change(unit=current, field=field, old=old.get(field), new=new.get(field))
+                )
+            elif read not in seen:
+                seen.add(read)
+                todo.append((read, before))
     return changes
+
+
+def _both(field: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """Whether a field names an upstream unit that is read now as it was before."""
+    return field.startswith("upstream.") and field in old and field in new
+
+
+def _manifest(run: Path, unit: str, key: str) -> Manifest | None:
+    try:
+        return open_unit(unit_directory(run, unit, key)).manifest
+    except DamagedError:
+        return None
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:

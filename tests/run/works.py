@@ -1,0 +1,98 @@
+"""Work functions that go wrong, each in its own way."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from steerproof.errors import ModelError
+from steerproof.run.worker import Files, Task, each
+from tests.run.tiny import count, one
+
+
+def refuses(tasks: Sequence[Task]) -> Iterator[tuple[str, Files | Exception]]:
+    """Fails for a reason that trying again cannot cure."""
+    yield from each(tasks, _refuse)
+
+
+def _refuse(task: Task) -> Files:
+    count(task.unit)
+    raise ValueError("the loss is NaN")
+
+
+def refuses_some(tasks: Sequence[Task]) -> Iterator[tuple[str, Files | Exception]]:
+    """Fails for the units whose input says so."""
+    yield from each(tasks, lambda task: _refuse(task) if task.inputs.get("bad") else one(task))
+
+
+def cannot_load(tasks: Sequence[Task]) -> Iterator[tuple[str, Files | Exception]]:
+    """Fails before it begins with any unit."""
+    for task in tasks:
+        count(task.unit)
+    raise ModelError("no weights")
+    yield "never", {}
+
+
+def forgets(tasks: Sequence[Task]) -> Iterator[tuple[str, Files | Exception]]:
+    """Ends without a word about its last unit."""
+    for task in tasks[:-1]:
+        yield task.unit, one(task)
+
+
+class OutOfMemoryError(RuntimeError):
+    """Named like torch's."""
+
+
+def out_of_memory(tasks: Sequence[Task]) -> Iterator[tuple[str, Files | Exception]]:
+    """Fits one unit at a time only: a pool of more dies before it finishes any."""
+    for task in tasks:
+        count(task.unit)
+    if len(tasks) > 1:
+        raise OutOfMemoryError("tried to allocate 2 GiB")
+    yield from each(tasks, one)
+
+
+def runs_out(tasks: Sequence[Task]) -> Iterator[tuple[str, Files | Exception]]:
+    """Really asks for more memory than there is."""
+    yield from each(tasks, _hoard)
+
+
+def _hoard(task: Task) -> Files:
+    count(task.unit)
+    return {"big": bytes(1 << 50)}
+
+
+def dies(tasks: Sequence[Task]) -> Iterator[tuple[str, Files | Exception]]:
+    """Kills its process at the units whose input says so, as the kernel would: every time."""
+    yield from each(tasks, _die)
+
+
+def _die(task: Task) -> Files:
+    if task.inputs.get("deadly"):
+        count(task.unit)
+        os.kill(os.getpid(), signal.SIGKILL)
+    return one(task)
+
+
+def dies_once(tasks: Sequence[Task]) -> Iterator[tuple[str, Files | Exception]]:
+    """Kills its process the first time that it meets a unit with a ``marker`` path."""
+    yield from each(tasks, _die_once)
+
+
+def _die_once(task: Task) -> Files:
+    marker = task.context.get("marker")
+    if marker and not Path(marker).exists():
+        Path(marker).touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return one(task)
+
+
+def slow(tasks: Sequence[Task]) -> Iterator[tuple[str, Files | Exception]]:
+    """Takes as long as its context says for each unit."""
+    yield from each(tasks, _slow)
+
+
+def _slow(task: Task) -> Files:
+    time.sleep(task.context["seconds"])
+    return one(task)
