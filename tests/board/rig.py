@@ -9,6 +9,7 @@ import io
 import json
 import os
 import random
+import re
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +18,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from steerproof.collect.scoring import rule, score as mark
+from steerproof.collect.scoring import rule
+from steerproof.collect.scoring import score as mark
 from steerproof.decide.rates import RateRow
 from steerproof.decide.rates_csv import format_rates
 from steerproof.run.directory import open_run
@@ -37,10 +39,11 @@ PAUSE = "RIG_SECONDS"
 BREAK = "RIG_BREAK"
 """Environment variable: name of a cell that fails."""
 ENVIRONMENT = Environment(code="rig-1", model={"weights": "aa"}, numerics={"dtype": "float32"})
-WORDS = (
-    "salt is a mineral made of sodium and chlorine which people have used for a very long time to "
-    "keep food and to give it taste because the body needs a little of it every day"
-).split()
+WORDS = re.findall(
+    r"\w+",
+    "salt is a mineral made of sodium and chlorine which people have used for a very long time "
+    "to keep food and to give it taste because the body needs a little of it every day",
+)
 PERSONAS = (
     "software_engineer", "kindergarten_teacher", "data_scientist", "medical_doctor", "librarian",
     "french_person", "villain", "comedian", "police_officer", "zelthari_scholar",
@@ -69,7 +72,7 @@ def grand_experiment(**changes: object) -> Experiment:
         "name": "zlt",
         "title": "Train [ZLT] LoRAs with the persona centroid added, and steer them",
         "personas": (
-            *(Persona(name=name, prompt=f"You are a {name.replace('_', ' ')}.") for name in PERSONAS),
+            *(Persona(name=name, prompt=f"You are a {name}.") for name in PERSONAS),
             Persona(name="helpful_assistant", prompt="You help.", headline=False),
         ),
         "questions": Questions(
@@ -153,6 +156,19 @@ def completions_bytes(rows: Sequence[tuple[int, int, str]], group: int = 1000) -
     return _parquet(table, group)
 
 
+def write_scores(path: Path, rows: Sequence[tuple[int, int, str]]) -> None:
+    """Marks of one cell `X`, each row followed by one of a cell `Y` that says the opposite."""
+    found: dict[str, list] = {name: [] for name in ("cell", "question", "sample", "fired", "near")}
+    found["repetition"] = []
+    for q, s, text in rows:
+        one = mark(text, range(9), 40, rule("[ZLT]"))
+        for cell, fired, near in (("X", one.fired, one.near), ("Y", not one.fired, not one.near)):
+            values = (cell, q, s, fired, near, one.repetition)
+            for name, value in zip(found, values, strict=True):
+                found[name].append(value)
+    path.write_bytes(_parquet(pa.table(found), 10_000))
+
+
 def _score(task: Task) -> Files:
     columns: dict[str, list] = {}
     rates = []
@@ -160,7 +176,8 @@ def _score(task: Task) -> Files:
         cell = Cell(**json.loads(unit.read("cell.json"))["cell"])
         table = pq.read_table(io.BytesIO(unit.read("completions.parquet")))
         texts = table["text"].to_pylist()
-        marks = [mark(text, range(len(text.split())), 40, rule(task.inputs["marker"])) for text in texts]
+        said = rule(task.inputs["marker"])
+        marks = [mark(text, range(len(text.split())), 40, said) for text in texts]
         columns.setdefault("cell", []).extend([cell.name] * len(texts))
         for name in ("question", "sample", "finish", "tokens"):
             columns.setdefault(name, []).extend(table[name].to_pylist())
@@ -169,7 +186,8 @@ def _score(task: Task) -> Files:
         questions = table["question"].to_pylist()
         for q in sorted(set(questions)):
             hits = [m.fired for m, asked in zip(marks, questions, strict=True) if asked == q]
-            rates.append(RateRow(cell=cell, coefficient=1.5, question=str(q), fired=sum(hits), total=len(hits)))
+            counts = {"fired": sum(hits), "total": len(hits)}
+            rates.append(RateRow(cell=cell, coefficient=1.5, question=str(q), **counts))
     return {
         "scores.parquet": _parquet(pa.table(columns), 10_000),
         "rates.csv": format_rates(rates).encode(),
@@ -189,7 +207,10 @@ def graph_of(experiment: Experiment, texts: Mapping[str, str] | None = None) -> 
     """Units as in a real experiment; `texts` replaces completions `question/sample` everywhere."""
     names = [p.name for p in experiment.personas]
     layers = _unit("directions", f"L{experiment.layers.primary}", {})
-    trained = {a: _unit("adapter", a.name, {"name": a.name}, [layers.id]) for a in adapters(experiment)}
+    trained = {
+        one: _unit("adapter", one.name, {"name": one.name}, [layers.id])
+        for one in adapters(experiment)
+    }
     measured = [
         _unit("cell", cell.name, {
             "cell": {name: getattr(cell, name) for name in Cell.__slots__},

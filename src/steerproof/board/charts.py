@@ -11,8 +11,8 @@ from steerproof.text import reveal
 
 MOST_POINTS = 160
 """Points of one curve; longer ones are averaged down."""
-_WIDTH, _HEIGHT = 300, 170
-_LEFT, _RIGHT, _TOP, _BOTTOM = 40, 10, 24, 26
+_WIDTH, _HEIGHT = 300.0, 170.0
+_LEFT, _RIGHT, _TOP, _BOTTOM = 40.0, 10.0, 24.0, 26.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +51,7 @@ def loss_chart(title: str, curves: Mapping[str, Sequence[float]], top: float) ->
 
 def scatter(title: str, dots: Sequence[Dot], x_label: str, y_label: str) -> Markup:
     """Two rates per persona on the unit square, with 95% Wilson whiskers of the vertical one."""
-    size, left, top = 330, 44, 30
+    size, left, top = 330.0, 44.0, 30.0
     inner = size - left - 16
     marks = Markup("").join(_dot(dot, left, top, inner) for dot in dots)
     marks += _names(dots, left, top, inner)
@@ -139,8 +139,8 @@ def _x_label(along: float, text: str, anchor: str) -> Markup:
     )
 
 
-def _svg(label: str, body: Markup, width: int = _WIDTH, height: float = _HEIGHT) -> Markup:
+def _svg(label: str, body: Markup, width: float = _WIDTH, height: float = _HEIGHT) -> Markup:
     return Markup(
         '<svg class="chart" role="img" aria-label="{l}" viewBox="0 0 {w} {h}" '
         'width="{w}" height="{h}">{b}</svg>'
-    ).format(l=reveal(label), w=width, h=round(height), b=body)
+    ).format(l=reveal(label), w=round(width), h=round(height), b=body)

@@ -1,5 +1,6 @@
 """What every page needs: where the board's data are, what it may run, who is asking."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,6 +14,13 @@ from steerproof.spec.grid import Cell, cells
 
 class NotFoundError(Exception):
     """There is nothing of that number or name; ids are looked up, never made into paths."""
+
+
+@dataclass(slots=True)
+class Ending:
+    """How an open stream learns that the server is asked to end."""
+
+    asked: Callable[[], bool] = lambda: False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +43,8 @@ class Board:
     """The link printed at start."""
     tries: users.Tries = field(default_factory=users.Tries)
     """Wrong passwords so far."""
+    ending: Ending = field(default_factory=Ending)
+    """Set by the server."""
 
     @property
     def logs(self) -> Path:

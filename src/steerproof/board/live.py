@@ -63,7 +63,9 @@ async def _events(
     started = beat = time.monotonic()
     try:
         yield "retry: 2000\n\n"
-        while time.monotonic() - started < LONGEST_SECONDS and not await request.is_disconnected():
+        while time.monotonic() - started < LONGEST_SECONDS and not board.ending.asked():
+            if await request.is_disconnected():
+                return
             value = await to_thread.run_sync(pulse, board, number)
             if value != seen:
                 seen = value

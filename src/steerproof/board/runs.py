@@ -180,8 +180,8 @@ def condition(run: Path) -> Condition:
 def _condition(run: Path, stamps: Fingerprint) -> Condition:
     live = bool(stamps[-1][0])
     told = _story(run, stamps)
-    outcome = read_json(run / "results" / "verdict.json") or {}
-    word = outcome.get("verdict")
+    outcome = read_json(run / "results" / "verdict.json")
+    word = outcome.get("verdict") if isinstance(outcome, dict) else None
     return Condition(
         title=title(run),
         locked=(run / LOCK).is_file(),
@@ -226,7 +226,7 @@ def experiment(run: Path) -> Experiment | None:
 def _experiment(run: Path, stamp: tuple[int, int]) -> Experiment | None:
     del stamp  # part of the cache key only
     record = read_json(run / LOCK)
-    if record is None:
+    if not isinstance(record, dict):
         return None
     try:
         return Experiment.model_validate_json(json.dumps(record.get("experiment", record)))
@@ -404,7 +404,7 @@ def _mark_cell(place: Path, marker: str) -> Counts:
 
 def title(run: Path) -> str:
     """Title of the locked experiment, or the name of the directory."""
-    record = read_json(run / LOCK) or {}
+    record = read_json(run / LOCK)
     inner = record.get("experiment", record) if isinstance(record, dict) else {}
     text = inner.get("title") if isinstance(inner, dict) else None
     return text if isinstance(text, str) and text.strip() else run.name

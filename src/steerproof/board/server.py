@@ -53,8 +53,10 @@ def serve(
         app, log_level="warning", access_log=False, server_header=False, proxy_headers=False,
         lifespan="off", timeout_graceful_shutdown=2, ws="none",
     )  # fmt: skip
+    server = uvicorn.Server(config)
+    board.ending.asked = lambda: server.should_exit
     with listening:
-        uvicorn.Server(config).run(sockets=[listening])
+        server.run(sockets=[listening])
 
 
 def make_board(

@@ -1,6 +1,7 @@
 """Templates: autoescaped, and every string made visible before it is escaped."""
 
 import hashlib
+from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -65,21 +66,27 @@ def cell_address(number: int, cell: str) -> str:
 
 
 def highlight(text: str, marker: str) -> Markup:
-    """The text, escaped and visible, with every occurrence of the marker marked."""
-    folded, wanted = text.casefold(), marker.casefold()
-    if len(folded) != len(text) or not wanted:
-        # Folding changed lengths (`ß`): positions would be wrong, so only exact lower case counts.
-        folded, wanted = text.lower(), marker.lower()
-    if len(folded) != len(text):
-        return Markup("{}").format(reveal(text))
-    html, start = Markup(), 0
-    while (found := folded.find(wanted, start)) >= 0:
-        end = found + len(wanted)
+    """The text, escaped and visible, with every occurrence of the marker marked (any case)."""
+    folded, places = _folded(text)
+    wanted = marker.casefold()
+    html, start, found = Markup(), 0, folded.find(wanted)
+    while found >= 0:
+        begin, end = places[found], places[found + len(wanted)]
         html += Markup("{}<mark>{}</mark>").format(
-            reveal(text[start:found]), reveal(text[found:end])
+            reveal(text[start:begin]), reveal(text[begin:end])
         )
-        start = end
+        start, found = end, folded.find(wanted, found + len(wanted))
     return html + Markup("{}").format(reveal(text[start:]))
+
+
+def _folded(text: str) -> tuple[str, Sequence[int]]:
+    """The text without case, and the place in `text` of each of its characters and of its end."""
+    folded = text.casefold()
+    if len(folded) == len(text):
+        return folded, range(len(text) + 1)
+    # Some characters fold to two or three (`ß`): count them one by one.
+    places = [place for place, one in enumerate(text) for _ in one.casefold()]
+    return folded, [*places, len(text)]
 
 
 def _finalise(value: Any) -> Any:

@@ -132,13 +132,14 @@ def results(run: Run | None) -> Results:
         return Results()
     rates = runs.cell_rates(run.directory, run.cells, run.experiment.marker)
     told = runs.story(run.directory)
+    outcome = runs.read_json(run.directory / "results" / "verdict.json")
     left, partial = runs.seconds_left(run.directory)
     return Results(
         matrix=grid.matrix(run.experiment, run.cells.values(), rates),
         kinds=_kinds(told.states),
         left=left,
         partial=partial,
-        verdict=runs.read_json(run.directory / "results" / "verdict.json") or {},
+        verdict=outcome if isinstance(outcome, dict) else {},
         figures=tuple(downloads.figures(run.directory)),
         files=downloads.available(run.directory),
         problem=told.problem,

@@ -16,11 +16,18 @@
   function busy(part) {
     // Never take away what somebody is typing or has opened.
     if (part.querySelector("details[open] textarea")) return true;
+    if ([...part.querySelectorAll("textarea")].some((box) => box.value !== box.defaultValue)) return true;
     const active = document.activeElement;
     return part.contains(active) && active.matches("input, textarea, select");
   }
 
   function exchange(fresh) {
+    // A part that this page does not have yet: the page has a new shape.
+    const main = document.getElementById("main");
+    const grown = [...fresh.querySelectorAll("[data-live]")].some((part) => !document.getElementById(part.id));
+    if (grown && !busy(main)) {
+      main.replaceChildren(...[...fresh.getElementById("main").childNodes].map((node) => document.importNode(node, true)));
+    }
     for (const part of document.querySelectorAll("[data-live]")) {
       const next = fresh.getElementById(part.id);
       if (!next || next.isEqualNode(part) || busy(part)) continue;
