@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from jinja2 import TemplateError
+from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoModelForCausalLM,
@@ -31,6 +33,11 @@ DTYPES: Mapping[str, torch.dtype] = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
+# What transformers raises for damaged or contradictory files.
+_UNREADABLE = (
+    *(OSError, ValueError, KeyError, TypeError, RuntimeError),
+    *(SafetensorError, StrictDataclassError),
+)
 _PROBE = "steerproof probe answer"
 
 
@@ -251,7 +258,7 @@ def _ids(value: Any) -> set[int]:
 def _load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
     try:
         return AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
+    except _UNREADABLE as error:
         raise ModelError(f"no usable tokenizer in {str(directory)!r}: {error}") from error
 
 
@@ -269,10 +276,12 @@ def _load_model(directory: Path, dtype: torch.dtype) -> PreTrainedModel:
             attn_implementation="sdpa",
             use_safetensors=True,
             trust_remote_code=False,
+            # Reported below by name, instead of in a table on the log.
+            ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
         model, info = loaded
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except _UNREADABLE as error:
         raise ModelError(f"cannot load the model in {str(directory)!r}: {error}") from error
     wrong = {k: sorted(map(str, info[k])) for k in ("missing_keys", "mismatched_keys") if info[k]}
     if wrong:

@@ -108,7 +108,7 @@ class Steering:
         self._replaying = False
 
     def route(
-        self, slots: Int[Tensor, "batch"], mask: Bool[Tensor, "batch seq"] | None = None
+        self, slots: Int[Tensor, "batch"], mask: Bool[Tensor, "rows seq"] | None = None
     ) -> None:
         """Say which push each row of the coming forward passes gets.
 

@@ -1,0 +1,76 @@
+"""The quick norm against autograd's own, and against norms that only look like one."""
+
+import pytest
+import torch
+from torch import nn
+
+from steerproof.model.base import base_of
+from steerproof.model.norms import quick_norms
+from tests.tiny import random_ids, tiny_base, tiny_model, tiny_tokenizer
+
+NORMS = {"llama": 9, "qwen2": 9, "qwen3": 17, "mistral": 9, "gemma": 9, "gpt_neox": 0, "gpt2": 0}
+
+
+@pytest.mark.parametrize("architecture", NORMS)
+def test_logits_and_gradients_are_those_of_the_model(architecture):
+    base = tiny_base(architecture)
+    ids = random_ids(2, 9)
+
+    def run() -> tuple[torch.Tensor, torch.Tensor]:
+        embedded = base.model.get_input_embeddings()(ids).requires_grad_(True)
+        logits = base.model(inputs_embeds=embedded, use_cache=False).logits
+        logits.square().mean().backward()
+        assert embedded.grad is not None
+        return logits.detach(), embedded.grad
+
+    logits, gradient = run()
+    with quick_norms(base) as count:
+        assert count == NORMS[architecture]
+        quick_logits, quick_gradient = run()
+    torch.testing.assert_close(quick_logits, logits, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(quick_gradient, gradient, rtol=1e-3, atol=1e-4)
+    assert not any("forward" in vars(module) for module in base.model.modules())
+
+
+def test_its_backward_is_the_derivative_of_its_forward():
+    model = tiny_model("qwen2")
+    base = base_of(model, tiny_tokenizer())
+    norm = model.model.norm
+    x = torch.randn(3, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    with quick_norms(base):
+        forward = norm.forward
+        gain, eps = forward.args
+        apply = lambda x: forward.func(gain.double(), eps, x)  # noqa: E731
+        assert torch.autograd.gradcheck(apply, x.requires_grad_(True))
+
+
+class Centred(nn.Module):
+    """Has an RMS norm's weight and epsilon, and subtracts the mean."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(32))
+        self.eps = 1e-6
+
+    def forward(self, x):
+        return nn.functional.layer_norm(x, (32,), self.weight, None, self.eps)
+
+
+class OtherEpsilon(Centred):
+    def forward(self, x):
+        return x * (x.square().mean(-1, keepdim=True) + 2 * self.eps).rsqrt() * self.weight
+
+
+@pytest.mark.parametrize("kind", [Centred, OtherEpsilon])
+def test_a_norm_that_computes_something_else_is_left_alone(kind):
+    model = tiny_model("qwen2")
+    model.model.norm = kind()
+    with quick_norms(base_of(model, tiny_tokenizer())) as count:
+        assert count == NORMS["qwen2"] - 1
+        assert "forward" not in vars(model.model.norm)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_other_precisions_keep_the_models_own_norms(dtype):
+    with quick_norms(tiny_base(dtype=dtype)) as count:
+        assert count == 0
