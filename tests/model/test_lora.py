@@ -401,7 +401,7 @@ def test_in_half_precision_training_keeps_weights_in_full_precision():
         output.float().square().mean().backward()
     exact = tiny_base()
     truth = pooled_logits(pool_of(exact, [adapter(exact, 1)]), [1, 1], ids)
-    assert (output - truth).norm() < 1.5 * (expected - truth).norm() < 0.2 * truth.norm()
+    assert (output - truth).norm() < 1.5 * (expected - truth).norm() < 0.3 * truth.norm()
     assert gradients.grads.dtype == torch.float32
     assert float(gradients.grads.abs().max()) > 0
     pool.weights.mul_(2.0)

@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from steerproof.errors import SteeringError
 from steerproof.model.base import Base, find_blocks
 from steerproof.model.steering import Push, Steering, block_hidden, record
-from tests.tiny import ARCHITECTURES, HIDDEN, LAYERS, random_ids, tiny_base, tiny_model
+from tests.tiny import ARCHITECTURES, HIDDEN, LAYERS, random_ids, tiny_base
 
 architectures = pytest.mark.parametrize("architecture", ARCHITECTURES)
 

@@ -19,19 +19,27 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from steerproof.adapt.batches import (
-    Example,
     MicroBatch,
     StepRows,
     cosine_rate,
     micro_batches,
     step_plan,
 )
+from steerproof.adapt.budget import TokenBudget, adapters_at_once
+from steerproof.adapt.jobs import (
+    AdapterJob,
+    FailedAdapter,
+    Pooling,
+    PushAudit,
+    Recipe,
+    TrainedAdapter,
+)
 from steerproof.errors import ModelError, SteeringError, SteerproofError
 from steerproof.model.base import Base
-from steerproof.model.lora import LoraPool, LoraSpec, LoraWeights, fresh_weights
+from steerproof.model.lora import LoraPool, fresh_weights
 from steerproof.model.lora_gradients import Dropout, LoraGradients
 from steerproof.model.norms import quick_norms
-from steerproof.model.steering import Push, SlotAudit, Steering
+from steerproof.model.steering import Push, Steering
 from steerproof.spec.seeds import derived_seed
 
 PUSH_TOLERANCE = 0.05
@@ -40,91 +48,6 @@ CPU_TOKENS = 4096
 """Tokens in a micro-batch on a CPU: more no longer helps, and leaves the cache."""
 
 CPU_ADAPTERS = 16
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AdapterJob:
-    """One adapter to train."""
-
-    key: str
-    examples: tuple[Example, ...]
-    seed: int
-    """Decides its first weights, the order of its examples and its dropout."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Recipe:
-    """How every adapter is trained."""
-
-    rank: int
-    alpha: float
-    rslora: bool
-    dropout: float
-    learning_rate: float
-    """Peak; warm-up is linear from 0, then half a cosine down to 0."""
-    warmup: float
-    """Share of the steps."""
-    epochs: int
-    rows_per_step: int
-    weight_decay: float
-    max_grad_norm: float
-    """Largest L2 norm of one adapter's gradient."""
-    max_length: int
-    """Longest row in tokens; a longer one is an error, never cut."""
-
-    @property
-    def spec(self) -> LoraSpec:
-        """The adapters' shape."""
-        return LoraSpec(rank=self.rank, alpha=self.alpha, rslora=self.rslora)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pooling:
-    """How the work is packed. It changes speed and memory, and results only by rounding."""
-
-    tokens: int | None = None
-    """Tokens in a micro-batch, padding included; None to choose."""
-    adapters: int | None = None
-    """Adapters in training at once; None to choose."""
-    checkpointing: bool = False
-    """Recompute blocks in the backward pass instead of keeping their activations."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PushAudit:
-    """What one direction did while an adapter was trained."""
-
-    push: int
-    """Slot in the list of pushes."""
-    asked_norm: float
-    measured: SlotAudit
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainedAdapter:
-    """An adapter that is done."""
-
-    key: str
-    weights: LoraWeights
-    losses: tuple[float, ...]
-    """Mean loss over completion tokens, per step."""
-    gradient_norms: tuple[float, ...]
-    """L2 norm before clipping, per step."""
-    pushes: tuple[PushAudit, ...]
-    firings: int
-    """Forward passes in which one of its rows was pushed."""
-    tokens: int
-    """Real tokens seen."""
-    seconds: float
-    """Wall time, each step's divided among its adapters by tokens."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FailedAdapter:
-    """An adapter that could not be trained; the others go on."""
-
-    key: str
-    error: SteerproofError
 
 
 StepReport = Callable[[str, int, int, float], None]
@@ -225,12 +148,12 @@ class _Pool:
         self._own = {pair: slot for slot, pair in enumerate(pairs, start=1)}
         own_pushes = [self.pushes[push - 1] for _, push in pairs]
         self.steering = Steering(base.blocks, own_pushes, device=base.device, dtype=base.dtype)
-        slots = min(len(jobs), pooling.adapters or CPU_ADAPTERS)
+        slots = adapters_at_once(base, recipe.spec, pooling, len(jobs))
         master = torch.float64 if base.dtype == torch.float64 else torch.float32
         self.lora = LoraPool(base, slots=slots, spec=recipe.spec, dtype=master)
         self.gradients = LoraGradients(self.lora)
         self.free = list(range(1, slots + 1))
-        self._tokens = pooling.tokens or CPU_TOKENS
+        self._budget = TokenBudget(base, pooling)
         self._take = torch.empty(0, dtype=torch.int64)
 
     @contextmanager
@@ -259,8 +182,9 @@ class _Pool:
         steps = [resident.rows() for resident in self.residents]
         self.gradients.grads.zero_()
         losses = torch.zeros(self.lora.slots + 1, dtype=torch.float64, device=self.base.device)
-        for batch in micro_batches(steps, self._tokens, self.base.pad_id):
-            self._backward(batch, losses)
+        for batch in micro_batches(steps, self._budget.tokens, self.base.pad_id):
+            with self._budget.measured(batch.ids.numel()):
+                self._backward(batch, losses)
         values = losses.tolist()
         ended = [e for r in list(self.residents) if (e := self._advance(r, values[r.slot], report))]
         self.gradients.refresh()
