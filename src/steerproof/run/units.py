@@ -28,7 +28,8 @@ from steerproof.spec.grid import Adapter, Cell, adapters, cells
 from steerproof.spec.slices import pick
 
 _STAGES = "steerproof.run.stages"
-_MODEL = ("steerproof.model", "steerproof.spec", f"{_STAGES}.context", f"{_STAGES}.files")
+_ASKED = tuple(f"steerproof.spec.{name}" for name in ("experiment", "grid", "seeds", "slices"))
+_MODEL = ("steerproof.model", *_ASKED, f"{_STAGES}.context", f"{_STAGES}.files")
 _DRAWING = (
     "steerproof.collect.attention",
     "steerproof.collect.generation",
@@ -43,7 +44,7 @@ CODE: Mapping[str, tuple[str, ...]] = {
         f"{_STAGES}.prepare",
     ),
     "answers": (*_MODEL, *_DRAWING, f"{_STAGES}.prepare"),
-    "dataset": ("steerproof.spec", "steerproof.adapt.dataset", f"{_STAGES}.prepare"),
+    "dataset": (*_ASKED, "steerproof.adapt.dataset", f"{_STAGES}.prepare"),
     "adapter": (
         *_MODEL,
         "steerproof.adapt.batches",
@@ -52,8 +53,8 @@ CODE: Mapping[str, tuple[str, ...]] = {
         f"{_STAGES}.adapters",
     ),
     "cell": (*_MODEL, *_DRAWING, "steerproof.collect.canary", f"{_STAGES}.cells"),
-    "score": ("steerproof.spec", "steerproof.collect.scoring", f"{_STAGES}.judge"),
-    "analysis": ("steerproof.spec", "steerproof.decide", f"{_STAGES}.judge"),
+    "score": (*_ASKED, "steerproof.collect.scoring", f"{_STAGES}.judge"),
+    "analysis": (*_ASKED, "steerproof.decide", f"{_STAGES}.judge"),
 }
 """Modules whose source decides a kind's files; the last one holds the function that does it."""
 
