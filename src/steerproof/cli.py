@@ -187,3 +187,232 @@ def _number(value: float | None, form: str = "{:+.3f}") -> str:
 
 def _bounds(value: list[float] | None) -> str:
     return "none" if value is None else f"[{value[0]:+.2f}, {value[1]:+.2f}]"
+
+
+@app.command()
+def status(directory: RunDir, as_json: Json = False) -> None:
+    """What a run directory says of itself."""
+    from steerproof.decide.records import plain
+    from steerproof.run.inspection import status as look
+
+    found = look(directory)
+    _say(plain(_texts(found)), as_json, lambda: _status_table(found))
+
+
+def _texts(value: Any) -> Any:
+    """A record whose paths are texts, for JSON."""
+    import dataclasses
+
+    if isinstance(value, Path):
+        return str(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _texts(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {str(key): _texts(item) for key, item in value.items()}
+    return [_texts(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _status_table(found: Any) -> Table:
+    seconds = found.totals.seconds
+    table = Table(title=f"{found.state}; {seconds:.0f} s of work in {found.totals.attempts} tries")
+    states = sorted({state for kinds in found.units.values() for state in kinds})
+    table.add_column("unit")
+    for state in states:
+        table.add_column(state, justify="right")
+    for kind, counts in found.units.items():
+        table.add_row(kind, *(str(counts.get(state, "")) for state in states))
+    for failure in found.failures:
+        table.add_row(clean(f"{failure.unit}: {failure.error} (log: {failure.log})"))
+    return table
+
+
+@app.command()
+def explain(directory: RunDir, unit: str, as_json: Json = False) -> None:
+    """Why a unit is, or is not, reused: which input changed, old and new value."""
+    from steerproof.run.inspection import explain as why
+    from steerproof.run.session import graph_of
+
+    found = why(directory, graph_of(_session_in(directory)), unit)
+    lines = [f"{'reused' if found.reused else 'to be done'}: {found.reason}"]
+    lines += [f"  {one}" for one in (*found.changes, *found.damage)]
+    _say(_texts(found), as_json, lambda: clean("\n".join(lines)))
+
+
+@app.command()
+def verify(directory: RunDir, as_json: Json = False) -> None:
+    """Hash every file again; exit code 7 if one is not what its manifest says."""
+    from steerproof.run.inspection import raise_mismatches
+    from steerproof.run.inspection import verify as rehash
+
+    mismatches = rehash(directory)
+    if as_json:
+        _say([_texts(one) for one in mismatches], as_json, str)
+    raise_mismatches(mismatches, f"steerproof run {directory / 'experiment.yaml'}")
+    if not as_json:
+        _say(None, as_json, lambda: f"every file in {directory} matches its recorded hash")
+
+
+def _session_in(directory: Path) -> Any:
+    from steerproof.run.session import SPEC, new_session
+    from steerproof.spec.yaml_io import load_experiment
+
+    return new_session(load_experiment(directory / SPEC), directory)
+
+
+@app.command()
+def lock(
+    experiment: Source,
+    directory: Where = None,
+    markdown: Annotated[bool, typer.Option(help="Print the text of a registration.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Register the experiment in its run directory without running it."""
+    from steerproof.run.directory import open_run
+    from steerproof.run.session import graph_of, new_session, register
+    from steerproof.spec.registration import markdown as registration_text
+    from steerproof.spec.yaml_io import load_experiment
+
+    loaded = load_experiment(experiment)
+    session = new_session(loaded, directory or Path("runs") / loaded.experiment.name)
+    with open_run(session.run, session.command) as held:
+        found, _ = register(session, graph_of(session), held, None)
+    text = f"registered {found.sha256} at {found.time} in {session.run}"
+    _say(
+        {"sha256": found.sha256, "time": found.time, "dir": str(session.run)},
+        as_json,
+        lambda: registration_text(found) if markdown else text,
+    )
+
+
+@app.command()
+def power(
+    experiment: Source,
+    simulations: Annotated[int, typer.Option(help="Simulated experiments per correlation.")] = 400,
+    as_json: Json = False,
+) -> None:
+    """How often the verdict would be right and wrong, by simulation of the real decision."""
+    from steerproof.decide.power import operating_characteristics, to_json, trial_of
+    from steerproof.spec.yaml_io import load_experiment
+
+    asked = load_experiment(experiment).experiment
+    found = operating_characteristics(trial_of(asked, simulations=simulations))
+    _say(to_json(found), as_json, lambda: _power_table(found))
+
+
+def _power_table(found: Any) -> Table:
+    least = found.minimum_detectable_rho
+    table = Table(
+        title="minimum detectable rho "
+        + (f"{least:.2f}" if least is not None else f"none: {found.reason}"),
+        caption=f"{found.trial.simulations} simulated experiments each, "
+        f"{found.trial.iterations} bootstrap iterations inside each",
+    )
+    for column in ("true rho", "SUPPORTED", "REFUTED", "INCONCLUSIVE", "arm passes"):
+        table.add_column(column, justify="right")
+    for point in found.points:
+        shares = [point.verdicts[v] for v in ("SUPPORTED", "REFUTED", "INCONCLUSIVE")]
+        table.add_row(f"{point.rho:.2f}", *(f"{share:.1%}" for share in (*shares, point.passes)))
+    return table
+
+
+@app.command()
+def propose(
+    file: Annotated[Path, typer.Argument(help="Markdown with front matter, or a proposal's text.")],
+    experiment: Annotated[str | None, typer.Option(help="Its experiment file or name.")] = None,
+    board_dir: Annotated[Path, typer.Option(help="The board's own data.")] = Path("board"),
+    as_json: Json = False,
+) -> None:
+    """Put a proposal on the board."""
+    from steerproof.board.entries import propose as put
+
+    entry = put(file, experiment, board_dir)
+    text = f"#{entry.number} {entry.title}: proposed. See it with: steerproof board runs"
+    _say(_texts(entry), as_json, lambda: clean(text))
+
+
+@app.command()
+def board(
+    runs: Annotated[
+        list[Path] | None, typer.Argument(help="Run directories, or their parents.")
+    ] = None,
+    port: Annotated[int, typer.Option(help="Port; 0 takes a free one.")] = 8765,
+    host: Annotated[str, typer.Option(help="Address; beyond loopback users must exist.")] = (
+        "127.0.0.1"
+    ),
+    name: Annotated[list[str] | None, typer.Option(help="Another name of this host.")] = None,
+    board_dir: Annotated[Path, typer.Option(help="The board's own data.")] = Path("board"),
+) -> None:
+    """The web page over run directories, on loopback."""
+    from steerproof.board.server import serve
+
+    serve(
+        runs or [Path("runs")],
+        board_dir,
+        port=port,
+        host=host,
+        names=name or (),
+        announce=lambda line: print(clean(line), flush=True),
+    )
+
+
+@app.command("add-user")
+def add_user(
+    name: str,
+    board_dir: Annotated[Path, typer.Option(help="The board's own data.")] = Path("board"),
+) -> None:
+    """Create a user of the board, or give one a new password."""
+    from steerproof.board.users import add_user as add
+
+    password = typer.prompt("password", hide_input=True, confirmation_prompt=True)
+    add(board_dir, name, password)
+    _say(None, False, lambda: f"user {name} may sign in")
+
+
+@app.command()
+def bench(
+    what: Annotated[str, typer.Argument(help="statistics.")],
+    as_json: Json = False,
+) -> None:
+    """Ours against named peers: same work, one process, the ratio last."""
+    if what != "statistics":
+        raise SteerproofError(f"no benchmark {what!r}; there is: statistics")
+    from steerproof.bench.comparison import to_json
+    from steerproof.bench.statistics import compare
+
+    found = to_json(compare())
+    lines = [found["work"], f"ours: {found['seconds']:.4g} s"]
+    lines += [f"{p['name']}: {p['seconds']:.4g} s" for p in found["peers"]]
+    _say(found, as_json, lambda: "\n".join([*lines, f"ratio: {found['ratio']:.1f}"]))
+
+
+@app.command()
+def plan(experiment: Source, directory: Where = None, as_json: Json = False) -> None:
+    """What would be done: units by kind, done and to do, completions."""
+    from collections import Counter
+
+    from steerproof.run.session import graph_of, new_session
+    from steerproof.run.survey import survey
+    from steerproof.spec.yaml_io import load_experiment
+
+    loaded = load_experiment(experiment)
+    session = new_session(loaded, directory or Path("runs") / loaded.experiment.name)
+    graph = graph_of(session)
+    todo = set(survey(session.run, graph).todo)
+    units = Counter(unit.kind for unit in graph.units.values())
+    left = Counter(graph.units[unit].kind for unit in todo)
+    asked = len(loaded.experiment.questions.evaluation) * loaded.experiment.generation.samples
+    found = {
+        "units": {kind: {"all": n, "to_do": left[kind]} for kind, n in units.items()},
+        "completions": units["cell"] * asked,
+        "dir": str(session.run),
+    }
+    _say(found, as_json, lambda: _plan_table(found))
+
+
+def _plan_table(found: dict[str, Any]) -> Table:
+    table = Table(title=f"{found['completions']:,} completions, in {found['dir']}")
+    for column in ("unit", "all", "to do"):
+        table.add_column(column, justify="left" if column == "unit" else "right")
+    for kind, counts in found["units"].items():
+        table.add_row(kind, str(counts["all"]), str(counts["to_do"]))
+    return table
