@@ -243,6 +243,8 @@ class Analysis(Record):
         "steered_vs_baseline_arm"
     )
     """Which comparison carries the claim; the other is reported beside it."""
+    estimand: Literal["these_personas", "personas_in_general"] | None = None
+    """Whom the claim is about, if declared; the registered interval speaks of these personas."""
     iterations: Annotated[int, Field(ge=100)] = 10_000
     """Bootstrap iterations."""
     permutations: Annotated[int, Field(ge=99)] = 9_999
