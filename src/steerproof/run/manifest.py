@@ -69,7 +69,7 @@ class Manifest:
         return digest({name: file.sha256 for name, file in self.files.items()})
 
     def to_bytes(self) -> bytes:
-        """The manifest as JSON, sealed with the sha256 of everything else in it."""
+        """The manifest as one line of JSON, sealed with the sha256 of everything else in it."""
         body: dict[str, Any] = {
             "format": FORMAT,
             "unit": self.unit,
@@ -80,7 +80,7 @@ class Manifest:
             "content": self.content,
             "made": asdict(self.made),
         }
-        text = json.dumps({**body, "seal": digest(body)}, indent=1, ensure_ascii=False)
+        text = json.dumps({**body, "seal": digest(body)}, ensure_ascii=False)
         return text.encode() + b"\n"
 
 
@@ -156,13 +156,13 @@ class StoredUnit:
         return found
 
 
-_hashed: dict[tuple[str, int, int, int, int], FileHash] = {}
+_hashed: dict[tuple[int, ...], FileHash] = {}
 
 
 def _hash_of(path: Path) -> FileHash:
-    """Hash a file, once per process for as long as it does not change."""
+    """Hash a file, once per process for as long as it does not change, wherever it is moved."""
     stat = path.stat()
-    seen = (str(path), stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+    seen = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
     if seen not in _hashed:
         _hashed[seen] = FileHash(sha256=file_sha256(path), size=stat.st_size)
     return _hashed[seen]
@@ -201,8 +201,8 @@ def open_unit(directory: Path) -> StoredUnit:
     """
     path = directory / MANIFEST
     try:
-        record = json.loads(path.read_bytes())
-        seal = record.pop("seal")
+        data = path.read_bytes()
+        record = json.loads(data)
         if record["format"] != FORMAT:
             found = f"format {record['format']}"
             raise DamagedError(_mismatch(path, "manifest", f"format {FORMAT}", found))
@@ -211,8 +211,9 @@ def open_unit(directory: Path) -> StoredUnit:
         raise DamagedError(_mismatch(path, "missing", "a manifest", "no file")) from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DamagedError(_mismatch(path, "manifest", "a manifest", repr(error))) from error
-    if digest(record) != seal:
-        raise DamagedError(_mismatch(path, "manifest", f"seal {seal}", digest(record)))
+    # Written again from what was read, the bytes differ if any of them, the seal too, was altered.
+    if manifest.to_bytes() != data:
+        raise DamagedError(_mismatch(path, "manifest", "what its seal says", "an altered file"))
     place = f"{directory.parent.name}/{directory.name}"
     own = directory_name(manifest.unit, manifest.key)
     if own != place and not directory.name.startswith(TEMPORARY):
