@@ -3,9 +3,10 @@
 The model, in full. Every persona has a latent propensity to fire when prompted and another when
 steered; they are normal with a correlation chosen so that Spearman's correlation in the population
 of personas is the asked one (a Gaussian copula on ranks). A rate is the logistic function of a
-median logit plus a spread times the propensity; below a floor it is zero. Every (persona,
-question) pair has a normal effect on the logit that all cells of the persona share, so
-completions cluster by question; given it, completions are independent.
+median logit plus a spread times the propensity; below a floor it is zero. Two normal effects on
+the logit make completions cluster by question: one of the question, the same for all personas and
+cells, and one of the (cell, question) pair, of which the cells of a persona can share a part.
+Given these, completions are independent.
 """
 
 from dataclasses import dataclass
@@ -46,8 +47,12 @@ class RateModel:
     """Control arm with random directions, steered; its ranking is independent."""
     baseline: Margin = Margin(median=0.10, spread=0.9)
     """Prompt-only arm, steered; its ranking is independent."""
-    question_spread: float = 1.0
-    """Standard deviation of the (persona, question) effects, in logits."""
+    question_spread: float = 0.8
+    """Standard deviation of the effects of the questions, in logits."""
+    cluster_spread: float = 0.6
+    """Standard deviation of the effects of the (cell, question) pairs, in logits."""
+    shared: float = 0.0
+    """Share of the variance of the latter that all cells of a persona have in common."""
     floor: float = 0.0
     """A persona whose rate at the median question is below this never fires."""
 
@@ -92,11 +97,14 @@ def simulate(
     bridge = rng.standard_normal(shape)
     latent = pearson_of(rho)
     steered = latent * bridge + np.sqrt(1 - latent**2) * rng.standard_normal(shape)
-    question = rng.standard_normal((design.personas, design.questions, simulations))
-    effects = model.question_spread * question
+    clusters = (design.personas, design.questions, simulations)
+    common = model.question_spread * rng.standard_normal(clusters[1:])
+    common = common + model.cluster_spread * np.sqrt(model.shared) * rng.standard_normal(clusters)
+    own_spread = model.cluster_spread * np.sqrt(1 - model.shared)
 
     def draw(margin: Margin, propensity: Latent, gain: float = 0.0) -> Cells:
         rate = logit(margin.median) + gain + margin.spread * propensity
+        effects = common + own_spread * rng.standard_normal(clusters)
         chance = expit(rate[:, None] + effects)
         chance = np.where(expit(rate)[:, None] < model.floor, 0.0, chance)
         return rng.binomial(design.samples, chance).astype(float)
