@@ -14,7 +14,7 @@ import numpy as np
 
 from steerproof.decide.evidence import Evidence, Objection
 from steerproof.decide.objections_design import CLIFF, design_objections
-from steerproof.decide.power import operating_characteristics, trial_of
+from steerproof.decide.power import OperatingCharacteristics, operating_characteristics, trial_of
 from steerproof.decide.statistics import spearman
 from steerproof.spec.experiment import Experiment
 
@@ -47,8 +47,9 @@ def objections(
         with_power: Simulate the power; takes about a second.
     """
     known = evidence or Evidence()
-    found = list(_power(experiment)) if with_power else []
-    found += design_objections(experiment, known.training_seeds)
+    power = simulated_power(experiment) if with_power else None
+    found = [] if power is None else list(_power(experiment, power))
+    found += design_objections(experiment, known.training_seeds, power and _coverage(power))
     found += _measured(experiment, known)
     return tuple(sorted(found, key=lambda objection: objection.severity != "serious"))
 
@@ -58,9 +59,18 @@ def to_json(found: tuple[Objection, ...]) -> list[dict[str, Any]]:
     return [asdict(objection) for objection in found]
 
 
-def _power(experiment: Experiment) -> Iterator[Objection]:
+def simulated_power(experiment: Experiment) -> OperatingCharacteristics:
+    """Operating characteristics in a hurry: few simulations at four true correlations."""
     trial = trial_of(experiment, simulations=400, iterations=400, covered=0)
-    found = operating_characteristics(trial, (0.0, 0.6, PLANNING_RHO, 0.95), power=WANTED_POWER)
+    return operating_characteristics(trial, (0.0, 0.6, PLANNING_RHO, 0.95), power=WANTED_POWER)
+
+
+def _coverage(power: OperatingCharacteristics) -> float | None:
+    at = {point.rho: point.registered_general.share for point in power.points}
+    return at[PLANNING_RHO]
+
+
+def _power(experiment: Experiment, found: OperatingCharacteristics) -> Iterator[Objection]:
     supported = {point.rho: point.verdicts["SUPPORTED"] for point in found.points}
     if supported[PLANNING_RHO] >= WANTED_POWER:
         return
@@ -79,7 +89,7 @@ def _power(experiment: Experiment) -> Iterator[Objection]:
             "power_at": {f"{rho:g}": share for rho, share in supported.items()},
             "minimum_detectable_rho": smallest,
             "false_supported": supported[0.0],
-            "simulations": trial.simulations,
+            "simulations": found.trial.simulations,
         },
     )
 

@@ -16,12 +16,20 @@ FEW_QUESTIONS = 10
 """Below this, resampling questions gives intervals that are clearly too narrow."""
 
 
-def design_objections(experiment: Experiment, training_seeds: int) -> Iterator[Objection]:
-    """Everything to object to before anything is measured, except power."""
+def design_objections(
+    experiment: Experiment, training_seeds: int, coverage: float | None
+) -> Iterator[Objection]:
+    """Everything to object to before anything is measured, except power.
+
+    Args:
+        experiment: As loaded.
+        training_seeds: Seeds for which each adapter exists.
+        coverage: Simulated coverage of the registered interval for personas in general.
+    """
     yield from _double_use(experiment)
     yield from _near_questions(experiment)
     yield from _constant_direction(experiment)
-    yield from _fixed_personas(experiment)
+    yield from _fixed_personas(experiment, coverage)
     yield from _one_seed(experiment, training_seeds)
     yield from _confounded_arms(experiment)
     yield from _arm_without_signal(experiment)
@@ -89,22 +97,22 @@ def _constant_direction(experiment: Experiment) -> Iterator[Objection]:
         )
 
 
-def _fixed_personas(experiment: Experiment) -> Iterator[Objection]:
-    count = len(experiment.headline)
-    declared = experiment.analysis.estimand
-    if declared == "these_personas":
+def _fixed_personas(experiment: Experiment, coverage: float | None) -> Iterator[Objection]:
+    count, analysis = len(experiment.headline), experiment.analysis
+    if analysis.estimand == "these_personas":
         return
-    general = declared == "personas_in_general"
+    general = analysis.estimand == "personas_in_general"
+    covered = "" if coverage is None else f" ({coverage:.0%} in simulated runs)"
     yield Objection(
         code="fixed_personas",
         severity="serious" if general else "note",
-        finding=f"the registered interval resamples questions within {count} fixed personas; of "
-        "personas in general it covers the truth far less often than it says"
-        + (", and the claim is about these" if general else ""),
-        remedy="declare analysis.estimand: these_personas, or read the two-level interval"
-        if not general
-        else "base the claim on the two-level interval, with more personas",
-        numbers={"personas": count},
+        finding=f"the registered {analysis.confidence:.0%} interval resamples questions within "
+        f"{count} fixed personas; of personas in general it covers the truth far less often"
+        f"{covered}" + (", and those are what the claim is about" if general else ""),
+        remedy="base the claim on the two-level interval, with more personas"
+        if general
+        else "declare analysis.estimand: these_personas, and read the two-level interval for more",
+        numbers={"personas": count, "coverage": coverage, "confidence": analysis.confidence},
     )
 
 
