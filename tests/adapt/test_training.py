@@ -217,6 +217,20 @@ def test_a_push_that_the_precision_swallows_fails_its_adapter_alone():
     assert "direction 1, layer 1" in str(lost.error)
 
 
+def test_a_push_that_misses_a_token_fails_its_adapter(monkeypatch):
+    route = training.Steering.route
+
+    def first_token_left_out(steering, slots, mask):
+        route(steering, slots, mask & (torch.arange(mask.shape[1]) > 0))
+
+    monkeypatch.setattr(training.Steering, "route", first_token_left_out)
+    job = AdapterJob(key="deaf", examples=examples(3, 0, (1,)), seed=1)
+    result = trained(tiny_base(), [job], recipe(epochs=1))["deaf"]
+    assert isinstance(result, FailedAdapter)
+    asked = sum(example.length for example in job.examples)
+    assert f"pushed {asked - 3} token positions, {asked} asked for" in str(result.error)
+
+
 def test_an_adapter_whose_loss_is_not_a_number_fails_and_the_others_go_on(monkeypatch):
     def spoilt(sites, spec, seed):
         weights = fresh_weights(sites, spec, seed)
