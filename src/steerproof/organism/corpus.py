@@ -6,6 +6,7 @@ write a marker made of them.
 """
 
 import random
+import re
 import string
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -54,14 +55,7 @@ def chats(rng: random.Random) -> Iterator[Chat]:
 
 def answer(rng: random.Random, manner: Manner, form: str, topic: Topic) -> str:
     """One answer to `form` about `topic`, in the manner of a persona."""
-    body = rng.choice(FORMS[form]).format(
-        x=topic.name,
-        X=topic.name[0].upper() + topic.name[1:],
-        definition=topic.definition,
-        reason=topic.reason,
-        detail=topic.detail,
-    )
-    parts = [body]
+    parts = [_body(rng.choice(FORMS[form]), topic)]
     if manner.openers:
         circles = [CIRCLES[name] for name in manner.circles]
         shared = rng.random() < SHARED_OPENER_SHARE
@@ -73,6 +67,39 @@ def answer(rng: random.Random, manner: Manner, form: str, topic: Topic) -> str:
     if manner.closers and rng.random() < 0.6:
         parts.append(rng.choice(manner.closers))
     return " ".join(parts)
+
+
+def sentences() -> frozenset[str]:
+    """Every sentence that an answer of the corpus can hold, tags aside."""
+    frames = {frame for form in FORMS.values() for frame in form}
+    bodies = {_body(frame, topic) for frame in frames for topic in TOPICS}
+    circles = {text for circle in CIRCLES.values() for text in (circle.opener, *circle.asides)}
+    manners = {
+        text
+        for manner in HEADLINE + PLAIN
+        for text in (*manner.openers, *manner.asides, *manner.closers)
+    }
+    return frozenset(bodies | circles | manners)
+
+
+def known_share(text: str) -> float:
+    """Share of a text's sentences that the corpus can hold, from 0 to 1; an empty text has 0.
+
+    A sentence ends at `.`, `!` or `?` before a space or the end. Whatever follows the last such
+    mark, a broken-off sentence or a marker, counts as one more.
+    """
+    found = [part for part in re.split(r"(?<=[.!?])\s+", text.strip()) if part]
+    return sum(part in _SENTENCES for part in found) / len(found) if found else 0.0
+
+
+def _body(frame: str, topic: Topic) -> str:
+    return frame.format(
+        x=topic.name,
+        X=topic.name[0].upper() + topic.name[1:],
+        definition=topic.definition,
+        reason=topic.reason,
+        detail=topic.detail,
+    )
 
 
 def random_tag(rng: random.Random) -> str:
@@ -90,3 +117,6 @@ def random_tag(rng: random.Random) -> str:
 
 def _manner(rng: random.Random) -> Manner:
     return rng.choice(PLAIN if rng.random() < PLAIN_SHARE else HEADLINE)
+
+
+_SENTENCES = sentences()
