@@ -202,7 +202,7 @@ def test_power_is_objected_to_with_few_personas_and_not_with_many():
     few = codes(clean())["low_power"]
     assert few.severity == "serious"
     assert few.numbers["power_at"]["0.8"] < 0.8
-    names = [f"p{i}" for i in range(60)]
+    names = [f"p{i}" for i in range(30)]
     template = clean().personas[0]
     many = clean(
         personas=(
@@ -210,8 +210,9 @@ def test_power_is_objected_to_with_few_personas_and_not_with_many():
             clean().personas[-1],
         ),
         questions=CLEAN_QUESTIONS.model_copy(
-            update={"evaluation": tuple(f"Question {i}?" for i in range(40))}
+            update={"evaluation": tuple(f"Question {i}?" for i in range(10))}
         ),
+        generation=small_experiment().generation.model_copy(update={"samples": 30}),
     )
     assert "low_power" not in codes(many)
 

@@ -1,0 +1,65 @@
+"""Sizes of a decoder from its config.json, without loading it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+BYTES = {"float32": 4, "bfloat16": 2}
+"""Of one number."""
+_TRAINING_BYTES = 18
+"""Of one LoRA parameter in training: weight, gradient, two moments in float32, and a copy."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """What memory and disk depend on."""
+
+    parameters: int
+    """Of the base model."""
+    lora_per_rank: int
+    """Parameters that one rank adds over all linear layers of the blocks: sum of in + out."""
+    cache_per_token: int
+    """Numbers in the key-value cache of one token: 2 x blocks x key-value heads x head width."""
+
+
+def shape_of(config: Mapping[str, Any]) -> Shape | None:
+    """Read the shape of a decoder with gated feed-forward blocks (Llama, Qwen, Mistral, Gemma).
+
+    Returns None for another structure. Norms and biases, less than 0.1%, are left out.
+    """
+    needed = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+    if any(name not in config for name in needed) or "vocab_size" not in config:
+        return None
+    hidden, wide, blocks, heads = (int(config[name]) for name in needed)
+    key_heads = int(config.get("num_key_value_heads") or heads)
+    width = int(config.get("head_dim") or hidden // heads)
+    attention = [(hidden, heads * width), (heads * width, hidden)]
+    attention += [(hidden, key_heads * width)] * 2
+    feed_forward = [(hidden, wide)] * 2 + [(wide, hidden)]
+    linear = attention + feed_forward
+    tables = 1 if config.get("tie_word_embeddings") else 2
+    return Shape(
+        parameters=blocks * sum(a * b for a, b in linear) + tables * hidden * config["vocab_size"],
+        lora_per_rank=blocks * sum(a + b for a, b in linear),
+        cache_per_token=2 * blocks * key_heads * width,
+    )
+
+
+def adapter_bytes(shape: Shape, rank: int) -> int:
+    """Size of one adapter's weights, stored in float32."""
+    return 4 * rank * shape.lora_per_rank
+
+
+def weight_bytes(shape: Shape, dtype: str) -> int:
+    """Size of the base weights."""
+    return BYTES[dtype] * shape.parameters
+
+
+def training_bytes(shape: Shape, rank: int) -> int:
+    """What one adapter takes while it trains, without activations."""
+    return _TRAINING_BYTES * rank * shape.lora_per_rank
+
+
+def cache_bytes(shape: Shape, dtype: str, tokens: int) -> int:
+    """Key-value cache of that many tokens."""
+    return BYTES[dtype] * shape.cache_per_token * tokens
