@@ -71,9 +71,8 @@ def child(request: dict[str, Any]) -> dict[str, Any]:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (request["file_limit"], hard))
             code = 1
             try:
-                code = main(
-                    Path(request["run"]), request.get("executor", "inline"), request.get("units")
-                )
+                units = request.get("units", "tiny")
+                code = main(Path(request["run"]), request.get("executor", "inline"), units)
             except BaseException as error:  # noqa: BLE001  a child never returns to the loop
                 sys.excepthook(type(error), error, error.__traceback__)
             finally:

@@ -91,6 +91,15 @@ def chain_units() -> list[Unit]:
     return [directions, adapter, cell, unit("analysis", "all", [cell.id], tolerant=True)]
 
 
+def slow_units() -> list[Unit]:
+    """Three cells that take ``TINY_SECONDS`` each."""
+    context = {"seconds": float(os.environ.get("TINY_SECONDS", "0"))}
+    return [unit("cell", name, work="tests.run.works:slow", context=context) for name in "abc"]
+
+
+GRAPHS = {"tiny": tiny_units, "chain": chain_units, "slow": slow_units}
+
+
 def tiny_graph(strength: float = 2.0, **changes: object) -> Graph:
     return build_graph(tiny_units(strength, **changes))
 
@@ -113,12 +122,12 @@ def leftovers(run: Path) -> list[str]:
     return [str(path) for path in run.rglob(".tmp-*")]
 
 
-def main(run: Path, kind: str = "inline", units: str | None = None) -> int:
+def main(run: Path, kind: str = "inline", units: str = "tiny", steal: str = "") -> int:
     """The tiny experiment as a program; its exit code is the one that the command line gives."""
     executor = InlineExecutor() if kind == "inline" else LocalExecutor(run / "logs")
-    graph = build_graph(chain_units()) if units == "chain" else tiny_graph()
     try:
-        summary = run_tiny(run, graph, executor)
+        with open_run(run, "steerproof run tiny", steal=bool(steal)) as directory:
+            summary = execute(build_graph(GRAPHS[units]()), directory, executor)
     except SteerproofError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code

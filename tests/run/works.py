@@ -1,5 +1,6 @@
 """Work functions that go wrong, each in its own way."""
 
+import json
 import os
 import signal
 import time
@@ -96,3 +97,21 @@ def slow(tasks: Sequence[Task]) -> Iterator[tuple[str, Files | Exception]]:
 def _slow(task: Task) -> Files:
     time.sleep(task.context["seconds"])
     return one(task)
+
+
+def different_each_time(tasks: Sequence[Task]) -> Iterator[tuple[str, Files | Exception]]:
+    """Not deterministic, as a GPU may be."""
+    yield from each(tasks, lambda task: {**one(task), "result.json": os.urandom(8)})
+
+
+def hoards(tasks: Sequence[Task]) -> Iterator[tuple[str, Files | Exception]]:
+    """Asks for 4 GiB."""
+    yield from each(tasks, lambda task: {task.unit: bytes(4 << 30)})
+
+
+def shows(tasks: Sequence[Task]) -> Iterator[tuple[str, Files | Exception]]:
+    """Tells the value of an environment variable."""
+    for task in tasks:
+        print(f"looking at {task.inputs['variable']}", flush=True)  # noqa: T201
+        value = os.environ[task.inputs["variable"]]
+        yield task.unit, {"value.json": json.dumps(value).encode()}

@@ -51,7 +51,7 @@ def open_run(path: Path, command: str, steal: bool = False) -> Iterator[RunDirec
     """
     with stop_on_signals() as stopping, locked(path, command, steal) as lock:
         removed = sweep(path)
-        ledger = open_ledger(path, lock.token)
+        ledger = open_ledger(path, lock.token, lock.stolen)
         try:
             interrupted = ledger.interrupt_running()
             ledger.add_event(

@@ -9,7 +9,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any
 
 from steerproof.errors import IntegrityError, LockedError
 from steerproof.run.faults import fault_point
-from steerproof.run.files import disk_full, explained
+from steerproof.run.files import disk_full, explained, temporary_name
 from steerproof.run.manifest import DamagedError, Manifest, open_unit
 from steerproof.run.store import set_aside, unit_directories
 
@@ -322,7 +322,7 @@ class Ledger:
         self._connection.close()
 
 
-def open_ledger(run: Path, token: int) -> Ledger:
+def open_ledger(run: Path, token: int, stolen: bool = False) -> Ledger:
     """Open a run directory's ledger for writing, made anew from the manifests if it must be.
 
     Only the holder of the run directory's lock may do so.
@@ -330,6 +330,8 @@ def open_ledger(run: Path, token: int) -> Ledger:
     Args:
         run: The run directory.
         token: The holder's fencing token.
+        stolen: Whether the lock was taken from a process that may wake up: it is left with the old
+            file, in whose middle it may have been stopped, and we go on with a copy.
 
     Raises:
         LockedError: A newer token has written to it.
@@ -338,15 +340,15 @@ def open_ledger(run: Path, token: int) -> Ledger:
     path = run / LEDGER
     if path.exists() and not path.is_file():
         set_aside(run, path)
+    if stolen and path.exists():
+        _copy(run, path)
     lost = not path.exists() or path.stat().st_size == 0
     try:
         ledger = Ledger(_connect(path), path, token)
     except sqlite3.DatabaseError as error:
         if isinstance(error, sqlite3.OperationalError) and not _is_damage(error):
             raise
-        for part in (path, *(run / f"{LEDGER}{end}" for end in ("-wal", "-shm", "-journal"))):
-            if part.exists():
-                set_aside(run, part)
+        _set_aside(run)
         lost = True
         ledger = Ledger(_connect(path), path, token)
     with ledger.transaction():
@@ -354,6 +356,29 @@ def open_ledger(run: Path, token: int) -> Ledger:
     if lost:
         _rebuild(ledger, run)
     return ledger
+
+
+def _set_aside(run: Path) -> None:
+    for end in ("", "-wal", "-shm", "-journal"):
+        part = run / f"{LEDGER}{end}"
+        if part.exists():
+            set_aside(run, part)
+
+
+def _copy(run: Path, path: Path) -> None:
+    """Put a copy in its place: a writer stopped in a transaction cannot keep us from reading."""
+    copy = run / temporary_name()
+    try:
+        with explained(copy, path.stat().st_size):
+            os.close(os.open(copy, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+        with closing(_open(path)) as source, closing(_open(copy)) as target:
+            source.backup(target)
+    except sqlite3.DatabaseError:
+        copy.unlink()  # damaged as well: rebuilt from the manifests
+        _set_aside(run)
+        return
+    _set_aside(run)
+    copy.rename(path)
 
 
 def read_ledger(run: Path) -> Ledger | None:
@@ -366,14 +391,30 @@ def read_ledger(run: Path) -> Ledger | None:
     if not path.exists():
         return None
     try:
-        connection = _open(path)
-        connection.execute("PRAGMA query_only = ON")
+        connection = _open_readable(path)
+        if connection.execute("PRAGMA user_version").fetchone()[0] == 0:
+            connection.close()  # its process is creating it just now
+            return None
         connection.execute("SELECT count(*) FROM units").fetchone()
     except sqlite3.DatabaseError as error:
         raise IntegrityError(
             f"{path}: {error}. The next run sets it aside and rebuilds it from the manifests"
         ) from error
     return Ledger(connection, path, token=0)
+
+
+def _open_readable(path: Path) -> sqlite3.Connection:
+    """Open for reading; on a read-only disk without the shared memory that SQLite would create."""
+    connection = _open(path)
+    try:
+        connection.execute("PRAGMA query_only = ON")
+        connection.execute("PRAGMA user_version").fetchone()
+    except sqlite3.OperationalError as error:
+        connection.close()
+        if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
+            raise
+        return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True)
+    return connection
 
 
 def _open(path: Path) -> sqlite3.Connection:

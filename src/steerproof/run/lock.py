@@ -92,11 +92,20 @@ class LockState:
 
 
 class RunLock:
-    """A lock that this process holds."""
+    """A lock that this process holds.
 
-    def __init__(self, run: Path, holder: Holder, kernel: IO[bytes] | None) -> None:
+    Attributes:
+        run: The run directory.
+        holder: This process.
+        stolen: Whether it was taken from a process that is not known to be gone.
+    """
+
+    def __init__(
+        self, run: Path, holder: Holder, kernel: IO[bytes] | None, stolen: bool = False
+    ) -> None:
         self.run = run
         self.holder = holder
+        self.stolen = stolen
         self._kernel = kernel
         self._ended = threading.Event()
         self._beat = threading.Thread(target=self._heartbeat, name="heartbeat", daemon=True)
@@ -173,7 +182,7 @@ def acquire(run: Path, command: str, steal: bool = False) -> RunLock:
         if kernel is not None:
             kernel.close()
         raise
-    return RunLock(run, holder, kernel)
+    return RunLock(run, holder, kernel, stolen=state.held or kernel is None)
 
 
 def lock_state(run: Path) -> LockState:
@@ -182,8 +191,9 @@ def lock_state(run: Path) -> LockState:
     if token == 0:
         return LockState(holder=None, heartbeat_age=0.0)
     lease = _lease_path(run, token)
-    age = max(0.0, _filesystem_time(run) - lease.stat().st_mtime)
-    return LockState(holder=_read_holder(lease, token), heartbeat_age=age)
+    holder = _read_holder(lease, token)
+    now = time.time() if holder.host == host_name() else _filesystem_time(run)
+    return LockState(holder=holder, heartbeat_age=max(0.0, now - lease.stat().st_mtime))
 
 
 def _read_holder(lease: Path, token: int) -> Holder:
@@ -258,15 +268,15 @@ def _take_kernel(run: Path) -> IO[bytes] | None:
 
 
 def _filesystem_time(run: Path) -> float:
-    """Now, by the clock that stamps the lease: a file server's may differ from ours."""
+    """Now, by the clock that stamps another machine's lease: a file server's may differ."""
     probe = run / "lock" / temporary_name()
     try:
         probe.touch(exist_ok=False)
-        return probe.stat().st_mtime
+        now = probe.stat().st_mtime
+        probe.unlink()
     except OSError:
         return time.time()
-    finally:
-        probe.unlink(missing_ok=True)
+    return now
 
 
 def _refuse_if_held(run: Path, state: LockState, kernel_held: bool, steal: bool) -> None:

@@ -210,6 +210,7 @@ class _Driver:
 
     def end(self, stopped: bool) -> Summary:
         """Record what was dropped and how it ended."""
+        self._directory.lock.check()
         with self._ledger.transaction():
             for running in self._orders.values():
                 self._interrupt(running.left, "the run was stopped")
