@@ -4,7 +4,6 @@ Only the work is small: losses from a formula, completions from a list of words.
 stands in for the command line: `plan EXPERIMENT --dir D --json` and `run EXPERIMENT --dir D`.
 """
 
-import hashlib
 import io
 import json
 import os
@@ -32,6 +31,7 @@ from steerproof.run.store import publish
 from steerproof.run.worker import Files, Task, each
 from steerproof.spec.experiment import Arm, Experiment, Generation, Grid, Persona, Questions
 from steerproof.spec.grid import Cell, adapters, cells
+from steerproof.spec.lock import Lock, append_deviation, lock_bytes, make_lock
 from tests.experiments import small_experiment
 
 PAUSE = "RIG_SECONDS"
@@ -236,15 +236,27 @@ def _unit(
 def lock_experiment(run: Path, experiment: Experiment) -> None:
     """Write the registration, as the first run does."""
     make_directory(run)
-    record = experiment.model_dump(mode="json")
-    text = json.dumps(record, sort_keys=True)
-    lock = {
-        "experiment": record,
-        "sha256": hashlib.sha256(text.encode()).hexdigest(),
-        "locked": "2026-03-01T09:00:00+00:00",
-    }
-    write_file(run / "experiment.yaml", text.encode())
-    write_file(run / "experiment.lock.json", json.dumps(lock).encode())
+    lock = lock_of(experiment)
+    write_file(run / "experiment.yaml", json.dumps(lock.experiment).encode())
+    write_file(run / "experiment.lock.json", lock_bytes(lock))
+
+
+def lock_of(experiment: Experiment) -> Lock:
+    versions = {"steerproof": "0.1", "torch": "2.13"}
+    return make_lock(experiment, versions=versions, hashes={}, time="2026-03-01T09:00:00+00:00")
+
+
+def deviate(run: Path, experiment: Experiment, reason: str) -> None:
+    """Declare that another experiment is run instead."""
+    story, time_ = run / "deviations.jsonl", "2026-03-02T09:00:00+00:00"
+    before, now = lock_of(runs_experiment(run)), lock_of(experiment)
+    content = story.read_bytes() if story.exists() else b""
+    story.write_bytes(append_deviation(content, before, now, reason=reason, time=time_))
+
+
+def runs_experiment(run: Path) -> Experiment:
+    record = json.loads((run / "experiment.lock.json").read_bytes())["experiment"]
+    return Experiment.model_validate_json(json.dumps(record))
 
 
 def fill(run: Path, experiment: Experiment, texts: Mapping[str, str] | None = None) -> Summary:

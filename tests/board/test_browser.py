@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -214,28 +215,12 @@ def test_the_one_time_link_signs_in(browser, served):
     assert watched.close() == []
 
 
-CONTRAST = """() => {
-  const parse = c => { const m = c.match(/[\\d.]+/g).map(Number); return [m[0], m[1], m[2], m[3] ?? 1]; };
-  const lum = c => { const [r, g, b] = c.map(v => { v /= 255; return v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4; });
-    return .2126 * r + .7152 * g + .0722 * b; };
-  const under = el => { for (let e = el; e; e = e.parentElement) { const s = getComputedStyle(e);
-    if (s.backgroundImage !== 'none') return null;
-    const c = parse(s.backgroundColor); if (c[3] === 1) return c; } return [255, 255, 255, 1]; };
-  const bad = [];
-  const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
-  while (walk.nextNode()) {
-    const el = walk.currentNode.parentElement;
-    if (!walk.currentNode.data.trim() || !el.checkVisibility() || el.closest(':disabled, .skip, .visually-hidden, option, svg')) continue;
-    const back = under(el); if (!back) continue;
-    const [a, b] = [lum(parse(getComputedStyle(el).color)), lum(back)].sort((x, y) => y - x);
-    const ratio = (a + .05) / (b + .05);
-    if (ratio < 4.5) bad.push(`${ratio.toFixed(2)} ${el.className} ${walk.currentNode.data.trim().slice(0, 30)}`);
-  }
-  return bad;
-}"""
-UNNAMED = """() => [...document.querySelectorAll('a, button, input:not([type=hidden]), select, textarea')]
-  .filter(e => e.checkVisibility() && !(e.innerText || e.getAttribute('aria-label') || (e.labels && e.labels.length)))
-  .map(e => e.outerHTML)"""
+CHECKS = (Path(__file__).parent / "page_checks.js").read_text()
+
+
+def check(page, name):
+    """Run one of the functions of `page_checks.js` in the page, past its policy."""
+    return page.evaluate(f"(() => {{ {CHECKS}; return {name}(); }})()")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -254,13 +239,10 @@ def test_every_page_can_be_read_by_everybody(browser, served, judged_run, scheme
     for address in ("/", "/experiments/1", cell, f"{cell}?beside=C.poet.persona.none",
                     "/compare?left=1:A&right=1:C", "/sign-in", "/experiments/99"):  # fmt: skip
         page.goto(address)
-        assert page.evaluate(CONTRAST) == [], address
-        assert page.evaluate(UNNAMED) == [], address
-        wider = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
-        assert page.evaluate(wider) == 0, address
-        levels = page.evaluate(
-            "[...document.querySelectorAll('h1,h2,h3,h4')].map(h => +h.tagName[1])"
-        )
+        assert check(page, "lowContrast") == [], address
+        assert check(page, "unnamed") == [], address
+        assert check(page, "overflow") == 0, address
+        levels = check(page, "headings")
         assert levels.count(1) == 1, address
         assert all(b - a <= 1 for a, b in itertools.pairwise(levels)), (address, levels)
     page.keyboard.press("Tab")

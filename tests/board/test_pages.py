@@ -1,6 +1,5 @@
 import csv
 import io
-import json
 import shutil
 import time
 
@@ -109,6 +108,17 @@ def test_an_experiment_shows_grid_verdict_curves_and_downloads(one):
     assert "No deviations" in html
 
 
+def test_deviations_are_shown_and_an_altered_registration_is_called_so(one):
+    run = entries.entry(one.board.file, 1).directory
+    rig.deviate(run, rig.tiny_experiment(marker="[XYZ]"), "the marker was taken")
+    html = one.get("/experiments/1").text
+    assert "the marker was taken" in html
+    assert "marker: &#39;[ZLT]&#39; -&gt; &#39;[XYZ]&#39;" in html
+    lock = run / "experiment.lock.json"
+    lock.write_text(lock.read_text().replace('"seed": 3', '"seed": 4'))
+    assert "Changed after it was locked." in one.get("/experiments/1").text
+
+
 def test_a_cell_shows_its_completions_and_marks_the_marker(one):
     html = one.get(f"/experiments/1/cells/{CELL}").text
     fired = int(html.partition('</strong> <span class="second">')[2].partition(" of 6")[0])
@@ -154,7 +164,7 @@ def test_hostile_text_is_only_ever_text(visitor, tmp_path):
     run = visitor.runs / "hostile"
     rig.fill(run, experiment, {f"{q}/0": text for q, text in enumerate(HOSTILE)})
     rig.judge(run, verdict=HOSTILE[1], reason=HOSTILE[3], reading=HOSTILE[4])
-    (run / "deviations.jsonl").write_text(json.dumps({"what": HOSTILE[1]}) + "\n")
+    rig.deviate(run, experiment.model_copy(update={"marker": HOSTILE[5]}), HOSTILE[1])
     visitor.get("/")
     visitor.sign_in()
     for text in HOSTILE:

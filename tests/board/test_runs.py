@@ -124,7 +124,7 @@ def test_torn_files_are_as_if_they_were_not_there(run):
     (run / "experiment.lock.json").write_text("[]")
     assert runs.condition(run).verdict is None
     assert runs.experiment(run) is None
-    assert runs.condition(run).title == "run"
+    assert runs.title(run) == "run"
 
 
 @pytest.mark.parametrize(

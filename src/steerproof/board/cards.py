@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from steerproof.board import jobs, runs
+from steerproof.board import entries, jobs, runs
 from steerproof.board.context import Board
 from steerproof.board.entries import Entry
 from steerproof.board.jobs import Job
@@ -18,8 +18,6 @@ class Card:
     """An entry with its derived status."""
 
     entry: Entry
-    title: str
-    """From the entry; a bare run directory's follows its locked experiment."""
     status: str
     """`proposed`, `planned`, `running`, `judged` or `archived`."""
     note: str | None
@@ -59,14 +57,22 @@ class Query:
 
 def card(board: Board, entry: Entry) -> Card:
     """The card of an entry, from its run directory as it is now."""
+    return _card(entry, jobs.jobs(board.file, entry.number))
+
+
+def all_cards(board: Board) -> list[Card]:
+    """The cards of all entries, newest number first."""
+    by_entry = jobs.all_jobs(board.file)
+    return [_card(e, by_entry.get(e.number, ())) for e in entries.entries(board.file)]
+
+
+def _card(entry: Entry, mine: tuple[Job, ...]) -> Card:
     condition = None
     if entry.directory is not None and entry.directory.is_dir():
         condition = runs.condition(entry.directory)
-    mine = jobs.jobs(board.file, entry.number)
     created = datetime.fromisoformat(entry.created).timestamp()
     return Card(
         entry=entry,
-        title=entry.title,
         status=_status(entry, condition, mine),
         note=_note(condition),
         condition=condition,
@@ -94,9 +100,9 @@ def matches(entry: Entry, query: Query) -> bool:
     )
 
 
-def children(entries: Sequence[Entry], number: int) -> tuple[Entry, ...]:
+def children(everything: Sequence[Entry], number: int) -> tuple[Entry, ...]:
     """Entries that name this one as their parent or in their lineage."""
-    return tuple(e for e in entries if number in (e.parent, *e.lineage))
+    return tuple(e for e in everything if number in (e.parent, *e.lineage))
 
 
 def ago(moment: float) -> str:

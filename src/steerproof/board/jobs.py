@@ -114,6 +114,16 @@ def jobs(file: Path, number: int) -> tuple[Job, ...]:
         return _jobs(db, number)
 
 
+def all_jobs(file: Path) -> dict[int, tuple[Job, ...]]:
+    """Every job by experiment, oldest first."""
+    with connect(file) as db:
+        rows = db.execute("SELECT * FROM job ORDER BY id").fetchall()
+    found: dict[int, tuple[Job, ...]] = {}
+    for row in rows:
+        found[row["number"]] = (*found.get(row["number"], ()), _job(row))
+    return found
+
+
 def tail(path: Path, length: int = LOG_TAIL) -> str:
     """The last bytes of a log as text; empty if there is none."""
     try:

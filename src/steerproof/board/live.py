@@ -13,7 +13,7 @@ from anyio import sleep, to_thread
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
-from steerproof.board import cards, entries, runs
+from steerproof.board import cards, runs
 from steerproof.board.context import Board, board_of, find_entry, refresh
 from steerproof.board.database import connect
 
@@ -81,10 +81,12 @@ async def _events(
 def _pulse(board: Board, number: int | None) -> str:
     if number is None:
         refresh(board)
-    listed = entries.entries(board.file) if number is None else (find_entry(board, number),)
+        listed = cards.all_cards(board)
+    else:
+        listed = [cards.card(board, find_entry(board, number))]
     parts: list[object] = []
-    for entry in listed:
-        card = cards.card(board, entry)
+    for card in listed:
+        entry = card.entry
         stamps = runs.fingerprint(entry.directory) if entry.directory else ()
         alive = [(job.id, job.alive, job.code) for job in card.jobs]
         parts.append((entry.number, card.status, card.note, stamps, alive))

@@ -37,7 +37,8 @@ def list_page(request: Request) -> HTMLResponse:
     """All experiments, in columns by status."""
     board = board_of(request)
     refresh(board)
-    everything = entries.entries(board.file)
+    pulse = live.pulse(board)
+    every = cards.all_cards(board)
     asked = request.query_params
     parent = asked.get("parent", "").removeprefix("#")
     query = Query(
@@ -46,7 +47,8 @@ def list_page(request: Request) -> HTMLResponse:
         tag=asked.get("tag", ""),
         parent=int(parent) if parent.isascii() and parent.isdigit() else None,
     )
-    shown = [cards.card(board, e) for e in everything if cards.matches(e, query)]
+    shown = [card for card in every if cards.matches(card.entry, query)]
+    everything = [card.entry for card in every]
     return page(
         request,
         "experiments.html",
@@ -57,7 +59,7 @@ def list_page(request: Request) -> HTMLResponse:
         kinds=sorted({e.kind for e in everything}),
         tags=sorted({tag for e in everything for tag in e.tags}),
         parents=sorted({n for e in everything for n in (e.parent, *e.lineage) if n}),
-        pulse=live.pulse(board),
+        pulse=pulse,
     )
 
 

@@ -9,7 +9,8 @@ import json
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
@@ -19,33 +20,30 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from steerproof.collect.scoring import rule, score
-from steerproof.errors import IntegrityError
+from steerproof.errors import IntegrityError, SteerproofError
 from steerproof.run.keys import directory_name
-from steerproof.run.ledger import LEDGER, Attempt, Event, read_ledger
+from steerproof.run.ledger import LEDGER, Attempt, Event, Ledger, read_ledger
 from steerproof.run.lock import EXPIRY_SECONDS, Holder, host_name
 from steerproof.run.manifest import DamagedError, StoredUnit, open_unit
 from steerproof.spec.experiment import Experiment
+from steerproof.spec.lock import Deviation, Lock, read_deviations, read_lock
 
-LOCK = "experiment.lock.json"
-SPEC = "experiment.yaml"
+SPEC, LOCK, DEVIATIONS = "experiment.yaml", "experiment.lock.json", "deviations.jsonl"
 _WATCHED = (
-    *(SPEC, LOCK, "deviations.jsonl", LEDGER, f"{LEDGER}-wal"),
+    *(SPEC, LOCK, DEVIATIONS, LEDGER, f"{LEDGER}-wal"),
     *("results", "units/score", "units/cell"),
 )
 _RESULTS = ("verdict.json", "plan.json", "objections.json", "rates.csv")
 _QUIET_EVENTS = {"unit-done", "unit-started", "unit-reused", "unit-blocked"}
 
-Fingerprint = tuple[tuple[int, int], ...]
+Stamp = tuple[int, int]
+Fingerprint = tuple[Stamp, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Condition:
     """Where a run stands."""
 
-    title: str
-    """From the locked experiment, or the directory's name."""
-    locked: bool
-    """The experiment is registered here."""
     live: bool
     """A process holds the directory now."""
     states: Mapping[str, int]
@@ -100,6 +98,18 @@ class CellRate:
     def rate(self) -> float | None:
         """Share that fired; none until it is scored."""
         return None if not self.total or self.fired is None else self.fired / self.total
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Registration:
+    """What was fixed before the first completion, and what was changed later."""
+
+    lock: Lock | None
+    """None if it does not match its hash."""
+    deviations: tuple[Deviation, ...] = ()
+    """Declared departures, oldest first."""
+    problem: str | None = None
+    """What does not match its hash."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,21 +186,38 @@ def condition(run: Path) -> Condition:
     return _condition(run, fingerprint(run))
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=4096)
 def _condition(run: Path, stamps: Fingerprint) -> Condition:
-    live = bool(stamps[-1][0])
-    told = _story(run, stamps)
+    live, states, problem = bool(stamps[-1][0]), {}, None
+    try:
+        with _ledger(run) as ledger:
+            states = _truth(ledger.states(), live) if ledger else {}
+    except (IntegrityError, OSError) as error:
+        problem = str(error)
     outcome = read_json(run / "results" / "verdict.json")
     word = outcome.get("verdict") if isinstance(outcome, dict) else None
     return Condition(
-        title=title(run),
-        locked=(run / LOCK).is_file(),
         live=live,
-        states=Counter(told.states.values()),
+        states=Counter(states.values()),
         verdict=word if isinstance(word, str) else None,
         changed=max((stamp[0] for stamp in stamps[:-1]), default=0) / 1e9,
-        problem=told.problem,
+        problem=problem,
     )
+
+
+@contextmanager
+def _ledger(run: Path) -> Iterator[Ledger | None]:
+    ledger = read_ledger(run)
+    try:
+        yield ledger
+    finally:
+        if ledger is not None:
+            ledger.close()
+
+
+def _truth(states: Mapping[str, str], live: bool) -> dict[str, str]:
+    """A unit of a dead process is not running."""
+    return {u: "interrupted" if s == "running" and not live else s for u, s in states.items()}
 
 
 def story(run: Path) -> Story:
@@ -198,23 +225,19 @@ def story(run: Path) -> Story:
     return _story(run, fingerprint(run))
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=64)
 def _story(run: Path, stamps: Fingerprint) -> Story:
     live = bool(stamps[-1][0])
     try:
-        ledger = read_ledger(run)
-        if ledger is None:
-            return Story()
-        try:
-            states, keys = ledger.states(), ledger.keys()
+        with _ledger(run) as ledger:
+            if ledger is None:
+                return Story()
+            keys, states = ledger.keys(), _truth(ledger.states(), live)
             attempts, events = ledger.attempts(), ledger.events(last=5000)
-        finally:
-            ledger.close()
     except (IntegrityError, OSError) as error:
         return Story(problem=str(error))
-    truth = {u: "interrupted" if s == "running" and not live else s for u, s in states.items()}
     shown = tuple(event for event in events if event.what not in _QUIET_EVENTS)
-    return Story(keys=keys, states=truth, attempts=tuple(attempts), events=shown)
+    return Story(keys=keys, states=states, attempts=tuple(attempts), events=shown)
 
 
 def experiment(run: Path) -> Experiment | None:
@@ -223,15 +246,31 @@ def experiment(run: Path) -> Experiment | None:
 
 
 @lru_cache(maxsize=512)
-def _experiment(run: Path, stamp: tuple[int, int]) -> Experiment | None:
+def _experiment(run: Path, stamp: Stamp) -> Experiment | None:
     del stamp  # part of the cache key only
     record = read_json(run / LOCK)
     if not isinstance(record, dict):
         return None
     try:
-        return Experiment.model_validate_json(json.dumps(record.get("experiment", record)))
+        return Experiment.model_validate_json(json.dumps(record.get("experiment")))
     except ValueError:
         return None
+
+
+def registration(run: Path) -> Registration | None:
+    """The lock with its deviations, hashes checked; none before there is one."""
+    try:
+        lock = read_lock((run / LOCK).read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, SteerproofError) as error:
+        return Registration(lock=None, problem=str(error))
+    try:
+        story = run / DEVIATIONS
+        content = story.read_bytes() if story.is_file() else b""
+        return Registration(lock=lock, deviations=read_deviations(content, lock))
+    except (OSError, IntegrityError) as error:
+        return Registration(lock=lock, problem=str(error))
 
 
 def cell_rates(run: Path, names: Iterable[str], marker: str) -> dict[str, CellRate]:
@@ -295,21 +334,6 @@ def read_json(path: Path) -> Any | None:
         return json.loads(path.read_bytes())
     except (OSError, ValueError):
         return None
-
-
-def read_lines(path: Path) -> list[Any]:
-    """A JSON-lines file, without the lines that are not JSON."""
-    try:
-        raw = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return []
-    records = []
-    for line in raw:
-        try:
-            records.append(json.loads(line))
-        except ValueError:
-            continue
-    return records
 
 
 def death(run: Path) -> float | None:
@@ -405,12 +429,12 @@ def _mark_cell(place: Path, marker: str) -> Counts:
 def title(run: Path) -> str:
     """Title of the locked experiment, or the name of the directory."""
     record = read_json(run / LOCK)
-    inner = record.get("experiment", record) if isinstance(record, dict) else {}
+    inner = record.get("experiment") if isinstance(record, dict) else None
     text = inner.get("title") if isinstance(inner, dict) else None
     return text if isinstance(text, str) and text.strip() else run.name
 
 
-def _stamp(path: Path) -> tuple[int, int]:
+def _stamp(path: Path) -> Stamp:
     try:
         stat = path.stat()
     except OSError:

@@ -210,16 +210,21 @@ def job_log(board: Board, entry: Entry) -> dict[str, Any] | None:
 
 def registration(entry: Entry) -> dict[str, Any] | None:
     """The locked registration and the deviations from it."""
-    if entry.directory is None:
+    found = None if entry.directory is None else runs.registration(entry.directory)
+    if found is None:
         return None
-    record = runs.read_json(entry.directory / runs.LOCK)
-    if not isinstance(record, dict):
-        return None
-    deviations = runs.read_lines(entry.directory / "deviations.jsonl")
+    lock = found.lock
+    versions = ", ".join(f"{name} {text}" for name, text in lock.versions.items()) if lock else ""
     return {
-        "facts": [(k, v) for k, v in record.items() if isinstance(v, _PLAIN) and k != "title"],
-        "text": json.dumps(record.get("experiment", record), indent=2, ensure_ascii=False),
-        "deviations": [_words(d) if isinstance(d, dict) else str(d) for d in deviations],
+        "facts": [("Locked", lock.time), ("sha256", lock.sha256), ("Versions", versions)]
+        if lock
+        else [],
+        "text": json.dumps(lock.experiment, indent=2, ensure_ascii=False) if lock else "",
+        "deviations": [
+            (one.time, one.reason, [str(change) for change in one.changes if change.matters])
+            for one in found.deviations
+        ],
+        "problem": found.problem,
     }
 
 
