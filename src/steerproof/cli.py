@@ -13,7 +13,7 @@ from types import FrameType
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
+from rich.console import Console, Group
 from rich.table import Table
 
 import steerproof
@@ -85,6 +85,7 @@ def run(
     workers: Annotated[int | None, typer.Option(help="Workers; default one, or one a GPU.")] = None,
     deviate: Annotated[str | None, typer.Option(help="Go on although it differs: why.")] = None,
     steal: Annotated[bool, typer.Option(help="Take over from a process that is gone.")] = False,
+    strict: Annotated[bool, typer.Option(help="Let serious objections block the run.")] = False,
     as_json: Json = False,
 ) -> None:
     """Do what is missing, then the verdict and the report. The same command resumes."""
@@ -100,7 +101,7 @@ def run(
     hands = make_executor(executor, place, chosen, workers)
     with following(sys.stderr, loaded.experiment.title) as listen:
         summary, verdict = run_experiment(
-            session, hands, listen=listen, deviate=deviate, steal=steal
+            session, hands, listen=listen, deviate=deviate, steal=steal, strict=strict
         )
     if summary.stopped:
         _complain(f"stopped; finished units are kept. To go on: {session.command}")
@@ -386,33 +387,76 @@ def bench(
 
 
 @app.command()
-def plan(experiment: Source, directory: Where = None, as_json: Json = False) -> None:
-    """What would be done: units by kind, done and to do, completions."""
-    from collections import Counter
-
+def plan(
+    experiment: Source,
+    directory: Where = None,
+    device: Device = "auto",
+    strict: Annotated[bool, typer.Option(help="Exit 2 if an objection is serious.")] = False,
+    as_json: Json = False,
+) -> None:
+    """What it takes, how much is done, and what a careful reviewer would object to."""
+    from steerproof.run.planning import objections_of, plan_json, refuse_serious
     from steerproof.run.session import graph_of, new_session
     from steerproof.run.survey import survey
+    from steerproof.run.workers import choose_device
     from steerproof.spec.yaml_io import load_experiment
 
     loaded = load_experiment(experiment)
-    session = new_session(loaded, directory or Path("runs") / loaded.experiment.name)
+    place = directory or Path("runs") / loaded.experiment.name
+    session = new_session(loaded, place, choose_device(device))
     graph = graph_of(session)
-    todo = set(survey(session.run, graph).todo)
-    units = Counter(unit.kind for unit in graph.units.values())
-    left = Counter(graph.units[unit].kind for unit in todo)
-    asked = len(loaded.experiment.questions.evaluation) * loaded.experiment.generation.samples
-    found = {
-        "units": {kind: {"all": n, "to_do": left[kind]} for kind, n in units.items()},
-        "completions": units["cell"] * asked,
-        "dir": str(session.run),
-    }
-    _say(found, as_json, lambda: _plan_table(found))
+    found = plan_json(loaded.experiment, graph, place, session.place)
+    _say(found, as_json, lambda: _plan_tables(found))
+    if strict:
+        refuse_serious(objections_of(loaded.experiment, survey(place, graph).reused)[0])
 
 
-def _plan_table(found: dict[str, Any]) -> Table:
-    table = Table(title=f"{found['completions']:,} completions, in {found['dir']}")
-    for column in ("unit", "all", "to do"):
-        table.add_column(column, justify="left" if column == "unit" else "right")
-    for kind, counts in found["units"].items():
-        table.add_row(kind, str(counts["all"]), str(counts["to_do"]))
-    return table
+def _plan_tables(found: dict[str, Any]) -> Group:
+    counts = found["counts"]
+    work = Table(
+        title=f"{counts['adapters']} adapters, {counts['cells']} cells, "
+        f"{counts['completions']:,} completions, in {found['dir']}",
+        caption="\n".join([*_estimates(found), *found["reasons"]]),
+        caption_justify="left",
+    )
+    for column in ("work", "arm", "units", "to do", "each", "hours"):
+        work.add_column(column, justify="left" if column in ("work", "arm") else "right")
+    for line in found["table"]:
+        work.add_row(
+            line["work"],
+            line["arm"],
+            str(line["units"]),
+            str(line["to_do"]),
+            _range(line["each_seconds"], "{:.3g}", " s"),
+            _range(line["total_hours"], "{:.2g}", ""),
+        )
+    review = Table(title="Objections", show_lines=True)
+    for column in ("", "finding", "remedy"):
+        review.add_column(column)
+    for one in found["objections"]:
+        review.add_row(one["severity"], one["finding"], one["remedy"])
+    for text in found["not_yet_known"]:
+        review.add_row("", text, "")
+    return Group(work, review)
+
+
+def _estimates(found: dict[str, Any]) -> list[str]:
+    shown = [
+        ("time", _range(found["hours"], "{:.2g}", " h")),
+        ("GPU time", _range(found["gpu_hours"], "{:.2g}", " GPU-hours")),
+        ("memory", _range(_scaled(found["memory_bytes"]), "{:.3g}", " GB")),
+        ("disk", _range(_scaled(found["disk_bytes"]), "{:.3g}", " GB")),
+    ]
+    lines = [f"{name}: {text}" for name, text in shown if text]
+    return [*lines, f"times from {found['source']}"] if found["source"] else lines
+
+
+def _scaled(value: dict[str, float] | None) -> dict[str, float] | None:
+    return value and {side: number / 1e9 for side, number in value.items()}
+
+
+def _range(value: dict[str, float] | None, form: str, unit: str) -> str:
+    if value is None:
+        return ""
+    low, high = form.format(value["low"]), form.format(value["high"])
+    return f"{low}{unit}" if low == high else f"{low} to {high}{unit}"

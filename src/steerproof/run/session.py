@@ -6,11 +6,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from steerproof.decide.objections import to_json as objections_json
 from steerproof.errors import RegistrationError
 from steerproof.run.directory import RunDirectory, open_run
 from steerproof.run.executors import Executor
 from steerproof.run.files import write_file
 from steerproof.run.graph import Graph
+from steerproof.run.planning import objections_of, refuse_serious
 from steerproof.run.results import (
     Gathered,
     publish_results,
@@ -127,7 +129,7 @@ def run_experiment(
     listen: Listener,
     deviate: str | None = None,
     steal: bool = False,
-    objections: Sequence[dict[str, Any]] = (),
+    strict: bool = False,
 ) -> tuple[Summary, dict[str, Any] | None]:
     """Do what is missing, then publish the verdict and the report.
 
@@ -139,12 +141,14 @@ def run_experiment(
         LockedError, DiskFullError, MachineError, RegistrationError, IntegrityError: as they say.
     """
     graph = graph_of(session)
+    if strict:
+        refuse_serious(objections_of(session.experiment, survey(session.run, graph).reused)[0])
     with open_run(session.run, session.command, steal=steal) as directory:
         lock, declared = register(session, graph, directory, deviate)
         summary = execute(graph, directory, executor, listen=listen)
         verdict = None
         if not summary.stopped:
-            verdict = publish_all(session, graph, lock, declared, objections)
+            verdict = publish_all(session, graph, lock, declared)
             if verdict is not None:
                 directory.ledger.add_event(
                     "verdict", verdict=verdict["verdict"], reason=verdict["reason"]
@@ -158,7 +162,6 @@ def publish_all(
     graph: Graph,
     lock: Lock,
     declared: Sequence[Deviation],
-    objections: Sequence[dict[str, Any]],
 ) -> dict[str, Any] | None:
     """Write `results/` from the finished units; None while there is no analysis."""
     finished = survey(session.run, graph).reused
@@ -173,7 +176,7 @@ def publish_all(
             finished=finished,
             registration=lock,
             declared=declared,
-            objections=objections,
+            objections=objections_json(objections_of(session.experiment, finished)[0]),
         )
     )
     rates = finished["score/all"].read("rates.csv")
@@ -187,4 +190,4 @@ def rebuild_report(session: Session) -> dict[str, Any] | None:
     lock = read_lock((session.run / LOCK).read_bytes())
     story = session.run / DEVIATIONS
     declared = read_deviations(story.read_bytes() if story.is_file() else b"", lock)
-    return publish_all(session, graph, lock, declared, ())
+    return publish_all(session, graph, lock, declared)
