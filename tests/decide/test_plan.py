@@ -58,16 +58,17 @@ def test_time_is_the_sum_of_the_units_to_do_at_the_measured_speed():
     experiment = small_experiment()
     every = [f"adapter/{a.name}" for a in adapters(experiment)]
     every += [f"cell/{c.name}" for c in cells(experiment)]
-    speed = speed_of_units({"adapter": [90.0, 110.0], "cell": [36.0] * 9}, devices=2)
-    # adapters: mean 100, 2 x 14.14 / sqrt 2 = 20; cells: no spread, so a fifth of 36
-    assert speed.seconds["adapter"] == Range(low=80.0, high=120.0)
+    speed = speed_of_units({"adapter": [80.0, 120.0], "cell": [36.0] * 9}, devices=2)
+    # adapters: mean 100, 2 x 28.28 / sqrt 2 = 40; cells: no spread, so a fifth of 36
+    assert speed.seconds["adapter"].low == pytest.approx(60.0)
+    assert speed.seconds["adapter"].high == pytest.approx(140.0)
     assert speed.seconds["cell"].low == pytest.approx(28.8)
     todo = {"adapter/A.poet", "adapter/C.poet", "cell/C.judge.persona.none"}
     assert todo <= set(every)
     plan = make_plan(experiment, speed=speed, todo=todo)
     assert plan.device_hours is not None
-    assert plan.device_hours.low == pytest.approx((2 * 80 + 28.8) / 3600)
-    assert plan.device_hours.high == pytest.approx((2 * 120 + 43.2) / 3600)
+    assert plan.device_hours.low == pytest.approx((2 * 60 + 28.8) / 3600)
+    assert plan.device_hours.high == pytest.approx((2 * 140 + 43.2) / 3600)
     assert plan.hours is not None
     assert plan.hours.high == pytest.approx(plan.device_hours.high / 2)
     assert plan.gpu_hours is None
