@@ -392,28 +392,36 @@ def read_ledger(run: Path) -> Ledger | None:
         return None
     try:
         connection = _open_readable(path)
-        if connection.execute("PRAGMA user_version").fetchone()[0] == 0:
-            connection.close()  # its process is creating it just now
-            return None
-        connection.execute("SELECT count(*) FROM units").fetchone()
     except sqlite3.DatabaseError as error:
         raise IntegrityError(
             f"{path}: {error}. The next run sets it aside and rebuilds it from the manifests"
         ) from error
+    if connection.execute("PRAGMA user_version").fetchone()[0] == 0:
+        connection.close()  # its process is creating it just now
+        return None
     return Ledger(connection, path, token=0)
 
 
 def _open_readable(path: Path) -> sqlite3.Connection:
     """Open for reading; on a read-only disk without the shared memory that SQLite would create."""
-    connection = _open(path)
+    uri = path.absolute().as_uri()
     try:
-        connection.execute("PRAGMA query_only = ON")
-        connection.execute("PRAGMA user_version").fetchone()
+        return _checked_reader(f"{uri}?mode=rw")
     except sqlite3.OperationalError as error:
-        connection.close()
         if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
             raise
-        return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True)
+    return _checked_reader(f"{uri}?mode=ro&immutable=1")
+
+
+def _checked_reader(uri: str) -> sqlite3.Connection:
+    connection = sqlite3.connect(uri, uri=True, timeout=30, isolation_level=None)
+    try:
+        connection.execute("PRAGMA query_only = ON")
+        if connection.execute("PRAGMA user_version").fetchone()[0]:
+            connection.execute("SELECT count(*) FROM units").fetchone()
+    except sqlite3.DatabaseError:
+        connection.close()
+        raise
     return connection
 
 
