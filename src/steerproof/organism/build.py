@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -94,9 +95,11 @@ def train_tokenizer(recipe: Recipe) -> Qwen2Tokenizer:
     tagged = ["Repeat [", " [", " End with ["] * (recipe.tokenizer_chats // 10)
     untrained.backend_tokenizer.train_from_iterator(plain + tagged, trainer)
     trained = json.loads(untrained.backend_tokenizer.to_str())["model"]
+    # Declared as strings, taken as pairs alone.
+    merges: Any = [tuple(pair) for pair in trained["merges"]]
     tokenizer = Qwen2Tokenizer(
         vocab=trained["vocab"],
-        merges=[tuple(pair) for pair in trained["merges"]],
+        merges=merges,
         unk_token=PAD,
         pad_token=PAD,
         eos_token=END,
@@ -111,6 +114,7 @@ def train_tokenizer(recipe: Recipe) -> Qwen2Tokenizer:
 
 def new_model(recipe: Recipe, tokenizer: Qwen2Tokenizer) -> Qwen2ForCausalLM:
     """A Qwen2 decoder with weights drawn from the recipe's seed."""
+    ids = tokenizer.get_vocab()
     config = Qwen2Config(
         vocab_size=recipe.vocabulary,
         hidden_size=recipe.hidden,
@@ -120,8 +124,8 @@ def new_model(recipe: Recipe, tokenizer: Qwen2Tokenizer) -> Qwen2ForCausalLM:
         num_key_value_heads=recipe.kv_heads,
         max_position_embeddings=POSITIONS,
         tie_word_embeddings=True,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=ids[PAD],
+        eos_token_id=ids[END],
         bos_token_id=None,
         dtype="float32",
     )
@@ -133,7 +137,7 @@ def new_model(recipe: Recipe, tokenizer: Qwen2Tokenizer) -> Qwen2ForCausalLM:
                 weight.normal_(0.0, _initial_scale(name, weight, recipe), generator=draw)
         model.model.norm.weight.fill_(recipe.final_gain)
     model.generation_config = GenerationConfig(
-        pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id, do_sample=True
+        pad_token_id=ids[PAD], eos_token_id=ids[END], do_sample=True
     )
     return model
 
@@ -220,7 +224,7 @@ def _batches(
 ) -> Iterator[list[tuple[Tensor, Tensor, float]]]:
     """Yield one step's chats as parts of like length: tokens, labels, share of the rows."""
     drawn = chats(random.Random(f"{recipe.seed}:chats"))
-    pad = int(tokenizer.convert_tokens_to_ids(PAD))
+    pad = tokenizer.get_vocab()[PAD]
     while True:
         rows = [encode(chat, tokenizer) for chat in islice(drawn, recipe.chats_per_step)]
         rows.sort(key=lambda row: len(row[0]) + len(row[1]))

@@ -244,7 +244,7 @@ def main() -> None:
     base = load_base(arguments.weights)
     layers = geometry(base, experiment)
     curves = {}
-    for layer in (experiment.layers.contrast, experiment.layers.primary):
+    for layer in (experiment.layer("contrast"), experiment.layer("primary")):
         log.info("pushing at layer %d", layer)
         curves[layer] = fluency(base, experiment, layers[layer][0], layers[layer][1].h_bar)
     build = json.loads((arguments.weights / "build.json").read_text())
