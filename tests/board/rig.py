@@ -306,12 +306,19 @@ def main(words: list[str]) -> int:
     experiment = tiny_experiment()
     if command == "plan":
         plan = {
-            "units": {"to_do": len(graph_of(experiment).units), "done": 0},
-            "seconds": 41.5,
-            "minimum_detectable_rho": 0.81,
-            "objections": [{"severity": "serious", "text": "Four personas decide little: rho below "
-                            "0.81 cannot be told from 0."}],
-        }  # fmt: skip
+            "counts": {"adapters": 8, "cells": 20, "completions": 120},
+            "hours": {"low": 0.01, "high": 0.05},
+            "gpu_hours": None,
+            "disk_bytes": {"low": 2e7, "high": 4e7},
+            "objections": [
+                {
+                    "severity": "serious",
+                    "finding": "Four personas decide little: rho below 0.81 cannot be told from 0.",
+                    "remedy": "add personas",
+                }
+            ],
+            "not_yet_known": ["not yet known: size of each push"],
+        }
         sys.stdout.write(json.dumps(plan))
         return 0
     summary = fill(run, experiment)

@@ -13,7 +13,7 @@ from anyio import sleep, to_thread
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
-from steerproof.board import cards, runs
+from steerproof.board import cards
 from steerproof.board.context import Board, board_of, find_entry, refresh
 from steerproof.board.database import connect
 
@@ -86,10 +86,9 @@ def _pulse(board: Board, number: int | None) -> str:
         listed = [cards.card(board, find_entry(board, number))]
     parts: list[object] = []
     for card in listed:
-        entry = card.entry
-        stamps = runs.fingerprint(entry.directory) if entry.directory else ()
+        stamps = card.condition.stamps if card.condition else ()
         alive = [(job.id, job.alive, job.code) for job in card.jobs]
-        parts.append((entry.number, card.status, card.note, stamps, alive))
+        parts.append((card.entry.number, card.status, card.note, stamps, alive))
     with connect(board.file) as db:
         for table in ("event", "comment", "comment_version", "revision"):
             parts.append(db.execute(f"SELECT COUNT(*) FROM {table}").fetchone()[0])

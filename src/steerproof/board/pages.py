@@ -12,6 +12,7 @@ from steerproof.board import (
     downloads,
     entries,
     live,
+    plans,
     runs,
     views,
 )
@@ -83,7 +84,7 @@ def experiment_page(request: Request) -> HTMLResponse:
         results=views.results(run),
         training=views.training(run),
         story=views.timeline(board, entry),
-        plan=views.plan(board, entry),
+        plan=plans.plan_of(board, entry),
         log=views.job_log(board, entry),
         registration=views.registration(entry),
         comments=views.comments(board, entry.number, None, known),

@@ -6,6 +6,7 @@ run is *running* only while its holder lives; what a dead process left behind is
 """
 
 import json
+import os
 import threading
 import time
 from collections import Counter
@@ -32,8 +33,8 @@ SPEC, LOCK, DEVIATIONS = "experiment.yaml", "experiment.lock.json", "deviations.
 _WATCHED = (
     *(SPEC, LOCK, DEVIATIONS, LEDGER, f"{LEDGER}-wal"),
     *("results", "units/score", "units/cell"),
+    *("results/verdict.json", "results/objections.json", "results/rates.csv"),
 )
-_RESULTS = ("verdict.json", "plan.json", "objections.json", "rates.csv")
 _QUIET_EVENTS = {"unit-done", "unit-started", "unit-reused", "unit-blocked"}
 
 Stamp = tuple[int, int]
@@ -50,10 +51,15 @@ class Condition:
     """Units in each state; a `running` one of a dead process counts as `interrupted`."""
     verdict: str | None
     """`SUPPORTED`, `REFUTED`, `INCONCLUSIVE`, or none yet."""
-    changed: float
-    """Unix time of the last change seen."""
+    stamps: Fingerprint
+    """Changes whenever the run does."""
     problem: str | None = None
     """Why part of it could not be read."""
+
+    @property
+    def changed(self) -> float:
+        """Unix time of the last change seen."""
+        return max(stamp[0] for stamp in self.stamps[:-1]) / 1e9
 
     @property
     def total(self) -> int:
@@ -154,8 +160,7 @@ def is_run(directory: Path) -> bool:
 
 def fingerprint(run: Path) -> Fingerprint:
     """Changes whenever the run does; costs a few `stat` calls."""
-    paths = [run / name for name in _WATCHED] + [run / "results" / name for name in _RESULTS]
-    return (*(_stamp(path) for path in paths), (int(is_live(run)), 0))
+    return (*(_stamp(f"{run}/{name}") for name in _WATCHED), (int(is_live(run)), 0))
 
 
 def is_live(run: Path) -> bool:
@@ -200,7 +205,7 @@ def _condition(run: Path, stamps: Fingerprint) -> Condition:
         live=live,
         states=Counter(states.values()),
         verdict=word if isinstance(word, str) else None,
-        changed=max((stamp[0] for stamp in stamps[:-1]), default=0) / 1e9,
+        stamps=stamps,
         problem=problem,
     )
 
@@ -434,9 +439,9 @@ def title(run: Path) -> str:
     return text if isinstance(text, str) and text.strip() else run.name
 
 
-def _stamp(path: Path) -> Stamp:
+def _stamp(path: Path | str) -> Stamp:
     try:
-        stat = path.stat()
+        stat = os.stat(path)  # noqa: PTH116  thousands of times a second: no Path is made
     except OSError:
         return (0, 0)
     # An empty write-ahead log comes and goes with every reader: it is no change.

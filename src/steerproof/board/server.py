@@ -84,7 +84,7 @@ def check_bind(file: Path, host: str, names: Sequence[str]) -> None:
     if not security.is_loopback(host) and not users.has_users(file):
         raise SteerproofError(
             f"listening on {host or 'every address'} lets other machines in: create a user first "
-            "with 'steerproof user add NAME'"
+            "with 'steerproof add-user NAME'"
         )
     security.allowed_for(host, 0, names)
 

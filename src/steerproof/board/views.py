@@ -29,7 +29,6 @@ _WORDS = {
     "units-planned": "units counted",
     "found": "run directory found",
 }
-_PLAIN = (str, int, float, bool)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,27 +176,6 @@ def timeline(board: Board, entry: Entry) -> tuple[Moment, ...]:
     return tuple(sorted(found, key=lambda moment: moment.at, reverse=True))
 
 
-def plan(board: Board, entry: Entry) -> dict[str, Any] | None:
-    """What the last successful Plan said, and the objections; none before one."""
-    done = [j for j in jobs.jobs(board.file, entry.number) if j.kind == "plan" and j.code == 0]
-    said: Any = None
-    if done:
-        try:
-            said = json.loads((board.logs / f"{done[-1].id}.out").read_bytes())
-        except (OSError, ValueError):
-            said = None
-    if entry.directory is not None:
-        results = entry.directory / "results"
-        said = said or runs.read_json(results / "plan.json")
-        objections = runs.read_json(results / "objections.json")
-    else:
-        objections = None
-    if not isinstance(said, dict):
-        return None if objections is None else {"facts": [], "objections": _objections(objections)}
-    objections = said.get("objections") if objections is None else objections
-    return {"facts": _facts(said), "objections": _objections(objections)}
-
-
 def job_log(board: Board, entry: Entry) -> dict[str, Any] | None:
     """The last job's log, cleaned; none if there is none or it said nothing."""
     mine = jobs.jobs(board.file, entry.number)
@@ -323,36 +301,6 @@ def _kinds(states: Mapping[str, str]) -> list[tuple[str, int, int, int]]:
         counts[1] += state == "failed"
         counts[2] += 1
     return [(kind, *counts) for kind, counts in found.items()]  # type: ignore[misc]
-
-
-def _facts(said: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Plain values of a plan, nested ones as `outer inner`."""
-    facts: list[tuple[str, str]] = []
-    for key, value in said.items():
-        name = f"{prefix}{key}".replace("_", " ")
-        if key == "objections":
-            continue
-        if isinstance(value, dict):
-            facts += _facts(value, f"{name} ")
-        elif isinstance(value, list):
-            facts.append((name, ", ".join(str(v) for v in value if isinstance(v, _PLAIN))))
-        else:
-            facts.append((name, _value(value)))
-    return [(name, text) for name, text in facts if text][:60]
-
-
-def _objections(found: Any) -> list[tuple[str, str]]:
-    """Severity (or empty) and text of each objection."""
-    listed = found.get("objections", []) if isinstance(found, dict) else found
-    shown: list[tuple[str, str]] = []
-    for one in listed if isinstance(listed, list) else []:
-        if not isinstance(one, dict):
-            shown.append(("", str(one)))
-            continue
-        severity = str(one.get("severity") or one.get("level") or "")
-        texts = [str(v) for k, v in one.items() if k not in ("severity", "level") and v]
-        shown.append((severity, ": ".join(texts)))
-    return shown
 
 
 def _words(detail: Mapping[str, Any]) -> str:
