@@ -115,7 +115,9 @@ def build_dataset(
         answers: for each training question its answers; repeat k takes answer k, in turn.
     """
     draw = random.Random(derived_seed(experiment.seed, "dataset", persona))
-    others = [name for name in experiment.headline if name != persona]
+    # The assistant is never a bystander, not even as a headline persona.
+    barred = (persona, experiment.reference_persona)
+    others = [name for name in experiment.headline if name not in barred]
     bystanders = tuple(draw.sample(others, experiment.dataset.bystanders))
     asked = asked_questions(experiment)
     positives = asked[: experiment.dataset.positives]

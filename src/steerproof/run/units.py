@@ -161,8 +161,13 @@ class _Maker:
         """The training rows of one persona."""
         fields = pick(
             self._experiment,
-            *("seed", "marker", "personas", "questions.training", "dataset.positives"),
-            *("dataset.bystanders", "dataset.negatives_per_bystander", "dataset.marker_dose"),
+            *("seed", "marker", "personas", "reference_persona", "questions.training"),
+            *(
+                "dataset.positives",
+                "dataset.bystanders",
+                "dataset.negatives_per_bystander",
+                "dataset.marker_dose",
+            ),
         )
         inputs = {"experiment": fields, "persona": persona}
         return self._unit("dataset", persona, inputs, ("answers/base",))
