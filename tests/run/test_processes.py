@@ -169,6 +169,7 @@ def test_a_unit_that_takes_too_long_is_dropped_within_ten_seconds(
 ) -> None:
     run = tmp_path / "run"
     program = programs.start(run, "local", "slow", seconds=3600)
+    wait_for("(run / 'ledger.sqlite').exists()", run=run)
     wait_for("len(workers) == 1", workers=Watched(program))
     wait_for("status(run).units == {'cell': {'running': 3}}", run=run)
     program.terminate()

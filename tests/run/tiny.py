@@ -11,7 +11,7 @@ from pathlib import Path
 
 from steerproof.errors import SteerproofError
 from steerproof.run.directory import open_run
-from steerproof.run.executors import Executor, InlineExecutor, LocalExecutor
+from steerproof.run.executors import Executor, InlineExecutor, LocalExecutor, RayExecutor
 from steerproof.run.graph import Graph, Unit, build_graph
 from steerproof.run.keys import Environment
 from steerproof.run.scheduler import Summary, execute
@@ -124,7 +124,12 @@ def leftovers(run: Path) -> list[str]:
 
 def main(run: Path, kind: str = "inline", units: str = "tiny", steal: str = "") -> int:
     """The tiny experiment as a program; its exit code is the one that the command line gives."""
-    executor = InlineExecutor() if kind == "inline" else LocalExecutor(run / "logs")
+    executors = {
+        "inline": InlineExecutor,
+        "local": lambda: LocalExecutor(run / "logs"),
+        "ray": lambda: RayExecutor(slots=2),
+    }
+    executor = executors[kind]()
     try:
         with open_run(run, "steerproof run tiny", steal=bool(steal)) as directory:
             summary = execute(build_graph(GRAPHS[units]()), directory, executor)
