@@ -1,0 +1,213 @@
+"""Is this machine fit? Every answer is tried out, not looked up."""
+
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import psutil
+
+from steerproof.errors import SteerproofError
+from steerproof.run.files import make_directory, sync_directory, write_file
+from steerproof.run.lock import kernel_lock_works
+
+OK, WARN, FAIL = "ok", "warn", "fail"
+_NEEDED = ("torch", "transformers", "safetensors", "numpy", "scipy", "pyarrow")
+_OPTIONAL = ("ray", "tensorboard", "wandb", "mlflow-skinny")
+_TOKENS = ("HF_TOKEN", "WANDB_API_KEY", "MLFLOW_TRACKING_TOKEN")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """One thing about this machine.
+
+    Attributes:
+        name: What was looked at.
+        level: ``ok``, ``warn`` (it works, with less) or ``fail`` (it does not work).
+        value: What was found.
+        remedy: What to do about it; empty if nothing.
+    """
+
+    name: str
+    level: str
+    value: str
+    remedy: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Needs:
+    """What an experiment needs; zero for what is not known.
+
+    Attributes:
+        disk: Bytes that it will write.
+        memory: Bytes of main memory that a worker takes.
+        gpus: GPUs that it was asked to use.
+    """
+
+    disk: int = 0
+    memory: int = 0
+    gpus: int = 0
+
+
+def doctor(
+    directory: Path,
+    needs: Needs = Needs(),
+    model: Callable[[], str] | None = None,
+) -> list[Check]:
+    """Try this machine and the filesystem of a run directory.
+
+    Args:
+        directory: Where the run directory is or will be; created if it does not exist.
+        needs: What the experiment's plan says.
+        model: Loads the base model and its chat template and describes them in a line; raises a
+            `SteerproofError` if they are unusable.
+
+    Returns:
+        One check each; a machine with a ``fail`` is unfit.
+    """
+    checks = [
+        Check(name="python", level=OK, value=sys.version.partition(" ")[0]),
+        *(_package(name) for name in _NEEDED),
+        *(_extra(name) for name in _OPTIONAL),
+        _processors(),
+        _memory(needs),
+        _gpus(needs),
+        *_filesystem(directory, needs),
+        *(_token(name) for name in _TOKENS),
+    ]
+    if model is not None:
+        checks.append(_model(model))
+    return checks
+
+
+def _package(name: str) -> Check:
+    try:
+        return Check(name=name, level=OK, value=version(name))
+    except PackageNotFoundError:
+        remedy = f"pip install {name}"
+        return Check(name=name, level=FAIL, value="not installed", remedy=remedy)
+
+
+def _extra(name: str) -> Check:
+    try:
+        return Check(name=name, level=OK, value=version(name))
+    except PackageNotFoundError:
+        return Check(name=name, level=OK, value="not installed (optional)")
+
+
+def _processors() -> Check:
+    return Check(name="processors", level=OK, value=str(os.cpu_count()))
+
+
+def _memory(needs: Needs) -> Check:
+    free = psutil.virtual_memory().available
+    value = f"{_size(free)} available"
+    if free >= needs.memory:
+        return Check(name="memory", level=OK, value=value)
+    remedy = f"the plan needs {_size(needs.memory)}: use a smaller batch or another machine"
+    return Check(name="memory", level=FAIL, value=value, remedy=remedy)
+
+
+def _gpus(needs: Needs) -> Check:
+    """GPUs by the driver's own tool: no torch is imported for it."""
+    found: list[str] = []
+    if shutil.which("nvidia-smi"):
+        asked = ["nvidia-smi", "--query-gpu=name,memory.free", "--format=csv,noheader"]
+        answer = subprocess.run(asked, check=False, capture_output=True, text=True, timeout=60)
+        found = answer.stdout.strip().splitlines() if answer.returncode == 0 else []
+    value = f"{len(found)}: {'; '.join(found)}" if found else "none: everything runs on the CPU"
+    if len(found) >= needs.gpus:
+        return Check(name="gpus", level=OK, value=value)
+    remedy = f"{needs.gpus} were asked for: check the driver and CUDA_VISIBLE_DEVICES"
+    return Check(name="gpus", level=FAIL, value=value, remedy=remedy)
+
+
+def _filesystem(directory: Path, needs: Needs) -> list[Check]:
+    """Try what the store, the lock and the ledger rely on, in a directory of their own."""
+    try:
+        make_directory(directory)
+        with tempfile.TemporaryDirectory(prefix=".tmp-doctor-", dir=directory) as place:
+            return [
+                _rename(Path(place)),
+                _lock(Path(place)),
+                _wal(Path(place)),
+                _disk(directory, needs),
+            ]
+    except (SteerproofError, OSError) as error:
+        remedy = "make it writable or choose another one with --dir"
+        return [Check(name="directory", level=FAIL, value=str(error), remedy=remedy)]
+
+
+def _rename(place: Path) -> Check:
+    try:
+        make_directory(place / "before")
+        write_file(place / "before" / "file", b"some bytes")
+        (place / "before").rename(place / "after")
+        sync_directory(place)
+        whole = (place / "after" / "file").read_bytes() == b"some bytes"
+    except (SteerproofError, OSError) as error:
+        return Check(name="rename and fsync", level=FAIL, value=str(error), remedy="another --dir")
+    level = OK if whole else FAIL
+    return Check(name="rename and fsync", level=level, value="works" if whole else "lost bytes")
+
+
+def _lock(place: Path) -> Check:
+    if kernel_lock_works(place):
+        return Check(name="kernel lock", level=OK, value="a second process is refused")
+    return Check(
+        name="kernel lock",
+        level=WARN,
+        value="a second process was not refused",
+        remedy="the heartbeat lease still guards the run; a dead driver on another machine then "
+        "needs --steal",
+    )
+
+
+def _wal(place: Path) -> Check:
+    try:
+        with closing(sqlite3.connect(place / "probe.sqlite")) as connection:
+            mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+            connection.execute("CREATE TABLE t (x)")
+    except sqlite3.Error as error:
+        remedy = "put the run directory on a local disk"
+        return Check(name="sqlite", level=FAIL, value=str(error), remedy=remedy)
+    if mode == "wal":
+        return Check(name="sqlite", level=OK, value=f"{sqlite3.sqlite_version}, write-ahead log")
+    return Check(
+        name="sqlite",
+        level=WARN,
+        value=f"{sqlite3.sqlite_version}, no write-ahead log here",
+        remedy="the ledger falls back to a rollback journal: slower, as safe",
+    )
+
+
+def _disk(directory: Path, needs: Needs) -> Check:
+    free = shutil.disk_usage(directory).free
+    value = f"{_size(free)} free"
+    if free >= needs.disk:
+        return Check(name="disk", level=OK, value=value)
+    remedy = f"the plan needs {_size(needs.disk)}: free space or choose another --dir"
+    return Check(name="disk", level=FAIL, value=value, remedy=remedy)
+
+
+def _token(name: str) -> Check:
+    """Whether a secret is set; what it is stays unsaid."""
+    return Check(name=name, level=OK, value="set" if os.environ.get(name) else "not set")
+
+
+def _model(model: Callable[[], str]) -> Check:
+    try:
+        return Check(name="model", level=OK, value=model())
+    except SteerproofError as error:
+        return Check(name="model", level=FAIL, value=str(error), remedy="see the message")
+
+
+def _size(number: int) -> str:
+    return f"{number / 2**30:.1f} GiB" if number >= 2**30 else f"{number / 2**20:.0f} MiB"
