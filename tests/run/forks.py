@@ -1,16 +1,18 @@
 """Child processes that really die, at 5 ms each: a process that has imported everything forks them.
 
 As a program it reads one JSON object per line (``run``, ``executor``, ``units``, ``environment``,
-``file_limit``) and answers each with the exit status and standard error of a child that ran the
-tiny experiment. `Forks` is the other end.
+``file_limit``, ``kill_after``) and answers each with the exit status and standard error of a child
+that ran the tiny experiment. `Forks` is the other end.
 """
 
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,6 +80,9 @@ def child(request: dict[str, Any]) -> dict[str, Any]:
             finally:
                 sys.stderr.flush()
                 os._exit(code)
+        if "kill_after" in request:
+            time.sleep(request["kill_after"])
+            os.kill(pid, signal.SIGKILL)
         _, status = os.waitpid(pid, 0)
         errors.seek(0)
         return {"code": os.waitstatus_to_exitcode(status), "errors": errors.read().decode()}

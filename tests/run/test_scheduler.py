@@ -12,6 +12,7 @@ from steerproof.run.ledger import Event
 from steerproof.run.manifest import open_unit
 from steerproof.run.scheduler import Policy, Progress, Summary, execute, raise_failures
 from steerproof.run.store import unit_directory
+from steerproof.run.survey import survey
 from steerproof.run.worker import Order
 from tests.run.tiny import (
     COUNTER,
@@ -130,6 +131,10 @@ def test_readers_of_a_failed_unit_are_blocked_and_a_tolerant_one_runs_over_the_r
     keys = build_graph(bad).keys
     place = unit_directory(tmp_path / "run", "analysis/all", keys["analysis/all"])
     read = open_unit(place).manifest.read
+    found = survey(tmp_path / "run", build_graph(bad))
+    assert "analysis/all" in found.standing, "it can be reported"
+    assert "analysis/all" not in found.reused, "and is looked at again by the next run"
+    assert not {"adapter/A.villain", "cell/A.villain.none"} & set(found.standing)
     assert set(read) == {"cell/C.villain.none", "cell/C.villain.c=+2"}
 
     # The cause is mended: what was blocked is done, and the analysis again, over all of it.

@@ -164,7 +164,7 @@ def publish_all(
     declared: Sequence[Deviation],
 ) -> dict[str, Any] | None:
     """Write `results/` from the finished units; None while there is no analysis."""
-    finished = survey(session.run, graph).reused
+    finished = survey(session.run, graph).standing
     if "analysis/all" not in finished:
         return None
     verdict = verdict_json(finished, lock)

@@ -16,12 +16,15 @@ class Survey:
     Attributes:
         reused: Units that need not be done again, by id.
         kept: Sound units whose upstream is to be done: reused if that comes out the same.
+        standing: What can be reported as it is: the reused units, and the kept ones that are
+            tolerant of the units that are not there.
         damaged: Units that are not what their manifest says, with each mismatch, by id.
         todo: Ids of all units that are not reused, in order of work.
     """
 
     reused: Mapping[str, StoredUnit]
     kept: Mapping[str, StoredUnit]
+    standing: Mapping[str, StoredUnit]
     damaged: Mapping[str, Sequence[Mismatch]]
     todo: tuple[str, ...]
 
@@ -51,8 +54,22 @@ def survey(run: Path, graph: Graph) -> Survey:
             reused[unit.id] = stored
         else:
             kept[unit.id] = stored
-    todo = tuple(unit for unit in graph.units if unit not in reused)
-    return Survey(reused=reused, kept=kept, damaged=damaged, todo=todo)
+    return Survey(
+        reused=reused,
+        kept=kept,
+        standing=_standing(graph, {**reused, **kept}),
+        damaged=damaged,
+        todo=tuple(unit for unit in graph.units if unit not in reused),
+    )
+
+
+def _standing(graph: Graph, sound: Mapping[str, StoredUnit]) -> dict[str, StoredUnit]:
+    standing: dict[str, StoredUnit] = {}
+    for unit in (unit for unit in graph.units.values() if unit.id in sound):
+        whole = unit.tolerant or all(read in standing for read in unit.upstream)
+        if whole and made_from(sound[unit.id], unit, standing):
+            standing[unit.id] = sound[unit.id]
+    return standing
 
 
 def made_from(stored: StoredUnit, unit: Unit, finished: Mapping[str, StoredUnit]) -> bool:
