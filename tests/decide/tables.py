@@ -1,10 +1,11 @@
 """Rate tables for tests: ten headline personas, twenty questions, five samples, exact totals."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 
 import numpy as np
 
-from steerproof.decide.rates import CellKind, RateRow, RateTable, table_of
+from steerproof.decide.rates import CellCounts, CellKind, RateRow, RateTable
 from steerproof.spec.experiment import Analysis, Experiment, Generation, Persona, Questions
 from steerproof.spec.grid import Cell
 from tests.experiments import small_experiment
@@ -38,38 +39,20 @@ def spread(rate: float, questions: int = 20, samples: int = 5) -> list[int]:
     return [fired // questions + (i < fired % questions) for i in range(questions)]
 
 
-def rows_of(
-    kind: CellKind,
-    rates: Mapping[str, float],
-    *,
-    questions: bool = True,
-    samples: int = 5,
-    count: int = 20,
-) -> list[RateRow]:
-    """Rows of one kind of cell; evenly spread over questions, or totals."""
-    rows = []
+def rows_of(kind: CellKind, rates: Mapping[str, float]) -> list[RateRow]:
+    """Rows of one kind of cell, evenly spread over the questions."""
     number = 0.0 if kind.layer is None else float(kind.strength.split("=")[1])
-    for persona, rate in rates.items():
-        cell = Cell(
-            arm=kind.arm,
-            persona=persona,
-            prompt=kind.prompt,
-            direction=kind.direction,
-            layer=kind.layer,
-            strength=kind.strength,
+    return [
+        RateRow(
+            cell=Cell(persona=persona, **asdict(kind)),
+            coefficient=number,
+            question=str(i),
+            fired=fired,
+            total=5,
         )
-        fired = spread(rate, count, samples)
-        if questions:
-            rows += [
-                RateRow(cell=cell, coefficient=number, question=str(i), fired=f, total=samples)
-                for i, f in enumerate(fired)
-            ]
-        else:
-            total = count * samples
-            rows.append(
-                RateRow(cell=cell, coefficient=number, question=None, fired=sum(fired), total=total)
-            )
-    return rows
+        for persona, rate in rates.items()
+        for i, fired in enumerate(spread(rate))
+    ]
 
 
 def steered(arm: str, strength: str, prompt: str = "neutral") -> CellKind:
@@ -113,8 +96,22 @@ def supported() -> dict[CellKind, tuple[float, ...]]:
 
 def table(kinds: Mapping[CellKind, tuple[float, ...]], *, questions: bool = True) -> RateTable:
     """A table of the ten personas; NaN leaves a cell out."""
-    rows = []
-    for kind, rates in kinds.items():
-        present = {p: r for p, r in zip(TEN, rates, strict=True) if not np.isnan(r)}
-        rows += rows_of(kind, present, questions=questions)
-    return table_of(rows)
+    cells = {
+        Cell(persona=persona, **asdict(kind)): counted(kind, rate, questions=questions)
+        for kind, rates in kinds.items()
+        for persona, rate in zip(TEN, rates, strict=True)
+        if not np.isnan(rate)
+    }
+    return RateTable(cells=cells)
+
+
+def counted(kind: CellKind, rate: float, *, questions: bool) -> CellCounts:
+    """Twenty questions of five samples, or their total."""
+    fired = spread(rate)
+    number = 0.0 if kind.layer is None else float(kind.strength.split("=")[1])
+    return CellCounts(
+        coefficient=number,
+        questions=tuple(str(i) for i in range(20)) if questions else None,
+        fired=tuple(fired) if questions else (sum(fired),),
+        total=(5,) * 20 if questions else (100,),
+    )

@@ -22,7 +22,7 @@ from steerproof.decide.power import (
 )
 from steerproof.decide.power_figures import error_rates, error_table, size_table, sizes
 from steerproof.decide.power_study import REGISTERED, with_tables
-from steerproof.decide.rates import CellKind, RateRow, table_of
+from steerproof.decide.rates import CellCounts, CellKind, RateTable
 from steerproof.decide.resampling import Resampling, rates
 from steerproof.decide.rule import OUTCOMES
 from steerproof.decide.simulation import Design, Margin, RateModel, pearson_of, simulate
@@ -106,19 +106,17 @@ def test_simulated_tables_are_decided_exactly_as_real_ones():
         steered("A-iso", "c=+2"): tables.isotropic,
     }
     for i in range(12):
-        rows = [
-            RateRow(
-                cell=Cell(persona=persona, **dataclasses.asdict(kind)),
+        cells = {
+            Cell(persona=persona, **dataclasses.asdict(kind)): CellCounts(
                 coefficient=0.0,
-                question=str(q),
-                fired=int(cells[p, q, i]),
-                total=5,
+                questions=tuple(str(q) for q in range(20)),
+                fired=tuple(int(f) for f in fired[p, :, i]),
+                total=(5,) * 20,
             )
-            for kind, cells in kinds.items()
+            for kind, fired in kinds.items()
             for p, persona in enumerate(TEN)
-            for q in range(20)
-        ]
-        found = analyze(table_of(rows), experiment)
+        }
+        found = analyze(RateTable(cells=cells), experiment)
         primary = found.arms["A"].primary
         assert found.outcome == OUTCOMES[judged.outcome[i]]
         assert primary.interval == (judged.interval.low[i], judged.interval.high[i])

@@ -120,9 +120,9 @@ def leave_one_out(
     """Smallest and largest rho over the personas left out; None if one of them is undefined."""
     if len(left) < 3:
         return None
-    kept = ~np.eye(len(left), dtype=bool)
-    left_out = [float(spearman(left[k], right[k])) for k in kept]
-    return None if np.isnan(left_out).any() else (min(left_out), max(left_out))
+    without = np.where(np.eye(len(left), dtype=bool), np.nan, left[:, None])
+    found = spearman(without, right[:, None])
+    return None if np.isnan(found).any() else (float(found.min()), float(found.max()))
 
 
 def registered_spread(

@@ -72,13 +72,14 @@ def pairing_counts(
     width = 2 * bound + 1
     table = np.zeros((1 << count, width))
     table[0, bound] = 1.0
-    for used in range((1 << count) - 1):
-        x = int(left[used.bit_count()])
-        for j in range(count):
-            if not used >> j & 1:
-                shift = x * int(right[j])
-                source = table[used, max(0, -shift) : width - max(0, shift)]
-                table[used | 1 << j, max(0, shift) : width - max(0, -shift)] += source
+    subsets = np.arange(1 << count)
+    used = np.bitwise_count(subsets)
+    for place, x in enumerate(left.tolist()):
+        for j, y in enumerate(right.tolist()):
+            before = subsets[(used == place) & (subsets >> j & 1 == 0)]
+            shift = x * y
+            kept = table[before, max(0, -shift) : width - max(0, shift)]
+            table[before | 1 << j, max(0, shift) : width - max(0, -shift)] += kept
     return table[-1], bound
 
 
