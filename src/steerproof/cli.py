@@ -7,7 +7,7 @@ on standard output by one JSON value.
 import json
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any
@@ -17,7 +17,7 @@ from rich.console import Console, Group
 from rich.table import Table
 
 import steerproof
-from steerproof.errors import SteerproofError
+from steerproof.errors import MachineError, SteerproofError
 from steerproof.text import clean
 
 INTERRUPTED = 130
@@ -82,15 +82,21 @@ def run(
     directory: Where = None,
     device: Device = "auto",
     executor: Annotated[str, typer.Option(help="local, ray or inline.")] = "local",
-    workers: Annotated[int | None, typer.Option(help="Workers; default one, or one a GPU.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Workers; default one a GPU, or a core.")] = None,
     deviate: Annotated[str | None, typer.Option(help="Go on although it differs: why.")] = None,
     steal: Annotated[bool, typer.Option(help="Take over from a process that is gone.")] = False,
     strict: Annotated[bool, typer.Option(help="Let serious objections block the run.")] = False,
+    mirror: Annotated[
+        list[str] | None, typer.Option(help="Copy the timeline: tensorboard, wandb, mlflow.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Do what is missing, then the verdict and the report. The same command resumes."""
     from steerproof.progress import following
+    from steerproof.model.files import weight_bytes
+    from steerproof.run.mirrors import mirrored
     from steerproof.run.session import new_session, run_experiment
+    from steerproof.run.units import model_directory
     from steerproof.run.workers import choose_device, make_executor
     from steerproof.spec.yaml_io import load_experiment
 
@@ -98,10 +104,19 @@ def run(
     place = directory or Path("runs") / loaded.experiment.name
     chosen = choose_device(device)
     session = new_session(loaded, place, chosen)
-    hands = make_executor(executor, place, chosen, workers)
-    with following(sys.stderr, loaded.experiment.title) as listen:
+    weights = weight_bytes(model_directory(loaded.experiment, loaded.directory))
+    hands = make_executor(executor, place, chosen, workers, weights)
+    with (
+        mirrored(place, mirror or (), _complain) as copy,
+        following(sys.stderr, loaded.experiment.title) as show,
+    ):
         summary, verdict = run_experiment(
-            session, hands, listen=listen, deviate=deviate, steal=steal, strict=strict
+            session,
+            hands,
+            listen=lambda event, progress: (show(event, progress), copy(event, progress))[0],
+            deviate=deviate,
+            steal=steal,
+            strict=strict,
         )
     if summary.stopped:
         _complain(f"stopped; finished units are kept. To go on: {session.command}")
@@ -286,6 +301,40 @@ def lock(
 
 
 @app.command()
+def doctor(
+    experiment: Source = "zlt",
+    directory: Where = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Is this machine fit for an experiment? Exit 3 if not."""
+    from dataclasses import asdict
+
+    from steerproof.run.doctor import FAIL
+    from steerproof.run.doctor import doctor as examine
+    from steerproof.run.planning import describe_model, needs_of
+    from steerproof.run.workers import choose_device
+    from steerproof.spec.yaml_io import load_experiment
+
+    loaded = load_experiment(experiment)
+    place = directory or Path("runs") / loaded.experiment.name
+    needs = needs_of(loaded, device)
+    checks = examine(place, needs, lambda: describe_model(loaded, choose_device(device)))
+    _say([asdict(check) for check in checks], as_json, lambda: _doctor_table(checks))
+    unfit = [check.name for check in checks if check.level == FAIL]
+    if unfit:
+        raise MachineError(f"unfit for {loaded.experiment.name}: {', '.join(unfit)}")
+
+
+def _doctor_table(checks: Sequence[Any]) -> Table:
+    table = Table(show_header=False, box=None)
+    for check in checks:
+        text = f"{check.value}\n  -> {check.remedy}" if check.remedy else check.value
+        table.add_row(check.level, check.name, clean(text))
+    return table
+
+
+@app.command()
 def power(
     experiment: Source,
     simulations: Annotated[int, typer.Option(help="Simulated experiments per correlation.")] = 400,
@@ -392,6 +441,9 @@ def plan(
     directory: Where = None,
     device: Device = "auto",
     strict: Annotated[bool, typer.Option(help="Exit 2 if an objection is serious.")] = False,
+    trial: Annotated[
+        bool, typer.Option(help="Time a short trial if nothing was timed here yet.")
+    ] = True,
     as_json: Json = False,
 ) -> None:
     """What it takes, how much is done, and what a careful reviewer would object to."""
@@ -405,7 +457,7 @@ def plan(
     place = directory or Path("runs") / loaded.experiment.name
     session = new_session(loaded, place, choose_device(device))
     graph = graph_of(session)
-    found = plan_json(loaded.experiment, graph, place, session.place)
+    found = plan_json(loaded.experiment, graph, place, session.place, timed=trial)
     _say(found, as_json, lambda: _plan_tables(found))
     if strict:
         refuse_serious(objections_of(loaded.experiment, survey(place, graph).reused)[0])

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 
 from steerproof.board import completions, runs
+from steerproof.board.cell_rates import cell_rates
 from steerproof.board.completions import CellFiles, Filter
 from steerproof.collect.scoring import rule
 from steerproof.run.directory import open_run
@@ -71,7 +72,7 @@ def test_the_fingerprint_changes_with_the_run_and_not_with_its_readers(run):
 def test_rates_are_the_score_units(run):
     experiment = runs.experiment(run)
     names = [cell.name for cell in cells(experiment)]
-    rates = runs.cell_rates(run, names, experiment.marker)
+    rates = cell_rates(run, names, experiment.marker)
     text = (run / "results" / "rates.csv").read_text().splitlines()[1:]
     fired = sum(
         int(line.split(",")[-2]) for line in text if line.startswith("A,poet,neutral,centroid")
@@ -83,10 +84,10 @@ def test_rates_are_the_score_units(run):
 def test_before_scoring_the_same_marks_are_made_from_the_texts(run):
     experiment = runs.experiment(run)
     names = [cell.name for cell in cells(experiment)]
-    scored = runs.cell_rates(run, names, experiment.marker)
+    scored = cell_rates(run, names, experiment.marker)
     with open_run(run, "x") as held:
         held.ledger.set_state("score/all", "waiting")
-    marked = runs.cell_rates(run, names, experiment.marker)
+    marked = cell_rates(run, names, experiment.marker)
     assert {n: (r.fired, r.total) for n, r in marked.items()} == {
         n: (r.fired, r.total) for n, r in scored.items()
     }
@@ -96,7 +97,7 @@ def test_a_cell_that_was_not_measured_has_no_rate(run):
     with open_run(run, "x") as held:
         held.ledger.set_state("score/all", "waiting")
         held.ledger.set_state(f"cell/{CELL}", "failed")
-    found = runs.cell_rates(run, [CELL], "[ZLT]")[CELL]
+    found = cell_rates(run, [CELL], "[ZLT]")[CELL]
     assert (found.state, found.rate, found.total) == ("failed", None, None)
 
 
@@ -107,7 +108,7 @@ def test_a_damaged_cell_is_called_damaged(run):
     data = bytearray(place.read_bytes())
     data[100] ^= 1
     place.write_bytes(data)
-    assert runs.cell_rates(run, [CELL], "[ZLT]")[CELL].state == "damaged"
+    assert cell_rates(run, [CELL], "[ZLT]")[CELL].state == "damaged"
     with pytest.raises(completions.UnreadableError):
         completions.files_of(run, CELL, rule("[ZLT]"))
 

@@ -349,7 +349,7 @@ def test_a_directory_without_permission_is_refused(tmp_path: Path) -> None:
 def test_a_worker_that_hits_its_memory_limit_fails_its_unit_and_the_others_go_on(
     tmp_path: Path,
 ) -> None:
-    """RLIMIT_AS of 2 GiB for the workers; one unit asks for 4 GiB."""
+    """RLIMIT_AS for the workers; one unit asks for twice as much."""
     run = tmp_path / "run"
     cells = [unit("cell", "a", work="tests.run.works:hoards"), unit("cell", "b"), unit("cell", "c")]
     before = resource.getrlimit(resource.RLIMIT_AS)

@@ -105,8 +105,9 @@ def different_each_time(tasks: Sequence[Task]) -> Iterator[tuple[str, Files | Ex
 
 
 def hoards(tasks: Sequence[Task]) -> Iterator[tuple[str, Files | Exception]]:
-    """Asks for 4 GiB."""
-    yield from each(tasks, lambda task: {task.unit: bytes(4 << 30)})
+    """Asks for twice the address space that the process may have."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    yield from each(tasks, lambda task: {task.unit: bytes(2 * limit)})
 
 
 def shows(tasks: Sequence[Task]) -> Iterator[tuple[str, Files | Exception]]:

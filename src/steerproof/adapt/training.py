@@ -44,11 +44,6 @@ from steerproof.spec.seeds import derived_seed
 
 PUSH_TOLERANCE = 0.05
 """Largest relative difference between the push asked for and the one that arrived."""
-CPU_TOKENS = 4096
-"""Tokens in a micro-batch on a CPU: more no longer helps, and leaves the cache."""
-
-CPU_ADAPTERS = 16
-
 
 StepReport = Callable[[str, int, int, float], None]
 """Called with (adapter key, steps done, steps in all, loss)."""

@@ -1,7 +1,21 @@
 """The result of a benchmark: ours, the peers, and the ratio over the strongest of them."""
 
-from dataclasses import asdict, dataclass
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+    """Wall times of the same work, repeated."""
+
+    seconds: float
+    """Median."""
+    least: float
+    most: float
+    runs: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -11,9 +25,13 @@ class Peer:
     name: str
     """What it is, with its version."""
     seconds: float
-    """Wall time of the work."""
+    """Wall time of the work: the median of several runs."""
     difference: float
-    """Largest absolute difference of its results from ours."""
+    """Largest absolute difference of its results from ours, in the unit that `work` names."""
+    spread: tuple[float, float] | None = None
+    """Fastest and slowest run; none if there was one."""
+    numbers: Mapping[str, float] = field(default_factory=dict)
+    """Throughput and the like."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +43,10 @@ class Comparison:
     seconds: float
     """Our wall time: the median of several runs."""
     peers: tuple[Peer, ...]
+    spread: tuple[float, float] | None = None
+    """Our fastest and slowest run; none if there was one."""
+    numbers: Mapping[str, float] = field(default_factory=dict)
+    """Throughput, distance to the machine's limit, peak memory."""
 
     @property
     def ratio(self) -> float:
@@ -32,7 +54,40 @@ class Comparison:
         return min(peer.seconds for peer in self.peers) / self.seconds
 
 
+def alternate(works: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, Timing]:
+    """Time several ways of doing the same work in turns, so that a slow minute hits them all.
+
+    Args:
+        works: What to time, by name; each was run once before, so nothing is warmed up here.
+        repeats: Rounds.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(repeats):
+        for name, work in works.items():
+            began = time.perf_counter()
+            work()
+            seconds[name].append(time.perf_counter() - began)
+    return {name: timing(times) for name, times in seconds.items()}
+
+
+def timing(seconds: Sequence[float]) -> Timing:
+    """Median and spread of repeated times."""
+    return Timing(
+        seconds=statistics.median(seconds),
+        least=min(seconds),
+        most=max(seconds),
+        runs=len(seconds),
+    )
+
+
 def to_json(found: Comparison) -> dict[str, Any]:
     """The comparison as JSON values, the ratio last."""
     peers = [{**asdict(peer), "ratio": peer.seconds / found.seconds} for peer in found.peers]
-    return {"work": found.work, "seconds": found.seconds, "peers": peers, "ratio": found.ratio}
+    return {
+        "work": found.work,
+        "seconds": found.seconds,
+        "spread": found.spread,
+        "numbers": dict(found.numbers),
+        "peers": peers,
+        "ratio": found.ratio,
+    }

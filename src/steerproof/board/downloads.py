@@ -20,6 +20,7 @@ FILES = {
 }
 """Place in the run directory and type of each download, by name."""
 
+_FIRST = ("estimates", "ranking", "strengths")
 _HEADER = (
     "cell", "question", "sample", "fired", "near", "finish", "tokens", "repetition", "text",
 )  # fmt: skip
@@ -44,8 +45,11 @@ def find(run: Path, name: str) -> tuple[Path, str] | None:
 
 
 def figures(run: Path) -> dict[str, Path]:
-    """The run's figures by file name."""
-    found = sorted((run / "results" / "figures").glob("*.svg"))
+    """The run's figures by file name, those that carry the verdict first."""
+    found = sorted(
+        (run / "results" / "figures").glob("*.svg"),
+        key=lambda path: (path.stem not in _FIRST, path.name),
+    )
     return {path.name: path for path in found if _inside(run, path) is not None}
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import groupby
 
-from steerproof.board.runs import CellRate
+from steerproof.board.cell_rates import CellRate
 from steerproof.spec.experiment import Experiment
 from steerproof.spec.grid import Cell
 

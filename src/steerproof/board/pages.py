@@ -13,10 +13,10 @@ from steerproof.board import (
     entries,
     live,
     plans,
-    runs,
     views,
 )
 from steerproof.board.cards import Query
+from steerproof.board.cell_rates import cell_rates
 from steerproof.board.completions import CellFiles, Filter, Page
 from steerproof.board.context import (
     NotFoundError,
@@ -109,7 +109,7 @@ def cell_page(request: Request) -> HTMLResponse:
     shown = None if files is None else completions.read_page(files, name, chosen, offset, PER_PAGE)
     beside = asked.get("beside", "")
     known = {e.number: e for e in entries.entries(board.file)}
-    rates = runs.cell_rates(run.directory, run.cells, run.experiment.marker)
+    rates = cell_rates(run.directory, run.cells, run.experiment.marker)
     return page(
         request,
         "cell.html",

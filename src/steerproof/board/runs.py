@@ -7,10 +7,9 @@ run is *running* only while its holder lives; what a dead process left behind is
 
 import json
 import os
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -18,9 +17,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
-from steerproof.collect.scoring import rule, score
 from steerproof.errors import IntegrityError, SteerproofError
 from steerproof.run.keys import directory_name
 from steerproof.run.ledger import LEDGER, Attempt, Event, Ledger, read_ledger
@@ -85,25 +81,6 @@ class Condition:
     @property
     def _begun(self) -> bool:
         return bool(self.done or self.failed or self.states.get("interrupted", 0))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CellRate:
-    """What is known of one cell."""
-
-    state: str
-    """`done`, `waiting`, `running`, `failed`, `interrupted` or `damaged`."""
-    fired: int | None = None
-    """Completions with the marker; none until it is scored."""
-    total: int | None = None
-    """Completions."""
-    error: str | None = None
-    """What went wrong."""
-
-    @property
-    def rate(self) -> float | None:
-        """Share that fired; none until it is scored."""
-        return None if not self.total or self.fired is None else self.fired / self.total
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -278,31 +255,6 @@ def registration(run: Path) -> Registration | None:
         return Registration(lock=lock, problem=str(error))
 
 
-def cell_rates(run: Path, names: Iterable[str], marker: str) -> dict[str, CellRate]:
-    """What is known of each of these cells, by name.
-
-    Scored cells come from the score unit. Before that unit exists a finished cell's completions
-    are marked here, by the same function, so that the grid fills while the run goes on.
-    """
-    told = story(run)
-    errors = {a.unit: a.error for a in told.attempts if a.state == "failed"}
-    scored = _scored(run, told)
-    rates: dict[str, CellRate] = {}
-    for name in names:
-        unit_id = f"cell/{name}"
-        state = told.states.get(unit_id, "waiting")
-        counted = scored.get(name)
-        if counted is None and state == "done":
-            place = run / "units" / directory_name(unit_id, told.keys[unit_id])
-            counted = _remembered(place, lambda place=place: _mark_cell(place, marker)).get("")
-            state = "damaged" if counted is None else state
-        if counted is not None:
-            rates[name] = CellRate(state="done", fired=counted[0], total=counted[1])
-        else:
-            rates[name] = CellRate(state=state, error=errors.get(unit_id))
-    return rates
-
-
 def unit(run: Path, unit_id: str) -> StoredUnit | None:
     """A finished unit with its current key; none if it is not there or is damaged."""
     key = story(run).keys.get(unit_id)
@@ -374,61 +326,6 @@ def seconds_left(run: Path) -> tuple[float | None, bool]:
         else:
             partial = True
     return (total if known else None), partial
-
-
-Counts = dict[str, tuple[int, int]]
-"""Fired and total by cell name."""
-
-_counts: dict[Path, Counts] = {}
-_counts_lock = threading.Lock()
-
-
-def _scored(run: Path, told: Story) -> Counts:
-    counts: Counts = {}
-    for unit_id, key in told.keys.items():
-        if unit_id.startswith("score/") and told.states.get(unit_id) == "done":
-            place = run / "units" / directory_name(unit_id, key)
-            counts.update(_remembered(place, lambda place=place: _read_scores(place)))
-    return counts
-
-
-def _remembered(place: Path, count: Callable[[], Counts]) -> Counts:
-    """Counts of a committed unit; it never changes, so it is read once."""
-    with _counts_lock:
-        known = _counts.get(place)
-    if known is None:
-        known = count()
-        with _counts_lock:
-            _counts[place] = known
-    return known
-
-
-def _read_scores(place: Path) -> Counts:
-    try:
-        path = open_unit(place).path("scores.parquet")
-        table = pq.read_table(path, columns=["cell", "fired"], pre_buffer=False)
-    except (DamagedError, KeyError, OSError, ValueError):
-        return {}
-    grouped = table.group_by("cell").aggregate([("fired", "sum"), ("fired", "count")])
-    return {
-        row["cell"]: (int(row["fired_sum"] or 0), row["fired_count"]) for row in grouped.to_pylist()
-    }
-
-
-def _mark_cell(place: Path, marker: str) -> Counts:
-    """Fired and total of one unscored cell, under the key ``""``; empty if it is damaged."""
-    marks = rule(marker)
-    fired = total = 0
-    try:
-        path = open_unit(place).path("completions.parquet")
-        with pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as file:
-            for batch in file.iter_batches(batch_size=512, columns=["text"]):
-                texts = batch.column(0).to_pylist()
-                fired += sum(score(text, (), 0, marks).fired for text in texts)
-                total += len(texts)
-    except (DamagedError, KeyError, OSError, ValueError):
-        return {}
-    return {"": (fired, total)}
 
 
 def title(run: Path) -> str:

@@ -9,13 +9,13 @@ from markupsafe import Markup
 
 from steerproof.board import charts, downloads, entries, grid, jobs, markdown, runs
 from steerproof.board import comments as commenting
+from steerproof.board.cell_rates import CellRate, cell_rates
 from steerproof.board.charts import Dot
 from steerproof.board.comments import Comment
 from steerproof.board.context import Board, Run, find_entry, run_of
 from steerproof.board.entries import Entry
 from steerproof.board.grid import Matrix
 from steerproof.board.proposals import parse_proposal
-from steerproof.board.runs import CellRate
 from steerproof.board.templating import experiment_address
 from steerproof.errors import ExperimentError
 from steerproof.spec.grid import Cell
@@ -129,7 +129,7 @@ def results(run: Run | None) -> Results:
     """Grid, units, estimate, verdict, figures and files of a run."""
     if run is None:
         return Results()
-    rates = runs.cell_rates(run.directory, run.cells, run.experiment.marker)
+    rates = cell_rates(run.directory, run.cells, run.experiment.marker)
     told = runs.story(run.directory)
     outcome = runs.read_json(run.directory / "results" / "verdict.json")
     left, partial = runs.seconds_left(run.directory)
@@ -229,7 +229,7 @@ def side(board: Board, choice: tuple[int, str]) -> Side:
     run = run_of(find_entry(board, number))
     if run is None:  # it was there when the choices were listed
         raise ExperimentError(f"the run of #{number} cannot be read any more")
-    rates = runs.cell_rates(run.directory, run.cells, run.experiment.marker)
+    rates = cell_rates(run.directory, run.cells, run.experiment.marker)
     return Side(run=run, arm=arm, rates=rates)
 
 

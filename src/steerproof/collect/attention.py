@@ -235,7 +235,7 @@ def _merge_layer(new: Cohort, parts: Sequence[Kept], layer: int, trims: Sequence
         old = parts[0].cohort.prompts[layer][which]
         heads, size = old.shape[1], old.shape[3]
         prompt = old.new_zeros(new.families, heads, width, size)
-        tail = old.new_zeros(new.families, heads, new.samples, _room(new.columns), size)
+        tail = old.new_empty(new.families, heads, new.samples, _room(new.columns), size)
         first = 0
         for part, trim in zip(parts, trims, strict=True):
             last = first + len(part.families)
@@ -244,7 +244,9 @@ def _merge_layer(new: Cohort, parts: Sequence[Kept], layer: int, trims: Sequence
             have = part.cohort.prompts[layer][which][f, :, :width]
             prompt[first:last, :, : have.shape[2]] = have
             rows = part.cohort.tails[layer][which][f[:, None], :, s, trim : part.cohort.columns]
-            tail[first:last, :, :, new.columns - rows.shape[3] : new.columns] = rows.transpose(1, 2)
+            gap = new.columns - rows.shape[3]
+            tail[first:last, :, :, :gap] = 0.0
+            tail[first:last, :, :, gap : new.columns] = rows.transpose(1, 2)
             first = last
         prompts.append(prompt)
         tails.append(tail)
@@ -279,7 +281,7 @@ def _fill(cohort: Cohort, layer: int, key: Tensor, value: Tensor) -> None:
     families, heads, _, size = key.shape
     room = (families, heads, cohort.samples, _FIRST_COLUMNS, size)
     cohort.prompts.append((key.contiguous(), value.contiguous()))
-    cohort.tails.append((key.new_zeros(room), value.new_zeros(room)))
+    cohort.tails.append((key.new_empty(room), value.new_empty(room)))
 
 
 def _grow(cohort: Cohort) -> None:
@@ -288,7 +290,7 @@ def _grow(cohort: Cohort) -> None:
     for layer, pair in enumerate(cohort.tails):
         wider = []
         for old in pair:
-            new = old.new_zeros(*old.shape[:3], room, old.shape[4])
+            new = old.new_empty(*old.shape[:3], room, old.shape[4])
             new[:, :, :, : old.shape[3]] = old
             wider.append(new)
         cohort.tails[layer] = (wider[0], wider[1])

@@ -21,6 +21,7 @@ from steerproof.collect.pool import Batch, Live, Row, RowPool, Subject, check_sl
 from steerproof.collect.sampling import sample
 from steerproof.errors import MachineError, ModelError
 from steerproof.model.base import Base
+from steerproof.model.fused_lora import fusable, fused
 from steerproof.spec.experiment import Generation
 
 # Prompt tokens computed at once: more would only cost memory.
@@ -105,10 +106,11 @@ def generate(
 
 @contextmanager
 def attached(subject: Subject) -> Iterator[None]:
-    """Attach the adapters and the steering of a subject."""
+    """Attach the adapters, as whole weights where that is exact and faster, and the steering."""
+    adapters = subject.adapters
     with ExitStack() as stack:
-        if subject.adapters is not None:
-            stack.enter_context(subject.adapters.attach())
+        if adapters is not None:
+            stack.enter_context(fused(adapters) if fusable(adapters) else adapters.attach())
         if subject.steering is not None:
             stack.enter_context(subject.steering.attach())
         yield
@@ -140,7 +142,7 @@ class _Run:
         with attending(self.subject.base.model, pool.cache):
             while True:
                 running = len(pool.running)
-                while self.waiting and room - running >= max(1, room // 8):
+                while self.waiting and room - running >= max(1, room // 6):
                     self._admit(pool, room, columns)
                     if len(pool.running) == running:
                         break

@@ -19,11 +19,12 @@ from steerproof.model.base import Base
 from steerproof.model.lora import LoraPool
 from steerproof.model.steering import Steering
 
-# Ended rows leave when they are this share of the batch: rebuilding it costs a few per mille of it.
-_REBUILD = 1 / 32
+# Ended rows leave when they are this share of the batch: rebuilding it costs a few per cent of it.
+_REBUILD = 1 / 12
 # A cohort is packed when its rows fit into this share of its slots.
 _PACK = 0.6
-_MOST_COHORTS = 4
+# More cohorts mean more small kernels; fewer mean that rows of unlike length share one window.
+_MOST_COHORTS = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,10 +211,12 @@ class RowPool:
         for i, (part, lives) in enumerate(pairs):
             if _need(part) <= _PACK * part.cohort.slots:
                 pairs[i] = _packed([part], [lives])
+        pairs.sort(key=lambda pair: pair[0].cohort.columns)
         while len(pairs) > _MOST_COHORTS:
-            pairs.sort(key=lambda pair: _need(pair[0]), reverse=True)
-            (a, b), (c, d) = pairs.pop(), pairs.pop()
-            pairs.append(_packed([a, c], [b, d]))
+            # Neighbours in length, where the shorter rows gain the fewest empty columns.
+            i = min(range(len(pairs) - 1), key=lambda i: _waste(pairs[i][0], pairs[i + 1][0]))
+            (a, b), (c, d) = pairs[i : i + 2]
+            pairs[i : i + 2] = [_packed([a, c], [b, d])]
         self.cache.cohorts = [part.cohort for part, _ in pairs]
         self._lives = [lives for _, lives in pairs]
 
@@ -251,6 +254,11 @@ def _kept(cohort: Cohort, lives: list[list[Live]]) -> tuple[Kept, list[list[Live
 def _need(part: Kept) -> int:
     """Slots that the kept rows would take."""
     return len(part.families) * max(map(len, part.samples))
+
+
+def _waste(short: Kept, long: Kept) -> int:
+    """Empty tail columns that merging would give the shorter of two."""
+    return _need(short) * (long.cohort.columns - short.cohort.columns)
 
 
 def _packed(

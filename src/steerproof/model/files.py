@@ -55,3 +55,8 @@ def file_hashes(directory: Path) -> dict[str, str]:
         with path.open("rb") as file:
             hashes[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
     return hashes
+
+
+def weight_bytes(directory: Path) -> int:
+    """Bytes of a checkpoint's weights on the disk."""
+    return sum(path.stat().st_size for path in directory.glob("*.safetensors"))

@@ -182,6 +182,11 @@ class LoraPool:
         self._loaded: set[int] = set()
         self._routing: Routing | None = None
 
+    @property
+    def loaded(self) -> frozenset[int]:
+        """The slots that hold an adapter."""
+        return frozenset(self._loaded)
+
     def views(self, flat: Tensor, place: int) -> tuple[Tensor, Tensor]:
         """A `[slots, rank, in]` and B `[slots, rank, out]` of one layer, within `[slots, all]`."""
         site, start = self.sites[place], self._starts[place]

@@ -1,6 +1,6 @@
 """Which units can begin: what each still waits for, and what is queued for the workers."""
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -9,6 +9,9 @@ from steerproof.run.manifest import StoredUnit
 from steerproof.run.survey import Survey, made_from
 
 Group = tuple[str, str]
+
+ENOUGH = 64
+"""Units of a group that are worth an order before the rest of the group can begin."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +51,7 @@ class Frontier:
             unit: sum(read not in found.reused for read in graph.units[unit].upstream)
             for unit in found.todo
         }
+        self._undecided = Counter(self._group(unit) for unit in found.todo)
         self._queues: dict[Group, deque[str]] = {}
         self._largest: dict[Group, int] = {}
 
@@ -69,15 +73,22 @@ class Frontier:
         self._release(unit, decisions)
         return decisions
 
-    def take(self, free: int) -> tuple[Group, list[str]] | None:
+    def take(self, free: int, *, busy: bool = False) -> tuple[Group, list[str]] | None:
         """Units for one order, of the group that comes first in the graph.
+
+        Units of a group share a batch, so a handful that could begin now waits for those that
+        other workers are about to make ready, unless there are `ENOUGH`.
 
         Args:
             free: How many orders can begin now: what is queued is shared among them.
+            busy: Whether other orders are in hand, so that more can become ready.
         """
         if not self._queues or free < 1:
             return None
-        group = min(self._queues, key=lambda group: self._position[self._queues[group][0]])
+        worth = [g for g in self._queues if not busy or self._is_worth_it(g)]
+        if not worth:
+            return None
+        group = min(worth, key=lambda group: self._position[self._queues[group][0]])
         queue = self._queues[group]
         share = -(-len(queue) // free)
         limit = self._graph.units[queue[0]].limit
@@ -96,12 +107,19 @@ class Frontier:
         """Give at most so many units of a group to a worker from now on."""
         self._largest[group] = max(1, largest)
 
-    def _enqueue(self, unit: str) -> None:
+    def _group(self, unit: str) -> Group:
         node = self._graph.units[unit]
-        self._queues.setdefault((node.work, node.group), deque()).append(unit)
+        return node.work, node.group
+
+    def _is_worth_it(self, group: Group) -> bool:
+        return not self._undecided[group] or len(self._queues[group]) >= ENOUGH
+
+    def _enqueue(self, unit: str) -> None:
+        self._queues.setdefault(self._group(unit), deque()).append(unit)
 
     def _decide(self, unit: str, decisions: list[Decision]) -> None:
         """Queue, reuse or block a unit all of whose upstream units have ended."""
+        self._undecided[self._group(unit)] -= 1
         node = self._graph.units[unit]
         missing = [read for read in node.upstream if read not in self.finished]
         if missing and (not node.tolerant or len(missing) == len(node.upstream)):

@@ -15,7 +15,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from typing import Any
 from steerproof.errors import ExperimentError
 from steerproof.run.files import log_file, make_directory
 from steerproof.run.ledger import Event
-from steerproof.run.scheduler import Progress
+from steerproof.run.scheduler import Listener, Progress
 
 MIRRORS = {
     "tensorboard": "steerproof.run.mirrors:tensorboard",
@@ -85,6 +86,31 @@ class Mirrors:
         """
         deadline = time.monotonic() + seconds
         return [mirror.close(deadline) for mirror in self._mirrors]
+
+
+@contextmanager
+def mirrored(run: Path, names: Sequence[str], complain: Callable[[str], None]) -> Iterator[Listener]:
+    """A listener that copies a run's timeline, as far as the mirrors keep up.
+
+    Args:
+        run: The run directory.
+        names: As `Mirrors` takes them.
+        complain: Told at the end of each mirror that failed or lost something.
+
+    Raises:
+        ExperimentError: There is no such mirror.
+    """
+    if not names:
+        yield lambda _event, _progress: None
+        return
+    mirrors = Mirrors(run, names)
+    try:
+        yield mirrors.tell
+    finally:
+        for one in mirrors.close():
+            if one.failed or one.lost:
+                how = one.failed or "was too slow"
+                complain(f"mirror {one.name}: {how}; {one.sent} events sent, {one.lost} lost")
 
 
 class _Mirror:

@@ -3,39 +3,70 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import psutil
 
 from steerproof.adapt.dataset import dataset_from_json
 from steerproof.decide.evidence import Evidence, Objection, unknown
 from steerproof.decide.objections import objections
 from steerproof.decide.objections import to_json as objections_json
-from steerproof.decide.plan import Plan, Speed, make_plan, speed_of_units
+from steerproof.decide.plan import (
+    Plan,
+    Speed,
+    make_plan,
+    speed_of_throughput,
+    speed_of_units,
+)
 from steerproof.decide.shape import Shape, shape_of
-from steerproof.errors import RegistrationError
-from steerproof.model.files import find_directory
+from steerproof.errors import ModelError, RegistrationError
+from steerproof.model.files import find_directory, weight_bytes
+from steerproof.run.doctor import Needs
 from steerproof.run.graph import Graph
 from steerproof.run.ledger import read_ledger
 from steerproof.run.manifest import StoredUnit
 from steerproof.run.results import calibration
 from steerproof.run.stages.files import read_json, read_table
 from steerproof.run.survey import survey
-from steerproof.run.units import Place, model_path
+from steerproof.run.units import Place, model_directory, model_path
+from steerproof.run.workers import threads_of_a_worker, workers_on
 from steerproof.spec.experiment import Experiment
+from steerproof.spec.yaml_io import Loaded
+
+if TYPE_CHECKING:
+    from steerproof.model.base import Base
 
 Finished = Mapping[str, StoredUnit]
 
 
-def plan_of(experiment: Experiment, graph: Graph, run: Path, place: Place) -> Plan:
-    """Counts, and estimates from what this run directory has timed so far."""
+def plan_of(
+    experiment: Experiment, graph: Graph, run: Path, place: Place, *, timed: bool = False
+) -> Plan:
+    """Counts, and estimates from what this run directory has timed so far, or from a trial.
+
+    Args:
+        experiment: What is planned.
+        graph: Its units.
+        run: Its run directory, which need not exist.
+        place: Where the experiment's files are, and the device.
+        timed: Whether a short trial may be made when nothing was timed yet.
+
+    Raises:
+        ModelError: The model cannot be loaded for the trial.
+    """
+    speed = _speed(experiment, run, place)
+    if speed is None and timed:
+        speed = _tried(experiment, place)
     return make_plan(
         experiment,
-        speed=_speed(run, place),
+        speed=speed,
         shape=_shape(experiment, place),
         todo=survey(run, graph).todo,
     )
 
 
-def _speed(run: Path, place: Place) -> Speed | None:
+def _speed(experiment: Experiment, run: Path, place: Place) -> Speed | None:
+    """Speed from the units that this run directory has finished."""
     ledger = read_ledger(run)
     if ledger is None:
         return None
@@ -48,7 +79,37 @@ def _speed(run: Path, place: Place) -> Speed | None:
         ledger.close()
     if not past:
         return None
-    return speed_of_units(past, accelerator=place.device.startswith("cuda"))
+    devices = workers_on(place.device, weight_bytes(model_directory(experiment, place.directory)))
+    return speed_of_units(past, devices=devices, accelerator=place.device.startswith("cuda"))
+
+
+def _tried(experiment: Experiment, place: Place) -> Speed | None:
+    """Speed from a trial on this machine; none where the model would not fit."""
+    directory = model_directory(experiment, place.directory)
+    weights = weight_bytes(directory)
+    accelerated = place.device.startswith("cuda")
+    if not accelerated and 4 * weights > psutil.virtual_memory().available:
+        return None
+    from steerproof.run.trial import trial  # loads torch, which most plans do without
+
+    base = _load(experiment, place)
+    workers = workers_on(place.device, weights)
+    with threads_of_a_worker(workers, accelerated):
+        found = trial(experiment, base)
+    return speed_of_throughput(experiment, found, devices=workers, accelerator=accelerated)
+
+
+def _load(experiment: Experiment, place: Place) -> "Base":
+    from steerproof.model.base import load_base
+
+    model = experiment.model
+    return load_base(
+        model_path(experiment, place.directory),
+        revision=model.revision,
+        dtype=model.dtype,
+        device=place.device,
+        system_role=model.system_role,
+    )
 
 
 def _shape(experiment: Experiment, place: Place) -> Shape | None:
@@ -101,15 +162,58 @@ def objections_of(
     return objections(experiment, evidence=evidence), unknown(experiment, evidence)
 
 
-def plan_json(experiment: Experiment, graph: Graph, run: Path, place: Place) -> dict[str, Any]:
+def plan_json(
+    experiment: Experiment, graph: Graph, run: Path, place: Place, *, timed: bool = False
+) -> dict[str, Any]:
     """`plan --json`: the plan, the objections, and what is not known yet."""
     found, later = objections_of(experiment, survey(run, graph).reused)
     return {
-        **plan_of(experiment, graph, run, place).to_json(),
+        **plan_of(experiment, graph, run, place, timed=timed).to_json(),
         "objections": objections_json(found),
         "not_yet_known": list(later),
         "dir": str(run),
     }
+
+
+def needs_of(loaded: Loaded, device: str) -> Needs:
+    """What the plan asks of the machine, for `doctor`; zero where the plan cannot say.
+
+    Args:
+        loaded: The experiment.
+        device: As asked for on the command line.
+    """
+    place = Place(directory=loaded.directory)
+    try:
+        shape = _shape(loaded.experiment, place)
+    except ModelError:  # doctor's own look at the model says what is wrong with it
+        return Needs()
+    found = make_plan(loaded.experiment, shape=shape)
+    disk, memory = found.disk_bytes, found.memory_bytes
+    gpus = int(device.startswith("cuda"))
+    return Needs(
+        disk=int(disk.high) if disk else 0,
+        memory=int(memory.low) if memory and not gpus else 0,
+        gpus=gpus,
+    )
+
+
+def describe_model(loaded: Loaded, device: str) -> str:
+    """Load the base model and write one chat with its template; what it is, in a line.
+
+    Raises:
+        ModelError: The model, its tokenizer or its chat template is unusable.
+    """
+    experiment = loaded.experiment
+    base = _load(experiment, Place(directory=loaded.directory, device=device))
+    from steerproof.model.base import chat_ids
+
+    question = experiment.questions.evaluation[0]
+    ids = chat_ids(base, system=experiment.neutral_prompt, user=question)
+    numbers = sum(weight.numel() for weight in base.model.parameters())
+    return (
+        f"{type(base.model).__name__}, {len(base.blocks)} blocks, {numbers:,} parameters, context "
+        f"{base.context}; its chat template makes {len(ids)} tokens of the first question"
+    )
 
 
 def refuse_serious(found: tuple[Objection, ...]) -> None:

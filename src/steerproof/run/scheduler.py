@@ -226,7 +226,7 @@ class _Driver:
         )
 
     def _dispatch(self) -> None:
-        while taken := self._frontier.take(self._executor.free()):
+        while taken := self._frontier.take(self._executor.free(), busy=bool(self._orders)):
             self._order(*taken)
 
     def _order(self, group: Group, units: Sequence[str]) -> None:

@@ -48,7 +48,9 @@ CODE: Mapping[str, tuple[str, ...]] = {
     "adapter": (
         *_MODEL,
         "steerproof.adapt.batches",
+        "steerproof.adapt.budget",
         "steerproof.adapt.dataset",
+        "steerproof.adapt.jobs",
         "steerproof.adapt.training",
         f"{_STAGES}.adapters",
     ),
@@ -83,6 +85,15 @@ def model_path(experiment: Experiment, directory: Path) -> str:
     """The base model's path as `load_base` takes it: a local one resolved, others as they are."""
     local = directory / experiment.model.path
     return str(local.resolve()) if local.is_dir() else experiment.model.path
+
+
+def model_directory(experiment: Experiment, directory: Path) -> Path:
+    """Where the base model's files are.
+
+    Raises:
+        ModelError: They cannot be found.
+    """
+    return find_directory(model_path(experiment, directory), experiment.model.revision)
 
 
 def _units(experiment: Experiment, place: Place) -> Iterator[Unit]:
@@ -124,7 +135,7 @@ class _Maker:
             "system_role": model.system_role,
             "directory": str(place.directory),
         }
-        self._files = {**file_hashes(find_directory(path, model.revision))}
+        self._files = {**file_hashes(model_directory(experiment, place.directory))}
         self._numerics = {
             "torch": version("torch"),
             "transformers": version("transformers"),

@@ -1,0 +1,112 @@
+"""Firing rates of cells, scored or not yet: what the grid and the comparisons show."""
+
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from steerproof.board.runs import Story, story
+from steerproof.collect.scoring import rule, score
+from steerproof.run.keys import directory_name
+from steerproof.run.manifest import DamagedError, open_unit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CellRate:
+    """What is known of one cell."""
+
+    state: str
+    """`done`, `waiting`, `running`, `failed`, `interrupted` or `damaged`."""
+    fired: int | None = None
+    """Completions with the marker; none until it is scored."""
+    total: int | None = None
+    """Completions."""
+    error: str | None = None
+    """What went wrong."""
+
+    @property
+    def rate(self) -> float | None:
+        """Share that fired; none until it is scored."""
+        return None if not self.total or self.fired is None else self.fired / self.total
+
+
+def cell_rates(run: Path, names: Iterable[str], marker: str) -> dict[str, CellRate]:
+    """What is known of each of these cells, by name.
+
+    Scored cells come from the score unit. Before that unit exists a finished cell's completions
+    are marked here, by the same function, so that the grid fills while the run goes on.
+    """
+    told = story(run)
+    errors = {a.unit: a.error for a in told.attempts if a.state == "failed"}
+    scored = _scored(run, told)
+    rates: dict[str, CellRate] = {}
+    for name in names:
+        unit_id = f"cell/{name}"
+        state = told.states.get(unit_id, "waiting")
+        counted = scored.get(name)
+        if counted is None and state == "done":
+            place = run / "units" / directory_name(unit_id, told.keys[unit_id])
+            counted = _remembered(place, lambda place=place: _mark_cell(place, marker)).get("")
+            state = "damaged" if counted is None else state
+        if counted is not None:
+            rates[name] = CellRate(state="done", fired=counted[0], total=counted[1])
+        else:
+            rates[name] = CellRate(state=state, error=errors.get(unit_id))
+    return rates
+
+
+Counts = dict[str, tuple[int, int]]
+"""Fired and total by cell name."""
+
+_counts: dict[Path, Counts] = {}
+_counts_lock = threading.Lock()
+
+
+def _scored(run: Path, told: Story) -> Counts:
+    counts: Counts = {}
+    for unit_id, key in told.keys.items():
+        if unit_id.startswith("score/") and told.states.get(unit_id) == "done":
+            place = run / "units" / directory_name(unit_id, key)
+            counts.update(_remembered(place, lambda place=place: _read_scores(place)))
+    return counts
+
+
+def _remembered(place: Path, count: Callable[[], Counts]) -> Counts:
+    """Counts of a committed unit; it never changes, so it is read once."""
+    with _counts_lock:
+        known = _counts.get(place)
+    if known is None:
+        known = count()
+        with _counts_lock:
+            _counts[place] = known
+    return known
+
+
+def _read_scores(place: Path) -> Counts:
+    try:
+        path = open_unit(place).path("scores.parquet")
+        table = pq.read_table(path, columns=["cell", "fired"], pre_buffer=False)
+    except (DamagedError, KeyError, OSError, ValueError):
+        return {}
+    grouped = table.group_by("cell").aggregate([("fired", "sum"), ("fired", "count")])
+    return {
+        row["cell"]: (int(row["fired_sum"] or 0), row["fired_count"]) for row in grouped.to_pylist()
+    }
+
+
+def _mark_cell(place: Path, marker: str) -> Counts:
+    """Fired and total of one unscored cell, under the key ``""``; empty if it is damaged."""
+    marks = rule(marker)
+    fired = total = 0
+    try:
+        path = open_unit(place).path("completions.parquet")
+        with pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as file:
+            for batch in file.iter_batches(batch_size=512, columns=["text"]):
+                texts = batch.column(0).to_pylist()
+                fired += sum(score(text, (), 0, marks).fired for text in texts)
+                total += len(texts)
+    except (DamagedError, KeyError, OSError, ValueError):
+        return {}
+    return {"": (fired, total)}

@@ -1,0 +1,120 @@
+"""A short timed trial of training and generation, so that a plan can say how long a run takes.
+
+It does what the run will do, in small: adapters of the experiment's shape in one pool, a push at
+the primary layer, the experiment's own questions. What it draws and trains is thrown away.
+"""
+
+import time
+from dataclasses import replace
+from statistics import fmean
+
+import torch
+
+from steerproof.adapt.batches import Example
+from steerproof.adapt.training import AdapterJob, Recipe, train
+from steerproof.collect.generation import Completion, generate
+from steerproof.collect.pool import Row, Subject
+from steerproof.collect.sampling import row_seed
+from steerproof.decide.plan import Range, Throughput
+from steerproof.model.base import Base, chat_ids
+from steerproof.model.lora import LoraPool, fresh_weights
+from steerproof.model.steering import Push, Steering
+from steerproof.spec.experiment import Experiment
+
+ADAPTERS = 4
+"""In training, and in the generation pool."""
+STEPS = 3
+"""Training steps of each adapter."""
+MOST_NEW_TOKENS = 64
+"""Longer completions would make the trial long; their length is then known only from below."""
+SAMPLES = 2
+
+
+def trial(experiment: Experiment, base: Base) -> Throughput:
+    """Time both kinds of work on the machine at hand.
+
+    Args:
+        experiment: Whose recipe, questions and lengths are used.
+        base: Its model, loaded.
+
+    Raises:
+        ModelError: A prompt does not fit, or the model cannot be pooled.
+    """
+    recipe = Recipe(**experiment.training.model_dump(exclude={"gradient_checkpointing"}))
+    push = _push(experiment, base)
+    drawn, drawing = _generate(experiment, base, recipe, push)
+    examples = _examples(experiment, base, drawn, recipe.rows_per_step * STEPS)
+    recipe = replace(recipe, epochs=1)
+    jobs = [AdapterJob(key=str(i), examples=examples, seed=i) for i in range(ADAPTERS)]
+    began = time.perf_counter()
+    trained = [ended.tokens for ended in train(base, jobs, recipe, [push])]  # type: ignore[union-attr]
+    training = time.perf_counter() - began
+    lengths = [len(one.token_ids) for one in drawn]
+    longest = experiment.generation.max_new_tokens
+    cut = any(one.finish == "length" for one in drawn)
+    return Throughput(
+        seconds=drawing + training,
+        training=sum(trained) / training,
+        generation=(sum(lengths) + len(lengths)) / drawing,
+        row_tokens=_around([example.length for example in examples]),
+        completion_tokens=Range(
+            low=fmean(lengths) + 1, high=float(longest) if cut else max(lengths) + 1.0
+        ),
+    )
+
+
+def _push(experiment: Experiment, base: Base) -> Push:
+    """A push of about the usual size: it costs what any costs."""
+    vector = torch.full((base.hidden_size,), 1e-3)
+    return Push(layer=experiment.layers.primary, vector=vector)
+
+
+def _generate(
+    experiment: Experiment, base: Base, recipe: Recipe, push: Push
+) -> tuple[list[Completion], float]:
+    """Cells of several adapters at once; returns what was drawn, and seconds."""
+    pool = LoraPool(base, slots=ADAPTERS, spec=recipe.spec)
+    for slot in range(1, ADAPTERS + 1):
+        pool.load(slot, fresh_weights(pool.sites, recipe.spec, slot))
+    steering = Steering(base.blocks, [push], device=base.device, dtype=base.dtype)
+    asked = experiment.generation
+    most = min(asked.max_new_tokens, MOST_NEW_TOKENS)
+    settings = asked.model_copy(update={"max_new_tokens": most})
+    rows = [
+        Row(
+            cell=f"trial.{slot}",
+            question=number,
+            sample=sample,
+            seed=row_seed(experiment.seed, f"trial.{slot}", number, sample),
+            prompt_ids=chat_ids(base, system=experiment.neutral_prompt, user=text, reserve=most),
+            adapter=slot,
+            push=slot % 2,
+        )
+        for slot in range(1, ADAPTERS + 1)
+        for number, text in enumerate(experiment.questions.evaluation)
+        for sample in range(SAMPLES)
+    ]
+    began = time.perf_counter()
+    drawn = list(generate(Subject(base=base, adapters=pool, steering=steering), rows, settings))
+    return drawn, time.perf_counter() - began
+
+
+def _examples(
+    experiment: Experiment, base: Base, drawn: list[Completion], count: int
+) -> tuple[Example, ...]:
+    """Training rows with the answers that were just drawn."""
+    questions = experiment.questions.training
+    rows = []
+    for i in range(count):
+        one = drawn[i % len(drawn)]
+        prompt = chat_ids(
+            base, system=experiment.neutral_prompt, user=questions[i % len(questions)]
+        )
+        ids = (*one.token_ids, base.end_of_turn)
+        rows.append(Example(prompt_ids=prompt, completion_ids=ids, push=i % 2))
+    return tuple(rows)
+
+
+def _around(lengths: list[int]) -> Range:
+    mean = fmean(lengths)
+    return Range(low=mean, high=mean)
