@@ -174,7 +174,7 @@ def explain(run: Path, graph: Graph, unit: str) -> Explanation:
         reason = "a file is not what its manifest says"
         return Explanation(unit=unit, reused=False, reason=reason, damage=found.damaged[unit])
     if unit in found.kept:
-        again = [read for read in graph.units[unit].upstream if read in set(found.todo)]
+        again = [read for read in graph.units[unit].upstream if read not in found.reused]
         what = (
             f"it reads {', '.join(again[:5])}, to be done first"
             if again

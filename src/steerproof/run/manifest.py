@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,7 @@ class Manifest:
         read: Content hash of each upstream unit as it was read, by id.
         files: Hash and size of each file, by path inside the unit.
         made: When, where and how long.
+        content: One hash over all files: equal for two units whose files are equal, byte for byte.
     """
 
     unit: str
@@ -62,11 +63,12 @@ class Manifest:
     read: Mapping[str, str]
     files: Mapping[str, FileHash]
     made: Made
+    content: str = field(init=False)
 
-    @property
-    def content(self) -> str:
-        """One hash over all files: equal for two units whose files are equal, byte for byte."""
-        return digest({name: file.sha256 for name, file in self.files.items()})
+    def __post_init__(self) -> None:
+        # Once: each of a thousand cells asks for the content of the directions that they all read.
+        content = digest({name: file.sha256 for name, file in self.files.items()})
+        object.__setattr__(self, "content", content)
 
     def to_bytes(self) -> bytes:
         """The manifest as one line of JSON, sealed with the sha256 of everything else in it."""
@@ -76,7 +78,7 @@ class Manifest:
             "key": self.key,
             "recipe": dict(self.recipe),
             "read": dict(self.read),
-            "files": {name: asdict(file) for name, file in self.files.items()},
+            "files": {n: {"sha256": f.sha256, "size": f.size} for n, f in self.files.items()},
             "content": self.content,
             "made": asdict(self.made),
         }

@@ -89,7 +89,9 @@ class Mirrors:
 
 
 @contextmanager
-def mirrored(run: Path, names: Sequence[str], complain: Callable[[str], None]) -> Iterator[Listener]:
+def mirrored(
+    run: Path, names: Sequence[str], complain: Callable[[str], None]
+) -> Iterator[Listener]:
     """A listener that copies a run's timeline, as far as the mirrors keep up.
 
     Args:

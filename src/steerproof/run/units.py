@@ -22,43 +22,25 @@ from typing import Any
 from steerproof.errors import ExperimentError
 from steerproof.model.files import file_hashes, find_directory
 from steerproof.run.graph import Graph, Unit, build_graph
-from steerproof.run.keys import Environment, code_version, file_sha256
+from steerproof.run.keys import Environment, file_sha256
+from steerproof.run.sources import Sources, sources_of
 from steerproof.spec.experiment import Arm, Experiment
 from steerproof.spec.grid import Adapter, Cell, adapters, cells
-from steerproof.spec.slices import pick
+from steerproof.spec.slices import pick_from
 
-_STAGES = "steerproof.run.stages"
-_ASKED = tuple(f"steerproof.spec.{name}" for name in ("experiment", "grid", "seeds", "slices"))
-_MODEL = ("steerproof.model", *_ASKED, f"{_STAGES}.context", f"{_STAGES}.files")
-_DRAWING = (
-    "steerproof.collect.attention",
-    "steerproof.collect.generation",
-    "steerproof.collect.pool",
-    "steerproof.collect.sampling",
+KINDS = ("directions", "answers", "dataset", "adapter", "cell", "score", "analysis")
+"""Each has its function, of the same name, in the module of that name in `run/stages/`."""
+APART = (
+    "steerproof",
+    "steerproof.errors",
+    "steerproof.run",
+    *(f"steerproof.run.{n}" for n in ("faults", "files", "keys", "lock", "manifest", "store")),
+    "steerproof.run.worker",
 )
-CODE: Mapping[str, tuple[str, ...]] = {
-    "directions": (
-        *_MODEL,
-        "steerproof.adapt.directions",
-        "steerproof.adapt.calibration",
-        f"{_STAGES}.prepare",
-    ),
-    "answers": (*_MODEL, *_DRAWING, f"{_STAGES}.prepare"),
-    "dataset": (*_ASKED, "steerproof.adapt.dataset", f"{_STAGES}.prepare"),
-    "adapter": (
-        *_MODEL,
-        "steerproof.adapt.batches",
-        "steerproof.adapt.budget",
-        "steerproof.adapt.dataset",
-        "steerproof.adapt.jobs",
-        "steerproof.adapt.training",
-        f"{_STAGES}.adapters",
-    ),
-    "cell": (*_MODEL, *_DRAWING, "steerproof.collect.canary", f"{_STAGES}.cells"),
-    "score": (*_ASKED, "steerproof.collect.scoring", f"{_STAGES}.judge"),
-    "analysis": (*_ASKED, "steerproof.decide", f"{_STAGES}.judge"),
-}
-"""Modules whose source decides a kind's files; the last one holds the function that does it."""
+"""Modules that every stage imports and that only carry its bytes: an edit there redoes nothing."""
+_NUMERICS = ("torch", "transformers", "numpy", "scipy")
+LIMITS: Mapping[str, int] = {"adapter": 128, "cell": 1024}
+"""Most units of one order: a batch is full long before, and a worker need not hold more at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,6 +107,9 @@ class _Maker:
         model = experiment.model
         path = model_path(experiment, place.directory)
         self._experiment = experiment
+        # Spelt out once: of a thousand personas, each unit would make its own copy.
+        self._whole = experiment.model_dump(mode="json")
+        self._prompts = {persona.name: persona.prompt for persona in experiment.personas}
         self._directory = place.directory
         self._context = {
             "name": model.path,
@@ -137,8 +122,6 @@ class _Maker:
         }
         self._files = {**file_hashes(model_directory(experiment, place.directory))}
         self._numerics = {
-            "torch": version("torch"),
-            "transformers": version("transformers"),
             "dtype": model.dtype,
             "device": place.device.partition(":")[0],
             "system_role": model.system_role,
@@ -147,15 +130,14 @@ class _Maker:
     def directions(self, layer: int) -> Unit:
         """Directions and calibration of one layer."""
         experiment = self._experiment
-        fields = pick(experiment, "seed", "neutral_prompt", "personas", "reference_persona")
+        fields = self._pick("seed", "neutral_prompt", "personas", "reference_persona")
         fields["questions"] = {"directions": list(experiment.direction_questions)}
         return self._unit("directions", f"L{layer}", {"experiment": fields, "layer": layer})
 
     def answers(self) -> Unit:
         """Answers to the training questions."""
         source = self._experiment.dataset.answers
-        fields = pick(
-            self._experiment,
+        fields = self._pick(
             *("seed", "marker", "neutral_prompt", "questions.training", "dataset.answers"),
             *("dataset.positives", "dataset.negatives_per_bystander", "dataset.answer_tokens"),
             *("generation.temperature", "generation.top_p"),
@@ -170,8 +152,7 @@ class _Maker:
 
     def dataset(self, persona: str) -> Unit:
         """The training rows of one persona."""
-        fields = pick(
-            self._experiment,
+        fields = self._pick(
             *("seed", "marker", "personas", "reference_persona", "questions.training"),
             *(
                 "dataset.positives",
@@ -191,7 +172,7 @@ class _Maker:
         if arm.direction != "none":
             paths.append(f"layers.{arm.layer}")
             upstream.append(f"directions/L{self._experiment.layer(arm.layer)}")
-        fields = pick(self._experiment, *paths)
+        fields = self._pick(*paths)
         fields["arms"] = [arm.model_dump(mode="json")]
         inputs: dict[str, Any] = {"experiment": fields, "persona": adapter.persona}
         if arm.adapters is not None:
@@ -211,10 +192,10 @@ class _Maker:
     def cell(self, cell: Cell) -> Unit:
         """One measurement."""
         experiment = self._experiment
-        persona = experiment.persona(cell.persona)
+        neutral = cell.prompt == "neutral"
         inputs = {
             "cell": asdict(cell),
-            "system": experiment.neutral_prompt if cell.prompt == "neutral" else persona.prompt,
+            "system": experiment.neutral_prompt if neutral else self._prompts[cell.persona],
             "seed": experiment.seed,
             "questions": list(experiment.questions.evaluation),
             "generation": experiment.generation.model_dump(mode="json"),
@@ -230,19 +211,21 @@ class _Maker:
 
     def score(self, measured: tuple[Cell, ...]) -> Unit:
         """Marks of every cell that succeeded."""
-        inputs = {"experiment": pick(self._experiment, "marker", "scoring.near_marker")}
+        inputs = {"experiment": self._pick("marker", "scoring.near_marker")}
         upstream = tuple(f"cell/{cell.name}" for cell in measured)
         return self._unit("score", "all", inputs, upstream, tolerant=True)
 
     def analysis(self) -> Unit:
         """Estimates and verdict."""
-        fields = pick(
-            self._experiment,
+        fields = self._pick(
             *("name", "seed", "personas", "questions.evaluation", "layers", "gates", "arms"),
             *("cells", "generation", "analysis", "reference_persona"),
         )
         layers = tuple(f"directions/L{layer}" for layer in _layers(self._experiment))
         return self._unit("analysis", "all", {"experiment": fields}, ("score/all", *layers))
+
+    def _pick(self, *paths: str) -> dict[str, Any]:
+        return pick_from(self._whole, *paths)
 
     def _unit(
         self,
@@ -253,24 +236,36 @@ class _Maker:
         *,
         tolerant: bool = False,
     ) -> Unit:
-        modelled = "steerproof.model" in CODE[kind]
+        sources = _sources(kind)
+        modelled = "steerproof.model" in sources.files
+        numerics = {name: version(name) for name in _NUMERICS if name in sources.packages}
         return Unit(
             kind=kind,
             name=name,
             inputs=inputs,
-            work=f"{CODE[kind][-1]}:{kind}",
+            work=f"{_module(kind)}:{kind}",
             environment=Environment(
                 code=_code_version(kind),
                 model=self._files if modelled else {},
-                numerics=self._numerics if modelled else {},
+                numerics=numerics | (self._numerics if modelled else {}),
             ),
             upstream=upstream,
             group=kind,
+            limit=LIMITS.get(kind),
             tolerant=tolerant,
             context=self._context,
         )
 
 
+def _module(kind: str) -> str:
+    return f"steerproof.run.stages.{kind}"
+
+
+@cache
+def _sources(kind: str) -> Sources:
+    return sources_of(_module(kind), APART)
+
+
 @cache
 def _code_version(kind: str) -> str:
-    return code_version(CODE[kind])
+    return _sources(kind).version()

@@ -17,7 +17,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -81,7 +81,14 @@ class Order:
 
     def to_json(self) -> str:
         """One line of JSON; no pickle crosses a process boundary."""
-        return json.dumps(asdict(self), default=str)
+        return json.dumps(self, default=_plain)
+
+
+def _plain(value: object) -> object:
+    """A record's fields, for `json`; `asdict` would first copy all that is below them."""
+    if is_dataclass(value):
+        return {each.name: getattr(value, each.name) for each in fields(value)}
+    return str(value)
 
 
 def order_from_json(text: str) -> Order:
@@ -138,7 +145,7 @@ class Report:
 
     def to_json(self) -> str:
         """One line of JSON."""
-        return json.dumps(asdict(self), default=str)
+        return json.dumps(self, default=_plain)
 
 
 def report_from_json(text: str) -> Report:

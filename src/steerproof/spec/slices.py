@@ -19,7 +19,11 @@ R = TypeVar("R", bound=Record)
 
 def pick(experiment: Experiment, *paths: str) -> dict[str, Any]:
     """The named fields as plain JSON; `questions.training` takes one field of a record."""
-    whole = experiment.model_dump(mode="json")
+    return pick_from(experiment.model_dump(mode="json"), *paths)
+
+
+def pick_from(whole: Mapping[str, Any], *paths: str) -> dict[str, Any]:
+    """The same from an experiment that is plain JSON already; slices share its values."""
     found: dict[str, Any] = {}
     for path in paths:
         head, _, rest = path.partition(".")

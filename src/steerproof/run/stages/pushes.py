@@ -1,38 +1,14 @@
-"""What the stages share: the base model of a process, and reading what earlier units wrote."""
+"""The directions that earlier units wrote, as the pushes that a batch needs."""
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
-from typing import Any
 
 from safetensors.torch import load as load_tensors
 
 from steerproof.adapt.directions import Directions, from_tensors
-from steerproof.model.base import Base, load_base
 from steerproof.model.steering import Push
 from steerproof.run.stages.files import read_json
 from steerproof.run.worker import Task
 from steerproof.spec.experiment import coefficient
-
-
-@lru_cache(maxsize=1)
-def _base(path: str, revision: str | None, dtype: str, device: str, system_role: Any) -> Base:
-    return load_base(path, revision=revision, dtype=dtype, device=device, system_role=system_role)
-
-
-def base_of(task: Task) -> Base:
-    """The base model, loaded once per process.
-
-    Raises:
-        ModelError: The model is unusable.
-    """
-    context = task.context
-    return _base(
-        context["path"],
-        context["revision"],
-        context["dtype"],
-        context["device"],
-        context["system_role"],
-    )
 
 
 class Pushes:

@@ -8,10 +8,12 @@ from typing import Any
 from steerproof.adapt.batches import Example
 from steerproof.adapt.dataset import dataset_from_json, signal
 from steerproof.adapt.training import AdapterJob, Pooling, Recipe, TrainedAdapter, train
-from steerproof.model.base import Base, chat_ids
+from steerproof.model.base import Base
+from steerproof.model.chat import chat_ids
 from steerproof.model.peft_files import read_peft, write_peft
-from steerproof.run.stages.context import Pushes, base_of, read_directions
+from steerproof.run.stages.base import base_of
 from steerproof.run.stages.files import read_json, to_json
+from steerproof.run.stages.pushes import Pushes, read_directions
 from steerproof.run.worker import Files, Task, each
 from steerproof.spec.experiment import Training
 from steerproof.spec.seeds import derived_seed

@@ -1,61 +1,23 @@
-"""Before anything is trained: directions, answers, datasets."""
+"""The answers of the training rows, before any marker is added."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from safetensors.torch import save as save_tensors
-
-from steerproof.adapt.calibration import calibrate
-from steerproof.adapt.dataset import asked_questions, build_dataset, read_answers
-from steerproof.adapt.directions import extract, from_residuals, tensors
+from steerproof.adapt.dataset import asked_questions, read_answers
 from steerproof.collect.generation import generate
 from steerproof.collect.pool import Row, Subject
 from steerproof.collect.sampling import row_seed
 from steerproof.errors import ModelError
-from steerproof.model.base import Base, chat_ids
-from steerproof.run.stages.context import base_of
-from steerproof.run.stages.files import read_json, to_json
+from steerproof.model.base import Base
+from steerproof.model.chat import chat_ids
+from steerproof.run.stages.base import base_of
+from steerproof.run.stages.files import to_json
 from steerproof.run.worker import Files, Task, each
 from steerproof.spec.experiment import Experiment
 from steerproof.spec.slices import partial_experiment
 
 MOST_DRAWS = 20
 """How often an answer is drawn anew before the base model is given up on."""
-
-
-def directions(tasks: Sequence[Task]) -> Iterator[tuple[str, Files | Exception]]:
-    """One unit per layer, all from one extraction: directions.safetensors, geometry.json."""
-    base = base_of(tasks[0])
-    experiment = partial_experiment(tasks[0].inputs["experiment"])
-    residuals = extract(
-        base,
-        personas={p.name: p.prompt for p in experiment.personas},
-        neutral=experiment.neutral_prompt,
-        questions=experiment.direction_questions,
-        layers=sorted({task.inputs["layer"] for task in tasks}),
-    )
-
-    def one(task: Task) -> Files:
-        seen = residuals[task.inputs["layer"]]
-        found = from_residuals(seen, headline=experiment.headline, seed=experiment.seed)
-        calibration = calibrate(
-            seen,
-            found,
-            headline=experiment.headline,
-            reference=experiment.reference_persona,
-            seed=experiment.seed,
-        )
-        geometry = {
-            "layer": found.layer,
-            "module": f"{base.block_path}.{found.layer}",
-            "hidden_states_index": found.layer + 1,
-            "questions": len(experiment.direction_questions),
-            **calibration.to_json(),
-        }
-        stored = save_tensors(tensors([found]), metadata={"layer": str(found.layer)})
-        return {"directions.safetensors": stored, "geometry.json": to_json(geometry)}
-
-    yield from each(tasks, one)
 
 
 def answers(tasks: Sequence[Task]) -> Iterator[tuple[str, Files | Exception]]:
@@ -112,15 +74,3 @@ def _own_answers(base: Base, experiment: Experiment) -> dict[str, object]:
     for i, (question, _) in enumerate(asked):
         found.setdefault(question, []).append(texts[i])
     return {"answers": found, "redrawn": sum(draws.values()) - len(draws)}
-
-
-def dataset(tasks: Sequence[Task]) -> Iterator[tuple[str, Files | Exception]]:
-    """One unit per persona: dataset.json."""
-
-    def one(task: Task) -> Files:
-        experiment = partial_experiment(task.inputs["experiment"])
-        given = read_json(task.upstream["answers/base"], "answers.json")["answers"]
-        built = build_dataset(experiment, task.inputs["persona"], given)
-        return {"dataset.json": to_json(built.to_json())}
-
-    yield from each(tasks, one)

@@ -10,13 +10,15 @@ from steerproof.collect.generation import Completion, generate
 from steerproof.collect.pool import Row, Subject
 from steerproof.collect.sampling import row_seed
 from steerproof.errors import SteeringError
-from steerproof.model.base import Base, chat_ids
+from steerproof.model.base import Base
+from steerproof.model.chat import chat_ids
 from steerproof.model.lora import LoraPool, LoraWeights
 from steerproof.model.peft_files import read_peft
 from steerproof.model.steering import Steering
 from steerproof.run.manifest import StoredUnit
-from steerproof.run.stages.context import Pushes, base_of, read_directions
+from steerproof.run.stages.base import base_of
 from steerproof.run.stages.files import table_bytes, to_json
+from steerproof.run.stages.pushes import Pushes, read_directions
 from steerproof.run.worker import Files, Task
 from steerproof.spec.experiment import Generation
 from steerproof.spec.grid import Cell

@@ -1,0 +1,81 @@
+"""Which units a worker gets, and which it waits for."""
+
+from steerproof.run.frontier import ENOUGH, Frontier
+from steerproof.run.graph import Unit, build_graph
+from steerproof.run.manifest import Made, Manifest, StoredUnit
+from steerproof.run.store import unit_directory
+from steerproof.run.survey import survey
+from tests.run.tiny import unit
+
+
+def frontier(units: list[Unit], tmp_path) -> Frontier:
+    graph = build_graph(units)
+    started = Frontier(graph, survey(tmp_path, graph))
+    started.begin()
+    return started
+
+
+def done(tmp_path, name: str) -> StoredUnit:
+    made = Made(created="", host="", attempt=1, seconds=0.0, peak_memory=0)
+    manifest = Manifest(unit=name, key="0" * 64, recipe={}, read={}, files={}, made=made)
+    return StoredUnit(directory=unit_directory(tmp_path, name, "0" * 64), manifest=manifest)
+
+
+def two_adapters(cells: int) -> list[Unit]:
+    adapters = [unit("adapter", name) for name in "AB"]
+    readers = [
+        unit("cell", f"{adapter.name}.{number}", [adapter.id])
+        for adapter in adapters
+        for number in range(cells)
+    ]
+    return [*adapters, *readers]
+
+
+def test_a_few_units_wait_for_the_rest_of_their_group_while_others_are_at_work(tmp_path) -> None:
+    held = frontier(two_adapters(cells=3), tmp_path)
+    assert held.take(1) == (("tests.run.tiny:work", "adapter"), ["adapter/A", "adapter/B"])
+    held.finish("adapter/A", done(tmp_path, "adapter/A"))
+    assert held.take(1, busy=True) is None, "adapter/B will make three more cells ready"
+    held.finish("adapter/B", done(tmp_path, "adapter/B"))
+    taken = held.take(1, busy=True)
+    assert taken is not None
+    assert len(taken[1]) == 6, "all of the group in one batch"
+
+
+def test_they_do_not_wait_when_nobody_is_at_work(tmp_path) -> None:
+    held = frontier(two_adapters(cells=3), tmp_path)
+    held.take(1)
+    held.finish("adapter/A", done(tmp_path, "adapter/A"))
+    taken = held.take(1, busy=False)
+    assert taken is not None
+    assert len(taken[1]) == 3
+
+
+def test_they_do_not_wait_when_they_are_enough(tmp_path) -> None:
+    held = frontier(two_adapters(cells=ENOUGH), tmp_path)
+    held.take(1)
+    held.finish("adapter/A", done(tmp_path, "adapter/A"))
+    taken = held.take(1, busy=True)
+    assert taken is not None
+    assert len(taken[1]) == ENOUGH
+
+
+def test_a_failed_unit_ends_the_waiting_for_what_it_blocks(tmp_path) -> None:
+    held = frontier(two_adapters(cells=3), tmp_path)
+    held.take(1)
+    held.finish("adapter/A", done(tmp_path, "adapter/A"))
+    held.give_up("adapter/B")
+    assert len(held.blocked) == 3
+    taken = held.take(1, busy=True)
+    assert taken is not None
+    assert len(taken[1]) == 3
+
+
+def test_a_group_that_waits_does_not_hold_up_another(tmp_path) -> None:
+    units = [*two_adapters(cells=1), unit("dataset", "late", ["adapter/A"])]
+    held = frontier(units, tmp_path)
+    held.take(1)
+    held.finish("adapter/A", done(tmp_path, "adapter/A"))
+    taken = held.take(1, busy=True)
+    assert taken == (("tests.run.tiny:work", "dataset"), ["dataset/late"])
+    assert held.take(1, busy=True) is None

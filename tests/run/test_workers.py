@@ -1,0 +1,78 @@
+"""How many workers, with how many threads each."""
+
+import os
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from steerproof.errors import SteerproofError
+from steerproof.run import workers
+from steerproof.run.executors import InlineExecutor, LocalExecutor
+from steerproof.run.workers import choose_device, cpu_workers, make_executor, threads_of_a_worker
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch):
+    def of(cores: int, gibibytes: float) -> None:
+        free = SimpleNamespace(available=int(gibibytes * 2**30))
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
+        monkeypatch.setattr(workers.psutil, "virtual_memory", lambda: free)
+
+    return of
+
+
+@pytest.mark.parametrize(
+    ("cores", "gibibytes", "weights", "expected"),
+    [
+        (8, 64, 8 << 20, 8),  # a small model: one a core
+        (8, 64, 15 << 30, 1),  # 7B in bfloat16 takes 60 GiB as float32 with room to work
+        (8, 8, 8 << 20, 5),  # little memory
+        (2, 0.1, 15 << 30, 1),  # never none: the run itself says that memory is short
+    ],
+)
+def test_a_cpu_gets_a_worker_per_core_as_far_as_memory_goes(
+    cores: int, gibibytes: float, weights: int, expected: int, machine
+) -> None:
+    machine(cores, gibibytes)
+    assert cpu_workers(weights) == expected
+
+
+def test_the_workers_of_a_cpu_share_its_cores(machine, tmp_path: Path) -> None:
+    machine(8, 64)
+    environments = workers._environments("cpu", 3, 0)
+    assert environments == [{"OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2"}] * 3
+    executor = make_executor("local", tmp_path, "cpu", None)
+    assert isinstance(executor, LocalExecutor)
+    assert executor.free() == 8
+    executor.close()
+
+
+@pytest.mark.parametrize("name", ["local", "inline", "ray"])
+@pytest.mark.parametrize("number", [0, -1])
+def test_no_workers_at_all_are_refused(name: str, number: int, tmp_path: Path) -> None:
+    with pytest.raises(SteerproofError, match=f"--workers {number}: at least 1 is needed"):
+        make_executor(name, tmp_path, "cpu", number)
+
+
+def test_an_unknown_executor_is_refused_with_the_known_ones(tmp_path: Path) -> None:
+    with pytest.raises(SteerproofError, match="choose inline, local, ray"):
+        make_executor("slurm", tmp_path, "cpu", None)
+    assert isinstance(make_executor("inline", tmp_path, "cpu", None), InlineExecutor)
+
+
+def test_the_device_asked_for_is_taken_and_a_missing_one_is_an_error() -> None:
+    assert choose_device("cpu") == "cpu"
+    if not torch.cuda.is_available():
+        assert choose_device("auto") == "cpu"
+        with pytest.raises(SteerproofError, match="use --device cpu"):
+            choose_device("cuda")
+
+
+def test_threads_are_as_before_after_a_trial(machine) -> None:
+    machine(1, 64)
+    before = torch.get_num_threads()
+    with threads_of_a_worker(4, accelerated=False):
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == before
