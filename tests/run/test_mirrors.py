@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from steerproof.errors import ExperimentError
+from steerproof.run import mirrors as module
 from steerproof.run.directory import open_run
 from steerproof.run.executors import InlineExecutor
 from steerproof.run.ledger import Event
@@ -68,6 +69,46 @@ def test_a_mirror_that_sleeps_does_not_slow_the_run_and_is_ended(tmp_path: Path)
     assert ended.failed == "did not end in time"
     assert ended.lost > 900
     assert ended.sent + ended.lost in (999, 1000), "all but at most the one in the pipe"
+
+
+def complaints_of(run: Path, *names: str) -> list[str]:
+    """What is complained about after a tiny run with these mirrors, which must come out as ever."""
+    told: list[str] = []
+    with module.mirrored(run, names, told.append) as listen, open_run(run, "x") as directory:
+        summary = execute(tiny_graph(), directory, InlineExecutor(), listen=listen)
+    assert summary.progress.done == 9
+    return told
+
+
+def test_a_run_complains_at_its_end_about_a_mirror_that_raised_and_about_no_other(
+    tmp_path: Path,
+) -> None:
+    names = ("tests.run.test_mirrors:raising", "tests.run.test_mirrors:writing")
+    (complaint,) = complaints_of(tmp_path, *names)
+    assert complaint.startswith("mirror tests.run.test_mirrors:raising: ended with exit code 1; ")
+    assert (tmp_path / "heard.json").exists()
+
+
+def test_a_run_complains_about_a_mirror_that_sleeps_and_does_not_wait_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "PATIENCE", 0.5)
+    (complaint,) = complaints_of(tmp_path, "tests.run.test_mirrors:sleeping")
+    assert ": did not end in time; " in complaint
+
+
+def test_a_run_without_mirrors_complains_about_nothing(tmp_path: Path) -> None:
+    assert complaints_of(tmp_path) == []
+
+
+def test_a_run_that_fails_still_ends_its_mirrors(tmp_path: Path) -> None:
+    told: list[str] = []
+    with (
+        pytest.raises(RuntimeError, match="the run"),
+        module.mirrored(tmp_path, ["tests.run.test_mirrors:raising"], told.append),
+    ):
+        raise RuntimeError("the run")
+    assert len(told) == 1
 
 
 def test_tensorboard_can_read_what_was_mirrored(tmp_path: Path) -> None:

@@ -31,6 +31,8 @@ MIRRORS = {
     "wandb": "steerproof.run.mirrors:wandb",
     "mlflow": "steerproof.run.mirrors:mlflow",
 }
+PATIENCE = 10.0
+"""Seconds that the end of a run gives all its mirrors together to catch up."""
 Message = Mapping[str, Any]
 
 
@@ -78,13 +80,13 @@ class Mirrors:
         for mirror in self._mirrors:
             mirror.tell(line)
 
-    def close(self, seconds: float = 10.0) -> list[Mirrored]:
+    def close(self, seconds: float | None = None) -> list[Mirrored]:
         """Give the mirrors some time to catch up, then end them.
 
         Args:
-            seconds: For all of them together.
+            seconds: For all of them together; None for `PATIENCE`.
         """
-        deadline = time.monotonic() + seconds
+        deadline = time.monotonic() + (PATIENCE if seconds is None else seconds)
         return [mirror.close(deadline) for mirror in self._mirrors]
 
 

@@ -16,7 +16,8 @@ from steerproof.collect.generation import Completion, generate
 from steerproof.collect.pool import Row, Subject
 from steerproof.collect.sampling import row_seed
 from steerproof.decide.plan import Range, Throughput
-from steerproof.model.base import Base, chat_ids
+from steerproof.model.base import Base
+from steerproof.model.chat import chat_ids
 from steerproof.model.lora import LoraPool, fresh_weights
 from steerproof.model.steering import Push, Steering
 from steerproof.spec.experiment import Experiment
@@ -49,17 +50,16 @@ def trial(experiment: Experiment, base: Base) -> Throughput:
     began = time.perf_counter()
     trained = [ended.tokens for ended in train(base, jobs, recipe, [push])]  # type: ignore[union-attr]
     training = time.perf_counter() - began
-    lengths = [len(one.token_ids) for one in drawn]
+    # The token that ends a completion was drawn as well, but is not part of it.
+    lengths = [len(one.token_ids) + (one.finish == "eos") for one in drawn]
     longest = experiment.generation.max_new_tokens
     cut = any(one.finish == "length" for one in drawn)
     return Throughput(
         seconds=drawing + training,
         training=sum(trained) / training,
-        generation=(sum(lengths) + len(lengths)) / drawing,
+        generation=sum(lengths) / drawing,
         row_tokens=_around([example.length for example in examples]),
-        completion_tokens=Range(
-            low=fmean(lengths) + 1, high=float(longest) if cut else max(lengths) + 1.0
-        ),
+        completion_tokens=Range(low=fmean(lengths), high=float(longest if cut else max(lengths))),
     )
 
 

@@ -1,0 +1,133 @@
+"""Estimates before the run: a timed trial, and what the machine must have."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from steerproof.errors import ModelError
+from steerproof.model.base import load_base
+from steerproof.run import planning
+from steerproof.run.planning import describe_model, needs_of, plan_of
+from steerproof.run.trial import ADAPTERS, SAMPLES, trial
+from steerproof.run.units import Place, experiment_graph
+from steerproof.spec.experiment import Experiment, Model
+from steerproof.spec.yaml_io import Loaded, load_experiment
+from tests.experiments import small_experiment
+from tests.tiny import LAYERS, save_tiny
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
+    directory = save_tiny(tmp_path_factory.mktemp("model"))
+    small = small_experiment()
+    return small.model_copy(
+        update={
+            "model": Model(path=str(directory), blocks=LAYERS),
+            "generation": small.generation.model_copy(update={"max_new_tokens": 8}),
+        }
+    )
+
+
+def test_a_trial_times_both_kinds_of_work_with_the_experiments_own_lengths(
+    experiment: Experiment,
+) -> None:
+    found = trial(experiment, load_base(experiment.model.path))
+    assert 0.0 < found.seconds < 60.0
+    assert found.training > 0.0
+    assert found.generation > 0.0
+    # A prompt of the tiny tokenizer has a token per byte; an answer at most 8.
+    assert 30 < found.row_tokens.low <= found.row_tokens.high < 256
+    assert 1.0 <= found.completion_tokens.low <= found.completion_tokens.high <= 8.0
+    rows = ADAPTERS * len(experiment.questions.evaluation) * SAMPLES
+    assert found.generation < rows * 8 * 1000, "tokens per second, not per trial"
+
+
+def test_long_completions_are_known_from_below_only(
+    experiment: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("steerproof.run.trial.MOST_NEW_TOKENS", 2)
+    found = trial(experiment, load_base(experiment.model.path))
+    assert found.completion_tokens.low <= 2.0
+    assert found.completion_tokens.high == 8.0, "the limit that the experiment asks for"
+
+
+def test_a_plan_of_a_fresh_directory_is_tried_out_and_says_so(
+    experiment: Experiment, tmp_path: Path
+) -> None:
+    place = Place(directory=tmp_path)
+    graph = experiment_graph(experiment, place)
+    untried = plan_of(experiment, graph, tmp_path / "run", place)
+    assert untried.hours is None
+    tried = plan_of(experiment, graph, tmp_path / "run", place, timed=True)
+    assert tried.hours is not None
+    assert 0.0 < tried.hours.low <= tried.hours.high < 24.0
+    assert "a trial of" in str(tried.to_json()["source"])
+    assert not (tmp_path / "run").exists(), "a plan writes nothing"
+
+
+def test_a_model_too_large_for_this_machine_is_not_tried(
+    experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(planning, "weight_bytes", lambda _: 1 << 60)
+    assert planning._tried(experiment, Place(directory=tmp_path)) is None
+
+
+# --- doctor ---------------------------------------------------------------------------------------
+
+
+def test_what_the_plan_asks_of_the_machine_goes_to_the_doctor(tmp_path: Path) -> None:
+    loaded = load_experiment("zlt-qwen2.5-7b")
+    on_a_gpu = needs_of(loaded, "cuda")
+    assert on_a_gpu.gpus == 1
+    assert on_a_gpu.memory == 0, "it is the GPU's memory that counts"
+    own = load_experiment("zlt")
+    assert needs_of(own, "cpu").gpus == 0
+    assert needs_of(own, "cpu").disk > 0
+    missing = Model(path=str(tmp_path / "nowhere"), blocks=2)
+    gone = replace(own, experiment=own.experiment.model_copy(update={"model": missing}))
+    assert needs_of(gone, "cpu").disk >= 0, "doctor's own look at the model says what is wrong"
+
+
+def test_the_model_is_described_by_what_was_tried(experiment: Experiment, tmp_path: Path) -> None:
+    loaded = Loaded(experiment=experiment, text="", path=tmp_path / "x.yaml", directory=tmp_path)
+    told = describe_model(loaded, "cpu")
+    assert "Qwen2ForCausalLM, 4 blocks" in told
+    assert "context 256" in told
+    assert "tokens of the first question" in told
+    gone = experiment.model_copy(update={"model": Model(path=str(tmp_path), blocks=2)})
+    with pytest.raises(ModelError):
+        describe_model(replace(loaded, experiment=gone), "cpu")
+
+
+def test_doctor_on_the_command_line_exits_with_3_when_unfit_and_never_prints_a_token(
+    tmp_path: Path,
+) -> None:
+    ran = subprocess.run(
+        [
+            *(sys.executable, "-m", "steerproof", "doctor", "zlt", "--json"),
+            *("--device", "cuda", "--dir", str(tmp_path / "run")),
+        ],
+        check=False,
+        capture_output=True,
+        text=True,
+        env={
+            **os.environ,
+            "CUDA_VISIBLE_DEVICES": "",
+            "PATH": str(tmp_path),  # without the driver's tool there is no GPU, wherever this runs
+            "HF_TOKEN": "hf_secret_words",
+            "WANDB_API_KEY": "",
+        },
+    )
+    assert ran.returncode == 3, ran.stderr
+    assert "unfit for zlt" in ran.stderr
+    found = {check["name"]: check for check in json.loads(ran.stdout)}
+    assert found["gpus"]["level"] == "fail"
+    assert "CUDA_VISIBLE_DEVICES" in found["gpus"]["remedy"]
+    assert found["kernel lock"]["value"] == "a second process is refused"
+    assert (found["HF_TOKEN"]["value"], found["WANDB_API_KEY"]["value"]) == ("set", "not set")
+    assert "hf_secret_words" not in ran.stdout + ran.stderr
