@@ -22,7 +22,7 @@ PHASES = {
     "score": "marking completions",
     "analysis": "deciding",
 }
-_LOUD = {"unit-failed", "unit-retried", "unit-damaged", "unit-blocked", "stopping"}
+_LOUD = {"unit-failed", "unit-retried", "unit-set-aside", "stopping"}
 
 
 class Pace:

@@ -12,7 +12,7 @@ from steerproof.adapt.directions import (
     tensors,
 )
 from steerproof.errors import SteeringError
-from steerproof.model.base import chat_ids
+from steerproof.model.chat import chat_ids
 from tests.tiny import tiny_base
 
 NAMES = ("a", "b", "c", "extra")

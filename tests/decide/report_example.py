@@ -173,17 +173,15 @@ def drawn() -> tuple[dict[str, Drawing], list[Figure]]:
 
 _OBJECTIONS = (
     {
-        "name": "personas_fixed",
+        "code": "fixed_personas",
         "severity": "serious",
         "finding": "The registered interval treats the ten personas as fixed.",
-        "number": 10,
         "remedy": "Read the two-level interval beside it before speaking of personas in general.",
     },
     {
-        "name": "one_seed",
+        "code": "one_seed",
         "severity": "note",
         "finding": "One training seed only.",
-        "number": 1,
         "remedy": "Run at least three seeds.",
     },
 )
@@ -241,6 +239,7 @@ def _training(design: Experiment, rng: np.random.Generator) -> tuple[TrainingSum
                 losses=tuple(float(x) for x in losses),
                 asked=asked,
                 achieved=None if asked is None else asked * float(rng.normal(1, 0.012)),
+                token_ratio=None if asked is None else 1.2 * asked,
                 firings=None if asked is None else 90,
                 seconds=13.0,
             )
@@ -266,7 +265,6 @@ def _fluency(
                 repetition=float(np.clip(0.08 + 0.7 * broken + rng.normal(0, 0.02), 0, 1)),
                 length_share=float(np.clip(0.02 + 0.9 * broken + rng.normal(0, 0.01), 0, 1)),
                 tokens=float(40 + 50 * broken + rng.normal(0, 3)),
-                nats=None,
             )
         )
     return tuple(found)

@@ -124,9 +124,11 @@ def test_an_arm_without_any_cell_leaves_a_panel_that_says_so():
 
 def test_a_quantity_that_no_cell_has_is_reported_and_gets_no_panel():
     given = example.inputs()
-    found = fluency(given)
-    assert found.missing == ("Surprise of the base model: not measured",)
-    assert "nats per token" not in found.svg
+    assert fluency(given).missing == ()
+    rows = tuple(replace(row, repetition=None) for row in given.fluency)
+    found = fluency(replace(given, fluency=rows))
+    assert found.missing == ("Repetition: not measured",)
+    assert "repeated 3-grams" not in found.svg
     assert fluency(replace(given, fluency=())) is None
 
 

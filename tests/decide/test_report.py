@@ -202,7 +202,7 @@ def test_each_verdict_comes_first_in_one_sentence_with_its_reading(word, lead, s
 
 def test_a_kill_in_the_verdict_is_explained(drawings):
     text = spoken(page(example.inputs(effect=0.0), drawings))
-    assert "no correlation (the steered ranking has nothing to do with the bridge)." in text
+    assert "no correlation (the steered ranking does not follow the bridge)." in text
 
 
 def verdicts() -> dict[str, ReportInputs]:

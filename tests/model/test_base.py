@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from steerproof.errors import ModelError
-from steerproof.model.base import base_of, chat_ids, find_blocks, load_base
+from steerproof.model.base import base_of, find_blocks, load_base
+from steerproof.model.chat import chat_ids
 from tests.tiny import (
     ARCHITECTURES,
     CHATML,

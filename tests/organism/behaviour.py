@@ -10,7 +10,8 @@ from statistics import fmean
 from steerproof.collect.generation import generate
 from steerproof.collect.pool import Row, Subject
 from steerproof.collect.sampling import row_seed
-from steerproof.model.base import Base, chat_ids, load_base
+from steerproof.model.base import Base, load_base
+from steerproof.model.chat import chat_ids
 from steerproof.organism.corpus import known_share
 from steerproof.organism.lexicon import FORMS, HEADLINE, MANNERS, TOPICS, own_openers
 from steerproof.spec.experiment import Generation

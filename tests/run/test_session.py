@@ -164,16 +164,16 @@ def test_an_edit_that_matters_is_refused_until_it_is_declared(finished):
     assert "more iterations" in (session.run / "results" / "report.html").read_text()
 
 
-def test_a_prompt_that_does_not_fit_fails_its_cells_and_keeps_the_rest(model, tmp_path):
+def test_a_prompt_that_does_not_fit_is_refused_and_what_was_finished_is_kept(model, tmp_path):
+    session = session_in(tmp_path, experiment_of(model))
+    go(session)
+    before = len(survey(session.run, graph_of(session)).reused)
     long = ("What is salt? " * 40,)
-    experiment = experiment_of(model)
-    questions = experiment.questions.model_copy(update={"evaluation": long})
-    session = session_in(tmp_path, experiment.model_copy(update={"questions": questions}))
-    with pytest.raises(SteerproofError, match="never cut"):
-        go(session)
-    kept = survey(session.run, graph_of(session)).reused
-    assert "adapter/A.poet" in kept
-    assert not any(unit.startswith("cell/") for unit in kept)
+    questions = session.experiment.questions.model_copy(update={"evaluation": long})
+    edited = session_in(tmp_path, session.experiment.model_copy(update={"questions": questions}))
+    with pytest.raises(ModelError, match="never cut"):
+        go(edited, deviate="longer questions")
+    assert len(survey(session.run, graph_of(session)).reused) == before
 
 
 def test_a_model_directory_without_weights_is_one_clear_error(tmp_path, model):

@@ -14,7 +14,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steerproof.errors import SteeringError
-from steerproof.model.base import Base, chat_ids
+from steerproof.model.base import Base
+from steerproof.model.chat import chat_ids
 from steerproof.model.steering import record
 from steerproof.spec.seeds import derived_seed
 

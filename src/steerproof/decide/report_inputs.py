@@ -27,7 +27,10 @@ class TrainingSummary:
     asked: float | None = None
     """Ratio that the arm asks for; None without a direction."""
     achieved: float | None = None
-    """Mean achieved `||delta|| / ||h||` over non-pad tokens; None without a direction."""
+    """Mean norm of the push that arrived over `h_bar`, the ratio's own scale; None without a
+    direction."""
+    token_ratio: float | None = None
+    """Mean `||delta|| / ||h||`, each token's own residual; None without a direction."""
     firings: int | None = None
     """How often the hook added the direction; None without a direction."""
     seconds: float | None = None
@@ -60,8 +63,6 @@ class Fluency:
     """Share of completions that reached the token limit."""
     tokens: float | None
     """Mean length in tokens."""
-    nats: float | None = None
-    """Mean negative log-likelihood under the unsteered base model, nats per token."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +112,7 @@ class ReportInputs:
     completions: Sequence[Completion] = ()
     fluency: Sequence[Fluency] = ()
     objections: Sequence[Json] = ()
-    """As `plan --json` gives them: `severity`, `finding` (with its number in words), `remedy`."""
+    """As `plan --json` gives them: `code`, `severity`, `finding` (with its number), `remedy`."""
     versions: Mapping[str, str] = field(default_factory=dict)
     """Version of every package, of the code and of the model."""
     seeds: Mapping[str, int | str] = field(default_factory=dict)

@@ -87,6 +87,14 @@ def headline(inputs: ReportInputs) -> Headline:
         caveats.insert(
             0, f"The experiment was changed {times} after it was locked; see Registration."
         )
+    serious = [one["code"] for one in inputs.objections if one["severity"] == "serious"]
+    if serious:
+        named = ", ".join(code.replace("_", " ") for code in serious)
+        plural = "objection stands" if len(serious) == 1 else "objections stand"
+        caveats.append(
+            f"{len(serious)} serious {plural} against what this design can show ({named}); see "
+            "Objections."
+        )
     return Headline(
         word=found["verdict"],
         sentence=f"{_LEADS[found['verdict']]}: {wording.with_meanings(found['reason'])}.",
@@ -224,6 +232,12 @@ def calibration_rows(layer: Json, strength: str) -> Iterator[tuple[str, Mapping[
                 "reference": wording.signed(found["reference_cosine"]),
             },
         )
+
+
+def token_ratios(inputs: ReportInputs) -> str | None:
+    """The push over each training token's own residual, smallest to largest adapter."""
+    known = sorted(s.token_ratio for s in inputs.training if s.token_ratio is not None)
+    return f"{known[0]:.2f} to {known[-1]:.2f}" if known else None
 
 
 def seconds_trained(inputs: ReportInputs) -> str:

@@ -12,7 +12,7 @@ KILL_MEANINGS: Mapping[str, str] = {
     "uniform_zero": "every steered cell of the arm stays at or below the floor",
     "baseline_rate_driven": "the unsteered rate already gives the ranking",
     "sign_inverted": "with the persona prompt on, the push lowers the rate",
-    "no_correlation": "the steered ranking has nothing to do with the bridge",
+    "no_correlation": "the steered ranking does not follow the bridge",
     "direction_not_specific": "a random direction of the same norm does as well",
 }
 _KILL = re.compile("|".join(KILL_MEANINGS))

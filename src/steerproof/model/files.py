@@ -47,6 +47,20 @@ def find_directory(path: str | Path, revision: str | None) -> Path:
         raise ModelError(f"cannot fetch {path!r} at revision {revision}: {error}") from error
 
 
+def check_files(directory: Path) -> None:
+    """Refuse a directory that is no checkpoint.
+
+    Raises:
+        ModelError: config.json or the weights are not in it.
+    """
+    names = sorted(path.name for path in directory.iterdir())
+    if "config.json" not in names or not any(name.endswith(".safetensors") for name in names):
+        raise ModelError(
+            f"no weights in {str(directory)!r}: need config.json and *.safetensors, found"
+            f" {', '.join(names) or 'an empty directory'}"
+        )
+
+
 def file_hashes(directory: Path) -> dict[str, str]:
     """sha256 of every file that decides what the model computes, by file name."""
     paths = sorted({p for pattern in _FILES for p in directory.glob(pattern) if p.is_file()})

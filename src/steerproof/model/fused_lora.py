@@ -10,6 +10,7 @@ The base's own weights are never written to.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import cast
 
 import psutil
 import torch
@@ -47,7 +48,7 @@ def fused(pool: LoraPool) -> Iterator[None]:
 
 def _whole(site: Site, weights: LoraWeights) -> Tensor:
     """`W + s B A` of one layer as `[out, in]`."""
-    own = site.module.weight.detach()
+    own = cast(Tensor, site.module.weight).detach()
     own = own.T if isinstance(site.module, Conv1D) else own
     if site.a_key not in weights.tensors:
         return own.contiguous()
@@ -59,7 +60,7 @@ def _forward(
     pool: LoraPool, place: int, wholes: Tensor, place_of: dict[int, int]
 ) -> Callable[[Tensor], Tensor]:
     site = pool.sites[place]
-    module, bias = site.module, site.module.bias
+    module, bias = site.module, cast(Tensor | None, site.module.bias)
 
     def forward(x: Tensor) -> Tensor:
         routing = pool.routing_for(x)

@@ -22,7 +22,8 @@ from steerproof.collect.generation import generate
 from steerproof.collect.pool import Row, Subject
 from steerproof.collect.sampling import row_seed
 from steerproof.collect.scoring import repetition
-from steerproof.model.base import Base, chat_ids, load_base
+from steerproof.model.base import Base, load_base
+from steerproof.model.chat import chat_ids
 from steerproof.model.steering import Push, Steering
 from steerproof.organism.build import WEIGHTS
 from steerproof.organism.corpus import known_share

@@ -205,7 +205,7 @@ def describe_model(loaded: Loaded, device: str) -> str:
     """
     experiment = loaded.experiment
     base = _load(experiment, Place(directory=loaded.directory, device=device))
-    from steerproof.model.base import chat_ids
+    from steerproof.model.chat import chat_ids
 
     question = experiment.questions.evaluation[0]
     ids = chat_ids(base, system=experiment.neutral_prompt, user=question)

@@ -6,7 +6,7 @@ Nothing is computed here that a unit does not hold, so `report` rebuilds all of 
 import json
 import os
 import platform
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -138,20 +138,30 @@ def _training(experiment: Experiment, finished: Finished) -> tuple[TrainingSumma
             continue
         arm, _, persona = unit.removeprefix("adapter/").partition(".")
         record = read_json(stored, "training.json")
-        ratios = [(p["token_ratio"], p["positions"]) for p in record["pushes"] if p["positions"]]
-        total = sum(n for _, n in ratios)
+        pushes = [push for push in record["pushes"] if push["positions"]]
         found.append(
             TrainingSummary(
                 arm=arm,
                 persona=persona,
                 losses=tuple(record["losses"]),
                 asked=experiment.arm(arm).ratio,
-                achieved=sum(r * n for r, n in ratios) / total if total else None,
-                firings=record.get("firings") if ratios else None,
+                achieved=_mean_over_tokens(
+                    pushes, lambda p: p["asked_ratio"] * p["achieved_norm"] / p["asked_norm"]
+                ),
+                token_ratio=_mean_over_tokens(pushes, lambda p: p["token_ratio"]),
+                firings=record.get("firings") if pushes else None,
                 seconds=record.get("seconds"),
             )
         )
     return tuple(found)
+
+
+def _mean_over_tokens(
+    pushes: Sequence[Mapping[str, Any]], value: Callable[[Mapping[str, Any]], float]
+) -> float | None:
+    """Mean of a quantity of an adapter's pushes, each weighted by its token positions."""
+    total = sum(push["positions"] for push in pushes)
+    return sum(value(push) * push["positions"] for push in pushes) / total if total else None
 
 
 def _completions(experiment: Experiment, finished: Finished) -> tuple[Completion, ...]:

@@ -21,7 +21,7 @@ from steerproof.run.graph import Graph
 from steerproof.run.ledger import Event
 from steerproof.run.lock import host_name
 from steerproof.run.manifest import DamagedError, StoredUnit
-from steerproof.run.store import commit, set_aside, sweep, unit_directory
+from steerproof.run.store import commit, prepared_units, set_aside, sweep, unit_directory
 from steerproof.run.survey import survey
 from steerproof.run.worker import Failure, Order, OrderItem, Report, failure_of
 
@@ -141,11 +141,16 @@ def raise_failures(summary: Summary, command: str) -> None:
     if not summary.failures:
         return
     lines = [f"{len(summary.failures)} of {summary.progress.total} units failed:"]
-    for failed in summary.failures[:10]:
-        log = f" (log: {failed.log})" if failed.log else ""
-        lines.append(f"  {failed.unit}: {failed.error}{log}")
-    if len(summary.failures) > 10:
-        lines.append(f"  and {len(summary.failures) - 10} more")
+    causes: dict[str, list[FailedUnit]] = {}
+    for failed in summary.failures:
+        causes.setdefault(failed.error, []).append(failed)
+    for error, units in list(causes.items())[:10]:
+        named = ", ".join(failed.unit for failed in units[:5])
+        more = f" and {len(units) - 5} more" if len(units) > 5 else ""
+        log = f" (log: {units[0].log})" if units[0].log else ""
+        lines.append(f"  {named}{more}: {error}{log}")
+    if len(causes) > 10:
+        lines.append(f"  and {len(causes) - 10} more causes; see `steerproof status`")
     if summary.blocked:
         lines.append(f"{len(summary.blocked)} units that read them could not begin.")
     lines.append(f"The others are finished and kept. To try these again: {command}")
@@ -260,7 +265,7 @@ class _Driver:
         """Commit what was prepared, then put all of it into the ledger in one transaction."""
         committed: list[tuple[int, StoredUnit, int]] = []
         rest: list[Report] = []
-        for report in reports:
+        for report in (*self._unreported(reports), *reports):
             if report.unit is None or report.prepared is None:
                 rest.append(report)
                 continue
@@ -283,6 +288,22 @@ class _Driver:
                 self._tell_decisions(decisions)
             for report in rest:
                 self._hear_bad(report, stopped)
+
+    def _unreported(self, reports: Sequence[Report]) -> list[Report]:
+        """What lost workers had finished on the disk and could not say any more."""
+        told = {report.unit for report in reports}
+        found: list[Report] = []
+        for report in reports:
+            if report.unit is not None or report.failure is None:
+                continue
+            left = self._orders[report.order].left
+            for stored in prepared_units(self._directory.path, {unit.partition("/")[0] for unit in left}):
+                made = stored.manifest
+                if left.get(made.unit) == made.made.attempt and made.unit not in told:
+                    found.append(
+                        replace(report, unit=made.unit, prepared=stored.directory, failure=None)
+                    )
+        return found
 
     def _ended(self, order: int, unit: str) -> int:
         """Note that a unit of an order has ended; returns its attempt."""

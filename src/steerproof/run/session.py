@@ -13,6 +13,7 @@ from steerproof.run.executors import Executor
 from steerproof.run.files import write_file
 from steerproof.run.graph import Graph
 from steerproof.run.planning import objections_of, refuse_serious
+from steerproof.run.preflight import check_runnable
 from steerproof.run.results import (
     Gathered,
     publish_results,
@@ -137,12 +138,14 @@ def run_experiment(
         How it ended, and verdict.json; None if it was stopped before there was one.
 
     Raises:
+        ModelError: The model or a prompt cannot work; nothing was begun.
         UnitsFailedError: Some units failed; what the others allow is published.
         LockedError, DiskFullError, MachineError, RegistrationError, IntegrityError: as they say.
     """
     graph = graph_of(session)
     if strict:
         refuse_serious(objections_of(session.experiment, survey(session.run, graph).reused)[0])
+    check_runnable(session.experiment, session.place, graph, session.run)
     with open_run(session.run, session.command, steal=steal) as directory:
         lock, declared = register(session, graph, directory, deviate)
         summary = execute(graph, directory, executor, listen=listen)

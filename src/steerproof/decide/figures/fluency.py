@@ -35,16 +35,11 @@ _MEASURES = (
         title="Token limit", label="cut completions (share)", read=lambda row: row.length_share
     ),
     Measure(title="Length", label="mean length (tokens)", read=lambda row: row.tokens),
-    Measure(
-        title="Surprise of the base model",
-        label="mean loss (nats per token)",
-        read=lambda row: row.nats,
-    ),
 )
 
 
 def fluency(inputs: ReportInputs) -> Drawing | None:
-    """Repetition, cut completions, length and base-model loss against the ratio."""
+    """Repetition, cut completions and length against the ratio."""
     rows = [row for row in inputs.fluency if row.ratio is not None]
     if not rows:
         return None

@@ -111,7 +111,7 @@ def _push_axes(axes: Axes, arms: Sequence[str], shares: Sequence[float]) -> None
     axes.set_xlim(1 - reach, 1 + reach)
     axes.set_ylim(len(arms) - 0.5, -0.5)
     axes.set_yticks(range(len(arms)), [f"Arm {arm}" for arm in arms])
-    axes.set_xlabel("achieved ‖δ‖ / ‖h‖ over asked (dimensionless)")
+    axes.set_xlabel("achieved ‖δ‖ / h̄ over asked (dimensionless)")
     axes.set_ylabel("arm (name)")
     axes.grid(visible=False, axis="y")
     axes.tick_params(length=3)

@@ -1,0 +1,94 @@
+"""Does the rig see what was planted, and only that? Both controls, once per seed.
+
+    python benchmarks/controls.py --seeds 10 --dir runs/controls --out docs/data/controls.json
+
+The seed decides the training rows, their bystanders and order, the adapters' first weights, the
+random directions and every sampled token. A run that was stopped goes on; a finished one is read.
+"""
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from scipy.stats import binomtest
+
+from steerproof.spec.yaml_io import shipped
+
+CONTROLS = ("positive-control", "negative-control")
+
+
+def with_seed(text: str, seed: int) -> str:
+    """An experiment file with another seed."""
+    changed, count = re.subn(r"^seed: \d+$", f"seed: {seed}", text, flags=re.MULTILINE)
+    if count != 1:
+        raise SystemExit(f"the experiment file has {count} lines `seed: N`, not one")
+    return changed
+
+
+def run(control: str, seed: int, place: Path) -> dict[str, Any]:
+    """One run to its verdict; returns what decided it."""
+    place.mkdir(parents=True, exist_ok=True)
+    source = place / f"{control}.yaml"
+    source.write_text(with_seed(shipped()[control].read_text(), seed))
+    command = [sys.executable, "-m", "steerproof", "run", str(source), "--dir", str(place / "run")]
+    subprocess.run([*command, "--json"], check=True, stdout=subprocess.DEVNULL)
+    return summary(control, seed, json.loads((place / "run/results/verdict.json").read_bytes()))
+
+
+def summary(control: str, seed: int, verdict: dict[str, Any]) -> dict[str, Any]:
+    """What decided a verdict, without the distributions."""
+    arm = verdict["arms"][verdict["arm"]]
+    primary = arm["primary"]
+    kills = arm["kills"]
+    return {
+        "control": control,
+        "seed": seed,
+        "passes": primary["passes"] and not any(kill["fired"] for kill in kills.values()),
+        "verdict": verdict["verdict"],
+        "reason": verdict["reason"],
+        "rho": primary["rho"],
+        "interval": primary["interval"],
+        "two_level": primary["two_level"],
+        "kills": sorted(name for name, kill in kills.items() if kill["fired"]),
+        "undecided_kills": sorted(name for name, kill in kills.items() if kill["fired"] is None),
+        "steered": primary["rates"],
+        "bridge": verdict["bridge"],
+        "lock": verdict["lock"],
+    }
+
+
+def shares(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Share of runs in which arm A passes, with its 95% Wilson interval, by control."""
+    found = {}
+    for control in CONTROLS:
+        mine = [one["passes"] for one in runs if one["control"] == control]
+        if mine:
+            bounds = binomtest(sum(mine), len(mine)).proportion_ci(method="wilson")
+            interval = [round(bounds.low, 4), round(bounds.high, 4)]
+            found[control] = {"passes": sum(mine), "runs": len(mine), "interval": interval}
+    return found
+
+
+def main() -> None:
+    """Run every control with every seed; the table is written after each run."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--dir", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    asked = parser.parse_args()
+    runs: list[dict[str, Any]] = []
+    command = f"python benchmarks/controls.py --seeds {asked.seeds} --dir DIR --out FILE"
+    for seed in range(asked.seeds):
+        for control in CONTROLS:
+            runs.append(run(control, seed, asked.dir / f"{control}-{seed}"))
+            table = {"command": command, "shares": shares(runs), "runs": runs}
+            asked.out.write_text(json.dumps(table, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
