@@ -73,8 +73,6 @@ def test_a_run_begun_here_is_finished_on_ray(tmp_path: Path) -> None:
     assert verify(tmp_path) == []
 
 
-# Now and then the killed worker had counted its unit already: timing, not a lost unit.
-@pytest.mark.nightly
 def test_a_ray_worker_killed_at_work_costs_the_unit_in_hand(tmp_path: Path, counter: Path) -> None:
     deadly = {"marker": str(tmp_path / "died")}
     cells = [

@@ -8,12 +8,13 @@ from steerproof.errors import UnitsFailedError
 from steerproof.run.directory import open_run
 from steerproof.run.executors import InlineExecutor, LocalExecutor
 from steerproof.run.graph import Unit, build_graph
+from steerproof.run.inspection import status
 from steerproof.run.ledger import Event
 from steerproof.run.manifest import open_unit
 from steerproof.run.scheduler import Policy, Progress, Summary, execute, raise_failures
 from steerproof.run.store import unit_directory
 from steerproof.run.survey import survey
-from steerproof.run.worker import Order
+from steerproof.run.worker import Failure, Order, Report
 from tests.run.tiny import (
     COUNTER,
     contents,
@@ -210,6 +211,38 @@ class Recording(InlineExecutor):
     def submit(self, order: Order) -> None:
         self.orders.append([item.recipe.unit for item in order.items])
         super().submit(order)
+
+
+class Mute(InlineExecutor):
+    """Loses its worker right after a unit: what it had finished is never reported."""
+
+    def __init__(self, after: str) -> None:
+        super().__init__()
+        self.after = after
+
+    def poll(self, seconds: float) -> Sequence[Report]:
+        (report,) = super().poll(seconds)
+        if report.unit != self.after:
+            return [report]
+        self.after = ""
+        self.close()
+        super().poll(seconds)
+        return [replace(report, unit=None, prepared=None, failure=LOST)]
+
+
+LOST = Failure(error="worker lost", passing=True)
+
+
+def test_what_a_lost_worker_had_finished_and_not_reported_is_not_done_again(
+    tmp_path: Path, counter: Path
+) -> None:
+    cells = [unit("cell", name) for name in "abc"]
+    summary = run_tiny(tmp_path / "run", build_graph(cells), Mute(after="cell/b"))
+    assert summary.failures == ()
+    assert counts(counter) == {"cell/a": 1, "cell/b": 1, "cell/c": 1}
+    assert leftovers(tmp_path / "run") == []
+    totals = status(tmp_path / "run").totals.by_state
+    assert totals == {"done": 3, "failed": 1}, "the unit after it is charged with the loss"
 
 
 def test_units_that_share_a_group_go_to_a_worker_together(tmp_path: Path) -> None:

@@ -297,7 +297,9 @@ class _Driver:
             if report.unit is not None or report.failure is None:
                 continue
             left = self._orders[report.order].left
-            for stored in prepared_units(self._directory.path, {unit.partition("/")[0] for unit in left}):
+            for stored in prepared_units(
+                self._directory.path, {unit.partition("/")[0] for unit in left}
+            ):
                 made = stored.manifest
                 if left.get(made.unit) == made.made.attempt and made.unit not in told:
                     found.append(

@@ -10,7 +10,8 @@ never deleted.
 import errno
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
 
@@ -135,6 +136,14 @@ def commit(run: Path, prepared: Path, unit: str, key: str) -> StoredUnit:
         sync_directory(target.parent)
     fault_point("rename.after", kind)
     return StoredUnit(directory=target, manifest=stored.manifest)
+
+
+def prepared_units(run: Path, kinds: Collection[str]) -> Iterator[StoredUnit]:
+    """Units of these kinds that are whole and not committed: their worker is at it, or died."""
+    for kind in kinds:
+        for place in sorted((run / "units" / kind).glob(f"{TEMPORARY}*")):
+            with suppress(DamagedError):  # half-written
+                yield open_unit(place)
 
 
 def set_aside(run: Path, damaged: Path) -> Path:
