@@ -7,16 +7,16 @@ on standard output by one JSON value.
 import json
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console, Group
-from rich.table import Table
+from rich.console import Console
 
 import steerproof
+from steerproof import tables
 from steerproof.errors import MachineError, SteerproofError
 from steerproof.text import clean
 
@@ -63,8 +63,9 @@ def _say(value: Any, as_json: bool, human: Callable[[], object]) -> None:
         sys.stdout.write(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
         return
     shown = human()
-    console = Console(highlight=False, soft_wrap=isinstance(shown, str))
-    console.print(shown, markup=False)
+    # Without markup: a persona called [red] is a name.
+    console = Console(highlight=False, markup=False, soft_wrap=isinstance(shown, str))
+    console.print(shown)
 
 
 @app.callback(invoke_without_command=True)
@@ -82,7 +83,9 @@ def run(
     directory: Where = None,
     device: Device = "auto",
     executor: Annotated[str, typer.Option(help="local, ray or inline.")] = "local",
-    workers: Annotated[int | None, typer.Option(help="Workers; default one a GPU, or a core.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Workers; default one a GPU, or a core.")
+    ] = None,
     deviate: Annotated[str | None, typer.Option(help="Go on although it differs: why.")] = None,
     steal: Annotated[bool, typer.Option(help="Take over from a process that is gone.")] = False,
     strict: Annotated[bool, typer.Option(help="Let serious objections block the run.")] = False,
@@ -92,8 +95,8 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Do what is missing, then the verdict and the report. The same command resumes."""
-    from steerproof.progress import following
     from steerproof.model.files import weight_bytes
+    from steerproof.progress import following
     from steerproof.run.mirrors import mirrored
     from steerproof.run.session import new_session, run_experiment
     from steerproof.run.units import model_directory
@@ -121,22 +124,7 @@ def run(
     if summary.stopped:
         _complain(f"stopped; finished units are kept. To go on: {session.command}")
         raise SystemExit(INTERRUPTED)
-    _say(verdict, as_json, lambda: _verdict_text(verdict or {}, place))
-
-
-def _verdict_text(verdict: dict[str, Any], place: Path) -> str:
-    arm = verdict["arms"][verdict["arm"]]["primary"]
-    rho = "undefined" if arm["rho"] is None else f"{arm['rho']:+.2f}"
-    bounds = arm["interval"]
-    interval = "no interval" if bounds is None else f"[{bounds[0]:+.2f}, {bounds[1]:+.2f}]"
-    return "\n".join(
-        [
-            f"{verdict['verdict']}: {verdict['reason']}",
-            f"  {verdict['reading']}",
-            f"  rho = {rho} {interval}, arm {verdict['arm']}, {arm['n']} personas",
-            f"  report: {place / 'results' / 'report.html'}",
-        ]
-    )
+    _say(verdict, as_json, lambda: tables.verdict_text(verdict or {}, place))
 
 
 @app.command()
@@ -149,7 +137,7 @@ def report(directory: RunDir, as_json: Json = False) -> None:
     verdict = rebuild_report(session)
     if verdict is None:
         raise SteerproofError(f"no finished analysis in {directory}; go on with: {session.command}")
-    _say(verdict, as_json, lambda: _verdict_text(verdict, directory))
+    _say(verdict, as_json, lambda: tables.verdict_text(verdict, directory))
 
 
 @app.command()
@@ -167,42 +155,7 @@ def analyze(
 
     asked = load_experiment(experiment).experiment
     found = to_json(judge(read_rates(rates, asked), asked, arm=arm))
-    _say(found, as_json, lambda: _analysis_table(found))
-
-
-def _analysis_table(found: dict[str, Any]) -> Table:
-    table = Table(
-        title=f"{found['verdict']}: {found['reason']}",
-        caption=found["reading"],
-        title_justify="left",
-    )
-    for column in ("arm", "strength", "rho", "interval", "leave one out", "p", "passes", "kills"):
-        table.add_column(column)
-    for name, arm in found["arms"].items():
-        fired = [kill for kill, value in arm["kills"].items() if value["fired"]]
-        for level in ("primary", "co_primary"):
-            one = arm[level]
-            if one is None:
-                continue
-            table.add_row(
-                name if level == "primary" else "",
-                one["strength"],
-                _number(one["rho"]),
-                _bounds(one["interval"]),
-                _bounds(one["leave_one_out"]),
-                _number(one["permutation_p"], "{:.4f}"),
-                {True: "yes", False: "no", None: "undecided"}[one["passes"]],
-                ", ".join(fired) if level == "primary" else "",
-            )
-    return table
-
-
-def _number(value: float | None, form: str = "{:+.3f}") -> str:
-    return "undefined" if value is None else form.format(value)
-
-
-def _bounds(value: list[float] | None) -> str:
-    return "none" if value is None else f"[{value[0]:+.2f}, {value[1]:+.2f}]"
+    _say(found, as_json, lambda: tables.analysis_table(found))
 
 
 @app.command()
@@ -212,7 +165,7 @@ def status(directory: RunDir, as_json: Json = False) -> None:
     from steerproof.run.inspection import status as look
 
     found = look(directory)
-    _say(plain(_texts(found)), as_json, lambda: _status_table(found))
+    _say(plain(_texts(found)), as_json, lambda: tables.status_table(found))
 
 
 def _texts(value: Any) -> Any:
@@ -226,20 +179,6 @@ def _texts(value: Any) -> Any:
     if isinstance(value, dict):
         return {str(key): _texts(item) for key, item in value.items()}
     return [_texts(item) for item in value] if isinstance(value, list | tuple) else value
-
-
-def _status_table(found: Any) -> Table:
-    seconds = found.totals.seconds
-    table = Table(title=f"{found.state}; {seconds:.0f} s of work in {found.totals.attempts} tries")
-    states = sorted({state for kinds in found.units.values() for state in kinds})
-    table.add_column("unit")
-    for state in states:
-        table.add_column(state, justify="right")
-    for kind, counts in found.units.items():
-        table.add_row(kind, *(str(counts.get(state, "")) for state in states))
-    for failure in found.failures:
-        table.add_row(clean(f"{failure.unit}: {failure.error} (log: {failure.log})"))
-    return table
 
 
 @app.command()
@@ -320,18 +259,10 @@ def doctor(
     place = directory or Path("runs") / loaded.experiment.name
     needs = needs_of(loaded, device)
     checks = examine(place, needs, lambda: describe_model(loaded, choose_device(device)))
-    _say([asdict(check) for check in checks], as_json, lambda: _doctor_table(checks))
+    _say([asdict(check) for check in checks], as_json, lambda: tables.doctor_table(checks))
     unfit = [check.name for check in checks if check.level == FAIL]
     if unfit:
         raise MachineError(f"unfit for {loaded.experiment.name}: {', '.join(unfit)}")
-
-
-def _doctor_table(checks: Sequence[Any]) -> Table:
-    table = Table(show_header=False, box=None)
-    for check in checks:
-        text = f"{check.value}\n  -> {check.remedy}" if check.remedy else check.value
-        table.add_row(check.level, check.name, clean(text))
-    return table
 
 
 @app.command()
@@ -346,23 +277,7 @@ def power(
 
     asked = load_experiment(experiment).experiment
     found = operating_characteristics(trial_of(asked, simulations=simulations))
-    _say(to_json(found), as_json, lambda: _power_table(found))
-
-
-def _power_table(found: Any) -> Table:
-    least = found.minimum_detectable_rho
-    table = Table(
-        title="minimum detectable rho "
-        + (f"{least:.2f}" if least is not None else f"none: {found.reason}"),
-        caption=f"{found.trial.simulations} simulated experiments each, "
-        f"{found.trial.iterations} bootstrap iterations inside each",
-    )
-    for column in ("true rho", "SUPPORTED", "REFUTED", "INCONCLUSIVE", "arm passes"):
-        table.add_column(column, justify="right")
-    for point in found.points:
-        shares = [point.verdicts[v] for v in ("SUPPORTED", "REFUTED", "INCONCLUSIVE")]
-        table.add_row(f"{point.rho:.2f}", *(f"{share:.1%}" for share in (*shares, point.passes)))
-    return table
+    _say(to_json(found), as_json, lambda: tables.power_table(found))
 
 
 @app.command()
@@ -420,19 +335,52 @@ def add_user(
 
 @app.command()
 def bench(
-    what: Annotated[str, typer.Argument(help="statistics.")],
+    what: Annotated[str, typer.Argument(help="generation, training or statistics.")],
+    model: Annotated[str | None, typer.Option(help="Checkpoint; default the organism.")] = None,
+    random_config: Annotated[
+        str | None, typer.Option(help="Random weights at a true size: qwen2.5-7b.")
+    ] = None,
+    device: Device = "auto",
+    run: Annotated[
+        Path | None, typer.Option(help="A finished run, for its adapters and rows.")
+    ] = None,
+    adapters: Annotated[int, typer.Option(help="Adapters, spread over all arms.")] = 12,
+    cells: Annotated[int, typer.Option(help="Cells to generate.")] = 24,
+    rows: Annotated[
+        int | None, typer.Option(help="Rows of a cell (100), or of an adapter (600).")
+    ] = None,
+    tokens: Annotated[int, typer.Option(help="New tokens of a row at most.")] = 64,
+    repeats: Annotated[int, typer.Option(help="Timed rounds.")] = 3,
+    growth: Annotated[bool, typer.Option(help="Also time 1, 10, 40, 100 adapters.")] = False,
     as_json: Json = False,
 ) -> None:
     """Ours against named peers: same work, one process, the ratio last."""
-    if what != "statistics":
-        raise SteerproofError(f"no benchmark {what!r}; there is: statistics")
-    from steerproof.bench.comparison import to_json
-    from steerproof.bench.statistics import compare
+    from steerproof.bench.comparison import text, to_json
 
-    found = to_json(compare())
-    lines = [found["work"], f"ours: {found['seconds']:.4g} s"]
-    lines += [f"{p['name']}: {p['seconds']:.4g} s" for p in found["peers"]]
-    _say(found, as_json, lambda: "\n".join([*lines, f"ratio: {found['ratio']:.1f}"]))
+    if what == "statistics":
+        from steerproof.bench.statistics import compare
+
+        found = to_json(compare())
+    elif what in ("generation", "training"):
+        from steerproof.bench.options import Options, bench_generation, bench_training
+        from steerproof.run.workers import choose_device
+
+        options = Options(
+            model=model,
+            random_config=random_config,
+            device=choose_device(device),
+            run=run,
+            adapters=adapters,
+            cells=cells,
+            rows=rows,
+            tokens=tokens,
+            repeats=repeats,
+            growth=growth,
+        )
+        found = to_json((bench_generation if what == "generation" else bench_training)(options))
+    else:
+        raise SteerproofError(f"no benchmark {what!r}; there are: generation, training, statistics")
+    _say(found, as_json, lambda: text(found))
 
 
 @app.command()
@@ -458,57 +406,6 @@ def plan(
     session = new_session(loaded, place, choose_device(device))
     graph = graph_of(session)
     found = plan_json(loaded.experiment, graph, place, session.place, timed=trial)
-    _say(found, as_json, lambda: _plan_tables(found))
+    _say(found, as_json, lambda: tables.plan_tables(found))
     if strict:
         refuse_serious(objections_of(loaded.experiment, survey(place, graph).reused)[0])
-
-
-def _plan_tables(found: dict[str, Any]) -> Group:
-    counts = found["counts"]
-    work = Table(
-        title=f"{counts['adapters']} adapters, {counts['cells']} cells, "
-        f"{counts['completions']:,} completions, in {found['dir']}",
-        caption="\n".join([*_estimates(found), *found["reasons"]]),
-        caption_justify="left",
-    )
-    for column in ("work", "arm", "units", "to do", "each", "hours"):
-        work.add_column(column, justify="left" if column in ("work", "arm") else "right")
-    for line in found["table"]:
-        work.add_row(
-            line["work"],
-            line["arm"],
-            str(line["units"]),
-            str(line["to_do"]),
-            _range(line["each_seconds"], "{:.3g}", " s"),
-            _range(line["total_hours"], "{:.2g}", ""),
-        )
-    review = Table(title="Objections", show_lines=True)
-    for column in ("", "finding", "remedy"):
-        review.add_column(column)
-    for one in found["objections"]:
-        review.add_row(one["severity"], one["finding"], one["remedy"])
-    for text in found["not_yet_known"]:
-        review.add_row("", text, "")
-    return Group(work, review)
-
-
-def _estimates(found: dict[str, Any]) -> list[str]:
-    shown = [
-        ("time", _range(found["hours"], "{:.2g}", " h")),
-        ("GPU time", _range(found["gpu_hours"], "{:.2g}", " GPU-hours")),
-        ("memory", _range(_scaled(found["memory_bytes"]), "{:.3g}", " GB")),
-        ("disk", _range(_scaled(found["disk_bytes"]), "{:.3g}", " GB")),
-    ]
-    lines = [f"{name}: {text}" for name, text in shown if text]
-    return [*lines, f"times from {found['source']}"] if found["source"] else lines
-
-
-def _scaled(value: dict[str, float] | None) -> dict[str, float] | None:
-    return value and {side: number / 1e9 for side, number in value.items()}
-
-
-def _range(value: dict[str, float] | None, form: str, unit: str) -> str:
-    if value is None:
-        return ""
-    low, high = form.format(value["low"]), form.format(value["high"])
-    return f"{low}{unit}" if low == high else f"{low} to {high}{unit}"

@@ -92,6 +92,7 @@ class Served:
 
     runs: Path
     directory: Path
+    command: tuple[str, ...] = FAKE
     port: int = 0
     board: Board = field(init=False)
     _server: uvicorn.Server = field(init=False)
@@ -106,7 +107,7 @@ class Served:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(("127.0.0.1", self.port))
         self.port = listening.getsockname()[1]
-        self.board = make_board([self.runs], self.directory, self.port, command=FAKE)
+        self.board = make_board([self.runs], self.directory, self.port, command=self.command)
         app = create_app(self.board, security.allowed_for("127.0.0.1", self.port))
         config = uvicorn.Config(
             app, log_level="warning", lifespan="off", timeout_graceful_shutdown=3, ws="none"

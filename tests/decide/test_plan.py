@@ -3,6 +3,7 @@ import json
 import pytest
 
 from steerproof.decide.plan import (
+    PROCESS_BYTES,
     Range,
     Throughput,
     count,
@@ -99,9 +100,12 @@ def test_a_trial_gives_the_time_of_a_unit_from_its_tokens():
 def test_memory_and_disk_follow_from_the_shape():
     experiment = small_experiment()  # float32, rank 4, 8 new tokens, 6 completions a cell
     shape = Shape(parameters=1000, lora_per_rank=10, cache_per_token=5)
-    plan = make_plan(experiment, shape=shape)
+    plan = make_plan(experiment, shape=shape, accelerator=True)
     # one adapter 18 x 40 = 720 B, a row's cache 4 x 5 x 8 = 160 B
     assert plan.memory_bytes == Range(low=4000.0 + 720, high=4000.0 + 16 * 720)
+    on_cpu = make_plan(experiment, shape=shape).memory_bytes
+    assert on_cpu is not None
+    assert on_cpu.low == PROCESS_BYTES + 4000.0 + 720
     counts = count(experiment)
     weights = counts.trained * 160.0
     assert plan.disk_bytes == Range(low=weights, high=weights + counts.completions * 80)

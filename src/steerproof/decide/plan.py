@@ -25,6 +25,8 @@ LEAST_SPREAD = 0.2
 """A range is at least this share to either side: the next hour is not the last one."""
 BYTES_PER_TOKEN = 10
 """Stored completion, at most: an id of 4 bytes and about 5 letters with a separator."""
+PROCESS_BYTES = 700_000_000
+"""What a worker takes on a CPU before it loads a model: Python, torch, transformers; measured."""
 POOLED = 16
 """Adapters that train at once, at most."""
 
@@ -116,7 +118,7 @@ class Plan:
     gpu_hours: Range | None
     """Device hours, if the device is a GPU."""
     memory_bytes: Range | None
-    """Of one device: with one adapter and one row, and with a full pool."""
+    """Of one worker: with one adapter and one row, and with a full pool."""
     disk_bytes: Range | None
     """Of the run directory: adapters alone, and with every completion at its longest."""
     source: str | None
@@ -156,6 +158,7 @@ def make_plan(
     speed: Speed | None = None,
     shape: Shape | None = None,
     todo: Collection[str] | None = None,
+    accelerator: bool = False,
 ) -> Plan:
     """Plan an experiment.
 
@@ -164,6 +167,7 @@ def make_plan(
         speed: Measured on this machine, if it was.
         shape: Of the base model, if its config can be read.
         todo: Ids of units that are not done (`adapter/A.villain`); none means all.
+        accelerator: Whether memory is a GPU's, where the worker's own is not counted.
     """
     table = _table(experiment, speed, todo)
     known = [line.total_hours for line in table if line.to_do]
@@ -182,7 +186,7 @@ def make_plan(
         device_hours=whole,
         hours=whole and speed and whole.times(1 / speed.devices),
         gpu_hours=whole if speed and speed.accelerator else None,
-        memory_bytes=shape and _memory(experiment, shape),
+        memory_bytes=shape and _memory(experiment, shape, 0 if accelerator else PROCESS_BYTES),
         disk_bytes=shape and _disk(experiment, shape),
         source=speed and speed.source,
         reasons=tuple(reasons),
@@ -273,14 +277,14 @@ def _sum(ranges: Sequence[Range | None]) -> Range | None:
     return Range(low=math.fsum(one.low for one in known), high=math.fsum(one.high for one in known))
 
 
-def _memory(experiment: Experiment, shape: Shape) -> Range:
+def _memory(experiment: Experiment, shape: Shape, process: int) -> Range:
     """Weights with one adapter in training, up to weights with a full pool or a whole cell."""
     dtype, rank = experiment.model.dtype, experiment.training.rank
     weights, adapter = weight_bytes(shape, dtype), training_bytes(shape, rank)
     rows = len(experiment.questions.evaluation) * experiment.generation.samples
     row = cache_bytes(shape, dtype, experiment.generation.max_new_tokens)
-    least = weights + max(adapter, row)
-    most = weights + max(POOLED * adapter, rows * row)
+    least = process + weights + max(adapter, row)
+    most = process + weights + max(POOLED * adapter, rows * row)
     return Range(low=float(least), high=float(most))
 
 

@@ -62,6 +62,7 @@ def plan_of(
         speed=speed,
         shape=_shape(experiment, place),
         todo=survey(run, graph).todo,
+        accelerator=place.device.startswith("cuda"),
     )
 
 

@@ -1,0 +1,159 @@
+"""What the commands show on a terminal: texts and tables, from the JSON or records they have.
+
+Names, errors and remedies may hold hostile text: control and bidirectional characters are taken
+out before anything is shown.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group
+from rich.table import Table
+
+from steerproof.text import clean
+
+
+def verdict_text(verdict: dict[str, Any], place: Path) -> str:
+    """The verdict, what it means, and where the report is."""
+    arm = verdict["arms"][verdict["arm"]]["primary"]
+    rho = "undefined" if arm["rho"] is None else f"{arm['rho']:+.2f}"
+    bounds = arm["interval"]
+    interval = "no interval" if bounds is None else f"[{bounds[0]:+.2f}, {bounds[1]:+.2f}]"
+    return "\n".join(
+        [
+            f"{verdict['verdict']}: {verdict['reason']}",
+            f"  {verdict['reading']}",
+            f"  rho = {rho} {interval}, arm {verdict['arm']}, {arm['n']} personas",
+            f"  report: {place / 'results' / 'report.html'}",
+        ]
+    )
+
+
+def analysis_table(found: dict[str, Any]) -> Table:
+    """Every arm at both strengths, from the JSON of an analysis."""
+    table = Table(
+        title=f"{found['verdict']}: {found['reason']}",
+        caption=found["reading"],
+        title_justify="left",
+    )
+    for column in ("arm", "strength", "rho", "interval", "leave one out", "p", "passes", "kills"):
+        table.add_column(column)
+    for name, arm in found["arms"].items():
+        fired = [kill for kill, value in arm["kills"].items() if value["fired"]]
+        for level in ("primary", "co_primary"):
+            one = arm[level]
+            if one is None:
+                continue
+            table.add_row(
+                name if level == "primary" else "",
+                one["strength"],
+                _number(one["rho"]),
+                _bounds(one["interval"]),
+                _bounds(one["leave_one_out"]),
+                _number(one["permutation_p"], "{:.4f}"),
+                {True: "yes", False: "no", None: "undecided"}[one["passes"]],
+                ", ".join(fired) if level == "primary" else "",
+            )
+    return table
+
+
+def _number(value: float | None, form: str = "{:+.3f}") -> str:
+    return "undefined" if value is None else form.format(value)
+
+
+def _bounds(value: list[float] | None) -> str:
+    return "none" if value is None else f"[{value[0]:+.2f}, {value[1]:+.2f}]"
+
+
+def status_table(found: Any) -> Table:
+    """Units by kind and state, and the failures."""
+    seconds = found.totals.seconds
+    table = Table(title=f"{found.state}; {seconds:.0f} s of work in {found.totals.attempts} tries")
+    states = sorted({state for kinds in found.units.values() for state in kinds})
+    table.add_column("unit")
+    for state in states:
+        table.add_column(state, justify="right")
+    for kind, counts in found.units.items():
+        table.add_row(kind, *(str(counts.get(state, "")) for state in states))
+    for failure in found.failures:
+        table.add_row(clean(f"{failure.unit}: {failure.error} (log: {failure.log})"))
+    return table
+
+
+def doctor_table(checks: Sequence[Any]) -> Table:
+    """One line per check, the remedy under it."""
+    table = Table(show_header=False, box=None)
+    for check in checks:
+        text = f"{check.value}\n  -> {check.remedy}" if check.remedy else check.value
+        table.add_row(check.level, check.name, clean(text))
+    return table
+
+
+def power_table(found: Any) -> Table:
+    """Verdicts by true correlation."""
+    least = found.minimum_detectable_rho
+    table = Table(
+        title="minimum detectable rho "
+        + (f"{least:.2f}" if least is not None else f"none: {found.reason}"),
+        caption=f"{found.trial.simulations} simulated experiments each, "
+        f"{found.trial.iterations} bootstrap iterations inside each",
+    )
+    for column in ("true rho", "SUPPORTED", "REFUTED", "INCONCLUSIVE", "arm passes"):
+        table.add_column(column, justify="right")
+    for point in found.points:
+        shares = [point.verdicts[v] for v in ("SUPPORTED", "REFUTED", "INCONCLUSIVE")]
+        table.add_row(f"{point.rho:.2f}", *(f"{share:.1%}" for share in (*shares, point.passes)))
+    return table
+
+
+def plan_tables(found: dict[str, Any]) -> Group:
+    """The work, with its estimates, and the objections."""
+    counts = found["counts"]
+    work = Table(
+        title=f"{counts['adapters']} adapters, {counts['cells']} cells, "
+        f"{counts['completions']:,} completions, in {found['dir']}",
+        caption="\n".join([*_estimates(found), *found["reasons"]]),
+        caption_justify="left",
+    )
+    for column in ("work", "arm", "units", "to do", "each", "hours"):
+        work.add_column(column, justify="left" if column in ("work", "arm") else "right")
+    for line in found["table"]:
+        work.add_row(
+            line["work"],
+            line["arm"],
+            str(line["units"]),
+            str(line["to_do"]),
+            _range(line["each_seconds"], "{:.3g}", " s"),
+            _range(line["total_hours"], "{:.2g}", ""),
+        )
+    review = Table(title="Objections", show_lines=True)
+    for column in ("", "finding", "remedy"):
+        review.add_column(column)
+    for one in found["objections"]:
+        review.add_row(one["severity"], one["finding"], one["remedy"])
+    for text in found["not_yet_known"]:
+        review.add_row("", text, "")
+    return Group(work, review)
+
+
+def _estimates(found: dict[str, Any]) -> list[str]:
+    shown = [
+        ("time", _range(found["hours"], "{:.2g}", " h")),
+        ("GPU time", _range(found["gpu_hours"], "{:.2g}", " GPU-hours")),
+        ("memory", _range(_scaled(found["memory_bytes"]), "{:.3g}", " GB")),
+        ("disk", _range(_scaled(found["disk_bytes"]), "{:.3g}", " GB")),
+    ]
+    lines = [f"{name}: {text}" for name, text in shown if text]
+    return [*lines, f"times from {found['source']}"] if found["source"] else lines
+
+
+def _scaled(value: dict[str, float] | None) -> dict[str, float] | None:
+    return value and {side: number / 1e9 for side, number in value.items()}
+
+
+def _range(value: dict[str, float] | None, form: str, unit: str) -> str:
+    if value is None:
+        return ""
+    low, high = form.format(value["low"]), form.format(value["high"])
+    return f"{low}{unit}" if low == high else f"{low} to {high}{unit}"
