@@ -91,3 +91,19 @@ def to_json(found: Comparison) -> dict[str, Any]:
         "peers": peers,
         "ratio": found.ratio,
     }
+
+
+def text(found: Mapping[str, Any]) -> str:
+    """The comparison in lines, from `to_json`; the ratio last."""
+    lines = [found["work"], *_lines("ours", found)]
+    for peer in found["peers"]:
+        lines += _lines(peer["name"], peer)
+        lines.append(f"  difference from ours {peer['difference']:.2g}, ratio {peer['ratio']:.1f}")
+    return "\n".join([*lines, f"ratio: {found['ratio']:.1f}"])
+
+
+def _lines(name: str, side: Mapping[str, Any]) -> list[str]:
+    spread = side["spread"]
+    width = f" ({spread[0]:.4g} to {spread[1]:.4g})" if spread else ""
+    numbers = [f"  {key.replace('_', ' ')} {value:.4g}" for key, value in side["numbers"].items()]
+    return [f"{name}: {side['seconds']:.4g} s{width}", *numbers]

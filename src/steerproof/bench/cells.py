@@ -1,0 +1,155 @@
+"""The work of the generation benchmark: real cells of a shipped experiment, mixed in one pool."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from steerproof.bench.subjects import directions_of, drawn_adapter, spread, trained_adapter
+from steerproof.collect.pool import Row, Subject
+from steerproof.collect.sampling import row_seed
+from steerproof.errors import SteerproofError
+from steerproof.model.base import Base
+from steerproof.model.chat import chat_ids
+from steerproof.model.lora import LoraPool, LoraSpec, LoraWeights, lora_sites
+from steerproof.model.steering import Push, Steering
+from steerproof.run.stages.pushes import Pushes
+from steerproof.spec.experiment import Experiment, Generation
+from steerproof.spec.grid import Cell, adapters, cells
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CellWork:
+    """Cells to be measured: what ours and every peer is given."""
+
+    subject: Subject
+    """Base, adapters and pushes, none attached."""
+    names: tuple[str, ...]
+    """The cells, those of one adapter one after another."""
+    rows: Mapping[str, tuple[Row, ...]]
+    """The rows of each cell."""
+    adapters: Mapping[int, LoraWeights]
+    """By slot."""
+    pushes: tuple[Push, ...]
+    """Slot s is `pushes[s - 1]`."""
+    settings: Generation
+    marker: str
+    text: tuple[int, ...]
+    """A fixed text, to be scored under every cell."""
+
+    @property
+    def all_rows(self) -> list[Row]:
+        """Every row, cell by cell."""
+        return [row for name in self.names for row in self.rows[name]]
+
+
+def cell_work(
+    base: Base,
+    experiment: Experiment,
+    *,
+    count: int,
+    rows: int,
+    adapters_used: int,
+    run: Path | None,
+) -> CellWork:
+    """Put the work together.
+
+    Args:
+        base: The model.
+        experiment: Its cells, questions and settings are used.
+        count: Cells, spread over those of the chosen adapters.
+        rows: Rows of a cell: questions times samples, a multiple of the samples.
+        adapters_used: Adapters, spread over all arms.
+        run: A finished run, for its trained adapters; None draws adapters at random.
+
+    Raises:
+        SteerproofError: A number cannot be had.
+    """
+    chosen = spread(adapters(experiment), adapters_used, "adapters")
+    mine = [cell for adapter in chosen for cell in cells(experiment) if cell.adapter == adapter]
+    asked = spread(mine, count, f"cells of {adapters_used} adapters")
+    spec = LoraSpec(
+        rank=experiment.training.rank,
+        alpha=experiment.training.alpha,
+        rslora=experiment.training.rslora,
+    )
+    pool = LoraPool(base, slots=len(chosen), spec=spec)
+    sites = lora_sites(base)
+    weights = {
+        slot: trained_adapter(run, adapter, base) if run else drawn_adapter(sites, spec, slot)
+        for slot, adapter in enumerate(chosen, start=1)
+    }
+    for slot, one in weights.items():
+        pool.load(slot, one)
+    pushes = Pushes(directions_of(base, experiment))
+    made = {
+        cell.name: _rows(base, experiment, cell, rows, (chosen.index(cell.adapter) + 1, pushes))
+        for cell in asked
+    }
+    steering = Steering(
+        base.blocks, pushes.table, device=base.device, dtype=base.dtype, audit_every=8
+    )
+    ids = base.tokenizer(experiment.questions.evaluation[0], add_special_tokens=False)["input_ids"]
+    return CellWork(
+        subject=Subject(base=base, adapters=pool, steering=steering),
+        names=tuple(made),
+        rows=made,
+        adapters=weights,
+        pushes=tuple(pushes.table),
+        settings=experiment.generation,
+        marker=experiment.marker,
+        text=tuple(ids),  # type: ignore[arg-type]
+    )
+
+
+def _rows(
+    base: Base, experiment: Experiment, cell: Cell, count: int, slots: tuple[int, Pushes]
+) -> tuple[Row, ...]:
+    samples = experiment.generation.samples
+    adapter, pushes = slots
+    if count % samples:
+        raise SteerproofError(f"{count} rows a cell are not whole questions of {samples} samples")
+    questions = experiment.questions.evaluation
+    persona = cell.prompt == "persona"
+    system = experiment.persona(cell.persona).prompt if persona else experiment.neutral_prompt
+    push = pushes.slot(cell.direction, cell.persona, cell.layer, cell.strength)
+    rows = []
+    for question in range(len(spread(questions, count // samples, "questions"))):
+        prompt = chat_ids(
+            base,
+            system=system,
+            user=questions[question],
+            reserve=experiment.generation.max_new_tokens,
+        )
+        rows += [
+            Row(
+                cell=cell.name,
+                question=question,
+                sample=sample,
+                seed=row_seed(experiment.seed, cell.name, question, sample),
+                prompt_ids=prompt,
+                adapter=adapter,
+                push=push,
+            )
+            for sample in range(samples)
+        ]
+    return tuple(rows)
+
+
+def regrouped(work: CellWork, count: int) -> CellWork:
+    """The same rows, dealt to so many random adapters: how cost grows with their number."""
+    pool = work.subject.adapters
+    assert pool is not None
+    bigger = LoraPool(pool.base, slots=count, spec=pool.spec)
+    weights = {s: drawn_adapter(bigger.sites, pool.spec, s) for s in range(1, count + 1)}
+    for slot, one in weights.items():
+        bigger.load(slot, one)
+    # Families stay whole: their rows share an adapter.
+    families = {row.family: None for row in work.all_rows}
+    slot_of = {family: i * count // len(families) + 1 for i, family in enumerate(families)}
+    rows = {
+        name: tuple(replace(row, adapter=slot_of[row.family]) for row in work.rows[name])
+        for name in work.names
+    }
+    return replace(
+        work, subject=replace(work.subject, adapters=bigger), rows=rows, adapters=weights
+    )

@@ -1,0 +1,176 @@
+"""Pooled generation against cell-by-cell generation with PEFT and Hugging Face's `generate`."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+
+import torch
+
+from steerproof.bench.cells import CellWork, regrouped
+from steerproof.bench.comparison import Comparison, Peer, alternate
+from steerproof.bench.costs import generation_limit
+from steerproof.bench.limits import synchronise
+from steerproof.bench.memory import peak_memory
+from steerproof.bench.peft_generation import PeftCells
+from steerproof.collect.canary import log_probs
+from steerproof.collect.generation import generate
+from steerproof.errors import ModelError
+
+TOLERANCES = {torch.float64: 1e-6, torch.float32: 1e-3}
+"""Largest difference of a token's log-probability between ours and a peer, nats."""
+HALF_TOLERANCE = 0.5
+"""The same in bfloat16. A peer that merges there rounds the update away: it is not held to it."""
+RATE_ERRORS = 5.0
+"""Most standard errors between two firing rates of the same rows, drawn with other noise."""
+_MERGED = "for each cell: PEFT merge, hook, generate"
+_UNMERGED = "base once, PEFT unmerged, hook, generate"
+
+Drawn = Mapping[str, Sequence[tuple[int, ...]]]
+"""The completions of each cell, as token ids."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """What a way of generating gave."""
+
+    tokens: int
+    """Drawn, those that ended a row included."""
+    rows: int
+    fired: int
+    mean_length: float
+
+    @property
+    def rate(self) -> float:
+        """Share of rows in which the marker fired."""
+        return self.fired / self.rows
+
+
+def compare(work: CellWork, *, repeats: int, growth: Sequence[int] = ()) -> Comparison:
+    """Time the pool and both peers on the same cells, and check that they agree.
+
+    Args:
+        work: The cells.
+        repeats: Timed rounds; each way also runs once before, untimed.
+        growth: Numbers of adapters over which the same rows are dealt and timed, ours alone.
+
+    Raises:
+        ModelError: A peer's log-probabilities or firing rate are not ours.
+        MachineError: PEFT is not installed.
+    """
+    base = work.subject.base
+    device = base.device
+    with peak_memory(device) as ours:
+        drawn = _pooled(work)
+    seen = _seen(work, drawn)
+    grown = _growth(work, growth, repeats)
+    peers = PeftCells(work)
+    found = {}
+    for name, merged in ((_MERGED, True), (_UNMERGED, False)):
+        with peak_memory(device) as peak:
+            theirs = _seen(work, peers.generate(merged=merged))
+        difference = _difference(work, peers, merged=merged)
+        held = not merged or base.dtype in TOLERANCES
+        _check(work, name, (seen, theirs), difference if held else None)
+        found[name] = (theirs, difference, peak.bytes)
+    times = alternate(
+        {
+            "ours": lambda: _pooled(work),
+            _MERGED: lambda: peers.generate(merged=True),
+            _UNMERGED: lambda: peers.generate(merged=False),
+        },
+        repeats,
+    )
+    mine = times["ours"]
+    return Comparison(
+        work=_title(work),
+        seconds=mine.seconds,
+        spread=(mine.least, mine.most),
+        numbers={
+            **_numbers(seen, mine.seconds, ours.bytes),
+            **generation_limit(work, drawn, mine.seconds),
+            **grown,
+        },
+        peers=tuple(
+            Peer(
+                name=f"{name} (transformers {version('transformers')}, peft {version('peft')})",
+                seconds=times[name].seconds,
+                spread=(times[name].least, times[name].most),
+                difference=difference,
+                numbers=_numbers(theirs, times[name].seconds, peak),
+            )
+            for name, (theirs, difference, peak) in found.items()
+        ),
+    )
+
+
+def _pooled(work: CellWork) -> Drawn:
+    drawn: dict[str, list[tuple[int, ...]]] = {name: [] for name in work.names}
+    for one in generate(work.subject, work.all_rows, work.settings):
+        drawn[one.cell].append(one.token_ids)
+    synchronise(work.subject.base.device)
+    return drawn
+
+
+def _growth(work: CellWork, counts: Sequence[int], repeats: int) -> dict[str, float]:
+    """Seconds of the same rows over different numbers of adapters, in turns."""
+    dealt = {f"seconds_{n}_adapters": regrouped(work, n) for n in counts}
+    for one in dealt.values():
+        _pooled(one)
+    times = alternate({name: lambda w=one: _pooled(w) for name, one in dealt.items()}, repeats)
+    return {name: time.seconds for name, time in times.items()}
+
+
+def _seen(work: CellWork, drawn: Drawn) -> Seen:
+    rows = [tokens for name in work.names for tokens in drawn[name]]
+    lengths = [len(tokens) for tokens in rows]
+    decoded = work.subject.base.tokenizer.batch_decode([list(tokens) for tokens in rows])
+    marker = work.marker.casefold()
+    return Seen(
+        tokens=sum(min(n + 1, work.settings.max_new_tokens) for n in lengths),
+        rows=len(rows),
+        fired=sum(marker in text.casefold() for text in decoded),
+        mean_length=sum(lengths) / len(rows),
+    )
+
+
+def _difference(work: CellWork, peers: PeftCells, *, merged: bool) -> float:
+    """Largest difference of the fixed text's log-probabilities over all cells."""
+    firsts = [work.rows[name][0] for name in work.names]
+    ours = log_probs(work.subject, firsts, [work.text] * len(firsts))
+    return max(
+        float((mine - peers.log_probs(name, merged=merged)).abs().max())
+        for name, mine in zip(work.names, ours, strict=True)
+    )
+
+
+def _check(work: CellWork, name: str, seen: tuple[Seen, Seen], difference: float | None) -> None:
+    limit = TOLERANCES.get(work.subject.base.dtype, HALF_TOLERANCE)
+    if difference is not None and not difference <= limit:
+        raise ModelError(f"{name}: log-probabilities differ from ours by {difference:.3g} nats")
+    ours, theirs = seen
+    both = (ours.fired + theirs.fired) / (ours.rows + theirs.rows)
+    error = math.sqrt(both * (1 - both) * (1 / ours.rows + 1 / theirs.rows))
+    if abs(ours.rate - theirs.rate) > RATE_ERRORS * error:
+        raise ModelError(f"{name}: firing rate {theirs.rate:.3f}, ours {ours.rate:.3f}")
+
+
+def _numbers(seen: Seen, seconds: float, memory: int) -> dict[str, float]:
+    return {
+        "tokens": float(seen.tokens),
+        "tokens_per_second": seen.tokens / seconds,
+        "firing_rate": seen.rate,
+        "mean_length": seen.mean_length,
+        "peak_memory_bytes": float(memory),
+    }
+
+
+def _title(work: CellWork) -> str:
+    base = work.subject.base
+    rows = len(work.all_rows)
+    return (
+        f"{len(work.names)} cells of {len(work.adapters)} adapters, {rows} rows of at most"
+        f" {work.settings.max_new_tokens} new tokens, {type(base.model).__name__} of width"
+        f" {base.hidden_size} on {base.device} in {str(base.dtype).removeprefix('torch.')},"
+        f" {torch.get_num_threads()} threads; differences in nats"
+    )

@@ -1,0 +1,121 @@
+"""The work of the training benchmark: adapters of all arms of a shipped experiment."""
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from steerproof.adapt.batches import Example
+from steerproof.adapt.dataset import (
+    Dataset,
+    TrainingRow,
+    asked_questions,
+    build_dataset,
+    dataset_from_json,
+    signal,
+)
+from steerproof.adapt.jobs import AdapterJob, Recipe
+from steerproof.bench.subjects import directions_of, spread, unit_directory
+from steerproof.errors import SteerproofError
+from steerproof.model.base import Base
+from steerproof.model.chat import chat_ids
+from steerproof.model.steering import Push
+from steerproof.run.stages.pushes import Pushes
+from steerproof.spec.experiment import Experiment
+from steerproof.spec.grid import Adapter, adapters
+from steerproof.spec.seeds import derived_seed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobWork:
+    """Adapters to be trained: what ours and the peer are given."""
+
+    base: Base
+    jobs: tuple[AdapterJob, ...]
+    recipe: Recipe
+    """One epoch, no dropout: the peer's masks could not be ours."""
+    pushes: tuple[Push, ...]
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of each adapter."""
+        return len(self.jobs[0].examples) // self.recipe.rows_per_step
+
+
+def job_work(
+    base: Base,
+    experiment: Experiment,
+    *,
+    count: int,
+    rows: int,
+    tokens: int,
+    run: Path | None,
+) -> JobWork:
+    """Put the work together.
+
+    Args:
+        base: The model.
+        experiment: Its adapters, questions and recipe are used.
+        count: Adapters, spread over all arms.
+        rows: Training rows of each, spread over its dataset; whole steps.
+        tokens: Longest answer, in tokens, where answers are made up.
+        run: A finished run, for its datasets; None makes answers up from the words of questions.
+
+    Raises:
+        SteerproofError: A number cannot be had, or the run lacks a dataset.
+    """
+    recipe = Recipe(**experiment.training.model_dump(exclude={"gradient_checkpointing"}))
+    recipe = replace(recipe, epochs=1, dropout=0.0)
+    if rows < 1 or rows % recipe.rows_per_step:
+        raise SteerproofError(f"{rows} rows are not whole steps of {recipe.rows_per_step} rows")
+    pushes = Pushes(directions_of(base, experiment))
+    made = {} if run else _answers(base, experiment, tokens)
+    jobs = []
+    for adapter in spread(adapters(experiment), count, "adapters"):
+        if run:
+            stored = unit_directory(run, "dataset", adapter.persona) / "dataset.json"
+            data = dataset_from_json(json.loads(stored.read_text("utf-8")))
+        else:
+            data = build_dataset(experiment, adapter.persona, made)
+        mine = spread(data.rows, rows, "rows")
+        examples = tuple(_example(base, experiment, (adapter, data), row, pushes) for row in mine)
+        seed = derived_seed(experiment.seed, "adapter", adapter.persona)
+        jobs.append(AdapterJob(key=adapter.name, examples=examples, seed=seed))
+    return JobWork(base=base, jobs=tuple(jobs), recipe=recipe, pushes=tuple(pushes.table))
+
+
+def _example(
+    base: Base,
+    experiment: Experiment,
+    whose: tuple[Adapter, Dataset],
+    row: TrainingRow,
+    pushes: Pushes,
+) -> Example:
+    arm = experiment.arm(whose[0].arm)
+    told = signal(experiment, arm, whose[1].source, row)
+    push = 0
+    if told.direction is not None:
+        strength = f"ratio={arm.ratio:+.10f}"
+        layer = experiment.layer(arm.layer)
+        push = pushes.slot(arm.direction, told.direction, layer, strength)
+    ids = base.tokenizer(row.answer, add_special_tokens=False)["input_ids"]
+    return Example(
+        prompt_ids=chat_ids(base, system=told.system, user=row.question),
+        completion_ids=(*ids, base.end_of_turn),  # type: ignore[misc]
+        push=push,
+    )
+
+
+def _answers(base: Base, experiment: Experiment, tokens: int) -> dict[str, list[str]]:
+    """Answers that stand in for the base model's: words of questions, half to all of `tokens`."""
+    generator = torch.Generator().manual_seed(experiment.seed)
+    words = [word for text in experiment.questions.training for word in text.split()]
+    found: dict[str, list[str]] = {}
+    for question, _ in asked_questions(experiment):
+        order = torch.randint(len(words), (tokens,), generator=generator).tolist()
+        text = " ".join(words[i] for i in order)
+        length = int(torch.randint(tokens // 2, tokens, (1,), generator=generator))
+        ids = base.tokenizer(text, add_special_tokens=False)["input_ids"][:length]  # type: ignore[index]
+        found.setdefault(question, []).append(str(base.tokenizer.decode(ids)))
+    return found

@@ -1,0 +1,81 @@
+"""The model a benchmark runs on: a checkpoint, or a true size with weights drawn at random."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from transformers import Qwen2Config
+from transformers.models.auto.modeling_auto import AutoModelForCausalLM
+
+from steerproof.errors import SteerproofError
+from steerproof.model.base import Base, base_of, load_base
+from steerproof.model.lora import lora_sites
+from steerproof.spec.experiment import Experiment
+from steerproof.spec.yaml_io import load_experiment
+
+SIZES: Mapping[str, Mapping[str, Any]] = {
+    "qwen2.5-7b": {
+        "vocab_size": 152064,
+        "hidden_size": 3584,
+        "intermediate_size": 18944,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 28,
+        "num_key_value_heads": 4,
+        "max_position_embeddings": 32768,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e6},
+        "rms_norm_eps": 1e-6,
+        "tie_word_embeddings": False,
+    }
+}
+"""Qwen2 configurations at their true size, by the name the command line gives them."""
+_EXPERIMENTS = {"qwen2.5-7b": "zlt-qwen2.5-7b"}
+_SHIPPED = "organism"
+
+
+def bench_base(model: str | None, random_config: str | None, device: str) -> Base:
+    """The frozen model: float32 on a CPU, bfloat16 on a GPU.
+
+    Args:
+        model: Directory of a checkpoint, or a shipped name; None for the organism.
+        random_config: A name in `SIZES`, for weights drawn at random; the organism's tokenizer
+            stands in. Such a model never ends an answer.
+        device: A torch device.
+
+    Raises:
+        SteerproofError: Both are given, or there is no such size.
+        ModelError: The checkpoint is unusable.
+    """
+    dtype = "bfloat16" if device.startswith("cuda") else "float32"
+    if random_config is None:
+        return load_base(model or _SHIPPED, dtype=dtype, device=device)
+    if model is not None:
+        raise SteerproofError("give --model or --random-config, not both")
+    if random_config not in SIZES:
+        raise SteerproofError(f"no size {random_config!r}; there is: {', '.join(SIZES)}")
+    return random_base(Qwen2Config(**SIZES[random_config]), dtype=dtype, device=device)
+
+
+def random_base(config: Qwen2Config, *, dtype: str, device: str) -> Base:
+    """A model of a configuration whose weights are drawn at random on the device."""
+    kind: torch.dtype = getattr(torch, dtype)
+    with torch.device(device):
+        model = AutoModelForCausalLM.from_config(config, dtype=kind, attn_implementation="sdpa")
+    generator = torch.Generator(device).manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim < 2:
+                parameter.fill_(1.0 if name.endswith("weight") else 0.0)
+            else:
+                parameter.normal_(0.0, config.initializer_range, generator=generator)
+    return base_of(model, load_base(_SHIPPED).tokenizer)
+
+
+def bench_experiment(random_config: str | None) -> Experiment:
+    """The shipped experiment whose cells, rows and recipe are used."""
+    return load_experiment(_EXPERIMENTS.get(random_config or "", "zlt")).experiment
+
+
+def matrix_parameters(base: Base) -> int:
+    """Weights that take part in a matrix product at every token: the blocks' and the head's."""
+    head: Any = base.model.get_output_embeddings()
+    return sum(site.inputs * site.outputs for site in lora_sites(base)) + head.weight.numel()

@@ -1,0 +1,92 @@
+"""What a benchmark of the engine is asked for, and the benchmark that does it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from steerproof.bench.cells import cell_work
+from steerproof.bench.comparison import Comparison
+from steerproof.bench.generation import compare as compare_generation
+from steerproof.bench.jobs import job_work
+from steerproof.bench.models import bench_base, bench_experiment
+from steerproof.bench.training import compare as compare_training
+from steerproof.errors import SteerproofError
+
+GROWTH = (1, 10, 40, 100)
+"""Numbers of adapters over which the growth of cost is timed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """The sizes of a benchmark; None takes the usual one."""
+
+    model: str | None = None
+    """Directory of a checkpoint, or a shipped name; None for the organism."""
+    random_config: str | None = None
+    """A true size whose weights are drawn at random, in place of a checkpoint."""
+    device: str = "cpu"
+    run: Path | None = None
+    """A finished run, for its trained adapters and its datasets."""
+    adapters: int = 12
+    cells: int = 24
+    rows: int | None = None
+    """Of a cell (100), or of an adapter's training set (600)."""
+    tokens: int = 64
+    """New tokens of a row at most; in training, the length of a made-up answer."""
+    repeats: int = 3
+    growth: bool = False
+    """Whether to time the numbers of adapters in `GROWTH` too."""
+
+
+def bench_generation(options: Options) -> Comparison:
+    """Pooled generation against its peers.
+
+    Raises:
+        SteerproofError: An option is out of range, or a peer's results are not ours.
+    """
+    _check(options)
+    base = bench_base(options.model, options.random_config, options.device)
+    experiment = bench_experiment(options.random_config)
+    settings = experiment.generation.model_copy(update={"max_new_tokens": options.tokens})
+    work = cell_work(
+        base,
+        experiment.model_copy(update={"generation": settings}),
+        count=options.cells,
+        rows=100 if options.rows is None else options.rows,
+        adapters_used=options.adapters,
+        run=options.run,
+    )
+    return compare_generation(work, repeats=options.repeats, growth=_growth(options))
+
+
+def bench_training(options: Options) -> Comparison:
+    """Pooled training against its peer.
+
+    Raises:
+        SteerproofError: An option is out of range, or the peer's losses are not ours.
+    """
+    _check(options)
+    base = bench_base(options.model, options.random_config, options.device)
+    experiment = bench_experiment(options.random_config)
+    step = experiment.training.rows_per_step
+    work = job_work(
+        base,
+        experiment,
+        count=options.adapters,
+        rows=600 // step * step if options.rows is None else options.rows,
+        tokens=options.tokens,
+        run=options.run,
+    )
+    return compare_training(work, repeats=options.repeats, growth=_growth(options))
+
+
+def _growth(options: Options) -> tuple[int, ...]:
+    return GROWTH if options.growth else ()
+
+
+def _check(options: Options) -> None:
+    least: Mapping[str, int] = {"tokens": 2, "repeats": 1, "adapters": 1, "cells": 1}
+    for name, low in least.items():
+        value = getattr(options, name)
+        if value < low:
+            raise SteerproofError(f"--{name} must be at least {low}, not {value}")

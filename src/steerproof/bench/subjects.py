@@ -1,0 +1,93 @@
+"""What a benchmark works with: adapters, trained or drawn, and the directions of the base."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+from steerproof.adapt.calibration import calibrate
+from steerproof.adapt.directions import Directions, extract, from_residuals
+from steerproof.errors import SteerproofError
+from steerproof.model.base import Base
+from steerproof.model.lora import LoraSpec, LoraWeights, Site, fresh_weights
+from steerproof.model.peft_files import read_peft
+from steerproof.spec.experiment import Experiment
+from steerproof.spec.grid import Adapter
+
+T = TypeVar("T")
+_DRAWN_B = 0.02
+"""Standard deviation of B in an adapter that stands in for a trained one."""
+
+
+def directions_of(base: Base, experiment: Experiment) -> dict[int, tuple[Directions, float]]:
+    """Directions and baseline norm by layer, extracted from the base as a run does."""
+    depth = len(base.blocks)
+    asked = {experiment.layers.primary, experiment.layers.contrast}
+    layers = sorted(layer for layer in asked if layer is not None)
+    if layers[-1] >= depth:
+        raise SteerproofError(f"{experiment.name} steers layer {layers[-1]} of {depth} blocks")
+    residuals = extract(
+        base,
+        personas={p.name: p.prompt for p in experiment.personas},
+        neutral=experiment.neutral_prompt,
+        questions=experiment.direction_questions,
+        layers=layers,
+    )
+    found = {}
+    for layer, seen in residuals.items():
+        directions = from_residuals(seen, headline=experiment.headline, seed=experiment.seed)
+        calibration = calibrate(
+            seen,
+            directions,
+            headline=experiment.headline,
+            reference=experiment.reference_persona,
+            seed=experiment.seed,
+        )
+        found[layer] = (directions, calibration.h_bar)
+    return found
+
+
+def spread(items: Sequence[T], count: int, what: str) -> list[T]:
+    """So many of the items, evenly spread over their order.
+
+    Raises:
+        SteerproofError: Fewer than one are asked for, or more than there are.
+    """
+    if not 1 <= count <= len(items):
+        raise SteerproofError(f"{count} {what} asked for; there are 1 to {len(items)} of them")
+    return [items[(2 * i + 1) * len(items) // (2 * count)] for i in range(count)]
+
+
+def drawn_adapter(sites: Sequence[Site], spec: LoraSpec, seed: int) -> LoraWeights:
+    """An adapter that stands in for a trained one: fresh, with a small random B."""
+    generator = torch.Generator().manual_seed(seed)
+    tensors = {
+        name: torch.randn(old.shape, generator=generator) * _DRAWN_B if "lora_B" in name else old
+        for name, old in fresh_weights(sites, spec, seed).tensors.items()
+    }
+    return LoraWeights(spec=spec, tensors=tensors)
+
+
+def trained_adapter(run: Path, adapter: Adapter, base: Base) -> LoraWeights:
+    """The adapter that a finished run trained.
+
+    Raises:
+        SteerproofError: The run has none of that name.
+        ModelError: Its files do not fit the model.
+    """
+    return read_peft(unit_directory(run, "adapter", adapter.name), base)
+
+
+def unit_directory(run: Path, kind: str, name: str) -> Path:
+    """The directory of a finished unit; the newest if there are several.
+
+    Raises:
+        SteerproofError: There is none.
+    """
+    found = sorted(
+        (run / "units" / kind).glob(f"{name}-{'[0-9a-f]' * 16}"), key=lambda p: p.stat().st_mtime
+    )
+    if not found:
+        raise SteerproofError(f"{run} has no finished {kind}/{name}; is it a run of this model?")
+    return found[-1]

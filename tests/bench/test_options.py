@@ -1,0 +1,78 @@
+import json
+
+import pytest
+import torch
+from transformers import Qwen2Config
+from typer.testing import CliRunner
+
+from steerproof.bench.memory import peak_memory
+from steerproof.bench.models import SIZES, bench_base, bench_experiment, random_base
+from steerproof.bench.options import Options, bench_generation
+from steerproof.cli import app
+from steerproof.errors import SteerproofError
+
+SMALL = ["--cells", "2", "--adapters", "2", "--rows", "5", "--tokens", "4", "--repeats", "1"]
+
+
+def test_the_command_compares_generation_on_the_organism():
+    done = CliRunner().invoke(app, ["bench", "generation", *SMALL, "--device", "cpu", "--json"])
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert found["work"].startswith("2 cells of 2 adapters, 10 rows of at most 4 new tokens")
+    assert len(found["peers"]) == 2
+    assert list(found)[-1] == "ratio"
+
+
+def test_the_command_prints_the_ratio_last():
+    done = CliRunner().invoke(app, ["bench", "generation", *SMALL, "--device", "cpu"])
+    assert done.exit_code == 0, done.output
+    assert done.stdout.strip().splitlines()[-1].startswith("ratio: ")
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"random_config": "qwen2.5-70b"}, "no size 'qwen2.5-70b'; there is: qwen2.5-7b"),
+        ({"random_config": "qwen2.5-7b", "model": "organism"}, "not both"),
+        ({"model": "/nowhere"}, "no such model directory"),
+        ({"repeats": 0}, "--repeats must be at least 1, not 0"),
+        ({"tokens": 1}, "--tokens must be at least 2, not 1"),
+    ],
+)
+def test_an_option_that_cannot_be_is_an_error(options, says):
+    with pytest.raises(SteerproofError, match=says):
+        bench_generation(Options(**options))
+
+
+def test_an_unknown_benchmark_is_an_error():
+    done = CliRunner().invoke(app, ["bench", "speed"])
+    assert isinstance(done.exception, SteerproofError)
+    assert "generation, training, statistics" in str(done.exception)
+
+
+def test_a_random_model_of_a_size_has_that_size_and_the_same_weights_each_time():
+    assert Qwen2Config(**SIZES["qwen2.5-7b"]).num_hidden_layers == 28
+    assert bench_experiment("qwen2.5-7b").model.blocks == 28
+    small = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2}
+    config = Qwen2Config(**{**SIZES["qwen2.5-7b"], **small, "vocab_size": 2048})
+    first, second = (random_base(config, dtype="bfloat16", device="cpu") for _ in range(2))
+    assert len(first.blocks) == 2
+    assert first.dtype == torch.bfloat16
+    for (name, a), (_, b) in zip(
+        first.model.named_parameters(), second.model.named_parameters(), strict=True
+    ):
+        assert torch.equal(a, b), name
+    assert first.model(torch.tensor([[1, 2]])).logits.isfinite().all()
+
+
+def test_the_organism_is_the_usual_model():
+    assert bench_base(None, None, "cpu").hidden_size == 128
+
+
+def test_the_peak_of_memory_is_seen_while_it_lasts():
+    with peak_memory(torch.device("cpu")) as before:
+        pass
+    with peak_memory(torch.device("cpu")) as during:
+        held = torch.ones(200 * 2**20, dtype=torch.uint8)
+        assert int(held[0]) == 1
+    assert during.bytes - before.bytes > 150 * 2**20
