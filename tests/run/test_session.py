@@ -7,7 +7,7 @@ import pytest
 from steerproof.errors import ModelError, RegistrationError, SteerproofError
 from steerproof.run.executors import InlineExecutor
 from steerproof.run.manifest import open_unit
-from steerproof.run.session import graph_of, new_session, run_experiment
+from steerproof.run.session import graph_of, new_session, rebuild_report, run_experiment
 from steerproof.run.store import unit_directory
 from steerproof.run.survey import survey
 from steerproof.spec.experiment import Arm
@@ -185,3 +185,15 @@ def test_a_model_directory_without_weights_is_one_clear_error(tmp_path, model):
         go(session)
     with pytest.raises(ModelError, match="no such model directory"):
         graph_of(session_in(tmp_path, experiment_of(tmp_path / "nowhere")))
+
+
+def test_a_report_is_rebuilt_from_units_that_an_earlier_version_made(model, tmp_path, monkeypatch):
+    session = session_in(tmp_path, experiment_of(model))
+    _, verdict = go(session)
+    report = session.run / "results" / "report.html"
+    before = report.read_bytes()
+    report.unlink()
+    monkeypatch.setattr("steerproof.run.units._code_version", lambda kind: f"another {kind}")
+    assert "analysis/all" not in survey(session.run, graph_of(session)).reused
+    assert rebuild_report(session) == verdict
+    assert report.read_bytes() == before

@@ -26,7 +26,7 @@ from steerproof.decide.report_inputs import (
 from steerproof.run.graph import Graph
 from steerproof.run.keys import code_version, digest
 from steerproof.run.ledger import read_ledger
-from steerproof.run.manifest import StoredUnit
+from steerproof.run.manifest import MANIFEST, StoredUnit
 from steerproof.run.stages.files import read_json, read_table, to_json
 from steerproof.run.store import publish, results_damage
 from steerproof.spec.experiment import Experiment, coefficient
@@ -37,6 +37,7 @@ from steerproof.spec.lock import Lock as Registration
 SHOWN_PER_CELL = 2
 """Completions of a cell that the report shows, at most: one that fired, one that did not."""
 
+MADE_FROM = "made-from.json"
 Finished = Mapping[str, StoredUnit]
 
 
@@ -98,7 +99,7 @@ def report_inputs(gathered: Gathered) -> ReportInputs:
         completions=_completions(experiment, finished),
         fluency=_fluency(experiment, finished),
         objections=gathered.objections,
-        versions=versions(),
+        versions=gathered.registration.versions,
         seeds={"experiment": experiment.seed},
         hashes=_hashes(gathered.graph, finished),
         lock=Lock(sha256=gathered.registration.sha256, time=gathered.registration.time),
@@ -251,9 +252,7 @@ def publish_results(
             "code": code_version(("steerproof.decide", "steerproof.run.results")),
         }
     )
-    made = run / "results" / "made-from.json"
-    same = made.is_file() and json.loads(made.read_bytes()).get("sha256") == marker
-    if same and not results_damage(run):
+    if _made_from(run) == marker and not results_damage(run):
         return
     report = build(inputs)
     estimates = {k: verdict[k] for k in ("arms", "controls", "comparisons", "geometry", "bridge")}
@@ -267,6 +266,17 @@ def publish_results(
             "objections.json": to_json([dict(one) for one in inputs.objections]),
             "report.html": report.html.encode(),
             **{f"figures/{name}.svg": svg.encode() for name, svg in report.figures.items()},
-            "made-from.json": to_json({"sha256": marker}),
+            MADE_FROM: to_json({"sha256": marker}),
         },
     )
+
+
+def _made_from(run: Path) -> str | None:
+    """What `results/` says that it was made from; None if it cannot say so any more."""
+    results = run / "results"
+    if not (results / MANIFEST).is_file():
+        return None
+    try:
+        return json.loads((results / MADE_FROM).read_bytes())["sha256"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

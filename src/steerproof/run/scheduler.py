@@ -231,6 +231,9 @@ class _Driver:
         )
 
     def _dispatch(self) -> None:
+        # A worker that has done its last unit is free in a moment: the queue is shared with it too.
+        if any(not running.left for running in self._orders.values()):
+            return
         while taken := self._frontier.take(self._executor.free(), busy=bool(self._orders)):
             self._order(*taken)
 

@@ -1,6 +1,6 @@
 """One experiment in one run directory: register, do what is missing, publish."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,6 +12,7 @@ from steerproof.run.directory import RunDirectory, open_run
 from steerproof.run.executors import Executor
 from steerproof.run.files import write_file
 from steerproof.run.graph import Graph
+from steerproof.run.manifest import StoredUnit
 from steerproof.run.planning import objections_of, refuse_serious
 from steerproof.run.preflight import check_runnable
 from steerproof.run.results import (
@@ -22,7 +23,7 @@ from steerproof.run.results import (
     versions,
 )
 from steerproof.run.scheduler import Listener, Summary, execute, raise_failures
-from steerproof.run.survey import survey
+from steerproof.run.survey import recorded, survey
 from steerproof.run.units import Place, experiment_graph
 from steerproof.spec.experiment import Experiment
 from steerproof.spec.lock import (
@@ -151,7 +152,8 @@ def run_experiment(
         summary = execute(graph, directory, executor, listen=listen)
         verdict = None
         if not summary.stopped:
-            verdict = publish_all(session, graph, lock, declared)
+            finished = survey(session.run, graph).standing
+            verdict = publish_all(session, graph, finished, lock, declared)
             if verdict is not None:
                 directory.ledger.add_event(
                     "verdict", verdict=verdict["verdict"], reason=verdict["reason"]
@@ -163,11 +165,11 @@ def run_experiment(
 def publish_all(
     session: Session,
     graph: Graph,
+    finished: Mapping[str, StoredUnit],
     lock: Lock,
     declared: Sequence[Deviation],
 ) -> dict[str, Any] | None:
     """Write `results/` from the finished units; None while there is no analysis."""
-    finished = survey(session.run, graph).standing
     if "analysis/all" not in finished:
         return None
     verdict = verdict_json(finished, lock)
@@ -188,9 +190,11 @@ def publish_all(
 
 
 def rebuild_report(session: Session) -> dict[str, Any] | None:
-    """Publish again what a run directory holds, without a lock and without a model."""
+    """Publish again what a run directory holds, whichever version made it, and run nothing."""
     graph = graph_of(session)
     lock = read_lock((session.run / LOCK).read_bytes())
     story = session.run / DEVIATIONS
     declared = read_deviations(story.read_bytes() if story.is_file() else b"", lock)
-    return publish_all(session, graph, lock, declared)
+    found = recorded(session.run)
+    finished = {unit: found[unit] for unit in graph.units if unit in found}
+    return publish_all(session, graph, finished, lock, declared)

@@ -1,10 +1,12 @@
 """Which units of a graph exist, whole and made from what is there now. Reads, changes nothing."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from steerproof.run.graph import Graph, Unit
+from steerproof.run.ledger import read_ledger
 from steerproof.run.manifest import DamagedError, Mismatch, StoredUnit, open_unit
 from steerproof.run.store import unit_directory
 
@@ -61,6 +63,28 @@ def survey(run: Path, graph: Graph) -> Survey:
         damaged=damaged,
         todo=tuple(unit for unit in graph.units if unit not in reused),
     )
+
+
+def recorded(run: Path) -> dict[str, StoredUnit]:
+    """The finished units that the ledger names and that are whole, by id.
+
+    They are found under the keys they were made with, so a report can be rebuilt by a later version
+    of the program, whose own keys would differ.
+    """
+    ledger = read_ledger(run)
+    if ledger is None:
+        return {}
+    try:
+        keys, states = ledger.keys(), ledger.states()
+    finally:
+        ledger.close()
+    found = {}
+    for unit in (unit for unit, state in states.items() if state == "done"):
+        with suppress(DamagedError):
+            stored = open_unit(unit_directory(run, unit, keys[unit]))
+            if not stored.damage():
+                found[unit] = stored
+    return found
 
 
 def _standing(graph: Graph, sound: Mapping[str, StoredUnit]) -> dict[str, StoredUnit]:
