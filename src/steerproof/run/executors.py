@@ -96,7 +96,7 @@ class _Worker:
 
 
 class LocalExecutor:
-    """Worker processes on this machine: one on a CPU, or one per GPU. They outlive their orders."""
+    """Worker processes on this machine, one per GPU or processor. They outlive their orders."""
 
     def __init__(self, logs: Path, environments: Sequence[Mapping[str, str]] = ({},)) -> None:
         """Start nothing yet.

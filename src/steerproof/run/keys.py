@@ -5,7 +5,7 @@
 * ``unit``      the unit's id, ``kind/name``;
 * ``inputs``    the slice of the resolved experiment that the unit depends on, as given;
 * ``upstream``  the key of every unit that it reads, by id;
-* ``code``      sha256 over the source files of the modules that do the work;
+* ``code``      sha256 over the source files of the stage and all that it imports (`sources`);
 * ``model``     sha256 of every file of the base model, by file name;
 * ``numerics``  what else changes numbers: library versions, dtype, kind of device.
 
