@@ -238,7 +238,7 @@ class _Maker:
     ) -> Unit:
         sources = _sources(kind)
         modelled = "steerproof.model" in sources.files
-        numerics = {name: version(name) for name in _NUMERICS if name in sources.packages}
+        numerics = {name: _installed(name) for name in _NUMERICS if name in sources.packages}
         return Unit(
             kind=kind,
             name=name,
@@ -269,3 +269,8 @@ def _sources(kind: str) -> Sources:
 @cache
 def _code_version(kind: str) -> str:
     return _sources(kind).version()
+
+
+@cache
+def _installed(package: str) -> str:
+    return version(package)  # reads files: too slow to be asked for each cell
