@@ -71,6 +71,19 @@ def compare(work: JobWork, *, repeats: int, growth: Sequence[int] = ()) -> Compa
     )
 
 
+def compare_adapters(work: JobWork) -> dict[str, float]:
+    """Train in the pool and one at a time with TRL; how far apart losses and weights end.
+
+    Raises:
+        ModelError: A loss is beyond the tolerance.
+    """
+    ours, theirs = _pooled(work), TrlTrainer(work).train()
+    return {
+        "loss_difference": _check(work, ours, theirs),
+        "weight_difference": _weight_difference(ours, theirs),
+    }
+
+
 def _pooled(work: JobWork) -> Ours:
     found = {}
     for ended in train(work.base, work.jobs, work.recipe, work.pushes):

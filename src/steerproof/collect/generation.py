@@ -45,7 +45,7 @@ class Completion:
 class Limits:
     """How much is in flight at once."""
 
-    max_rows: int = 1024
+    max_rows: int = 2048
     """Rows; beyond a few hundred more only help against per-step overheads."""
     kv_bytes: int | None = None
     """Keys and values; None takes half of a CPU's free memory, or 80 % of a GPU's."""

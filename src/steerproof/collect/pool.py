@@ -21,8 +21,9 @@ from steerproof.model.steering import Steering
 
 # Ended rows leave when they are this share of the batch: rebuilding it costs a few per cent of it.
 _REBUILD = 1 / 12
-# A cohort is packed when its rows fit into this share of its slots.
-_PACK = 0.6
+# A cohort is packed when its rows fit into this share of its slots: copying costs little beside
+# the attention of empty slots.
+_PACK = 0.8
 # More cohorts mean more small kernels; fewer mean that rows of unlike length share one window.
 _MOST_COHORTS = 8
 

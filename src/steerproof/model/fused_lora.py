@@ -61,6 +61,8 @@ def _forward(
 ) -> Callable[[Tensor], Tensor]:
     site = pool.sites[place]
     module, bias = site.module, cast(Tensor | None, site.module.bias)
+    # Views made once: at small sizes making them costs as much as a product.
+    upright = [whole.T for whole in wholes.unbind()]
 
     def forward(x: Tensor) -> Tensor:
         routing = pool.routing_for(x)
@@ -69,17 +71,15 @@ def _forward(
         seq = x.shape[1]
         tokens = x.reshape(-1, site.inputs)
         y = tokens.new_empty(len(tokens), site.outputs)
-        first = routing.bare * seq
-        if first:
-            y[:first] = bare_linear(module, tokens[:first])
-        for slot, count in zip(routing.slots, routing.counts, strict=True):
-            last = first + count * seq
-            weight = wholes[place_of[slot]].T
+        sizes = [count * seq for count in (routing.bare, *routing.counts)]
+        (bare, *parts), (bare_out, *outs) = tokens.split(sizes), y.split(sizes)
+        if routing.bare:
+            bare_out.copy_(bare_linear(module, bare))
+        for slot, part, out in zip(routing.slots, parts, outs, strict=True):
             if bias is None:
-                torch.mm(tokens[first:last], weight, out=y[first:last])
+                torch.mm(part, upright[place_of[slot]], out=out)
             else:
-                torch.addmm(bias, tokens[first:last], weight, out=y[first:last])
-            first = last
+                torch.addmm(bias, part, upright[place_of[slot]], out=out)
         return y.view(*x.shape[:2], site.outputs)
 
     return forward
