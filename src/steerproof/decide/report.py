@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
+from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -18,9 +19,10 @@ from steerproof.decide import report_view, wording
 from steerproof.decide.figures import Drawing, draw_all
 from steerproof.decide.report_inputs import ReportInputs, short_name
 
-__all__ = ["Report", "ReportInputs", "build", "figures", "render"]
+__all__ = ["TEMPLATES", "Report", "ReportInputs", "build", "figures", "render"]
 
-
+TEMPLATES = Path(str(files("steerproof.decide"))) / "templates"
+"""The page and its style sheet."""
 _POLICY = ("default-src 'none'", "base-uri 'none'", "form-action 'none'")
 
 
@@ -91,5 +93,5 @@ def _environment() -> Environment:
 def _style() -> str:
     """The design language that the board uses too, and what only a report needs."""
     shared = files("steerproof").joinpath("board/static/design.css").read_text(encoding="utf-8")
-    own = files("steerproof.decide").joinpath("templates/report.css").read_text(encoding="utf-8")
+    own = (TEMPLATES / "report.css").read_text(encoding="utf-8")
     return f"\n{shared}\n{own}"

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from steerproof.decide.rates_csv import read_rates
-from steerproof.decide.report import build
+from steerproof.decide.report import TEMPLATES, build
 from steerproof.decide.report_inputs import (
     Completion,
     Deviation,
@@ -24,7 +24,7 @@ from steerproof.decide.report_inputs import (
     TrainingSummary,
 )
 from steerproof.run.graph import Graph
-from steerproof.run.keys import code_version, digest
+from steerproof.run.keys import code_version, digest, file_sha256
 from steerproof.run.ledger import read_ledger
 from steerproof.run.manifest import MANIFEST, StoredUnit
 from steerproof.run.stages.files import read_json, read_table, to_json
@@ -250,6 +250,7 @@ def publish_results(
             "objections": [dict(one) for one in inputs.objections],
             "deviations": [one.sha256 for one in inputs.deviations],
             "code": code_version(("steerproof.decide", "steerproof.run.results")),
+            "templates": [file_sha256(path) for path in sorted(TEMPLATES.iterdir())],
         }
     )
     if _made_from(run) == marker and not results_damage(run):
