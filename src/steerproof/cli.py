@@ -310,6 +310,8 @@ def board(
     """The web page over run directories, on loopback."""
     from steerproof.board.server import serve
 
+    for number in (signal.SIGINT, signal.SIGTERM):  # the usual end of a server is no interruption
+        signal.signal(number, lambda _signal, _frame: sys.exit(0))
     serve(
         runs or [Path("runs")],
         board_dir,
