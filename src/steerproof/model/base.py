@@ -16,6 +16,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils.logging import disable_progress_bar
 
 from steerproof.errors import ModelError
 from steerproof.model.chat import UNREADABLE, SystemRole, check_template, load_tokenizer
@@ -165,6 +166,7 @@ def _ids(value: Any) -> set[int]:
 
 def _load_model(directory: Path, dtype: torch.dtype) -> PreTrainedModel:
     check_files(directory)
+    disable_progress_bar()  # progress is the command line's to show
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             directory,
