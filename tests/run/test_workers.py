@@ -9,7 +9,7 @@ import torch
 
 from steerproof.errors import SteerproofError
 from steerproof.run import workers
-from steerproof.run.executors import InlineExecutor, LocalExecutor
+from steerproof.run.executors import InlineExecutor, LocalExecutor, RayExecutor
 from steerproof.run.workers import choose_device, cpu_workers, make_executor, threads_of_a_worker
 
 
@@ -54,6 +54,23 @@ def test_the_workers_of_a_cpu_share_its_cores(machine, tmp_path: Path) -> None:
 def test_no_workers_at_all_are_refused(name: str, number: int, tmp_path: Path) -> None:
     with pytest.raises(SteerproofError, match=f"--workers {number}: at least 1 is needed"):
         make_executor(name, tmp_path, "cpu", number)
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus", "memory"), [("cpu", 0.0, 5.5 * 2**30), ("cuda:0", 1.0, 3.5 * 2**30)]
+)
+def test_a_ray_task_asks_for_a_gpu_and_for_room_to_load_the_model(
+    device: str, gpus: float, memory: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = {}
+
+    def remember(slots: int, **needs: float) -> RayExecutor:
+        asked.update(needs, slots=slots)
+        return object.__new__(RayExecutor)  # without a cluster
+
+    monkeypatch.setattr(workers, "RayExecutor", remember)
+    make_executor("ray", tmp_path, device, 3, weights=1 << 30)
+    assert asked == {"slots": 3, "gpus": gpus, "memory": memory}
 
 
 def test_an_unknown_executor_is_refused_with_the_known_ones(tmp_path: Path) -> None:

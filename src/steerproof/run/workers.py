@@ -57,13 +57,20 @@ def make_executor(
     makers: Mapping[str, Callable[[], Executor]] = {
         "local": lambda: LocalExecutor(run / "logs", _environments(device, workers, weights)),
         "inline": InlineExecutor,
-        "ray": lambda: RayExecutor(workers or 1, gpus=1.0 if device.startswith("cuda") else 0.0),
+        "ray": lambda: _ray_executor(device, workers or 1, weights),
     }
     if name not in makers:
         raise SteerproofError(f"no executor {name!r}; choose {', '.join(sorted(makers))}")
     if workers is not None and workers < 1:
         raise SteerproofError(f"--workers {workers}: at least 1 is needed")
     return makers[name]()
+
+
+def _ray_executor(device: str, workers: int, weights: int) -> RayExecutor:
+    """Tasks that ask Ray for a GPU, if there is to be one, and for room to load the model."""
+    accelerated = device.startswith("cuda")
+    memory = _PROCESS_BYTES + (2 if accelerated else 4) * weights
+    return RayExecutor(workers, gpus=1.0 if accelerated else 0.0, memory=memory)
 
 
 def cpu_workers(weights: int) -> int:
