@@ -397,9 +397,8 @@ def plan(
     as_json: Json = False,
 ) -> None:
     """What it takes, how much is done, and what a careful reviewer would object to."""
-    from steerproof.run.planning import objections_of, plan_json, refuse_serious
+    from steerproof.run.planning import plan_json, refuse_serious
     from steerproof.run.session import graph_of, new_session
-    from steerproof.run.survey import survey
     from steerproof.run.workers import choose_device
     from steerproof.spec.yaml_io import load_experiment
 
@@ -410,4 +409,4 @@ def plan(
     found = plan_json(loaded.experiment, graph, place, session.place, timed=trial)
     _say(found, as_json, lambda: tables.plan_tables(found))
     if strict:
-        refuse_serious(objections_of(loaded.experiment, survey(place, graph).reused)[0])
+        refuse_serious(found["objections"])

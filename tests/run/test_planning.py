@@ -12,7 +12,7 @@ import pytest
 from steerproof.errors import ModelError
 from steerproof.model.base import load_base
 from steerproof.run import planning
-from steerproof.run.planning import describe_model, needs_of, plan_of
+from steerproof.run.planning import describe_model, needs_of, plan_json
 from steerproof.run.trial import ADAPTERS, SAMPLES, trial
 from steerproof.run.units import Place, experiment_graph
 from steerproof.spec.experiment import Experiment, Model
@@ -61,12 +61,13 @@ def test_a_plan_of_a_fresh_directory_is_tried_out_and_says_so(
 ) -> None:
     place = Place(directory=tmp_path)
     graph = experiment_graph(experiment, place)
-    untried = plan_of(experiment, graph, tmp_path / "run", place)
-    assert untried.hours is None
-    tried = plan_of(experiment, graph, tmp_path / "run", place, timed=True)
-    assert tried.hours is not None
-    assert 0.0 < tried.hours.low <= tried.hours.high < 24.0
-    assert "a trial of" in str(tried.to_json()["source"])
+    untried = plan_json(experiment, graph, tmp_path / "run", place)
+    assert untried["hours"] is None
+    assert any("size of each push" in text for text in untried["not_yet_known"])
+    tried = plan_json(experiment, graph, tmp_path / "run", place, timed=True)
+    assert 0.0 < tried["hours"]["low"] <= tried["hours"]["high"] < 24.0
+    assert "a trial of" in tried["source"]
+    assert not any("size of each push" in text for text in tried["not_yet_known"])
     assert not (tmp_path / "run").exists(), "a plan writes nothing"
 
 
@@ -74,7 +75,7 @@ def test_a_model_too_large_for_this_machine_is_not_tried(
     experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(planning, "weight_bytes", lambda _: 1 << 60)
-    assert planning._tried(experiment, Place(directory=tmp_path)) is None
+    assert planning.try_out(experiment, Place(directory=tmp_path)) is None
 
 
 # --- doctor ---------------------------------------------------------------------------------------

@@ -5,11 +5,14 @@ import json
 import pytest
 
 from steerproof.errors import ModelError, RegistrationError, SteerproofError
+from steerproof.model.base import load_base
 from steerproof.run.executors import InlineExecutor
 from steerproof.run.manifest import open_unit
+from steerproof.run.results import calibration, with_strengths
 from steerproof.run.session import graph_of, new_session, rebuild_report, run_experiment
 from steerproof.run.store import unit_directory
 from steerproof.run.survey import survey
+from steerproof.run.trial import geometries
 from steerproof.spec.experiment import Arm
 from steerproof.spec.grid import adapters, cells
 from steerproof.spec.yaml_io import Loaded
@@ -197,3 +200,14 @@ def test_a_report_is_rebuilt_from_units_that_an_earlier_version_made(model, tmp_
     assert "analysis/all" not in survey(session.run, graph_of(session)).reused
     assert rebuild_report(session) == verdict
     assert report.read_bytes() == before
+
+
+def test_a_plan_measures_the_geometry_that_the_directions_units_write(model, tmp_path):
+    session = session_in(tmp_path, experiment_of(model))
+    go(session)
+    experiment = session.experiment
+    written = calibration(experiment, survey(session.run, graph_of(session)).reused)["layers"]
+    planned = with_strengths(experiment, geometries(experiment, load_base(model)))["layers"]
+    assert set(planned) == set(written) == {"0", "1"}
+    for layer, found in planned.items():
+        assert found == {name: written[layer][name] for name in found}

@@ -1,7 +1,8 @@
 """Before the run: what it takes on this machine, and what a reviewer would object to."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,7 @@ from steerproof.run.doctor import Needs
 from steerproof.run.graph import Graph
 from steerproof.run.ledger import read_ledger
 from steerproof.run.manifest import StoredUnit
-from steerproof.run.results import calibration
+from steerproof.run.results import calibration, with_strengths
 from steerproof.run.stages.files import read_json, read_table
 from steerproof.run.survey import survey
 from steerproof.run.units import Place, model_directory, model_path
@@ -39,8 +40,17 @@ if TYPE_CHECKING:
 Finished = Mapping[str, StoredUnit]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tried:
+    """What a short trial on this machine showed."""
+
+    speed: Speed
+    calibration: Mapping[str, Any]
+    """As calibration.json."""
+
+
 def plan_of(
-    experiment: Experiment, graph: Graph, run: Path, place: Place, *, timed: bool = False
+    experiment: Experiment, graph: Graph, run: Path, place: Place, tried: Tried | None = None
 ) -> Plan:
     """Counts, and estimates from what this run directory has timed so far, or from a trial.
 
@@ -49,17 +59,11 @@ def plan_of(
         graph: Its units.
         run: Its run directory, which need not exist.
         place: Where the experiment's files are, and the device.
-        timed: Whether a short trial may be made when nothing was timed yet.
-
-    Raises:
-        ModelError: The model cannot be loaded for the trial.
+        tried: A trial, for when nothing was timed here yet.
     """
-    speed = _speed(experiment, run, place)
-    if speed is None and timed:
-        speed = _tried(experiment, place)
     return make_plan(
         experiment,
-        speed=speed,
+        speed=_speed(experiment, run, place) or (tried and tried.speed),
         shape=_shape(experiment, place),
         todo=survey(run, graph).todo,
         accelerator=place.device.startswith("cuda"),
@@ -84,20 +88,28 @@ def _speed(experiment: Experiment, run: Path, place: Place) -> Speed | None:
     return speed_of_units(past, devices=devices, accelerator=place.device.startswith("cuda"))
 
 
-def _tried(experiment: Experiment, place: Place) -> Speed | None:
-    """Speed from a trial on this machine; none where the model would not fit."""
+def try_out(experiment: Experiment, place: Place) -> Tried | None:
+    """Try the experiment on this machine, in small; none where the model would not fit.
+
+    Raises:
+        ModelError: The model cannot be loaded.
+    """
     directory = model_directory(experiment, place.directory)
     weights = weight_bytes(directory)
     accelerated = place.device.startswith("cuda")
     if not accelerated and 4 * weights > psutil.virtual_memory().available:
         return None
-    from steerproof.run.trial import trial  # loads torch, which most plans do without
+    from steerproof.run.trial import geometries, trial  # torch, which most plans do without
 
     base = _load(experiment, place)
     workers = workers_on(place.device, weights)
     with threads_of_a_worker(workers, accelerated):
         found = trial(experiment, base)
-    return speed_of_throughput(experiment, found, devices=workers, accelerator=accelerated)
+        measured = geometries(experiment, base)
+    return Tried(
+        speed=speed_of_throughput(experiment, found, devices=workers, accelerator=accelerated),
+        calibration=with_strengths(experiment, measured),
+    )
 
 
 def _load(experiment: Experiment, place: Place) -> "Base":
@@ -122,14 +134,16 @@ def _shape(experiment: Experiment, place: Place) -> Shape | None:
     return shape_of(json.loads(config.read_bytes())) if config.is_file() else None
 
 
-def evidence_of(experiment: Experiment, finished: Finished) -> Evidence:
-    """What the finished units have measured that bears on the design."""
+def evidence_of(experiment: Experiment, finished: Finished, tried: Tried | None = None) -> Evidence:
+    """What the finished units, or else a trial, have measured that bears on the design."""
     datasets = [
         dataset_from_json(read_json(stored, "dataset.json"))
         for unit, stored in finished.items()
         if unit.startswith("dataset/")
     ]
     layers = calibration(experiment, finished)
+    if tried and not layers["layers"]:
+        layers = tried.calibration
     score = finished.get("score/all")
     return Evidence(
         calibration=layers if layers["layers"] else None,
@@ -156,20 +170,34 @@ def _truncated(score: StoredUnit) -> float | None:
 
 
 def objections_of(
-    experiment: Experiment, finished: Finished
+    experiment: Experiment, finished: Finished, tried: Tried | None = None
 ) -> tuple[tuple[Objection, ...], tuple[str, ...]]:
     """What to object to, and what cannot be objected to yet."""
-    evidence = evidence_of(experiment, finished)
+    evidence = evidence_of(experiment, finished, tried)
     return objections(experiment, evidence=evidence), unknown(experiment, evidence)
 
 
 def plan_json(
     experiment: Experiment, graph: Graph, run: Path, place: Place, *, timed: bool = False
 ) -> dict[str, Any]:
-    """`plan --json`: the plan, the objections, and what is not known yet."""
-    found, later = objections_of(experiment, survey(run, graph).reused)
+    """`plan --json`: the plan, the objections, and what is not known yet.
+
+    Args:
+        experiment: What is planned.
+        graph: Its units.
+        run: Its run directory, which need not exist.
+        place: Where the experiment's files are, and the device.
+        timed: Whether a short trial may be made when nothing was done here yet.
+
+    Raises:
+        ModelError: The model cannot be loaded for the trial.
+    """
+    finished = survey(run, graph).reused
+    fresh = not any(unit.startswith("directions/") for unit in finished)
+    tried = try_out(experiment, place) if timed and fresh else None
+    found, later = objections_of(experiment, finished, tried)
     return {
-        **plan_of(experiment, graph, run, place, timed=timed).to_json(),
+        **plan_of(experiment, graph, run, place, tried).to_json(),
         "objections": objections_json(found),
         "not_yet_known": list(later),
         "dir": str(run),
@@ -217,15 +245,15 @@ def describe_model(loaded: Loaded, device: str) -> str:
     )
 
 
-def refuse_serious(found: tuple[Objection, ...]) -> None:
+def refuse_serious(found: Sequence[Mapping[str, Any]]) -> None:
     """Block a run that has serious objections (`--strict`).
 
     Raises:
         RegistrationError: There is one; with every finding and remedy.
     """
-    serious = [one for one in found if one.severity == "serious"]
+    serious = [one for one in found if one["severity"] == "serious"]
     if serious:
-        lines = [f"  {one.finding} {one.remedy}" for one in serious]
+        lines = [f"  {one['finding']} {one['remedy']}" for one in serious]
         raise RegistrationError(
             f"{len(serious)} serious objections, and --strict lets none pass:\n" + "\n".join(lines)
         )

@@ -43,12 +43,15 @@ Finished = Mapping[str, StoredUnit]
 
 def calibration(experiment: Experiment, finished: Finished) -> dict[str, Any]:
     """calibration.json: every layer's geometry, with the coefficient and ratio of each strength."""
+    measured = [unit for unit in finished if unit.startswith("directions/")]
+    return with_strengths(experiment, [read_json(finished[u], "geometry.json") for u in measured])
+
+
+def with_strengths(experiment: Experiment, geometries: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """Layers' geometries as calibration.json holds them; they are changed in place."""
     strengths = sorted({s for grid in experiment.cells for s in grid.strengths})
     layers: dict[str, Any] = {}
-    for unit, stored in finished.items():
-        if not unit.startswith("directions/"):
-            continue
-        geometry = read_json(stored, "geometry.json")
+    for geometry in geometries:
         for persona in geometry["personas"].values():
             numbers = {
                 s: coefficient(s, h_bar=geometry["h_bar"], norm=persona["norm"]) for s in strengths

@@ -145,7 +145,8 @@ def run_experiment(
     """
     graph = graph_of(session)
     if strict:
-        refuse_serious(objections_of(session.experiment, survey(session.run, graph).reused)[0])
+        found, _ = objections_of(session.experiment, survey(session.run, graph).reused)
+        refuse_serious(objections_json(found))
     check_runnable(session.experiment, session.place, graph, session.run)
     with open_run(session.run, session.command, steal=steal) as directory:
         lock, declared = register(session, graph, directory, deviate)

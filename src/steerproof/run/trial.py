@@ -1,16 +1,20 @@
-"""A short timed trial of training and generation, so that a plan can say how long a run takes.
+"""A short trial of what a run will do, so that a plan can say how long it takes and what is wrong.
 
-It does what the run will do, in small: adapters of the experiment's shape in one pool, a push at
-the primary layer, the experiment's own questions. What it draws and trains is thrown away.
+Timed: adapters of the experiment's shape in one pool, a push at the primary layer, the experiment's
+own questions; what is drawn and trained is thrown away. Measured: the geometry of the directions,
+which tells before anything is trained how hard each strength pushes.
 """
 
 import time
 from dataclasses import replace
 from statistics import fmean
+from typing import Any
 
 import torch
 
 from steerproof.adapt.batches import Example
+from steerproof.adapt.calibration import calibrate
+from steerproof.adapt.directions import Residuals, extract, from_residuals
 from steerproof.adapt.training import AdapterJob, Recipe, train
 from steerproof.collect.generation import Completion, generate
 from steerproof.collect.pool import Row, Subject
@@ -61,6 +65,35 @@ def trial(experiment: Experiment, base: Base) -> Throughput:
         row_tokens=_around([example.length for example in examples]),
         completion_tokens=Range(low=fmean(lengths), high=float(longest if cut else max(lengths))),
     )
+
+
+def geometries(experiment: Experiment, base: Base) -> list[dict[str, Any]]:
+    """The geometry of every layer that the experiment steers, as the directions units write it.
+
+    Raises:
+        ModelError: A prompt does not fit, or the template drops it.
+    """
+    layers = {experiment.layers.primary, experiment.layers.contrast} - {None}
+    seen = extract(
+        base,
+        personas={persona.name: persona.prompt for persona in experiment.personas},
+        neutral=experiment.neutral_prompt,
+        questions=experiment.direction_questions,
+        layers=sorted(layer for layer in layers if layer is not None),
+    )
+    return [_geometry(experiment, residuals) for residuals in seen.values()]
+
+
+def _geometry(experiment: Experiment, seen: Residuals) -> dict[str, Any]:
+    found = from_residuals(seen, headline=experiment.headline, seed=experiment.seed)
+    measured = calibrate(
+        seen,
+        found,
+        headline=experiment.headline,
+        reference=experiment.reference_persona,
+        seed=experiment.seed,
+    )
+    return {"layer": found.layer, **measured.to_json()}
 
 
 def _push(experiment: Experiment, base: Base) -> Push:
