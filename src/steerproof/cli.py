@@ -352,6 +352,9 @@ def bench(
         int | None, typer.Option(help="Rows of a cell (100), or of an adapter (600).")
     ] = None,
     tokens: Annotated[int, typer.Option(help="New tokens of a row at most.")] = 64,
+    mean_tokens: Annotated[
+        int | None, typer.Option(help="Mean answer of a random model; default: it never ends.")
+    ] = None,
     repeats: Annotated[int, typer.Option(help="Timed rounds.")] = 3,
     growth: Annotated[bool, typer.Option(help="Also time 1, 10, 40, 100 adapters.")] = False,
     as_json: Json = False,
@@ -376,6 +379,7 @@ def bench(
             cells=cells,
             rows=rows,
             tokens=tokens,
+            mean_tokens=mean_tokens,
             repeats=repeats,
             growth=growth,
         )

@@ -44,6 +44,11 @@ def test_an_option_that_cannot_be_is_an_error(options, says):
         bench_generation(Options(**options))
 
 
+def test_only_a_random_model_can_be_told_how_long_its_answers_are():
+    with pytest.raises(SteerproofError, match="only for --random-config"):
+        bench_base(None, None, "cpu", 300)
+
+
 def test_an_unknown_benchmark_is_an_error():
     done = CliRunner().invoke(app, ["bench", "speed"])
     assert isinstance(done.exception, SteerproofError)
@@ -63,6 +68,17 @@ def test_a_random_model_of_a_size_has_that_size_and_the_same_weights_each_time()
     ):
         assert torch.equal(a, b), name
     assert first.model(torch.tensor([[1, 2]])).logits.isfinite().all()
+
+
+def test_a_random_model_ends_its_answers_after_about_as_many_tokens_as_asked():
+    small = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2}
+    config = Qwen2Config(**{**SIZES["qwen2.5-7b"], **small})
+    base = random_base(config, dtype="float32", device="cpu", mean_tokens=300)
+    shares = base.model(torch.arange(40)[None]).logits[0].softmax(dim=1)
+    # The sum over the vocabulary is of a heavy tail: half to twice as long is as asked.
+    assert 150 < 1 / float(shares[:, base.end_of_turn].mean()) < 600
+    entropy = -float((shares * shares.log()).sum(dim=1).mean())
+    assert 2.0 < entropy < 6.0
 
 
 def test_the_organism_is_the_usual_model():

@@ -1,9 +1,11 @@
 """The model a benchmark runs on: a checkpoint, or a true size with weights drawn at random."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import Qwen2Config
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
@@ -30,33 +32,53 @@ SIZES: Mapping[str, Mapping[str, Any]] = {
 """Qwen2 configurations at their true size, by the name the command line gives them."""
 _EXPERIMENTS = {"qwen2.5-7b": "zlt-qwen2.5-7b"}
 _SHIPPED = "organism"
+_LOGIT_SPREAD = 4.0
+"""Standard deviation of a random model's logits: an entropy of about 4 nats at 152,064 tokens."""
 
 
-def bench_base(model: str | None, random_config: str | None, device: str) -> Base:
+def bench_base(
+    model: str | None, random_config: str | None, device: str, mean_tokens: int | None = None
+) -> Base:
     """The frozen model: float32 on a CPU, bfloat16 on a GPU.
 
     Args:
         model: Directory of a checkpoint, or a shipped name; None for the organism.
         random_config: A name in `SIZES`, for weights drawn at random; the organism's tokenizer
-            stands in. Such a model never ends an answer.
+            stands in.
         device: A torch device.
+        mean_tokens: Mean length of a random model's answers; None for answers that never end.
 
     Raises:
-        SteerproofError: Both are given, or there is no such size.
+        SteerproofError: Both are given, there is no such size, or `mean_tokens` without a size.
         ModelError: The checkpoint is unusable.
     """
     dtype = "bfloat16" if device.startswith("cuda") else "float32"
     if random_config is None:
+        if mean_tokens is not None:
+            raise SteerproofError("--mean-tokens is only for --random-config")
         return load_base(model or _SHIPPED, dtype=dtype, device=device)
     if model is not None:
         raise SteerproofError("give --model or --random-config, not both")
     if random_config not in SIZES:
         raise SteerproofError(f"no size {random_config!r}; there is: {', '.join(SIZES)}")
-    return random_base(Qwen2Config(**SIZES[random_config]), dtype=dtype, device=device)
+    config = Qwen2Config(**SIZES[random_config])
+    return random_base(config, dtype=dtype, device=device, mean_tokens=mean_tokens)
 
 
-def random_base(config: Qwen2Config, *, dtype: str, device: str) -> Base:
-    """A model of a configuration whose weights are drawn at random on the device."""
+def random_base(
+    config: Qwen2Config, *, dtype: str, device: str, mean_tokens: int | None = None
+) -> Base:
+    """A model of a configuration whose weights are drawn at random on the device.
+
+    The head is drawn wide enough that the next token is no more uncertain than that of a real
+    model: a flat distribution would burden every sampler with the whole vocabulary.
+
+    Args:
+        config: The architecture; embeddings not tied.
+        dtype: Name of a torch type.
+        device: A torch device.
+        mean_tokens: If given, the end of turn has about 1 chance in so many at every token.
+    """
     kind: torch.dtype = getattr(torch, dtype)
     with torch.device(device):
         model = AutoModelForCausalLM.from_config(config, dtype=kind, attn_implementation="sdpa")
@@ -67,7 +89,24 @@ def random_base(config: Qwen2Config, *, dtype: str, device: str) -> Base:
                 parameter.fill_(1.0 if name.endswith("weight") else 0.0)
             else:
                 parameter.normal_(0.0, config.initializer_range, generator=generator)
-    return base_of(model, load_base(_SHIPPED).tokenizer)
+        head: Any = model.get_output_embeddings()
+        head.weight.normal_(0.0, _LOGIT_SPREAD / config.hidden_size**0.5, generator=generator)
+        base = base_of(model, load_base(_SHIPPED).tokenizer)
+        if mean_tokens is not None:
+            _end_after(head, base.end_of_turn, mean_tokens)
+    return base
+
+
+def _end_after(head: nn.Linear, end: int, mean_tokens: int) -> None:
+    """Give one token the same probability everywhere.
+
+    The other logits are normal, so their exponentials sum to `vocabulary * exp(spread^2 / 2)`.
+    """
+    total = math.log(head.out_features) + _LOGIT_SPREAD**2 / 2
+    bias = torch.zeros(head.out_features, device=head.weight.device, dtype=head.weight.dtype)
+    bias[end] = total - math.log(mean_tokens)
+    head.weight[end] = 0.0
+    head.bias = nn.Parameter(bias, requires_grad=False)
 
 
 def bench_experiment(random_config: str | None) -> Experiment:

@@ -33,6 +33,8 @@ class Options:
     """Of a cell (100), or of an adapter's training set (600)."""
     tokens: int = 64
     """New tokens of a row at most; in training, the length of a made-up answer."""
+    mean_tokens: int | None = None
+    """Mean length of the answers of a random model; None for answers that never end."""
     repeats: int = 3
     growth: bool = False
     """Whether to time the numbers of adapters in `GROWTH` too."""
@@ -45,7 +47,7 @@ def bench_generation(options: Options) -> Comparison:
         SteerproofError: An option is out of range, or a peer's results are not ours.
     """
     _check(options)
-    base = bench_base(options.model, options.random_config, options.device)
+    base = bench_base(options.model, options.random_config, options.device, options.mean_tokens)
     experiment = bench_experiment(options.random_config)
     settings = experiment.generation.model_copy(update={"max_new_tokens": options.tokens})
     work = cell_work(

@@ -235,7 +235,8 @@ def out_of_memory(error: Exception) -> bool:
 def free_bytes(base: Base) -> int:
     """Memory that keys and values may take."""
     if base.device.type == "cuda":
-        return int(0.8 * torch.cuda.mem_get_info(base.device)[0])
+        cached = torch.cuda.memory_reserved(base.device) - torch.cuda.memory_allocated(base.device)
+        return int(0.8 * (torch.cuda.mem_get_info(base.device)[0] + cached))
     return int(0.5 * psutil.virtual_memory().available)
 
 
