@@ -12,6 +12,7 @@ import argparse
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -47,6 +48,8 @@ class Window:
 
     def report(self) -> str:
         """The table, and the steps in sixteen parts."""
+        if len(self.ends) < self.first:
+            return "the work ended before the window"
         table = self.profiler.key_averages().table(
             sort_by="self_cuda_time_total" if self.cuda else "self_cpu_time_total", row_limit=25
         )
@@ -105,8 +108,9 @@ def main() -> None:
     work = work_of(what, Options(**asked))
     if window.first == 0:
         window.profiler.start()
-    work(window.tick)
-    if len(window.ends) < window.last:
+    with suppress(KeyboardInterrupt):  # What was seen until then is worth a table.
+        work(window.tick)
+    if window.first <= len(window.ends) < window.last:
         window.profiler.stop()
     sys.stdout.write(window.report() + "\n")
 

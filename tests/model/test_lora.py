@@ -15,11 +15,12 @@ from steerproof.model.lora import (
     LoraPool,
     LoraSpec,
     LoraWeights,
+    bare_linear,
     check_adapters_change_logits,
     fresh_weights,
     lora_sites,
 )
-from steerproof.model.lora_gradients import LoraGradients
+from steerproof.model.lora_gradients import Dropout, LoraGradients, keep_mask
 from steerproof.model.peft_files import read_peft, write_peft
 from tests.tiny import ARCHITECTURES, LAYERS, random_ids, tiny_base, tiny_model, tiny_tokenizer
 
@@ -385,6 +386,32 @@ def test_training_rows_must_come_in_equal_groups_of_neighbours():
         gradients.route(torch.tensor([1, 1, 3, 3]))
         with pytest.raises(ModelError, match="neighbouring slots"):
             base.model(input_ids=ids)
+
+
+def test_a_layer_with_dropout_and_its_gradients_are_what_they_are_defined_to_be():
+    base = tiny_base(dtype=torch.float64)
+    pool = pool_of(base, [adapter(base, seed) for seed in (1, 2)])
+    gradients = LoraGradients(pool)
+    site, slots = pool.sites[1], torch.tensor([1, 1, 2, 2])
+    dropout = Dropout(rate=0.3, row_keys=torch.tensor([5, 6, 7, 8]))
+    x = torch.randn(4, 6, site.inputs, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(4, 6, site.outputs, dtype=torch.float64)
+    with gradients.attach():
+        gradients.route(slots, dropout)
+        got = site.module(x)
+        (got * weight).sum().backward()
+    a, b = (stack.clone().requires_grad_(True) for stack in pool.stacks[1])
+    again = x.detach().clone().requires_grad_(True)
+    keep = keep_mask(dropout, 1, 6, site.inputs)
+    dropped = again * keep / (1 - round(0.3 * 2**16) / 2**16)
+    change = torch.einsum("nsi,nri,nro->nso", dropped, a[slots - 1], b[slots - 1])
+    expected = bare_linear(site.module, again) + SPEC.scaling * change
+    (expected * weight).sum().backward()
+    torch.testing.assert_close(got, expected)
+    torch.testing.assert_close(x.grad, again.grad)
+    for found, wanted in zip(gradients.grad_stacks[1], (a.grad, b.grad), strict=True):
+        torch.testing.assert_close(found, wanted)
+    assert not bool(keep.all())
 
 
 def test_in_half_precision_training_keeps_weights_in_full_precision():

@@ -15,9 +15,6 @@ from torch import Tensor
 
 from steerproof.spec.seeds import derived_seed
 
-BATCH_COST = 64
-"""What starting a micro-batch costs, in tokens: measured on a small model on two CPU cores."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Example:
@@ -105,16 +102,18 @@ def cosine_rate(step: int, total: int, warmup_share: float) -> float:
     return max(0.0, 0.5 * (1.0 + math.cos(math.pi * progress)))
 
 
-def micro_batches(steps: Sequence[StepRows], tokens: int, pad_id: int) -> Iterator[MicroBatch]:
+def micro_batches(
+    steps: Sequence[StepRows], tokens: int, pad_id: int, start_cost: int = 0
+) -> Iterator[MicroBatch]:
     """Cut the adapters' steps into micro-batches of at most `tokens` tokens, padding included.
 
     Adapters in neighbouring slots whose steps have as many rows ride together. Each brings its
     shortest rows first, so rows of like length share a micro-batch. A row longer than `tokens`
-    still goes, alone.
+    still goes, alone. `start_cost` is what another micro-batch costs beside padding, in tokens.
     """
     ordered = [_by_length(step) for step in sorted(steps, key=lambda step: step.slot)]
     for group in _neighbours(ordered, tokens):
-        for start, stop in _cuts(group, tokens):
+        for start, stop in _cuts(group, tokens, start_cost):
             yield _micro_batch(group, start, stop, pad_id)
 
 
@@ -143,7 +142,7 @@ def _by_length(step: StepRows) -> StepRows:
     )
 
 
-def _cuts(group: Sequence[StepRows], tokens: int) -> list[tuple[int, int]]:
+def _cuts(group: Sequence[StepRows], tokens: int, start_cost: int) -> list[tuple[int, int]]:
     """Ranges of row ranks, each within `tokens`, that cost least: padding, and starting a batch."""
     widths = [max(step.examples[i].length for step in group) for i in range(len(group[0].rows))]
     best: list[tuple[int, list[tuple[int, int]]]] = [(0, [])]
@@ -154,7 +153,7 @@ def _cuts(group: Sequence[StepRows], tokens: int) -> list[tuple[int, int]]:
             if size > tokens and start < stop - 1:
                 break
             cost, cuts = best[start]
-            choices.append((cost + size + BATCH_COST, [*cuts, (start, stop)]))
+            choices.append((cost + size + start_cost, [*cuts, (start, stop)]))
         best.append(min(choices, key=lambda choice: choice[0]))
     return best[-1][1]
 

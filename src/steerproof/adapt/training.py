@@ -177,8 +177,9 @@ class _Pool:
         steps = [resident.rows() for resident in self.residents]
         self.gradients.grads.zero_()
         losses = torch.zeros(self.lora.slots + 1, dtype=torch.float64, device=self.base.device)
-        for batch in micro_batches(steps, self._budget.tokens, self.base.pad_id):
-            with self._budget.measured(batch.ids.numel()):
+        budget = self._budget
+        for batch in micro_batches(steps, budget.tokens, self.base.pad_id, budget.start_cost):
+            with budget.measured(batch.ids.numel()):
                 self._backward(batch, losses)
         values = losses.tolist()
         ended = [e for r in list(self.residents) if (e := self._advance(r, values[r.slot], report))]

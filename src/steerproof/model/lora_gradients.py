@@ -3,12 +3,11 @@
 Autograd would keep a graph node per product and give the frozen layer and the adapter a gradient
 of `x` each, to be added up. Here a linear layer with its adapters is one node,
 
-    t^T = A x^T                 y = x W + bias + scaling * t B
-    dt^T = B dy^T               dx = dy W^T + scaling * dt A
+    t = x A^T                   y = x W + bias + scaling * t B
+    dt = dy B^T                 dx = dy W^T + scaling * dt A
     dA += scaling * dt^T x      dB += scaling * t^T dy
 
-which adds the adapters' gradients straight into one buffer `[slots, parameters]`. The thin
-products are computed lying down, `[rank, tokens]`: several times faster on a CPU than upright.
+which adds the adapters' gradients straight into one buffer `[slots, parameters]`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,10 +22,12 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from steerproof.errors import ModelError
-from steerproof.model.lora import LoraPool
+from steerproof.model.lora import LoraPool, thin_product
 
 # Multipliers and the increment of splitmix64 (Steele, Lea, Flood 2014), as signed 64-bit numbers.
 _WEYL, _MIX_1, _MIX_2 = -7046029254386353131, -4658895280553007687, -7723592293110705685
+# A 64-bit hash is cut into draws of so many bits: hashing is what a mask costs.
+_LANE_BITS, _LANES = 16, 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,8 +35,19 @@ class Dropout:
     """Dropout on the adapter's input, a function of (row key, layer, position, channel) alone."""
 
     rate: float
+    """Share of elements to drop; in effect a multiple of 2^-16."""
     row_keys: Tensor
     """`[rows]` int64: derived from the adapter's seed, its step and the row."""
+
+    @property
+    def dropped(self) -> int:
+        """How many of 2^16 draws are dropped."""
+        return round(self.rate * 2**_LANE_BITS)
+
+    @property
+    def scale(self) -> float:
+        """What makes up for the dropped elements: `1 / (1 - rate)`."""
+        return 1.0 / (1.0 - self.dropped / 2**_LANE_BITS)
 
 
 class LoraGradients:
@@ -91,11 +103,13 @@ class LoraGradients:
         slots = self.pool.routing_for(x).slots
         if slots not in self._layers:
             self._layers[slots] = [self._layer(i, slots) for i in range(len(self.pool.sites))]
-        keep = None
-        if self._dropout is not None and self._dropout.rate > 0.0:
-            keep = keep_mask(self._dropout, place, x.shape[1], x.shape[2]).to(x.dtype)
         layer = self._layers[slots][place]
-        return _AdaptedLinear.apply(x, self._anchor, layer, keep)  # type: ignore[return-value]
+        scaling, keep = layer.scaling, None
+        if self._dropout is not None and self._dropout.dropped:
+            keep = keep_mask(self._dropout, place, x.shape[1], x.shape[2])
+            scaling *= self._dropout.scale
+        adapted: Any = _AdaptedLinear.apply(x, self._anchor, layer, scaling, keep)
+        return adapted
 
     def _layer(self, place: int, slots: tuple[int, ...]) -> "_Layer":
         weight, bias = self._frozen[place]
@@ -131,34 +145,37 @@ class _Layer:
 
 class _AdaptedLinear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, _anchor: Tensor, layer: _Layer, keep: Tensor | None) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, _anchor: Tensor, layer: _Layer, scaling: float, keep: Tensor | None
+    ) -> Tensor:
         groups = layer.a.shape[0]
         y = F.linear(x, layer.weight, layer.bias)
         inner = (x if keep is None else x * keep).view(groups, -1, x.shape[-1])
-        t = torch.bmm(layer.a, inner.mT)
-        y.view(groups, -1, y.shape[-1]).baddbmm_(t.mT, layer.b, alpha=layer.scaling)
-        ctx.layer = layer
+        t = thin_product(inner, layer.a)
+        y.view(groups, -1, y.shape[-1]).baddbmm_(t, layer.b, alpha=scaling)
+        ctx.layer, ctx.scaling = layer, scaling
         ctx.save_for_backward(x, t, keep)
         return y
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, None, None, None]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, None, None, None, None]:
         layer: _Layer = ctx.layer
+        scaling: float = ctx.scaling
         x, t, keep = ctx.saved_tensors
         groups = layer.a.shape[0]
         dy = grad_outputs[0].reshape(groups, -1, layer.weight.shape[0])
-        dt = torch.bmm(layer.b, dy.mT)
+        dt = thin_product(dy, layer.b)
         inner = (x if keep is None else x * keep).view(groups, -1, x.shape[-1])
-        layer.grad_a.add_(torch.bmm(dt, inner), alpha=layer.scaling)
-        layer.grad_b.add_(torch.bmm(t, dy), alpha=layer.scaling)
+        layer.grad_a.add_(torch.bmm(dt.mT, inner), alpha=scaling)
+        layer.grad_b.add_(torch.bmm(t.mT, dy), alpha=scaling)
         if not ctx.needs_input_grad[0]:
-            return None, None, None, None
+            return None, None, None, None, None
         dx = torch.mm(dy.view(-1, dy.shape[-1]), layer.weight).view(inner.shape)
         if keep is None:
-            dx.baddbmm_(dt.mT, layer.a, alpha=layer.scaling)
+            dx.baddbmm_(dt, layer.a, alpha=scaling)
         else:
-            dx.addcmul_(torch.bmm(dt.mT, layer.a), keep.view(dx.shape), value=layer.scaling)
-        return dx.view(x.shape), None, None, None
+            dx.add_(torch.bmm(dt, layer.a).mul_(keep.view(dx.shape)), alpha=scaling)
+        return dx.view(x.shape), None, None, None, None
 
 
 def _matrix(module: nn.Module) -> tuple[Tensor, Tensor | None]:
@@ -169,21 +186,20 @@ def _matrix(module: nn.Module) -> tuple[Tensor, Tensor | None]:
 
 
 def keep_mask(dropout: Dropout, place: int, seq: int, width: int) -> Tensor:
-    """What dropout multiplies a layer's input by: 0, or `1 / (1 - rate)`.
+    """Which elements of a layer's input dropout keeps.
 
-    Each element hashes (row key, layer, position, channel) with splitmix64, so a row's mask is the
-    same whatever rows ride along and however wide the batch is padded.
+    Every four channels hash (row key, layer, position, channels) with splitmix64, so a row's mask
+    is the same whatever rows ride along and however wide the batch is padded.
 
     Returns:
-        `[rows, seq, width]`.
+        `[rows, seq, width]` bool.
     """
     layer = torch.full_like(dropout.row_keys, place + 1) * _WEYL
     keys = _mixed(dropout.row_keys ^ layer)
-    counter = torch.arange(seq * width, device=keys.device) * _WEYL
-    noise = _mixed(keys[:, None] + counter).view(-1, seq, width)
-    # The top 53 bits, uniform in [0, 1).
-    uniform = _shifted(noise, 11).double() * 2.0**-53
-    return (uniform >= dropout.rate).double() / (1.0 - dropout.rate)
+    hashes = -(-width // _LANES)
+    counter = torch.arange(seq * hashes, device=keys.device) * _WEYL
+    draws = _mixed(keys[:, None] + counter).view(torch.int16).view(-1, seq, hashes * _LANES)
+    return draws[:, :, :width] >= dropout.dropped - 2 ** (_LANE_BITS - 1)
 
 
 def _mixed(z: Tensor) -> Tensor:
