@@ -7,9 +7,6 @@ cohort is a few batched matrix products, with no padding but that of unequal pro
 
 Attention over the prompt and over the tail is one softmax over both, which is attention over their
 concatenation: sharing is exact. Hugging Face's models call it through their attention interface.
-
-Where a step is captured as a graph, the tail that attention looks at grows in strides, so that a
-captured step stays valid for a while; columns not yet written are masked, which is exact too.
 """
 
 from collections.abc import Iterator, Sequence
@@ -29,8 +26,6 @@ from steerproof.errors import ModelError
 
 _NAME = "steerproof_pool"
 _FIRST_COLUMNS = 32
-STRIDE = _FIRST_COLUMNS
-"""Columns by which attended tails grow where steps are captured."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -44,17 +39,13 @@ class Cohort:
     prompt_mask: Float[Tensor, "families 1 1 columns"]
     """0 where a prompt has a token, minus infinity where it is padding."""
     tail_mask: Float[Tensor, "families 1 samples 1 columns"] | None = None
-    """The same for the tails; None when every tail starts at column 0 and the stride is 1."""
+    """The same for the tails; None when every tail starts at column 0."""
     prompts: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     """Per layer keys and values `[families, heads, columns, width]`."""
     tails: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     """Per layer keys and values `[families, heads, samples, columns, width]`."""
     columns: int = 0
     """Tail columns written so far."""
-    window: int = 0
-    """Tail columns that attention looks at: those written, rounded up to the stride."""
-    newest: Int[Tensor, " 1"] | None = None
-    """Index of the newest column, on the device."""
     source: Int[Tensor, " slots"] | None = None
     """For each slot, the batch row in it; any row where the slot is empty."""
 
@@ -72,11 +63,6 @@ class Cohort:
     def slots(self) -> int:
         """Rows that fit."""
         return self.families * self.samples
-
-    @property
-    def room(self) -> int:
-        """Tail columns that are allocated."""
-        return self.tails[0][0].shape[3]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,14 +89,8 @@ class PoolCache(Cache):
     It is a `Cache` because models ask for one; everything it does is its own.
     """
 
-    def __init__(self, stride: int = 1) -> None:
-        """An empty cache.
-
-        Args:
-            stride: By how many columns the attended part of a tail grows at a time: 1 or `STRIDE`.
-        """
+    def __init__(self) -> None:
         super().__init__(layers=[])
-        self.stride = stride
         self.cohorts: list[Cohort] = []
         self.gather: Tensor | None = None
         """For each batch row, its slot, counted through all cohorts."""
@@ -129,26 +109,12 @@ class PoolCache(Cache):
         finally:
             self._filling = None
 
-    def advance(self) -> bool:
-        """Make room for one more column in every tail; returns whether a shape has changed."""
-        before = [(cohort.window, cohort.room) for cohort in self.cohorts]
+    def advance(self) -> None:
+        """Make room for one more column in every tail."""
         for cohort in self.cohorts:
-            if cohort.columns == cohort.room:
+            if cohort.columns == cohort.tails[0][0].shape[3]:
                 _grow(cohort)
             cohort.columns += 1
-            cohort.window = -(-cohort.columns // self.stride) * self.stride
-            if self.stride > 1:
-                self._point_at_newest(cohort)
-            if cohort.tail_mask is not None:
-                cohort.tail_mask[..., cohort.columns - 1] = 0.0
-        return before != [(cohort.window, cohort.room) for cohort in self.cohorts]
-
-    def _point_at_newest(self, cohort: Cohort) -> None:
-        if cohort.newest is None:
-            cohort.newest = torch.zeros(1, dtype=torch.int64, device=cohort.prompt_mask.device)
-        cohort.newest.fill_(cohort.columns - 1)
-        if cohort.tail_mask is None:
-            cohort.tail_mask = _tail_mask(cohort)
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_args: Any, **_kwargs: Any
@@ -160,11 +126,8 @@ class PoolCache(Cache):
             return key_states, value_states
         for cohort in self.cohorts:
             for tail, new in zip(cohort.tails[layer_idx], (key_states, value_states), strict=True):
-                rows = _by_family(new[:, :, 0].index_select(0, _source(cohort)), cohort)
-                if cohort.newest is None:
-                    tail[:, :, :, cohort.columns - 1] = rows
-                else:  # The column is read on the device, so a captured step writes the right one.
-                    tail.index_copy_(3, cohort.newest, rows.unsqueeze(3))
+                rows = new[:, :, 0].index_select(0, _source(cohort))
+                tail[:, :, :, cohort.columns - 1] = _by_family(rows, cohort)
         return key_states, value_states
 
     def get_seq_length(self, *_args: Any, **_kwargs: Any) -> int:
@@ -204,12 +167,7 @@ class PoolCache(Cache):
         query = query[:, :, 0] * scale
         outs = [_attend(cohort, self._layer, query) for cohort in self.cohorts]
         slots = outs[0] if len(outs) == 1 else torch.cat(outs)
-        return slots.index_select(0, self._gathered())[:, None], None
-
-    def _gathered(self) -> Tensor:
-        if self.gather is None:
-            raise ModelError("a step began before its rows were put into slots")
-        return self.gather
+        return slots.index_select(0, self.gather)[:, None], None  # type: ignore[arg-type]
 
     def _check(self, module: torch.nn.Module, key: Tensor, kwargs: dict[str, Any]) -> None:
         if key is not self._key:
@@ -266,8 +224,7 @@ def merged(parts: Sequence[Kept]) -> Cohort:
     ]
     for layer in range(len(parts[0].cohort.prompts)):
         _merge_layer(new, parts, layer, trims)
-    if any(start for row in new.starts for start in row):
-        new.tail_mask = _tail_mask(new)
+    new.tail_mask = _tail_mask(new)
     return new
 
 
@@ -278,7 +235,7 @@ def _merge_layer(new: Cohort, parts: Sequence[Kept], layer: int, trims: Sequence
         old = parts[0].cohort.prompts[layer][which]
         heads, size = old.shape[1], old.shape[3]
         prompt = old.new_zeros(new.families, heads, width, size)
-        tail = old.new_zeros(new.families, heads, new.samples, _room(new.columns), size)
+        tail = old.new_empty(new.families, heads, new.samples, _room(new.columns), size)
         first = 0
         for part, trim in zip(parts, trims, strict=True):
             last = first + len(part.families)
@@ -288,6 +245,7 @@ def _merge_layer(new: Cohort, parts: Sequence[Kept], layer: int, trims: Sequence
             prompt[first:last, :, : have.shape[2]] = have
             rows = part.cohort.tails[layer][which][f[:, None], :, s, trim : part.cohort.columns]
             gap = new.columns - rows.shape[3]
+            tail[first:last, :, :, :gap] = 0.0
             tail[first:last, :, :, gap : new.columns] = rows.transpose(1, 2)
             first = last
         prompts.append(prompt)
@@ -300,7 +258,7 @@ def _attend(cohort: Cohort, layer: int, query: Tensor) -> Tensor:
     """Attention of every slot of a cohort, `[slots, heads, width]`, for queries by batch row."""
     (keys, values), (tail_keys, tail_values) = cohort.prompts[layer], cohort.tails[layer]
     families, heads, width, size = keys.shape
-    samples, columns = cohort.samples, cohort.window
+    samples, columns = cohort.samples, cohort.columns
     group = query.shape[1] // heads
     rows = query.index_select(0, _source(cohort))
     q = rows.view(families, samples, heads, group, size).transpose(1, 2).contiguous()
@@ -323,8 +281,7 @@ def _fill(cohort: Cohort, layer: int, key: Tensor, value: Tensor) -> None:
     families, heads, _, size = key.shape
     room = (families, heads, cohort.samples, _FIRST_COLUMNS, size)
     cohort.prompts.append((key.contiguous(), value.contiguous()))
-    # Zeros, since a masked column that held a NaN would not vanish from the sum.
-    cohort.tails.append((key.new_zeros(room), value.new_zeros(room)))
+    cohort.tails.append((key.new_empty(room), value.new_empty(room)))
 
 
 def _grow(cohort: Cohort) -> None:
@@ -333,12 +290,11 @@ def _grow(cohort: Cohort) -> None:
     for layer, pair in enumerate(cohort.tails):
         wider = []
         for old in pair:
-            new = old.new_zeros(*old.shape[:3], room, old.shape[4])
+            new = old.new_empty(*old.shape[:3], room, old.shape[4])
             new[:, :, :, : old.shape[3]] = old
             wider.append(new)
         cohort.tails[layer] = (wider[0], wider[1])
-    if cohort.tail_mask is not None:
-        cohort.tail_mask = _tail_mask(cohort)
+    cohort.tail_mask = _tail_mask(cohort)
 
 
 def _room(columns: int) -> int:
@@ -355,10 +311,12 @@ def _mask(spans: Sequence[Sequence[int]], columns: int, like: Tensor) -> Tensor:
     return mask.to(device=like.device, dtype=like.dtype)
 
 
-def _tail_mask(cohort: Cohort) -> Tensor:
-    """0 from where a tail starts to what is written so far, for all columns that are allocated."""
-    spans = [[start, cohort.columns] for row in cohort.starts for start in row]
-    mask = _mask(spans, cohort.room, cohort.tails[0][0])
+def _tail_mask(cohort: Cohort) -> Tensor | None:
+    starts = [start for row in cohort.starts for start in row]
+    if not any(starts):
+        return None
+    tail = cohort.tails[0][0]
+    mask = _mask([[start, tail.shape[3]] for start in starts], tail.shape[3], tail)
     return mask.view(cohort.families, 1, cohort.samples, 1, -1)
 
 

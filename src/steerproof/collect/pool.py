@@ -13,8 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from steerproof.collect.attention import STRIDE, Cohort, Kept, PoolCache, merged, new_cohort
-from steerproof.collect.graphs import CapturedForward
+from steerproof.collect.attention import Cohort, Kept, PoolCache, merged, new_cohort
 from steerproof.errors import ModelError
 from steerproof.model.base import Base
 from steerproof.model.lora import LoraPool
@@ -27,8 +26,6 @@ _REBUILD = 1 / 12
 _PACK = 0.8
 # More cohorts mean more small kernels; fewer mean that rows of unlike length share one window.
 _MOST_COHORTS = 8
-# Where steps are captured, a new batch costs a capture, and a few ended rows cost next to nothing.
-_CAPTURED_SLACK = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,8 +105,7 @@ class RowPool:
             longest: positions of the longest row, prompt and answer.
         """
         self._subject = subject
-        self._forward = CapturedForward(subject.base.device)
-        self.cache = PoolCache(STRIDE if self._forward.captures else 1)
+        self.cache = PoolCache()
         self.cache.longest = longest
         self._lives: list[list[list[Live]]] = []  # cohort, family, slot
         self._batch: Batch | None = None
@@ -152,13 +148,16 @@ class RowPool:
             The rows that were advanced; whoever ends one calls `end`.
         """
         batch = self._batch
-        if batch is None or self._ended > self._tolerated(batch):
+        if batch is None or self._ended > _REBUILD * len(batch.rows):
             batch = self._rebuild()
-            self._forward.forget()
-        if self.cache.advance():
-            self._forward.forget()
-        logits = self._forward(lambda: self._logits(batch))
-        batch.tokens.copy_(choose(logits, batch))
+        self.cache.advance()
+        output: Any = self._subject.base.model(
+            input_ids=batch.tokens[:, None],
+            position_ids=batch.positions[:, None],
+            past_key_values=self.cache,
+            use_cache=True,
+        )
+        batch.tokens = choose(output.logits[:, -1], batch)
         batch.positions += 1
         batch.steps += 1
         advanced = []
@@ -167,20 +166,6 @@ class RowPool:
                 live.tokens.append(token)
                 advanced.append(live)
         return advanced
-
-    def _logits(self, batch: Batch) -> Tensor:
-        output: Any = self._subject.base.model(
-            input_ids=batch.tokens[:, None],
-            position_ids=batch.positions[:, None],
-            past_key_values=self.cache,
-            use_cache=True,
-        )
-        return output.logits[:, -1]
-
-    def _tolerated(self, batch: Batch) -> float:
-        """Ended rows that may stay."""
-        share = _REBUILD * len(batch.rows)
-        return max(share, _CAPTURED_SLACK) if self._forward.captures else share
 
     def end(self, live: Live) -> None:
         """Let a row leave the pool."""
