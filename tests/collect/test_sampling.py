@@ -88,7 +88,7 @@ def test_chunks_of_the_vocabulary_budget_change_nothing(monkeypatch):
     logits = torch.randn(37, 100, generator=torch.Generator().manual_seed(2)) * 3
     seeds, steps = torch.arange(37), torch.zeros(37, dtype=torch.int64)
     whole = sample(logits, seeds, steps, 0.8, 0.9)
-    monkeypatch.setattr("steerproof.collect.sampling._CHUNK_CPU", 500)
+    monkeypatch.setattr("steerproof.collect.sampling._CHUNK", 500)
     assert torch.equal(sample(logits, seeds, steps, 0.8, 0.9), whole)
 
 

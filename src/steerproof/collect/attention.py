@@ -6,25 +6,20 @@ computed and stored once, and each row keeps only its own tail. Families admitte
 cohort is a few batched matrix products, with no padding but that of unequal prompts.
 
 Attention over the prompt and over the tail is one softmax over both, which is attention over their
-concatenation: sharing is exact. Hugging Face's models call it through their attention interface.
+concatenation: sharing is exact.
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformers import PreTrainedModel
-from transformers.cache_utils import Cache
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from steerproof.collect.cache import PooledCache
 from steerproof.errors import ModelError
 
-_NAME = "steerproof_pool"
 _FIRST_COLUMNS = 32
 
 
@@ -83,22 +78,25 @@ def new_cohort(lengths: Sequence[int], samples: int, like: Tensor) -> Cohort:
     )
 
 
-class PoolCache(Cache):
-    """The cohorts as the cache of a Hugging Face model, and the attention over them.
+class PoolCache(PooledCache):
+    """The cohorts."""
 
-    It is a `Cache` because models ask for one; everything it does is its own.
-    """
+    def __init__(self, longest: int) -> None:
+        """An empty cache.
 
-    def __init__(self) -> None:
-        super().__init__(layers=[])
+        Args:
+            longest: Positions of the longest row.
+        """
+        super().__init__(longest)
         self.cohorts: list[Cohort] = []
         self.gather: Tensor | None = None
         """For each batch row, its slot, counted through all cohorts."""
-        self.longest = 0
-        """Positions of the longest row, for models with a window."""
         self._filling: Cohort | None = None
-        self._layer = -1
-        self._key: Tensor | None = None
+
+    @property
+    def is_filling(self) -> bool:
+        """Whether a forward pass is one over prompts."""
+        return self._filling is not None
 
     @contextmanager
     def filling(self, cohort: Cohort) -> Iterator[None]:
@@ -116,96 +114,24 @@ class PoolCache(Cache):
                 _grow(cohort)
             cohort.columns += 1
 
-    def update(
-        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_args: Any, **_kwargs: Any
-    ) -> tuple[Tensor, Tensor]:
-        """Store new keys and values `[batch, heads, seq, width]`; returns them as they are."""
-        self._layer, self._key = layer_idx, key_states
+    def store(self, layer: int, keys: Tensor, values: Tensor) -> None:
+        """Put keys and values into the cohort that is being filled, or into every tail."""
         if self._filling is not None:
-            _fill(self._filling, layer_idx, key_states, value_states)
-            return key_states, value_states
+            _fill(self._filling, layer, keys, values)
+            return
         for cohort in self.cohorts:
-            for tail, new in zip(cohort.tails[layer_idx], (key_states, value_states), strict=True):
+            for tail, new in zip(cohort.tails[layer], (keys, values), strict=True):
                 rows = new[:, :, 0].index_select(0, _source(cohort))
                 tail[:, :, :, cohort.columns - 1] = _by_family(rows, cohort)
-        return key_states, value_states
 
-    def get_seq_length(self, *_args: Any, **_kwargs: Any) -> int:
-        """0: rows have lengths of their own, and say so through their position ids."""
-        return 0
-
-    def get_mask_sizes(self, query_length: int, *_args: Any, **_kwargs: Any) -> tuple[int, int]:
-        """Never needed: this attention brings its own masks."""
-        return query_length, 0
-
-    def attend(
-        self,
-        module: torch.nn.Module,
-        query: Float[Tensor, "batch heads seq width"],
-        key: Tensor,
-        value: Tensor,
-        _attention_mask: Tensor | None,
-        scaling: float | None = None,
-        **kwargs: Any,
-    ) -> tuple[Tensor, None]:
-        """Attention in the form that Hugging Face's models call.
-
-        Returns:
-            `[batch, seq, heads, width]`, and no weights.
-
-        Raises:
-            ModelError: the model wants a kind of attention that this one does not compute.
-        """
-        self._check(module, key, kwargs)
-        scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-        if self._filling is not None:
-            grouped = query.shape[1] != key.shape[1]
-            out = F.scaled_dot_product_attention(
-                query, key, value, is_causal=True, scale=scale, enable_gqa=grouped
-            )
-            return out.transpose(1, 2), None
-        query = query[:, :, 0] * scale
-        outs = [_attend(cohort, self._layer, query) for cohort in self.cohorts]
+    def attend_step(
+        self, layer: int, query: Float[Tensor, "batch heads width"], scale: float
+    ) -> Float[Tensor, "batch heads width"]:
+        """Attention of one query per row over the row's prompt and tail."""
+        query = query * scale
+        outs = [_attend(cohort, layer, query) for cohort in self.cohorts]
         slots = outs[0] if len(outs) == 1 else torch.cat(outs)
-        return slots.index_select(0, self.gather)[:, None], None  # type: ignore[arg-type]
-
-    def _check(self, module: torch.nn.Module, key: Tensor, kwargs: dict[str, Any]) -> None:
-        if key is not self._key:
-            raise ModelError(
-                f"{type(module).__name__} attends to keys that it did not store: layers that share"
-                " keys and values cannot be pooled"
-            )
-        window = kwargs.get("sliding_window")
-        if window is not None and window < self.longest:
-            raise ModelError(
-                f"{type(module).__name__} has a sliding window of {window} positions, but a row"
-                f" may reach {self.longest}; ask for fewer new tokens"
-            )
-        for name in ("softcap", "s_aux", "position_bias"):
-            if kwargs.get(name) is not None:
-                raise ModelError(f"{type(module).__name__} uses {name}, which is not supported")
-
-
-@contextmanager
-def attending(model: PreTrainedModel, cache: PoolCache) -> Iterator[None]:
-    """While inside, the model's attention is the cache's.
-
-    Raises:
-        ModelError: the model does not let its attention be chosen.
-    """
-    before = str(model.config._attn_implementation)
-    ALL_ATTENTION_FUNCTIONS[_NAME] = cache.attend
-    try:
-        model.set_attn_implementation(_NAME)
-        if model.config._attn_implementation != _NAME:
-            raise ModelError(
-                f"{type(model).__name__} does not use transformers' attention interface, so its"
-                " rows cannot be pooled"
-            )
-        yield
-    finally:
-        model.set_attn_implementation(before)
-        del ALL_ATTENTION_FUNCTIONS[_NAME]
+        return slots.index_select(0, self.gather)  # type: ignore[arg-type]
 
 
 def merged(parts: Sequence[Kept]) -> Cohort:

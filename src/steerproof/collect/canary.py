@@ -11,9 +11,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from steerproof.collect.attention import attending
-from steerproof.collect.generation import attached
-from steerproof.collect.pool import Batch, Row, RowPool, Subject, check_slots
+from steerproof.collect.cache import attending
+from steerproof.collect.generation import attached, bytes_per_token, free_bytes, new_pool
+from steerproof.collect.paged_cache import PAGE
+from steerproof.collect.pool import Batch, Row, Subject, check_slots
 from steerproof.errors import ModelError, SteeringError
 
 _TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}
@@ -100,13 +101,15 @@ def log_probs(
                 found[live.row.seed].append(score)
         return tokens
 
-    pool = RowPool(subject, longest)
-    with attached(subject), attending(subject.base.model, pool.cache):
-        pool.admit([[row] for row in numbered])
-        while pool.running:
-            for live in pool.step(forced):
-                if len(live.tokens) == len(texts[live.row.seed]):
-                    pool.end(live)
+    columns = free_bytes(subject.base) // bytes_per_token(subject, longest)
+    with attached(subject):
+        pool = new_pool(subject, longest, len(rows), min(columns, len(rows) * (longest + PAGE)))
+        with attending(subject.base.model, pool.cache):
+            pool.admit([[row] for row in numbered])
+            while pool.running:
+                for live in pool.step(forced):
+                    if len(live.tokens) == len(texts[live.row.seed]):
+                        pool.end(live)
     return [torch.stack(scores) for scores in found]
 
 

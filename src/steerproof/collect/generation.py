@@ -16,7 +16,9 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicLayer
 
-from steerproof.collect.attention import attending
+from steerproof.collect.cache import attending
+from steerproof.collect.paged_cache import PAGE
+from steerproof.collect.paged_pool import PagedPool
 from steerproof.collect.pool import Batch, Live, Row, RowPool, Subject, check_slots
 from steerproof.collect.sampling import sample
 from steerproof.errors import MachineError, ModelError
@@ -132,18 +134,18 @@ class _Run:
         self.on_progress = on_progress
         self.longest = settings.max_new_tokens + max(len(f[0].prompt_ids) for f in families)
         self.bytes_per_token = bytes_per_token(subject, self.longest)
-        self.pool: RowPool | None = None
+        self.pool: RowPool | PagedPool | None = None
         self.done = 0
         self.tokens = 0
 
     def until_done(self, room: int, columns: int) -> Iterator[Completion]:
         """Complete what waits, with at most `room` rows and `columns` keys in flight."""
-        self.pool = pool = RowPool(self.subject, self.longest)
+        self.pool = pool = new_pool(self.subject, self.longest, room, columns)
         with attending(self.subject.base.model, pool.cache):
             while True:
                 running = len(pool.running)
                 while self.waiting and room - running >= max(1, room // 6):
-                    self._admit(pool, room, columns)
+                    self._admit(pool, room)
                     if len(pool.running) == running:
                         break
                     running = len(pool.running)
@@ -171,24 +173,18 @@ class _Run:
             torch.cuda.empty_cache()
         return max(1, min(room, len(rows) or room) // 2), max(1, left // 2)
 
-    def _admit(self, pool: RowPool, room: int, columns: int) -> None:
+    def _admit(self, pool: RowPool | PagedPool, room: int) -> None:
         """Admit waiting families while rows, keys and one forward pass have room."""
         taken: list[list[Row]] = []
-        alive = pool.running
-        rows = len(alive)
-        used = sum(self.settings.max_new_tokens + len(x.row.prompt_ids) for x in alive)
+        alone = not pool.running
         widest = 0
         while self.waiting and sum(map(len, taken)) < room // 4 + 1:
             family = self.waiting[0]
-            prompt = len(family[0].prompt_ids)
-            used += prompt + len(family) * self.settings.max_new_tokens
-            widest = max(widest, prompt)
-            crowded = rows + len(family) > room or used > columns
+            widest = max(widest, len(family[0].prompt_ids))
             if taken and widest * (len(taken) + 1) > _PROMPT_TOKENS:
                 break
-            if crowded and (alive or taken):
+            if not pool.fits([*taken, family]) and not (alone and not taken):
                 break
-            rows += len(family)
             taken.append(self.waiting.popleft())
         if taken:
             try:
@@ -197,9 +193,11 @@ class _Run:
                 self.waiting.extendleft(reversed(taken))
                 raise
 
-    def _step(self, pool: RowPool) -> Iterator[Completion]:
+    def _step(self, pool: RowPool | PagedPool) -> Iterator[Completion]:
         ends = self.subject.base.eos_ids
         advanced = pool.step(self._draw)
+        self.waiting.extendleft(reversed(_grouped(pool.evicted)))
+        pool.evicted.clear()
         finished = []
         for live in advanced:
             ended = live.tokens[-1] in ends
@@ -222,6 +220,20 @@ class _Run:
     def _draw(self, logits: Tensor, batch: Batch) -> Tensor:
         settings = self.settings
         return sample(logits, batch.seeds, batch.steps, settings.temperature, settings.top_p)
+
+
+def new_pool(subject: Subject, longest: int, rows: int, columns: int) -> RowPool | PagedPool:
+    """The pool that suits the device.
+
+    Args:
+        subject: Its adapters and its steering must be attached.
+        longest: Positions of the longest row, prompt and answer.
+        rows: Most rows in flight.
+        columns: Positions, of all rows together, whose keys and values fit into memory.
+    """
+    if subject.base.device.type == "cuda":
+        return PagedPool(subject, longest, rows=rows, pages=max(1, columns // PAGE))
+    return RowPool(subject, longest, rows=rows, columns=columns)
 
 
 def out_of_memory(error: Exception) -> bool:

@@ -38,6 +38,22 @@ class Subject:
     steering: Steering | None = None
     """Slots of `Row.push`; None when no row is pushed."""
 
+    def route(
+        self, rows: "Sequence[Row]", mask: Tensor | None, padding: Sequence[int] = ()
+    ) -> None:
+        """Say which adapter and which push each row of the coming forward passes uses.
+
+        Args:
+            rows: In order of their adapters.
+            mask: `[rows, seq]`, where a position is a real token; None when every position is.
+            padding: Adapters of further rows, which are not pushed.
+        """
+        if self.adapters is not None:
+            self.adapters.route(torch.tensor([*(row.adapter for row in rows), *padding]))
+        if self.steering is not None:
+            pushes = torch.tensor([*(row.push for row in rows), *(0 for _ in padding)])
+            self.steering.route(pushes.to(self.base.device), mask)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
@@ -97,16 +113,20 @@ Choose = Callable[[Float[Tensor, "rows vocab"], Batch], Int[Tensor, " rows"]]
 class RowPool:
     """Unfinished rows with their keys and values."""
 
-    def __init__(self, subject: Subject, longest: int) -> None:
+    def __init__(self, subject: Subject, longest: int, *, rows: int, columns: int) -> None:
         """An empty pool.
 
         Args:
             subject: its adapters and its steering must be attached.
             longest: positions of the longest row, prompt and answer.
+            rows: most rows in flight.
+            columns: positions, of all rows together, whose keys and values fit into memory.
         """
         self._subject = subject
-        self.cache = PoolCache()
-        self.cache.longest = longest
+        self._longest, self._most, self._columns = longest, rows, columns
+        self.evicted: list[Row] = []
+        """Rows that had to leave unfinished: none, since each has room for all its tokens."""
+        self.cache = PoolCache(longest)
         self._lives: list[list[list[Live]]] = []  # cohort, family, slot
         self._batch: Batch | None = None
         self._ended = 0
@@ -115,6 +135,12 @@ class RowPool:
     def running(self) -> list[Live]:
         """The unfinished rows, oldest cohort first."""
         return [x for cohort in self._lives for family in cohort for x in family if not x.ended]
+
+    def fits(self, families: Sequence[Sequence[Row]]) -> bool:
+        """Whether more rows can be admitted, each with room for the longest answer."""
+        running = len(self.running)
+        count = running + sum(map(len, families))
+        return count <= self._most and count * self._longest <= self._columns
 
     @torch.inference_mode()
     def admit(self, families: Sequence[Sequence[Row]]) -> None:
@@ -127,7 +153,7 @@ class RowPool:
         width = cohort.prompt_mask.shape[-1]
         ids = torch.tensor([[*p, *[base.pad_id] * (width - len(p))] for p in prompts])
         real = torch.arange(width) < torch.tensor(cohort.lengths)[:, None]
-        self._route([rows[0] for rows in ordered], real.to(base.device))
+        self._subject.route([rows[0] for rows in ordered], real.to(base.device))
         with self.cache.filling(cohort):
             base.model(
                 input_ids=ids.to(base.device),
@@ -191,7 +217,7 @@ class RowPool:
         for cohort, part in zip(self.cache.cohorts, source.to(device).split(sizes), strict=True):
             cohort.source = part
         self.cache.gather = slots.to(device)
-        self._route([live.row for live in rows], None)
+        self._subject.route([live.row for live in rows], None)
         self._ended = 0
         self._batch = Batch(
             rows=rows,
@@ -220,14 +246,6 @@ class RowPool:
             pairs[i : i + 2] = [_packed([a, c], [b, d])]
         self.cache.cohorts = [part.cohort for part, _ in pairs]
         self._lives = [lives for _, lives in pairs]
-
-    def _route(self, rows: Sequence[Row], mask: Tensor | None) -> None:
-        adapters, steering = self._subject.adapters, self._subject.steering
-        if adapters is not None:
-            adapters.route(torch.tensor([row.adapter for row in rows]))
-        if steering is not None:
-            pushes = torch.tensor([row.push for row in rows])
-            steering.route(pushes.to(self._subject.base.device), mask)
 
 
 def check_slots(subject: Subject, rows: Sequence[Row]) -> None:

@@ -6,8 +6,12 @@ and a row of a batch carries the slot of its adapter:
     y = x W + bias + scaling * (x A[slot]^T) B[slot]      (Hu et al. 2021, arXiv 2106.09685)
 
 with `scaling = alpha / rank`, or `alpha / sqrt(rank)` for rsLoRA (Kalajdzievski 2023, arXiv
-2312.03732). Slot 0 is the bare base, exactly: its rows are never touched. Nothing is merged into
-the base: in bf16 that would round most of a small update away. PEFT's files are in `peft_files`.
+2312.03732). Slot 0 is the bare base, exactly: its rows are never touched, or, on a GPU, zero is
+added to them. Nothing is merged into the base: in bf16 that would round most of a small update
+away. PEFT's files are in `peft_files`.
+
+On a GPU a forward pass may be captured as a graph, which fixes every shape and every choice made in
+Python. There the products depend on the routing through tensors alone, which do not move.
 """
 
 import itertools
@@ -124,9 +128,9 @@ class Routing:
     counts: tuple[int, ...]
     """Rows of each."""
     row_ends: Tensor
-    """Per slot 1, 2, ...: where its rows end, counted after the bare ones. On the device."""
+    """Per slot 0, 1, 2, ...: where its rows end. On the device."""
     row_slots: Tensor
-    """Per adapter row: its slot minus one. On the device."""
+    """The slot of each row. On the device."""
     index: slice | Tensor
     """Where the adapters present are in a stack: a slice when they are neighbours."""
 
@@ -168,11 +172,14 @@ class LoraPool:
         self.rank = spec.rank if base.device.type == "cpu" else -(-spec.rank // 8) * 8
         sizes = [self.rank * (site.inputs + site.outputs) for site in self.sites]
         self._starts = [sum(sizes[:i]) for i in range(len(sizes))]
+        kind = {"dtype": dtype or base.dtype, "device": base.device}
         with torch.inference_mode(False):
-            self.weights = torch.zeros(
-                slots, sum(sizes), dtype=dtype or base.dtype, device=base.device
-            )
+            with_bare = torch.zeros(slots + 1, sum(sizes), **kind)
+            self._ends = torch.zeros(slots + 1, dtype=torch.int32, device=base.device)
+            self._row_slots = torch.zeros(0, dtype=torch.int64, device=base.device)
+        self.weights = with_bare[1:]
         self.stacks = [self.views(self.weights, place) for place in range(len(self.sites))]
+        self._all_stacks = [self.views(with_bare, place) for place in range(len(self.sites))]
         self._loaded: set[int] = set()
         self._routing: Routing | None = None
 
@@ -242,18 +249,28 @@ class LoraPool:
         if absent:
             raise ModelError(f"no adapter in slot {absent}; loaded: {sorted(self._loaded)}")
         counts = torch.bincount(torch.tensor(values), minlength=self.slots + 1)
-        bare = int(counts[0])
-        device = self.base.device
         used = tuple(slot for slot in present if slot)
+        self.reserve(len(values))
+        self._ends.copy_(counts.cumsum(0))
+        self._row_slots[: len(values)].copy_(torch.tensor(values))
         self._routing = Routing(
             rows=len(values),
-            bare=bare,
+            bare=int(counts[0]),
             slots=used,
             counts=tuple(int(counts[slot]) for slot in used),
-            row_ends=counts[1:].cumsum(0).to(device=device, dtype=torch.int32),
-            row_slots=torch.tensor(values[bare:], dtype=torch.int64).to(device) - 1,
-            index=_places(used, device),
+            row_ends=self._ends,
+            row_slots=self._row_slots[: len(values)],
+            index=_places(used, self.base.device),
         )
+
+    def reserve(self, rows: int) -> None:
+        """Make routes of up to so many rows lie in the same memory.
+
+        Whoever captures a forward pass as a graph reserves first: its replays read the slots there.
+        """
+        if len(self._row_slots) < rows:
+            with torch.inference_mode(False):
+                self._row_slots = self._row_slots.new_zeros(rows)
 
     @contextmanager
     def attach(self) -> Iterator["LoraPool"]:
@@ -302,6 +319,9 @@ class LoraPool:
     def _forward(self, place: int, x: Tensor) -> Tensor:
         routing = self.routing_for(x)
         y = bare_linear(self.sites[place].module, x)
+        if x.is_cuda and not torch.is_grad_enabled():
+            change = grouped_product(x, *self._all_stacks[place], routing)
+            return y.add_(change, alpha=self.spec.scaling)
         if not routing.slots:
             return y
         a, b = self.stacks[place]
@@ -345,12 +365,34 @@ def adapter_product(x: Tensor, a: Tensor, b: Tensor, routing: Routing) -> Tensor
         groups = x.reshape(len(routing.slots), -1, x.shape[2])
         product = torch.bmm(thin_product(groups, a[routing.index]), b[routing.index])
     elif x.dtype != torch.float64 and hasattr(F, "grouped_mm"):
-        ends = routing.row_ends * seq
+        ends = (routing.row_ends[1:] - routing.bare) * seq
         tokens = x.reshape(rows * seq, -1)
         product = F.grouped_mm(F.grouped_mm(tokens, a.mT, offs=ends), b, offs=ends)
     else:
-        product = torch.bmm(torch.bmm(x, a[routing.row_slots].mT), b[routing.row_slots])
+        place = routing.row_slots[routing.bare :] - 1
+        product = torch.bmm(torch.bmm(x, a[place].mT), b[place])
     return product.view(rows, seq, -1)
+
+
+def grouped_product(x: Tensor, a: Tensor, b: Tensor, routing: Routing) -> Tensor:
+    """`(x A[slot]^T) B[slot]` of all rows, by operations that do not depend on the routing.
+
+    Args:
+        x: `[rows seq in]`, rows in order of their slots.
+        a: `[slots rank in]`, slot 0 zero.
+        b: `[slots rank out]`, slot 0 zero.
+        routing: Which rows belong to which slot; only its tensors are read.
+
+    Returns:
+        `[rows seq out]`, not scaled.
+    """
+    rows, seq, _ = x.shape
+    if x.dtype == torch.bfloat16:  # What grouped products on a GPU take.
+        ends = routing.row_ends * seq
+        tokens = x.reshape(rows * seq, -1)
+        product = F.grouped_mm(F.grouped_mm(tokens, a.mT, offs=ends), b, offs=ends)
+        return product.view(rows, seq, -1)
+    return torch.bmm(torch.bmm(x, a[routing.row_slots].mT), b[routing.row_slots])
 
 
 def thin_product(x: Tensor, a: Tensor) -> Tensor:

@@ -127,13 +127,21 @@ class Steering:
             )
         if mask is not None and mask.shape[0] != slots.shape[0]:
             raise SteeringError(f"{slots.shape[0]} slots for a mask of {mask.shape[0]} rows")
-        index = slots[:, None] if mask is None else slots[:, None] * mask
-        if self._store.numel() < index.numel():
+        if mask is not None:
+            self._index = (slots[:, None] * mask).to(self._store.device)
+            return
+        self.reserve(len(slots))
+        self._index = self._store[: len(slots), None]
+        self._index.copy_(slots[:, None])
+
+    def reserve(self, rows: int) -> None:
+        """Make routes without a mask, of up to so many rows, lie in the same memory.
+
+        Whoever captures a forward pass as a graph reserves first: its replays read the slots there.
+        """
+        if len(self._store) < rows:
             with torch.inference_mode(False):
-                self._store = self._store.new_zeros(2 * index.numel())
-        # Always the same memory: whoever captured the forward keeps reading the right buffer.
-        self._index = self._store[: index.numel()].view(index.shape)
-        self._index.copy_(index)
+                self._store = self._store.new_zeros(rows)
 
     @contextmanager
     def attach(self) -> Iterator["Steering"]:
@@ -223,7 +231,9 @@ class Steering:
     def _count(self, place: int, hidden: Tensor, steered: Tensor, index: Tensor) -> None:
         self._firings[place : place + 1].add_(1)
         self._calls[place] += 1
-        if (self._calls[place] - 1) % self._audit_every:
+        # What is captured as a graph is measured always: a replay cannot choose.
+        captured = hidden.is_cuda and torch.cuda.is_current_stream_capturing()
+        if (self._calls[place] - 1) % self._audit_every and not captured:
             return
         exact = torch.promote_types(hidden.dtype, torch.float32)
         before = hidden.detach().to(exact)

@@ -1,0 +1,66 @@
+"""Steps of the pool as CUDA graphs: launching a step's kernels takes longer than running them.
+
+One graph for each batch size, captured when that size is first seen and replayed from then on. A
+replay reads and writes the memory that the capture did, so whatever changes from step to step
+(tokens, positions, pages, adapters, pushes) is written into its old place. Off a GPU nothing is
+captured.
+"""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
+
+import torch
+
+
+class CapturedSteps:
+    """Runs a step of one of several sizes, on a GPU as a graph."""
+
+    def __init__(
+        self, device: torch.device, rehearsing: Callable[[], AbstractContextManager[None]]
+    ) -> None:
+        """Nothing is captured yet.
+
+        Args:
+            device: Where the model is.
+            rehearsing: What to be in while a step is done that will be done again.
+        """
+        self.captures = device.type == "cuda"
+        self._rehearsing = rehearsing
+        self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
+        if self.captures:
+            self._stream = torch.cuda.Stream(device)
+            self._memory = torch.cuda.graph_pool_handle()
+
+    def __call__(self, size: int, step: Callable[[], None]) -> None:
+        """Do a step.
+
+        Args:
+            size: Steps of one size have the same shapes.
+            step: Leaves its result in memory of its caller's. It makes no copy from the host and
+                reads no result back.
+        """
+        if not self.captures:
+            step()
+            return
+        if size not in self._graphs:
+            self._graphs[size] = self._captured(step)
+        self._graphs[size].replay()
+
+    def _captured(self, step: Callable[[], None]) -> torch.cuda.CUDAGraph:
+        # Not torch.cuda.graph(): it empties the allocator's cache each time.
+        graph = torch.cuda.CUDAGraph()
+        here = torch.cuda.current_stream()
+        self._stream.wait_stream(here)
+        with torch.cuda.stream(self._stream):
+            with self._rehearsing():
+                step()  # Uncaptured: libraries choose and load their kernels.
+            graph.capture_begin(pool=self._memory)
+            try:
+                step()
+            except BaseException:
+                with suppress(RuntimeError):  # The first error says what was wrong.
+                    graph.capture_end()
+                raise
+            graph.capture_end()
+        here.wait_stream(self._stream)
+        return graph

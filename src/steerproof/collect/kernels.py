@@ -1,0 +1,210 @@
+"""GPU kernels, in Triton: attention over pages, and the draw of a token.
+
+Both compute what a few lines of torch define (`paged_cache.attention_over_pages`,
+`sampling.sample`), in one pass over the data and in shapes that never change, so that a step can be
+captured as a graph. Triton comes with torch where there is a GPU. Its functions are translated from
+their source, so inside of them there is no type but Triton's.
+"""
+
+# pyright: reportMissingImports=false, reportIndexIssue=false
+# ruff: noqa: ANN001, ANN202, PLR0913
+
+import torch
+import triton
+import triton.language as tl
+from jaxtyping import Float, Int
+from torch import Tensor
+
+_ATTENTION_TILE = 64
+_DRAW_TILE = 2048
+# Dot products want at least so many rows.
+_LEAST_ROWS = 16
+
+
+def attention(
+    query: Float[Tensor, "rows heads width"],
+    keys: Float[Tensor, "all_pages page kv_heads width"],
+    values: Float[Tensor, "all_pages page kv_heads width"],
+    table: Int[Tensor, "rows pages"],
+    lengths: Int[Tensor, " rows"],
+    scale: float,
+) -> Float[Tensor, "rows heads width"]:
+    """Softmax attention of one query per row over the row's own pages.
+
+    Args:
+        query: Neighbouring heads share a head of keys.
+        keys: Of all pages.
+        values: The same.
+        table: Places of each row's pages, in the order of its tokens.
+        lengths: Tokens of each row, at least 1.
+        scale: Factor on the products of queries and keys.
+    """
+    rows, heads, width = query.shape
+    _, page, kv_heads, _ = keys.shape
+    query, out = query.contiguous(), torch.empty_like(query, memory_format=torch.contiguous_format)
+    _attention[(rows, kv_heads)](
+        out,
+        query,
+        keys,
+        values,
+        table,
+        lengths,
+        scale,
+        table.stride(0),
+        KV_HEADS=kv_heads,
+        GROUP=heads // kv_heads,
+        GROUP_PAD=max(_LEAST_ROWS, triton.next_power_of_2(heads // kv_heads)),
+        WIDTH=width,
+        WIDTH_PAD=max(_LEAST_ROWS, triton.next_power_of_2(width)),
+        PAGE=page,
+        TILE=_ATTENTION_TILE,
+        num_warps=4,
+        num_stages=2,
+    )
+    return out
+
+
+@triton.jit
+def _attention(
+    out,
+    query,
+    keys,
+    values,
+    table,
+    lengths,
+    scale,
+    table_row,
+    KV_HEADS: tl.constexpr,
+    GROUP: tl.constexpr,
+    GROUP_PAD: tl.constexpr,
+    WIDTH: tl.constexpr,
+    WIDTH_PAD: tl.constexpr,
+    PAGE: tl.constexpr,
+    TILE: tl.constexpr,
+):
+    row, head = tl.program_id(0), tl.program_id(1)
+    length = tl.load(lengths + row)
+    g, d = tl.arange(0, GROUP_PAD), tl.arange(0, WIDTH_PAD)
+    own = ((row * KV_HEADS + head) * GROUP + g)[:, None] * WIDTH + d[None, :]
+    real = (g < GROUP)[:, None] & (d < WIDTH)[None, :]
+    q = tl.load(query + own, mask=real, other=0.0)
+    best = tl.full([GROUP_PAD], -float("inf"), tl.float32)
+    total = tl.zeros([GROUP_PAD], tl.float32)
+    result = tl.zeros([GROUP_PAD, WIDTH_PAD], tl.float32)
+    for start in range(0, length, TILE):
+        at = start + tl.arange(0, TILE)
+        inside = at < length
+        pages = tl.load(table + row * table_row + at // PAGE, mask=inside, other=0)
+        token = pages.to(tl.int64) * PAGE + at % PAGE
+        place = (token * KV_HEADS + head)[:, None] * WIDTH + d[None, :]
+        wanted = inside[:, None] & (d < WIDTH)[None, :]
+        k = tl.load(keys + place, mask=wanted, other=0.0)
+        scores = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
+        scores = tl.where(inside[None, :], scores, -float("inf"))
+        higher = tl.maximum(best, tl.max(scores, 1))
+        weights = tl.exp(scores - higher[:, None])
+        shrink = tl.exp(best - higher)
+        v = tl.load(values + place, mask=wanted, other=0.0)
+        result = result * shrink[:, None] + tl.dot(weights.to(v.dtype), v, input_precision="ieee")
+        total = total * shrink + tl.sum(weights, 1)
+        best = higher
+    result = result / total[:, None]
+    tl.store(out + own, result.to(out.dtype.element_ty), mask=real)
+
+
+def draw(
+    logits: Float[Tensor, "rows vocab"],
+    states: Int[Tensor, " rows"],
+    temperature: float,
+    top_p: float,
+    floor: float,
+) -> Int[Tensor, " rows"]:
+    """One token per row from the nucleus, by the definition of `sampling.sample`.
+
+    Args:
+        logits: Of any number type.
+        states: State of each row's noise, to which a token's id is added.
+        temperature: Divisor of the logits.
+        top_p: Mass of the nucleus.
+        floor: A probability below which no token can be in the nucleus.
+
+    Returns:
+        Token ids; -1 where a row's logits are not finite.
+    """
+    logits = logits if logits.stride(1) == 1 else logits.contiguous()
+    drawn = torch.empty_like(states)
+    _draw[(len(states),)](
+        drawn,
+        logits,
+        states,
+        logits.shape[1],
+        logits.stride(0),
+        temperature,
+        top_p,
+        floor,
+        TILE=_DRAW_TILE,
+        num_warps=8,
+    )
+    return drawn
+
+
+@triton.jit
+def _draw(drawn, logits, states, vocab, row_stride, temperature, top_p, floor, TILE: tl.constexpr):
+    row = tl.program_id(0)
+    logits += row.to(tl.int64) * row_stride
+    state = tl.load(states + row).to(tl.uint64)
+    lane = tl.arange(0, TILE)
+    # The largest logit and the sum of exponentials, lane by lane, in one pass.
+    high, parts = tl.full([TILE], -1e30, tl.float32), tl.zeros([TILE], tl.float32)
+    for start in range(0, vocab, TILE):
+        x = _scaled(logits, start + lane, vocab, temperature)
+        higher = tl.maximum(high, x)
+        parts = parts * tl.exp(high - higher) + tl.exp(x - higher)
+        high = higher
+    peak = tl.max(high, 0)
+    total = tl.sum(parts * tl.exp(high - peak), 0)
+    finite = (total < float("inf")) & (peak > -1e30)
+    # The winner among what is more probable than `low`; outside the nucleus, raise it and repeat.
+    low = tl.cast(floor, tl.float32)
+    winner = tl.cast(-1, tl.int64)
+    again = finite
+    while again:
+        best, mass = tl.cast(-float("inf"), tl.float64), tl.cast(0.0, tl.float32)
+        winner = tl.cast(vocab, tl.int64)
+        for start in range(0, vocab, TILE):
+            token = start + lane
+            x = _scaled(logits, token, vocab, temperature)
+            p = tl.exp(x - peak) / total
+            if tl.max(p, 0) > low:
+                score = tl.where(p > low, x.to(tl.float64) + _gumbel(state, token), -float("inf"))
+                top = tl.max(score, 0)
+                if top > best:
+                    first = tl.min(tl.where(score == top, token, vocab), 0)
+                    best, winner = top, first.to(tl.int64)
+                    mass = tl.max(tl.where(token == first, p, 0.0), 0)
+        above = tl.zeros([TILE], tl.float32)
+        for start in range(0, vocab, TILE):
+            x = _scaled(logits, start + lane, vocab, temperature)
+            p = tl.exp(x - peak) / total
+            above += tl.where(p > mass, p, 0.0)
+        again = (top_p < 1.0) & (tl.sum(above, 0) >= top_p)
+        low = mass
+    tl.store(drawn + row, winner)
+
+
+@triton.jit
+def _scaled(logits, token, vocab, temperature):
+    """Logits over the temperature; beyond the vocabulary what no draw can win."""
+    x = tl.load(logits + token, mask=token < vocab, other=0.0).to(tl.float32)
+    return tl.where(token < vocab, x / temperature, -float("inf"))
+
+
+@triton.jit
+def _gumbel(state, token):
+    """Noise of `sampling.gumbel`, bit for bit up to the logarithms."""
+    x = state + (token + 1).to(tl.uint64) * 0x9E3779B97F4A7C15
+    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9
+    x = (x ^ (x >> 27)) * 0x94D049BB133111EB
+    x = x ^ (x >> 31)
+    uniform = ((x >> 12).to(tl.float64) + 0.5) * 2.220446049250313e-16
+    return -tl.log(-tl.log(uniform))
