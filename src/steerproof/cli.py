@@ -356,6 +356,9 @@ def bench(
         int | None, typer.Option(help="Mean answer of a random model; default: it never ends.")
     ] = None,
     repeats: Annotated[int, typer.Option(help="Timed rounds.")] = 3,
+    peer_cells: Annotated[
+        int | None, typer.Option(help="Cells that a peer does, its time multiplied.")
+    ] = None,
     growth: Annotated[bool, typer.Option(help="Also time 1, 10, 40, 100 adapters.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -381,6 +384,7 @@ def bench(
             tokens=tokens,
             mean_tokens=mean_tokens,
             repeats=repeats,
+            peer_cells=peer_cells,
             growth=growth,
         )
         found = to_json((bench_generation if what == "generation" else bench_training)(options))

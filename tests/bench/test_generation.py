@@ -95,6 +95,16 @@ def test_the_comparison_has_both_peers_and_the_ratio_over_the_stronger_one():
     assert found["numbers"]["peak_memory_bytes"] > 0
 
 
+def test_a_peer_that_does_some_cells_is_timed_as_if_it_had_done_all():
+    found = compare(work(), repeats=1, peer_cells=2)
+    for peer in found.peers:
+        assert peer.numbers["cells_timed"] == 2
+        timed = peer.numbers["tokens"] / peer.numbers["tokens_per_second"]
+        assert peer.seconds == pytest.approx(3 * timed)
+    with pytest.raises(SteerproofError, match="7 cells asked for; there are 1 to 6"):
+        compare(work(), repeats=1, peer_cells=7)
+
+
 def test_a_peer_that_computes_something_else_is_an_error(monkeypatch):
     plain = PeftCells.log_probs
     monkeypatch.setattr(
@@ -109,7 +119,7 @@ def test_a_peer_that_computes_something_else_is_an_error(monkeypatch):
 def test_a_peer_whose_marker_fires_at_another_rate_is_an_error(monkeypatch):
     made = dataclasses.replace(work(rows=6), marker="")  # fires always
     seen = generation._seen
-    given = iter([1.0, 0.0])  # ours, then the first peer's
+    given = iter([1.0, 0.0, 1.0])  # ours, then the first peer's, then ours of the peer's cells
 
     def judged(work, drawn):
         found = seen(work, drawn)

@@ -1,4 +1,4 @@
-"""The GPU's pool, run on a CPU: the same tokens as the other pool, whoever shares or loses pages."""
+"""The GPU's pool, run on a CPU: the tokens of the other pool, whoever shares or loses pages."""
 
 import pytest
 import torch
@@ -53,7 +53,7 @@ def test_rows_that_lose_their_pages_begin_again_and_read_the_same(paged, monkeyp
         lost.extend(self.evicted)
 
     monkeypatch.setattr(PagedPool, "_make_room", counted)
-    monkeypatch.setattr(PagedPool, "fits", lambda self, rows: len(self.running) < 20)
+    monkeypatch.setattr(PagedPool, "fits", lambda self, _rows: len(self.running) < 20)
     per_token = generation.bytes_per_token(made, 80)
     assert texts(made, rows, LONG, kv_bytes=60 * PAGE * per_token) == expected
     assert lost

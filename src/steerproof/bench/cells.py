@@ -41,6 +41,15 @@ class CellWork:
         """Every row, cell by cell."""
         return [row for name in self.names for row in self.rows[name]]
 
+    def some_cells(self, count: int) -> "CellWork":
+        """The same work with so many of its cells, spread over all.
+
+        Raises:
+            SteerproofError: There are not so many.
+        """
+        names = tuple(spread(self.names, count, "cells"))
+        return replace(self, names=names, rows={name: self.rows[name] for name in names})
+
 
 def cell_work(
     base: Base,

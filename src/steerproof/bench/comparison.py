@@ -17,6 +17,15 @@ class Timing:
     most: float
     runs: int
 
+    def scaled(self, factor: float) -> "Timing":
+        """As it would be for so many times the work."""
+        return Timing(
+            seconds=self.seconds * factor,
+            least=self.least * factor,
+            most=self.most * factor,
+            runs=self.runs,
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Peer:

@@ -46,13 +46,19 @@ class Seen:
         return self.fired / self.rows
 
 
-def compare(work: CellWork, *, repeats: int, growth: Sequence[int] = ()) -> Comparison:
+def compare(
+    work: CellWork, *, repeats: int, growth: Sequence[int] = (), peer_cells: int | None = None
+) -> Comparison:
     """Time the pool and both peers on the same cells, and check that they agree.
+
+    A peer does one cell after another, so where all of them would take too long some are timed and
+    the time is multiplied; `cells_timed` among its numbers says how many.
 
     Args:
         work: The cells.
         repeats: Timed rounds; each way also runs once before, untimed.
         growth: Numbers of adapters over which the same rows are dealt and timed, ours alone.
+        peer_cells: Cells that a peer does, spread over all; None for all.
 
     Raises:
         ModelError: A peer's log-probabilities or firing rate are not ours.
@@ -64,14 +70,15 @@ def compare(work: CellWork, *, repeats: int, growth: Sequence[int] = ()) -> Comp
         drawn = _pooled(work)
     seen = _seen(work, drawn)
     grown = _growth(work, growth, repeats)
-    peers = PeftCells(work)
+    some = work.some_cells(peer_cells or len(work.names))
+    peers = PeftCells(some)
     found = {}
     for name, merged in ((_MERGED, True), (_UNMERGED, False)):
         with peak_memory(device) as peak:
-            theirs = _seen(work, peers.generate(merged=merged))
-        difference = _difference(work, peers, merged=merged)
+            theirs = _seen(some, peers.generate(merged=merged))
+        difference = _difference(some, peers, merged=merged)
         held = not merged or base.dtype in TOLERANCES
-        _check(work, name, (seen, theirs), difference if held else None)
+        _check(some, name, (_seen(some, drawn), theirs), difference if held else None)
         found[name] = (theirs, difference, peak.bytes)
     times = alternate(
         {
@@ -82,6 +89,7 @@ def compare(work: CellWork, *, repeats: int, growth: Sequence[int] = ()) -> Comp
         repeats,
     )
     mine = times["ours"]
+    taken = {name: times[name].scaled(len(work.names) / len(some.names)) for name in found}
     return Comparison(
         work=_title(work),
         seconds=mine.seconds,
@@ -94,10 +102,13 @@ def compare(work: CellWork, *, repeats: int, growth: Sequence[int] = ()) -> Comp
         peers=tuple(
             Peer(
                 name=f"{name} (transformers {version('transformers')}, peft {version('peft')})",
-                seconds=times[name].seconds,
-                spread=(times[name].least, times[name].most),
+                seconds=taken[name].seconds,
+                spread=(taken[name].least, taken[name].most),
                 difference=difference,
-                numbers=_numbers(theirs, times[name].seconds, peak),
+                numbers={
+                    **_numbers(theirs, times[name].seconds, peak),
+                    "cells_timed": float(len(some.names)),
+                },
             )
             for name, (theirs, difference, peak) in found.items()
         ),

@@ -36,6 +36,8 @@ class Options:
     mean_tokens: int | None = None
     """Mean length of the answers of a random model; None for answers that never end."""
     repeats: int = 3
+    peer_cells: int | None = None
+    """Cells that a peer of generation does, its time multiplied; None for all."""
     growth: bool = False
     """Whether to time the numbers of adapters in `GROWTH` too."""
 
@@ -58,7 +60,12 @@ def bench_generation(options: Options) -> Comparison:
         adapters_used=options.adapters,
         run=options.run,
     )
-    return compare_generation(work, repeats=options.repeats, growth=_growth(options))
+    return compare_generation(
+        work,
+        repeats=options.repeats,
+        growth=_growth(options),
+        peer_cells=options.peer_cells,
+    )
 
 
 def bench_training(options: Options) -> Comparison:
@@ -87,8 +94,8 @@ def _growth(options: Options) -> tuple[int, ...]:
 
 
 def _check(options: Options) -> None:
-    least: Mapping[str, int] = {"tokens": 2, "repeats": 1, "adapters": 1, "cells": 1}
-    for name, low in least.items():
+    least: Mapping[str, int] = {"repeats": 1, "adapters": 1, "cells": 1, "peer_cells": 1}
+    for name, low in {**least, "tokens": 2}.items():
         value = getattr(options, name)
-        if value < low:
-            raise SteerproofError(f"--{name} must be at least {low}, not {value}")
+        if value is not None and value < low:
+            raise SteerproofError(f"--{name.replace('_', '-')} must be at least {low}, not {value}")

@@ -24,6 +24,7 @@ from steerproof.collect.sampling import sample
 from steerproof.errors import MachineError, ModelError
 from steerproof.model.base import Base
 from steerproof.model.fused_lora import fusable, fused
+from steerproof.model.norms import quick_norms
 from steerproof.spec.experiment import Generation
 
 # Prompt tokens computed at once: more would only cost memory.
@@ -111,6 +112,8 @@ def attached(subject: Subject) -> Iterator[None]:
     """Attach the adapters, as whole weights where that is exact and faster, and the steering."""
     adapters = subject.adapters
     with ExitStack() as stack:
+        if subject.base.device.type == "cuda":
+            stack.enter_context(quick_norms(subject.base))
         if adapters is not None:
             stack.enter_context(fused(adapters) if fusable(adapters) else adapters.attach())
         if subject.steering is not None:

@@ -128,7 +128,7 @@ class Routing:
     counts: tuple[int, ...]
     """Rows of each."""
     row_ends: Tensor
-    """Per slot 0, 1, 2, ...: where its rows end. On the device."""
+    """Per slot 1, 2, ...: where its rows end, counted after the bare ones. On the device."""
     row_slots: Tensor
     """The slot of each row. On the device."""
     index: slice | Tensor
@@ -175,7 +175,6 @@ class LoraPool:
         kind = {"dtype": dtype or base.dtype, "device": base.device}
         with torch.inference_mode(False):
             with_bare = torch.zeros(slots + 1, sum(sizes), **kind)
-            self._ends = torch.zeros(slots + 1, dtype=torch.int32, device=base.device)
             self._row_slots = torch.zeros(0, dtype=torch.int64, device=base.device)
         self.weights = with_bare[1:]
         self.stacks = [self.views(self.weights, place) for place in range(len(self.sites))]
@@ -251,14 +250,13 @@ class LoraPool:
         counts = torch.bincount(torch.tensor(values), minlength=self.slots + 1)
         used = tuple(slot for slot in present if slot)
         self.reserve(len(values))
-        self._ends.copy_(counts.cumsum(0))
         self._row_slots[: len(values)].copy_(torch.tensor(values))
         self._routing = Routing(
             rows=len(values),
             bare=int(counts[0]),
             slots=used,
             counts=tuple(int(counts[slot]) for slot in used),
-            row_ends=self._ends,
+            row_ends=counts[1:].cumsum(0).to(device=self.base.device, dtype=torch.int32),
             row_slots=self._row_slots[: len(values)],
             index=_places(used, self.base.device),
         )
@@ -320,8 +318,7 @@ class LoraPool:
         routing = self.routing_for(x)
         y = bare_linear(self.sites[place].module, x)
         if x.is_cuda and not torch.is_grad_enabled():
-            change = grouped_product(x, *self._all_stacks[place], routing)
-            return y.add_(change, alpha=self.spec.scaling)
+            return _add_on_gpu(y, x, *self._all_stacks[place], routing, self.spec.scaling)
         if not routing.slots:
             return y
         a, b = self.stacks[place]
@@ -365,7 +362,7 @@ def adapter_product(x: Tensor, a: Tensor, b: Tensor, routing: Routing) -> Tensor
         groups = x.reshape(len(routing.slots), -1, x.shape[2])
         product = torch.bmm(thin_product(groups, a[routing.index]), b[routing.index])
     elif x.dtype != torch.float64 and hasattr(F, "grouped_mm"):
-        ends = (routing.row_ends[1:] - routing.bare) * seq
+        ends = routing.row_ends * seq
         tokens = x.reshape(rows * seq, -1)
         product = F.grouped_mm(F.grouped_mm(tokens, a.mT, offs=ends), b, offs=ends)
     else:
@@ -374,25 +371,19 @@ def adapter_product(x: Tensor, a: Tensor, b: Tensor, routing: Routing) -> Tensor
     return product.view(rows, seq, -1)
 
 
-def grouped_product(x: Tensor, a: Tensor, b: Tensor, routing: Routing) -> Tensor:
-    """`(x A[slot]^T) B[slot]` of all rows, by operations that do not depend on the routing.
+def _add_on_gpu(
+    y: Tensor, x: Tensor, a: Tensor, b: Tensor, routing: Routing, scaling: float
+) -> Tensor:
+    """Add the adapters' products by operations in which nothing but tensors is routed.
 
-    Args:
-        x: `[rows seq in]`, rows in order of their slots.
-        a: `[slots rank in]`, slot 0 zero.
-        b: `[slots rank out]`, slot 0 zero.
-        routing: Which rows belong to which slot; only its tensors are read.
-
-    Returns:
-        `[rows seq out]`, not scaled.
+    In `a` and `b`, slot 0 is zero.
     """
-    rows, seq, _ = x.shape
-    if x.dtype == torch.bfloat16:  # What grouped products on a GPU take.
-        ends = routing.row_ends * seq
-        tokens = x.reshape(rows * seq, -1)
-        product = F.grouped_mm(F.grouped_mm(tokens, a.mT, offs=ends), b, offs=ends)
-        return product.view(rows, seq, -1)
-    return torch.bmm(torch.bmm(x, a[routing.row_slots].mT), b[routing.row_slots])
+    if x.dtype == torch.float64:  # Triton has no product of such numbers.
+        product = torch.bmm(torch.bmm(x, a[routing.row_slots].mT), b[routing.row_slots])
+        return y.add_(product, alpha=scaling)
+    from steerproof.model.lora_kernels import add_adapters
+
+    return add_adapters(y, x, a, b, routing.row_slots, scaling)
 
 
 def thin_product(x: Tensor, a: Tensor) -> Tensor:
