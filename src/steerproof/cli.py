@@ -355,7 +355,7 @@ def bench(
     mean_tokens: Annotated[
         int | None, typer.Option(help="Mean answer of a random model; default: it never ends.")
     ] = None,
-    repeats: Annotated[int, typer.Option(help="Timed rounds.")] = 3,
+    repeats: Annotated[int, typer.Option(help="Timed rounds; 0 times the first.")] = 3,
     peer_cells: Annotated[
         int | None, typer.Option(help="Cells that a peer does, its time multiplied.")
     ] = None,
@@ -387,7 +387,8 @@ def bench(
             peer_cells=peer_cells,
             growth=growth,
         )
-        found = to_json((bench_generation if what == "generation" else bench_training)(options))
+        measure = bench_generation if what == "generation" else bench_training
+        found = to_json(measure(options, lambda told: typer.echo(told, err=True)))
     else:
         raise SteerproofError(f"no benchmark {what!r}; there are: generation, training, statistics")
     _say(found, as_json, lambda: text(found))

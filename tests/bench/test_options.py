@@ -36,7 +36,8 @@ def test_the_command_prints_the_ratio_last():
         ({"random_config": "qwen2.5-70b"}, "no size 'qwen2.5-70b'; there is: qwen2.5-7b"),
         ({"random_config": "qwen2.5-7b", "model": "organism"}, "not both"),
         ({"model": "/nowhere"}, "no such model directory"),
-        ({"repeats": 0}, "--repeats must be at least 1, not 0"),
+        ({"repeats": -1}, "--repeats must be at least 0, not -1"),
+        ({"peer_cells": 0}, "--peer-cells must be at least 1, not 0"),
         ({"tokens": 1}, "--tokens must be at least 2, not 1"),
     ],
 )

@@ -40,6 +40,7 @@ from steerproof.model.lora import LoraPool, fresh_weights
 from steerproof.model.lora_gradients import Dropout, LoraGradients
 from steerproof.model.norms import quick_norms
 from steerproof.model.steering import Push, Steering
+from steerproof.model.transfer import sent, unplanned_attention
 from steerproof.spec.seeds import derived_seed
 
 PUSH_TOLERANCE = 0.05
@@ -159,6 +160,7 @@ class _Pool:
             raise ModelError(f"{type(self.base.model).__name__} has no output embeddings")
         with ExitStack() as stack:
             stack.enter_context(quick_norms(self.base))
+            stack.enter_context(unplanned_attention(self.base.device))
             stack.enter_context(self.gradients.attach())
             stack.enter_context(self.steering.attach())
             stack.callback(head.register_forward_pre_hook(self._only_completions).remove)
@@ -191,19 +193,19 @@ class _Pool:
     @torch.enable_grad()
     def _backward(self, batch: MicroBatch, losses: Tensor) -> None:
         device = self.base.device
-        keys = batch.dropout_keys.to(device)
+        keys = sent(batch.dropout_keys, device)
         dropout = Dropout(rate=self.recipe.dropout, row_keys=keys) if self.recipe.dropout else None
         self.gradients.route(batch.adapter_slots, dropout)
         self.steering.route(batch.push_slots, batch.mask)
-        self._take = batch.predicting.to(device)
-        output: Any = self.base.model(input_ids=batch.ids.to(device), use_cache=False)
+        self._take = sent(batch.predicting, device)
+        output: Any = self.base.model(input_ids=sent(batch.ids, device), use_cache=False)
         logits = output.logits[0]
         logits = logits if logits.dtype == torch.float64 else logits.float()
-        nll = F.cross_entropy(logits, batch.targets.to(device), reduction="none")
-        shares = nll * batch.weights.to(device=device, dtype=nll.dtype)
+        nll = F.cross_entropy(logits, sent(batch.targets, device), reduction="none")
+        shares = nll * sent(batch.weights.to(nll.dtype), device)
         with self.steering.replaying():
             shares.sum().backward()
-        losses.index_add_(0, batch.owners.to(device), shares.detach().double())
+        losses.index_add_(0, sent(batch.owners, device), shares.detach().double())
         steered = set(batch.adapter_slots[batch.push_slots > 0].tolist())
         for resident in self.residents:
             resident.firings += resident.slot in steered

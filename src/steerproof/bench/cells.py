@@ -42,13 +42,16 @@ class CellWork:
         return [row for name in self.names for row in self.rows[name]]
 
     def some_cells(self, count: int) -> "CellWork":
-        """The same work with so many of its cells, spread over all.
+        """The same work with so many of its cells, spread over all, and their adapters alone.
 
         Raises:
             SteerproofError: There are not so many.
         """
         names = tuple(spread(self.names, count, "cells"))
-        return replace(self, names=names, rows={name: self.rows[name] for name in names})
+        rows = {name: self.rows[name] for name in names}
+        used = {row.adapter for cell in rows.values() for row in cell}
+        adapters = {slot: one for slot, one in self.adapters.items() if slot in used}
+        return replace(self, names=names, rows=rows, adapters=adapters)
 
 
 def cell_work(

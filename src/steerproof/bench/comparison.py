@@ -4,7 +4,9 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,20 +65,41 @@ class Comparison:
         return min(peer.seconds for peer in self.peers) / self.seconds
 
 
-def alternate(works: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, Timing]:
+Say = Callable[[str], None]
+"""Told what was done and how long it took: a benchmark of a true size takes many minutes."""
+
+
+def silent(_text: str) -> None:
+    """Tell nobody."""
+
+
+def alternate(
+    works: Mapping[str, Callable[[], object]],
+    repeats: int,
+    first: Mapping[str, float],
+    say: Say = silent,
+) -> dict[str, Timing]:
     """Time several ways of doing the same work in turns, so that a slow minute hits them all.
 
     Args:
         works: What to time, by name; each was run once before, so nothing is warmed up here.
-        repeats: Rounds.
+        repeats: Rounds; with none, the first runs count, what they warmed up included.
+        first: Seconds of each way's first run.
+        say: Told every time.
     """
     seconds: dict[str, list[float]] = {name: [] for name in works}
-    for _ in range(repeats):
+    for turn in range(1, repeats + 1):
         for name, work in works.items():
-            began = time.perf_counter()
-            work()
-            seconds[name].append(time.perf_counter() - began)
-    return {name: timing(times) for name, times in seconds.items()}
+            seconds[name].append(timed(work)[1])
+            say(f"round {turn}, {name}: {seconds[name][-1]:.1f} s")
+    return {name: timing(times or [first[name]]) for name, times in seconds.items()}
+
+
+def timed(work: Callable[[], T]) -> tuple[T, float]:
+    """What a piece of work gave, and the seconds that it took."""
+    began = time.perf_counter()
+    done = work()
+    return done, time.perf_counter() - began
 
 
 def timing(seconds: Sequence[float]) -> Timing:

@@ -8,7 +8,7 @@ from importlib.metadata import version
 import torch
 
 from steerproof.bench.cells import CellWork, regrouped
-from steerproof.bench.comparison import Comparison, Peer, alternate
+from steerproof.bench.comparison import Comparison, Peer, Say, alternate, silent, timed
 from steerproof.bench.costs import generation_limit
 from steerproof.bench.limits import synchronise
 from steerproof.bench.memory import peak_memory
@@ -23,6 +23,7 @@ HALF_TOLERANCE = 0.5
 """The same in bfloat16. A peer that merges there rounds the update away: it is not held to it."""
 RATE_ERRORS = 5.0
 """Most standard errors between two firing rates of the same rows, drawn with other noise."""
+_OURS = "all in one pool"
 _MERGED = "for each cell: PEFT merge, hook, generate"
 _UNMERGED = "base once, PEFT unmerged, hook, generate"
 
@@ -47,7 +48,12 @@ class Seen:
 
 
 def compare(
-    work: CellWork, *, repeats: int, growth: Sequence[int] = (), peer_cells: int | None = None
+    work: CellWork,
+    *,
+    repeats: int,
+    growth: Sequence[int] = (),
+    peer_cells: int | None = None,
+    say: Say = silent,
 ) -> Comparison:
     """Time the pool and both peers on the same cells, and check that they agree.
 
@@ -56,9 +62,10 @@ def compare(
 
     Args:
         work: The cells.
-        repeats: Timed rounds; each way also runs once before, untimed.
+        repeats: Timed rounds after a first one, whose results are compared; with 0, that is timed.
         growth: Numbers of adapters over which the same rows are dealt and timed, ours alone.
         peer_cells: Cells that a peer does, spread over all; None for all.
+        say: Told every time that is taken.
 
     Raises:
         ModelError: A peer's log-probabilities or firing rate are not ours.
@@ -66,8 +73,10 @@ def compare(
     """
     base = work.subject.base
     device = base.device
+    first: dict[str, float] = {}
     with peak_memory(device) as ours:
-        drawn = _pooled(work)
+        drawn, first[_OURS] = timed(lambda: _pooled(work))
+    say(f"first run, {_OURS}: {first[_OURS]:.1f} s")
     seen = _seen(work, drawn)
     grown = _growth(work, growth, repeats)
     some = work.some_cells(peer_cells or len(work.names))
@@ -75,20 +84,24 @@ def compare(
     found = {}
     for name, merged in ((_MERGED, True), (_UNMERGED, False)):
         with peak_memory(device) as peak:
-            theirs = _seen(some, peers.generate(merged=merged))
+            texts, first[name] = timed(lambda merged=merged: peers.generate(merged=merged))
+        say(f"first run, {name}, {len(some.names)} cells: {first[name]:.1f} s")
+        theirs = _seen(some, texts)
         difference = _difference(some, peers, merged=merged)
         held = not merged or base.dtype in TOLERANCES
         _check(some, name, (_seen(some, drawn), theirs), difference if held else None)
         found[name] = (theirs, difference, peak.bytes)
     times = alternate(
         {
-            "ours": lambda: _pooled(work),
+            _OURS: lambda: _pooled(work),
             _MERGED: lambda: peers.generate(merged=True),
             _UNMERGED: lambda: peers.generate(merged=False),
         },
         repeats,
+        first,
+        say,
     )
-    mine = times["ours"]
+    mine = times[_OURS]
     taken = {name: times[name].scaled(len(work.names) / len(some.names)) for name in found}
     return Comparison(
         work=_title(work),
@@ -126,9 +139,9 @@ def _pooled(work: CellWork) -> Drawn:
 def _growth(work: CellWork, counts: Sequence[int], repeats: int) -> dict[str, float]:
     """Seconds of the same rows over different numbers of adapters, in turns."""
     dealt = {f"seconds_{n}_adapters": regrouped(work, n) for n in counts}
-    for one in dealt.values():
-        _pooled(one)
-    times = alternate({name: lambda w=one: _pooled(w) for name, one in dealt.items()}, repeats)
+    first = {name: timed(lambda w=one: _pooled(w))[1] for name, one in dealt.items()}
+    works = {name: lambda w=one: _pooled(w) for name, one in dealt.items()}
+    times = alternate(works, repeats, first)
     return {name: time.seconds for name, time in times.items()}
 
 

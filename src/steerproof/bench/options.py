@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from steerproof.bench.cells import cell_work
-from steerproof.bench.comparison import Comparison
+from steerproof.bench.comparison import Comparison, Say, silent
 from steerproof.bench.generation import compare as compare_generation
 from steerproof.bench.jobs import job_work
 from steerproof.bench.models import bench_base, bench_experiment
@@ -36,14 +36,15 @@ class Options:
     mean_tokens: int | None = None
     """Mean length of the answers of a random model; None for answers that never end."""
     repeats: int = 3
+    """Timed rounds after the first, which is compared; with 0, the first is the one that counts."""
     peer_cells: int | None = None
     """Cells that a peer of generation does, its time multiplied; None for all."""
     growth: bool = False
     """Whether to time the numbers of adapters in `GROWTH` too."""
 
 
-def bench_generation(options: Options) -> Comparison:
-    """Pooled generation against its peers.
+def bench_generation(options: Options, say: Say = silent) -> Comparison:
+    """Pooled generation against its peers; `say` is told every time that is taken.
 
     Raises:
         SteerproofError: An option is out of range, or a peer's results are not ours.
@@ -65,11 +66,12 @@ def bench_generation(options: Options) -> Comparison:
         repeats=options.repeats,
         growth=_growth(options),
         peer_cells=options.peer_cells,
+        say=say,
     )
 
 
-def bench_training(options: Options) -> Comparison:
-    """Pooled training against its peer.
+def bench_training(options: Options, say: Say = silent) -> Comparison:
+    """Pooled training against its peer; `say` is told every time that is taken.
 
     Raises:
         SteerproofError: An option is out of range, or the peer's losses are not ours.
@@ -86,7 +88,7 @@ def bench_training(options: Options) -> Comparison:
         tokens=options.tokens,
         run=options.run,
     )
-    return compare_training(work, repeats=options.repeats, growth=_growth(options))
+    return compare_training(work, repeats=options.repeats, growth=_growth(options), say=say)
 
 
 def _growth(options: Options) -> tuple[int, ...]:
@@ -94,7 +96,7 @@ def _growth(options: Options) -> tuple[int, ...]:
 
 
 def _check(options: Options) -> None:
-    least: Mapping[str, int] = {"repeats": 1, "adapters": 1, "cells": 1, "peer_cells": 1}
+    least: Mapping[str, int] = {"repeats": 0, "adapters": 1, "cells": 1, "peer_cells": 1}
     for name, low in {**least, "tokens": 2}.items():
         value = getattr(options, name)
         if value is not None and value < low:

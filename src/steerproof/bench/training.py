@@ -8,7 +8,7 @@ import torch
 
 from steerproof.adapt.jobs import AdapterJob, TrainedAdapter
 from steerproof.adapt.training import train
-from steerproof.bench.comparison import Comparison, Peer, alternate
+from steerproof.bench.comparison import Comparison, Peer, Say, alternate, silent, timed
 from steerproof.bench.costs import training_limit
 from steerproof.bench.jobs import JobWork
 from steerproof.bench.limits import synchronise
@@ -27,27 +27,34 @@ _NAME = "SFTTrainer, PEFT and a hook, one adapter after the other"
 Ours = Mapping[str, TrainedAdapter]
 
 
-def compare(work: JobWork, *, repeats: int, growth: Sequence[int] = ()) -> Comparison:
+def compare(
+    work: JobWork, *, repeats: int, growth: Sequence[int] = (), say: Say = silent
+) -> Comparison:
     """Time the pool and the peer on the same adapters, and check that they learn the same.
 
     Args:
         work: The adapters.
-        repeats: Timed rounds; each side also runs once before, untimed.
+        repeats: Timed rounds after a first one, whose losses are compared; with 0, that is timed.
         growth: Numbers of adapters, of one step each, to time, ours alone.
+        say: Told every time that is taken.
 
     Raises:
         ModelError: The peer's losses are not ours, or an adapter of ours failed.
         MachineError: TRL is not installed.
     """
     device = work.base.device
+    first: dict[str, float] = {}
     with peak_memory(device) as mine:
-        ours = _pooled(work)
+        ours, first["ours"] = timed(lambda: _pooled(work))
+    say(f"first run, ours: {first['ours']:.1f} s")
     grown = _growth(work, growth, repeats)
     peer = TrlTrainer(work)
     with peak_memory(device) as peak:
-        theirs = peer.train()
+        theirs, first["trl"] = timed(peer.train)
+    say(f"first run, trl: {first['trl']:.1f} s")
     difference = _check(work, ours, theirs)
-    times = alternate({"ours": lambda: _pooled(work), "trl": peer.train}, repeats)
+    ways = {"ours": lambda: _pooled(work), "trl": peer.train}
+    times = alternate(ways, repeats, first, say)
     seconds, trl = times["ours"].seconds, times["trl"].seconds
     limits = training_limit(work.base, work.recipe.spec, work.jobs, work.recipe.epochs, seconds)
     return Comparison(
@@ -101,9 +108,9 @@ def _growth(work: JobWork, counts: Sequence[int], repeats: int) -> dict[str, flo
     for count in counts:
         jobs = [_short(work.jobs[i % len(work.jobs)], str(i), rows) for i in range(count)]
         dealt[f"step_seconds_{count}_adapters"] = replace(work, jobs=tuple(jobs))
-    for one in dealt.values():
-        _pooled(one)
-    times = alternate({name: lambda w=one: _pooled(w) for name, one in dealt.items()}, repeats)
+    first = {name: timed(lambda w=one: _pooled(w))[1] for name, one in dealt.items()}
+    works = {name: lambda w=one: _pooled(w) for name, one in dealt.items()}
+    times = alternate(works, repeats, first)
     return {
         name: time.seconds / (len(dealt[name].jobs) * dealt[name].steps)
         for name, time in times.items()

@@ -15,6 +15,7 @@ import torch
 from steerproof.collect.graphs import CapturedSteps
 from steerproof.collect.paged_cache import PAGE, TRASH, PagedCache, pages_of, prompt_places
 from steerproof.collect.pool import Batch, Choose, Live, Row, Subject
+from steerproof.model.transfer import sent, unplanned_attention
 
 # Ended rows leave when they are this share of the batch: new tables take some milliseconds.
 _REBUILD = 1 / 16
@@ -96,15 +97,15 @@ class PagedPool:
                 self._uses[self._pages[live]] += 1
         tables = [[self._pages[live] for live in rows] for rows in lives]
         width = max(1, *lengths)
-        source, place = (x.to(self._device) for x in prompt_places(lengths, tables, width))
+        source, place = (sent(x, self._device) for x in prompt_places(lengths, tables, width))
         prompts = [rows[0].prompt_ids[:-1] for rows in ordered]
         base = self._subject.base
         ids = torch.tensor([[*p, *[base.pad_id] * (width - len(p))] for p in prompts])
         real = torch.arange(width) < torch.tensor(lengths)[:, None]
-        self._subject.route([rows[0] for rows in ordered], real.to(self._device))
-        with self.cache.filling(source, place):
+        self._subject.route([rows[0] for rows in ordered], real)
+        with self.cache.filling(source, place), unplanned_attention(self._device):
             base.model(
-                input_ids=ids.to(self._device),
+                input_ids=sent(ids, self._device),
                 position_ids=torch.arange(width, device=self._device).expand(len(ids), -1),
                 past_key_values=self.cache,
                 use_cache=True,

@@ -46,13 +46,14 @@ class Subject:
         Args:
             rows: In order of their adapters.
             mask: `[rows, seq]`, where a position is a real token; None when every position is.
+                On the CPU.
             padding: Adapters of further rows, which are not pushed.
         """
         if self.adapters is not None:
             self.adapters.route(torch.tensor([*(row.adapter for row in rows), *padding]))
         if self.steering is not None:
             pushes = torch.tensor([*(row.push for row in rows), *(0 for _ in padding)])
-            self.steering.route(pushes.to(self.base.device), mask)
+            self.steering.route(pushes, mask)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,7 +154,7 @@ class RowPool:
         width = cohort.prompt_mask.shape[-1]
         ids = torch.tensor([[*p, *[base.pad_id] * (width - len(p))] for p in prompts])
         real = torch.arange(width) < torch.tensor(cohort.lengths)[:, None]
-        self._subject.route([rows[0] for rows in ordered], real.to(base.device))
+        self._subject.route([rows[0] for rows in ordered], real)
         with self.cache.filling(cohort):
             base.model(
                 input_ids=ids.to(base.device),

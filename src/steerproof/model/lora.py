@@ -30,6 +30,7 @@ from transformers.pytorch_utils import Conv1D
 
 from steerproof.errors import ModelError
 from steerproof.model.base import Base
+from steerproof.model.transfer import sent
 from steerproof.spec.seeds import derived_seed
 
 PEFT_PREFIX = "base_model.model."
@@ -250,13 +251,13 @@ class LoraPool:
         counts = torch.bincount(torch.tensor(values), minlength=self.slots + 1)
         used = tuple(slot for slot in present if slot)
         self.reserve(len(values))
-        self._row_slots[: len(values)].copy_(torch.tensor(values))
+        self._row_slots[: len(values)].copy_(sent(torch.tensor(values), self.base.device))
         self._routing = Routing(
             rows=len(values),
             bare=int(counts[0]),
             slots=used,
             counts=tuple(int(counts[slot]) for slot in used),
-            row_ends=counts[1:].cumsum(0).to(device=self.base.device, dtype=torch.int32),
+            row_ends=sent(counts[1:].cumsum(0).int(), self.base.device),
             row_slots=self._row_slots[: len(values)],
             index=_places(used, self.base.device),
         )
@@ -337,7 +338,7 @@ class LoraPool:
 def _places(slots: Sequence[int], device: torch.device) -> slice | Tensor:
     if not slots or slots[-1] - slots[0] + 1 == len(slots):
         return slice(slots[0] - 1, slots[-1]) if slots else slice(0, 0)
-    return torch.tensor(slots, device=device) - 1
+    return sent(torch.tensor(slots) - 1, device)
 
 
 def bare_linear(module: nn.Module, x: Tensor) -> Tensor:

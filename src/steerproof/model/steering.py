@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from steerproof.errors import SteeringError
+from steerproof.model.transfer import sent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,11 +129,11 @@ class Steering:
         if mask is not None and mask.shape[0] != slots.shape[0]:
             raise SteeringError(f"{slots.shape[0]} slots for a mask of {mask.shape[0]} rows")
         if mask is not None:
-            self._index = (slots[:, None] * mask).to(self._store.device)
+            self._index = sent(slots[:, None] * mask, self._store.device)
             return
         self.reserve(len(slots))
         self._index = self._store[: len(slots), None]
-        self._index.copy_(slots[:, None])
+        self._index.copy_(sent(slots, self._store.device)[:, None])
 
     def reserve(self, rows: int) -> None:
         """Make routes without a mask, of up to so many rows, lie in the same memory.
