@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -94,7 +95,7 @@ def main() -> None:
     """Read the arguments, print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=["generation", "training"])
-    parser.add_argument("--run")
+    parser.add_argument("--run", type=Path)
     parser.add_argument("--random-config")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--adapters", type=int, default=12)
