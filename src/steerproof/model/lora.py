@@ -10,6 +10,7 @@ with `scaling = alpha / rank`, or `alpha / sqrt(rank)` for rsLoRA (Kalajdzievski
 the base: in bf16 that would round most of a small update away. PEFT's files are in `peft_files`.
 """
 
+import copy
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -175,6 +176,12 @@ class LoraPool:
         self.stacks = [self.views(self.weights, place) for place in range(len(self.sites))]
         self._loaded: set[int] = set()
         self._routing: Routing | None = None
+
+    def replica(self, base: Base) -> "LoraPool":
+        """The same adapters over a replica of the base, with a routing of its own."""
+        other = copy.copy(self)
+        other.base, other.sites, other._routing = base, lora_sites(base), None
+        return other
 
     @property
     def loaded(self) -> frozenset[int]:
