@@ -297,8 +297,7 @@ class _Pool:
 
     def admit(self) -> bool:
         """Give free slots to waiting jobs; whether there is anything to train."""
-        # Others' jobs only when idle: whoever took them earlier would leave the others none.
-        while self.free and (job := self._take_job(dry=not self.residents)) is not None:
+        while self.free and (job := self._take_job(self._load())) is not None:
             slot = self.free.pop(0)
             self.lora.load(slot, fresh_weights(self.lora.sites, self.recipe.spec, job.seed))
             parameter = nn.Parameter(self.lora.weights[slot - 1])
@@ -322,6 +321,9 @@ class _Pool:
         self.residents.sort(key=lambda resident: resident.slot)
         self.gradients.refresh()
         return bool(self.residents)
+
+    def _load(self) -> int:
+        return sum(_tokens(resident.job) for resident in self.residents)
 
     def _finish(
         self, resident: _Resident, error: SteerproofError | None

@@ -24,7 +24,14 @@ from steerproof.collect.sampling import sample
 from steerproof.errors import MachineError, ModelError
 from steerproof.model.base import Base
 from steerproof.model.fused_lora import fusable, fused, whole_weights
-from steerproof.model.shards import Send, Supply, replica, shard_count, side_by_side
+from steerproof.model.shards import (
+    Send,
+    Supply,
+    divided_threads,
+    replica,
+    shard_count,
+    side_by_side,
+)
 from steerproof.spec.experiment import Generation
 
 # Prompt tokens computed at once: more would only cost memory.
@@ -181,7 +188,8 @@ _Item = Completion | tuple[int, Progress]
 def _side_by_side(subject: Subject, work: _Work, shards: int) -> Iterator[Iterator[_Item]]:
     """Shards on replicas of the subject: completions, and each shard's progress after a step."""
     adapters = subject.adapters
-    wholes = whole_weights(adapters) if adapters is not None and fusable(adapters) else None
+    with divided_threads(shards):
+        wholes = whole_weights(adapters) if adapters is not None and fusable(adapters) else None
 
     def complete(mine: Subject, shard: int, send: Send[_Item]) -> None:
         run = _Run(mine, work, shard, lambda progress: send((shard, progress)))
@@ -219,7 +227,7 @@ class _Run:
     ) -> None:
         self.subject = subject
         self.waiting: deque[list[Row]] = deque()
-        self.more = partial(work.supply.take, shard, dry=True)
+        self.more = partial(work.supply.take, shard)
         self.settings = work.settings
         self.limits = work.limits
         self.on_progress = on_progress
@@ -232,7 +240,7 @@ class _Run:
     def complete(self) -> Iterator[Completion]:
         """Complete all that the supply has for this shard."""
         room, left = self.limits.max_rows, self.limits.kv_bytes or 0
-        while self._refilled(room):
+        while self._refilled(room, 0):
             try:
                 yield from self.until_done(room, left // self.bytes_per_token)
             except (torch.OutOfMemoryError, RuntimeError) as error:
@@ -240,10 +248,10 @@ class _Run:
                     raise
                 room, left = self.halve(room, left, error)
 
-    def _refilled(self, room: int) -> bool:
+    def _refilled(self, room: int, running: int) -> bool:
         """Take as many rows as are admitted at once; whether any wait."""
         waiting = sum(map(len, self.waiting))
-        while waiting <= room // 4 and (family := self.more()) is not None:
+        while waiting <= room // 4 and (family := self.more(waiting + running)) is not None:
             self.waiting.append(family)
             waiting += len(family)
         return bool(self.waiting)
@@ -254,7 +262,7 @@ class _Run:
         with attending(self.subject.base.model, pool.cache):
             while True:
                 running = len(pool.running)
-                while self._refilled(room) and room - running >= max(1, room // 6):
+                while self._refilled(room, running) and room - running >= max(1, room // 6):
                     self._admit(pool, room, columns)
                     if len(pool.running) == running:
                         break

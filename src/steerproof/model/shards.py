@@ -8,9 +8,9 @@ weights are the same memory.
 
 import copy
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from itertools import chain
 from queue import SimpleQueue
@@ -54,6 +54,18 @@ def replica(base: Base) -> Base:
     return replace(base, model=model, blocks=find_blocks(model)[1])
 
 
+@contextmanager
+def divided_threads(shards: int) -> Iterator[int]:
+    """One shard's part of torch's threads, in this thread and those that begin inside."""
+    threads = torch.get_num_threads()
+    each = max(1, threads // shards)
+    torch.set_num_threads(each)
+    try:
+        yield each
+    finally:
+        torch.set_num_threads(threads)
+
+
 def side_by_side(works: Sequence[Callable[[Send[T]], None]]) -> Generator[T, None, None]:
     """Run works at once, each in a thread, and yield what they send as it comes.
 
@@ -70,11 +82,8 @@ def side_by_side(works: Sequence[Callable[[Send[T]], None]]) -> Generator[T, Non
             raise StoppedError
         items.put(item)
 
-    threads = torch.get_num_threads()
-    each = max(1, threads // len(works))
     with ExitStack() as stack:
-        stack.callback(torch.set_num_threads, threads)
-        torch.set_num_threads(each)
+        each = stack.enter_context(divided_threads(len(works)))
         # A number of threads holds for the thread that sets it.
         pool = ThreadPoolExecutor(len(works), "shard", torch.set_num_threads, (each,))
         stack.enter_context(pool)
@@ -95,7 +104,7 @@ def side_by_side(works: Sequence[Callable[[Send[T]], None]]) -> Generator[T, Non
 
 
 class Supply(Generic[T]):
-    """What waits, dealt to shards; one that has run dry takes half of what another still has."""
+    """What waits, dealt to shards; one that runs dry takes over what waits longer elsewhere."""
 
     def __init__(self, items: Sequence[T], size: Callable[[T], int], shards: int) -> None:
         """Deal items in order: neighbours stay together, and every shard gets about as much.
@@ -105,6 +114,7 @@ class Supply(Generic[T]):
             size: What an item costs, above 0.
             shards: How many to deal to.
         """
+        self._size = size
         self._shares: list[deque[T]] = [deque() for _ in range(shards)]
         self._lock = Lock()
         total, before = sum(map(size, items)), 0
@@ -112,17 +122,22 @@ class Supply(Generic[T]):
             # The shard in whose stretch of the whole its middle lies.
             self._shares[(2 * before + size(item)) * shards // (2 * total)].append(item)
             before += size(item)
+        self._waiting = [sum(map(size, share)) for share in self._shares]
 
-    def take(self, shard: int, *, dry: bool) -> T | None:
-        """The shard's next item, None when there is none.
+    def take(self, shard: int, load: int) -> T | None:
+        """The shard's next item, or, when it has none, another's last; None when it should not.
 
         Args:
             shard: Whose.
-            dry: Whether it may take from the others.
+            load: What the shard has in hand. It takes another's only if more than that waits there.
         """
         with self._lock:
-            mine = self._shares[shard]
-            if dry and not mine:
-                other = max(self._shares, key=len)
-                mine.extendleft(other.pop() for _ in range(-(-len(other) // 2)))
-            return mine.popleft() if mine else None
+            most = max(range(len(self._shares)), key=self._waiting.__getitem__)
+            if self._shares[shard]:
+                whose, item = shard, self._shares[shard].popleft()
+            elif self._waiting[most] > load:
+                whose, item = most, self._shares[most].pop()
+            else:
+                return None
+            self._waiting[whose] -= self._size(item)
+            return item
