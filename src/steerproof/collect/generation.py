@@ -38,6 +38,8 @@ from steerproof.spec.experiment import Generation
 _PROMPT_TOKENS = 8192
 # Rows that make another shard worth its while.
 _SHARD_ROWS = 64
+# Rows in flight in a shard, where nothing is asked for.
+_MOST_ROWS = 2048
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,8 +59,9 @@ class Completion:
 class Limits:
     """How much is in flight at once."""
 
-    max_rows: int = 2048
-    """Rows; beyond a few hundred more only help against per-step overheads."""
+    max_rows: int | None = None
+    """Rows; beyond a few hundred more only help against per-step overheads. None takes 2,048 for
+    each shard: while one of them runs Python the others wait, so overheads cost more there."""
     kv_bytes: int | None = None
     """Keys and values; None takes half of a CPU's free memory, or 80 % of a GPU's."""
 
@@ -105,12 +108,13 @@ def generate(
         return
     total = sum(map(len, families))
     shards = shard_count(subject.base.device, total // _SHARD_ROWS)
-    whole = limits or Limits()
-    kv_bytes = whole.kv_bytes or free_bytes(subject.base)
+    asked = limits or Limits()
+    most = (asked.max_rows or _MOST_ROWS * shards) // shards
+    kv_bytes = asked.kv_bytes or free_bytes(subject.base)
     work = _Work(
         settings=settings,
         longest=settings.max_new_tokens + max(len(f[0].prompt_ids) for f in families),
-        limits=Limits(max_rows=max(1, whole.max_rows // shards), kv_bytes=kv_bytes // shards),
+        limits=Limits(max_rows=max(1, most), kv_bytes=kv_bytes // shards),
         supply=Supply(_dealt(families, shards), len, shards),
     )
     tally = _Tally(total, on_progress)
@@ -239,7 +243,7 @@ class _Run:
 
     def complete(self) -> Iterator[Completion]:
         """Complete all that the supply has for this shard."""
-        room, left = self.limits.max_rows, self.limits.kv_bytes or 0
+        room, left = self.limits.max_rows or _MOST_ROWS, self.limits.kv_bytes or 0
         while self._refilled(room, 0):
             try:
                 yield from self.until_done(room, left // self.bytes_per_token)
