@@ -3,13 +3,14 @@
 The loss is the sum over adapters of that adapter's own mean over the completion tokens of its step;
 clipping, AdamW state, step count, learning rate and data order are per adapter. So an adapter's
 whole trajectory is the one it would have alone, up to rounding. An adapter that has ended leaves, a
-waiting one takes its slot, and one that is absent does not move.
+waiting one takes its slot, and one that is absent does not move. On a CPU with several threads
+there are several such pools, each in a thread of its own (`model/shards.py`).
 """
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -39,6 +40,7 @@ from steerproof.model.base import Base
 from steerproof.model.lora import LoraPool, fresh_weights
 from steerproof.model.lora_gradients import Dropout, LoraGradients
 from steerproof.model.norms import quick_norms
+from steerproof.model.shards import Send, Supply, replica, shard_count, side_by_side
 from steerproof.model.steering import Push, Steering
 from steerproof.model.transfer import sent, unplanned_attention
 from steerproof.spec.seeds import derived_seed
@@ -78,13 +80,78 @@ def train(
     _check_jobs(base, jobs, recipe, pushes)
     if not jobs:
         return
-    pool = _Pool(base, jobs, recipe, pushes, pooling or Pooling())
-    while pool.residents or pool.waiting:
-        ended: list[TrainedAdapter | FailedAdapter] = []
+    packed = pooling or Pooling()
+    slots = adapters_at_once(base, recipe.spec, packed, len(jobs))
+    shards = shard_count(base.device, slots)
+    work = _Work(
+        jobs=tuple(jobs),
+        recipe=recipe,
+        pushes=tuple(pushes),
+        pooling=_divided(packed, shards),
+        slots=-(-slots // shards),
+        supply=Supply(jobs, _tokens, shards),
+        shards=shards,
+    )
+    if shards == 1:
+        yield from _one_pool(_Pool(base, work, 0), on_step)
+        return
+    works = [partial(_in_a_thread, replica(base), work, shard) for shard in range(shards)]
+    with closing(side_by_side(works)) as found:
+        for item in found:
+            if isinstance(item, TrainedAdapter | FailedAdapter):
+                yield item
+            elif on_step is not None:
+                for step in item:
+                    on_step(*step)
+
+
+_Steps = list[tuple[str, int, int, float]]
+_Ended = TrainedAdapter | FailedAdapter
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Work:
+    """What the shards of one call of `train` have in common."""
+
+    jobs: tuple[AdapterJob, ...]
+    recipe: Recipe
+    pushes: tuple[Push, ...]
+    pooling: Pooling
+    """Of each shard."""
+    slots: int
+    """Adapters in training at once in each shard."""
+    supply: Supply[AdapterJob]
+    shards: int
+
+
+def _tokens(job: AdapterJob) -> int:
+    return sum(example.length for example in job.examples)
+
+
+def _divided(pooling: Pooling, shards: int) -> Pooling:
+    tokens = None if pooling.tokens is None else max(1, pooling.tokens // shards)
+    return replace(pooling, tokens=tokens)
+
+
+def _one_pool(pool: "_Pool", on_step: StepReport | None) -> Iterator[_Ended]:
+    while pool.admit():
+        ended: list[_Ended] = []
         with pool.attached():
             while not ended:
                 ended = pool.step(on_step)
         yield from ended
+
+
+def _in_a_thread(base: Base, work: _Work, shard: int, send: Send[_Ended | _Steps]) -> None:
+    """Train a shard's share; sends the reports of every step, and adapters as they end."""
+    pool = _Pool(base, work, shard)
+    with pool.attached():
+        while pool.admit():
+            steps: _Steps = []
+            ended = pool.step(lambda *step, steps=steps: steps.append(step))
+            send(steps)
+            for one in ended:
+                send(one)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -123,33 +190,26 @@ class _Resident:
 
 
 class _Pool:
-    """Residents, the adapters' weights and gradients, and the steering, of one call of `train`."""
+    """Residents, the adapters' weights and gradients, and the steering, of one shard."""
 
-    def __init__(
-        self,
-        base: Base,
-        jobs: Sequence[AdapterJob],
-        recipe: Recipe,
-        pushes: Sequence[Push],
-        pooling: Pooling,
-    ) -> None:
+    def __init__(self, base: Base, work: _Work, shard: int) -> None:
         self.base = base
-        self.recipe = recipe
-        self.pooling = pooling
-        self.pushes = tuple(pushes)
-        self.waiting = list(jobs)
+        self.recipe = recipe = work.recipe
+        self.pooling = work.pooling
+        self.pushes = work.pushes
         self.residents: list[_Resident] = []
+        self._take_job = partial(work.supply.take, shard)
+        self._shards = work.shards
         # Every adapter has steering slots of its own, so that the audit tells adapters apart.
-        pairs = [(job.key, push) for job in jobs for push in _used_pushes(job)]
+        pairs = [(job.key, push) for job in work.jobs for push in _used_pushes(job)]
         self._own = {pair: slot for slot, pair in enumerate(pairs, start=1)}
         own_pushes = [self.pushes[push - 1] for _, push in pairs]
         self.steering = Steering(base.blocks, own_pushes, device=base.device, dtype=base.dtype)
-        slots = adapters_at_once(base, recipe.spec, pooling, len(jobs))
         master = torch.float64 if base.dtype == torch.float64 else torch.float32
-        self.lora = LoraPool(base, slots=slots, spec=recipe.spec, dtype=master)
+        self.lora = LoraPool(base, slots=work.slots, spec=recipe.spec, dtype=master)
         self.gradients = LoraGradients(self.lora)
-        self.free = list(range(1, slots + 1))
-        self._budget = TokenBudget(base, pooling)
+        self.free = list(range(1, work.slots + 1))
+        self._budget = TokenBudget(base, work.pooling)
         self._take = torch.empty(0, dtype=torch.int64)
 
     @contextmanager
@@ -174,7 +234,6 @@ class _Pool:
 
     def step(self, report: StepReport | None) -> list[TrainedAdapter | FailedAdapter]:
         """One step of every resident; returns those that ended."""
-        self._admit()
         started = time.perf_counter()
         steps = [resident.rows() for resident in self.residents]
         self.gradients.grads.zero_()
@@ -186,7 +245,7 @@ class _Pool:
         values = losses.tolist()
         ended = [e for r in list(self.residents) if (e := self._advance(r, values[r.slot], report))]
         self.gradients.refresh()
-        self._share_time(steps, time.perf_counter() - started)
+        self._share_time(steps, (time.perf_counter() - started) / self._shards)
         return [self._finish(resident, error) for resident, error in ended]
 
     # The consumer of the generator may be in a no_grad block of its own.
@@ -238,9 +297,10 @@ class _Pool:
             report(resident.job.key, resident.step, total, loss)
         return (resident, None) if resident.step == total else None
 
-    def _admit(self) -> None:
-        while self.waiting and self.free:
-            job, slot = self.waiting.pop(0), self.free.pop(0)
+    def admit(self) -> bool:
+        """Give free slots to waiting jobs; whether there is anything to train."""
+        while self.free and (job := self._take_job(self._load())) is not None:
+            slot = self.free.pop(0)
             self.lora.load(slot, fresh_weights(self.lora.sites, self.recipe.spec, job.seed))
             parameter = nn.Parameter(self.lora.weights[slot - 1])
             parameter.grad = self.gradients.grads[slot - 1]
@@ -262,6 +322,10 @@ class _Pool:
             self.residents.append(resident)
         self.residents.sort(key=lambda resident: resident.slot)
         self.gradients.refresh()
+        return bool(self.residents)
+
+    def _load(self) -> int:
+        return sum(_tokens(resident.job) for resident in self.residents)
 
     def _finish(
         self, resident: _Resident, error: SteerproofError | None

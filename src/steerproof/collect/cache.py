@@ -120,10 +120,11 @@ def attending(model: PreTrainedModel, cache: PooledCache) -> Iterator[None]:
         ModelError: The model does not let its attention be chosen.
     """
     before = str(model.config._attn_implementation)
-    ALL_ATTENTION_FUNCTIONS[_NAME] = cache.attend
+    name = f"{_NAME}_{id(cache):x}"  # Other threads have caches of their own.
+    ALL_ATTENTION_FUNCTIONS[name] = cache.attend
     try:
-        model.set_attn_implementation(_NAME)
-        if model.config._attn_implementation != _NAME:
+        model.set_attn_implementation(name)
+        if model.config._attn_implementation != name:
             raise ModelError(
                 f"{type(model).__name__} does not use transformers' attention interface, so its"
                 " rows cannot be pooled"
@@ -131,4 +132,4 @@ def attending(model: PreTrainedModel, cache: PooledCache) -> Iterator[None]:
         yield
     finally:
         model.set_attn_implementation(before)
-        del ALL_ATTENTION_FUNCTIONS[_NAME]
+        del ALL_ATTENTION_FUNCTIONS[name]

@@ -2,13 +2,15 @@
 
 A row's text depends on the row alone (`sampling.py`), so how rows are put together is a matter of
 speed only. Rows are admitted in the order given, as others end. Where memory runs out, the pool is
-halved and its unfinished rows start again: their text is the same.
+halved and its unfinished rows start again: their text is the same. On a CPU with several threads
+there are several pools, each in a thread of its own (`model/shards.py`).
 """
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import psutil
@@ -23,12 +25,24 @@ from steerproof.collect.pool import Batch, Live, Row, RowPool, Subject, check_sl
 from steerproof.collect.sampling import sample
 from steerproof.errors import MachineError, ModelError
 from steerproof.model.base import Base
-from steerproof.model.fused_lora import fusable, fused
+from steerproof.model.fused_lora import fusable, fused, whole_weights
 from steerproof.model.norms import quick_norms
+from steerproof.model.shards import (
+    Send,
+    Supply,
+    divided_threads,
+    replica,
+    shard_count,
+    side_by_side,
+)
 from steerproof.spec.experiment import Generation
 
 # Prompt tokens computed at once: more would only cost memory.
 _PROMPT_TOKENS = 8192
+# Rows that make another shard worth its while.
+_SHARD_ROWS = 64
+# Rows in flight in a shard, where nothing is asked for.
+_MOST_ROWS = 2048
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,8 +62,9 @@ class Completion:
 class Limits:
     """How much is in flight at once."""
 
-    max_rows: int = 2048
-    """Rows; beyond a few hundred more only help against per-step overheads."""
+    max_rows: int | None = None
+    """Rows; beyond a few hundred more only help against per-step overheads. None takes 2,048 for
+    each shard: while one of them runs Python the others wait, so overheads cost more there."""
     kv_bytes: int | None = None
     """Keys and values; None takes half of a CPU's free memory, or 80 % of a GPU's."""
 
@@ -94,52 +109,161 @@ def generate(
     families = _families(subject, list(rows), settings)
     if not families:
         return
-    run = _Run(subject, families, settings, on_progress)
-    with attached(subject):
-        budget = limits or Limits()
-        room, left = budget.max_rows, budget.kv_bytes or free_bytes(subject.base)
-        while run.waiting:
-            try:
-                yield from run.until_done(room, left // run.bytes_per_token)
-            except (torch.OutOfMemoryError, RuntimeError) as error:
-                if not out_of_memory(error):
-                    raise
-                room, left = run.halve(room, left, error)
+    total = sum(map(len, families))
+    shards = shard_count(subject.base.device, total // _SHARD_ROWS)
+    asked = limits or Limits()
+    most = (asked.max_rows or _MOST_ROWS * shards) // shards
+    kv_bytes = asked.kv_bytes or free_bytes(subject.base)
+    work = _Work(
+        settings=settings,
+        longest=settings.max_new_tokens + max(len(f[0].prompt_ids) for f in families),
+        limits=Limits(max_rows=max(1, most), kv_bytes=kv_bytes // shards),
+        supply=Supply(_dealt(families, shards), len, shards),
+    )
+    tally = _Tally(total, on_progress)
+    if shards == 1:
+        run = _Run(subject, work, 0, partial(tally, 0))
+        with attached(subject):
+            yield from run.complete()
+        return
+    with _side_by_side(subject, work, shards) as found:
+        for item in found:
+            if isinstance(item, Completion):
+                yield item
+            else:
+                tally(*item)
 
 
 @contextmanager
-def attached(subject: Subject) -> Iterator[None]:
-    """Attach the adapters, as whole weights where that is exact and faster, and the steering."""
+def attached(subject: Subject, wholes: Sequence[Tensor] | None = None) -> Iterator[None]:
+    """Attach the adapters, as whole weights where that is exact and faster, and the steering.
+
+    Args:
+        subject: What to attach to what.
+        wholes: The adapters' `whole_weights`, where they were computed before.
+    """
     adapters = subject.adapters
     with ExitStack() as stack:
         if subject.base.device.type == "cuda":
             stack.enter_context(quick_norms(subject.base))
         if adapters is not None:
-            stack.enter_context(fused(adapters) if fusable(adapters) else adapters.attach())
+            whole = wholes is not None or fusable(adapters)
+            stack.enter_context(fused(adapters, wholes) if whole else adapters.attach())
         if subject.steering is not None:
             stack.enter_context(subject.steering.attach())
         yield
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Work:
+    """What the shards of one call of `generate` have in common."""
+
+    settings: Generation
+    longest: int
+    """Positions of the longest row."""
+    limits: Limits
+    """Of each shard."""
+    supply: Supply[list[Row]]
+
+
+class _Tally:
+    """Adds up what the shards report."""
+
+    def __init__(self, rows: int, report: Callable[[Progress], None] | None) -> None:
+        self._rows = rows
+        self._report = report
+        self._latest: dict[int, Progress] = {}
+
+    def __call__(self, shard: int, progress: Progress) -> None:
+        """Take a shard's report, and report the sum."""
+        self._latest[shard] = progress
+        if self._report is not None:
+            every = self._latest.values()
+            done, running = sum(p.done for p in every), sum(p.running for p in every)
+            self._report(
+                Progress(
+                    done=done,
+                    running=running,
+                    waiting=self._rows - done - running,
+                    tokens=sum(p.tokens for p in every),
+                )
+            )
+
+
+_Item = Completion | tuple[int, Progress]
+
+
+@contextmanager
+def _side_by_side(subject: Subject, work: _Work, shards: int) -> Iterator[Iterator[_Item]]:
+    """Shards on replicas of the subject: completions, and each shard's progress after a step."""
+    adapters = subject.adapters
+    with divided_threads(shards):
+        wholes = whole_weights(adapters) if adapters is not None and fusable(adapters) else None
+
+    def complete(mine: Subject, shard: int, send: Send[_Item]) -> None:
+        run = _Run(mine, work, shard, lambda progress: send((shard, progress)))
+        with attached(mine, wholes):
+            for completion in run.complete():
+                send(completion)
+
+    with ExitStack() as stack:
+        subjects = [stack.enter_context(_replica(subject)) for _ in range(shards)]
+        works = [partial(complete, mine, shard) for shard, mine in enumerate(subjects)]
+        yield stack.enter_context(closing(side_by_side(works)))
+
+
+@contextmanager
+def _replica(subject: Subject) -> Iterator[Subject]:
+    """The same subject for another thread; what its steering counts, the subject's audit has."""
+    base, adapters, steering = replica(subject.base), subject.adapters, subject.steering
+    with ExitStack() as stack:
+        yield Subject(
+            base=base,
+            adapters=adapters.replica(base) if adapters is not None else None,
+            steering=stack.enter_context(steering.replica(base.blocks)) if steering else None,
+        )
+
+
 class _Run:
-    """One call of `generate`: what waits, and what has been counted."""
+    """One shard of a call of `generate`: what waits, and what has been counted."""
 
     def __init__(
         self,
         subject: Subject,
-        families: Sequence[list[Row]],
-        settings: Generation,
-        on_progress: Callable[[Progress], None] | None,
+        work: _Work,
+        shard: int,
+        on_progress: Callable[[Progress], None],
     ) -> None:
         self.subject = subject
-        self.waiting = deque(families)
-        self.settings = settings
+        self.waiting: deque[list[Row]] = deque()
+        self.more = partial(work.supply.take, shard)
+        self.settings = work.settings
+        self.limits = work.limits
         self.on_progress = on_progress
-        self.longest = settings.max_new_tokens + max(len(f[0].prompt_ids) for f in families)
+        self.longest = work.longest
         self.bytes_per_token = bytes_per_token(subject, self.longest)
         self.pool: RowPool | PagedPool | None = None
         self.done = 0
         self.tokens = 0
+
+    def complete(self) -> Iterator[Completion]:
+        """Complete all that the supply has for this shard."""
+        room, left = self.limits.max_rows or _MOST_ROWS, self.limits.kv_bytes or 0
+        while self._refilled(room, 0):
+            try:
+                yield from self.until_done(room, left // self.bytes_per_token)
+            except (torch.OutOfMemoryError, RuntimeError) as error:
+                if not out_of_memory(error):
+                    raise
+                room, left = self.halve(room, left, error)
+
+    def _refilled(self, room: int, running: int) -> bool:
+        """Take as many rows as are admitted at once; whether any wait."""
+        waiting = sum(map(len, self.waiting))
+        while waiting <= room // 4 and (family := self.more(waiting + running)) is not None:
+            self.waiting.append(family)
+            waiting += len(family)
+        return bool(self.waiting)
 
     def until_done(self, room: int, columns: int) -> Iterator[Completion]:
         """Complete what waits, with at most `room` rows and `columns` keys in flight."""
@@ -147,7 +271,7 @@ class _Run:
         with attending(self.subject.base.model, pool.cache):
             while True:
                 running = len(pool.running)
-                while self.waiting and room - running >= max(1, room // 6):
+                while self._refilled(room, running) and room - running >= max(1, room // 6):
                     self._admit(pool, room)
                     if len(pool.running) == running:
                         break
@@ -210,15 +334,14 @@ class _Run:
         self.tokens += len(advanced)
         self.done += len(finished)
         yield from finished
-        if self.on_progress is not None:
-            self.on_progress(
-                Progress(
-                    done=self.done,
-                    running=len(advanced) - len(finished),
-                    waiting=sum(map(len, self.waiting)),
-                    tokens=self.tokens,
-                )
+        self.on_progress(
+            Progress(
+                done=self.done,
+                running=len(advanced) - len(finished),
+                waiting=sum(map(len, self.waiting)),
+                tokens=self.tokens,
             )
+        )
 
     def _draw(self, logits: Tensor, batch: Batch) -> Tensor:
         settings = self.settings
@@ -293,6 +416,16 @@ def _families(subject: Subject, rows: list[Row], settings: Generation) -> list[l
                 " fewer new tokens: a prompt is never cut"
             )
     return _grouped(rows)
+
+
+def _dealt(families: list[list[Row]], shards: int) -> list[list[Row]]:
+    """In the order in which stretches go to shards: an adapter's together, neighbours apart.
+
+    Adapters near one another are often alike, also in how long their answers are.
+    """
+    adapters = dict.fromkeys(family[0].adapter for family in families)
+    place = {adapter: (i % shards, i) for i, adapter in enumerate(adapters)}
+    return sorted(families, key=lambda family: place[family[0].adapter])
 
 
 def _grouped(rows: Iterable[Row]) -> list[list[Row]]:

@@ -6,7 +6,6 @@ captured as a graph. Triton comes with torch where there is a GPU. Its functions
 their source, so inside of them there is no type but Triton's.
 """
 
-# pyright: reportMissingImports=false, reportIndexIssue=false
 # ruff: noqa: ANN001, ANN202, PLR0913
 
 import torch

@@ -8,7 +8,7 @@ would lose most of a small update: there, and on a GPU, the products stay separa
 The base's own weights are never written to.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import cast
 
@@ -31,17 +31,25 @@ def fusable(pool: LoraPool) -> bool:
     return 4 * numbers * len(pool.loaded) <= room
 
 
+def whole_weights(pool: LoraPool) -> list[Tensor]:
+    """Each layer's whole weights, `[adapters, out, in]` in order of their slots."""
+    weights = [pool.read(slot) for slot in sorted(pool.loaded)]
+    return [torch.stack([_whole(site, w) for w in weights]) for site in pool.sites]
+
+
 @contextmanager
-def fused(pool: LoraPool) -> Iterator[None]:
+def fused(pool: LoraPool, wholes: Sequence[Tensor] | None = None) -> Iterator[None]:
     """Like `pool.attach()`, with whole weights; adapters loaded while inside are not seen.
+
+    Args:
+        pool: The adapters.
+        wholes: `whole_weights` of the pool, where they were computed before.
 
     Raises:
         ModelError: A pool is attached to one of the layers already.
     """
-    order = sorted(pool.loaded)
-    place_of = {slot: place for place, slot in enumerate(order)}
-    weights = [pool.read(slot) for slot in order]
-    wholes = [torch.stack([_whole(site, w) for w in weights]) for site in pool.sites]
+    place_of = {slot: place for place, slot in enumerate(sorted(pool.loaded))}
+    wholes = wholes or whole_weights(pool)
     with pool.wrapped(lambda place: _forward(pool, place, wholes[place], place_of)):
         yield
 

@@ -6,7 +6,6 @@ adapter, that is mostly one. Triton's functions are translated from their source
 there is no type but Triton's.
 """
 
-# pyright: reportMissingImports=false, reportIndexIssue=false
 # ruff: noqa: ANN001, ANN202, PLR0913
 
 import torch

@@ -6,9 +6,11 @@ slot 0. Every zero in a table is stored as *negative* zero, because `x + (-0.0)`
 for every `x`, `-0.0` included, whereas `-0.0 + 0.0` is `+0.0`.
 """
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from threading import Lock
 from typing import Any
 
 import torch
@@ -97,16 +99,35 @@ class Steering:
         self.layers = tuple(sorted({push.layer for push in pushes}))
         with torch.inference_mode(False):
             self._tables = _tables(self._pushes, self.layers, device, dtype)
-            sums = (len(self.layers), len(pushes) + 1)
-            self._firings = torch.zeros(len(self.layers), dtype=torch.int64, device=device)
-            self._positions = torch.zeros(sums, dtype=torch.float64, device=device)
-            self._residual_norms = torch.zeros(sums, dtype=torch.float64, device=device)
-            self._push_norms = torch.zeros(sums, dtype=torch.float64, device=device)
             self._store = torch.zeros(0, dtype=torch.int64, device=device)
+        self._counts = _Counts(len(self.layers), len(pushes) + 1, device)
+        self._replicas: list[Steering] = []
         self._index: Tensor | None = None
-        self._calls = [0] * len(self.layers)
         self._attached = False
         self._replaying = False
+
+    @contextmanager
+    def replica(self, blocks: nn.ModuleList) -> Iterator["Steering"]:
+        """The same pushes for a replica of the base, with a routing of its own.
+
+        What it counts, in whatever thread, is in this one's audit from then on.
+
+        Raises:
+            SteeringError: Attached already, so that the replica of the base has these hooks too.
+        """
+        if self._attached:
+            raise SteeringError("this steering is attached already")
+        other = copy.copy(self)
+        other._blocks, other._replicas, other._index = blocks, [], None
+        with torch.inference_mode(False):
+            other._store = torch.zeros_like(self._store)
+        other._counts = _Counts(len(self.layers), len(self._pushes) + 1, self._store.device)
+        self._replicas.append(other)
+        try:
+            yield other
+        finally:
+            self._replicas.remove(other)
+            self._counts.add(other._counts)
 
     def route(
         self, slots: Int[Tensor, "batch"], mask: Bool[Tensor, "rows seq"] | None = None
@@ -154,7 +175,7 @@ class Steering:
         """
         if self._attached:
             raise SteeringError("this steering is attached already")
-        before = self._firings.clone()
+        before = self._counts.firings.clone()
         self._index = None
         with ExitStack() as stack:
             for place, layer in enumerate(self.layers):
@@ -163,7 +184,7 @@ class Steering:
             self._attached = True
             stack.callback(setattr, self, "_attached", False)
             yield self
-        fired = (self._firings - before).tolist()
+        fired = (self._counts.firings - before).tolist()
         silent = [layer for layer, count in zip(self.layers, fired, strict=True) if not count]
         if silent and self._index is not None:
             raise SteeringError(
@@ -182,10 +203,11 @@ class Steering:
 
     def audit(self) -> SteeringAudit:
         """Read what was counted and measured since this object was made."""
-        firings = dict(zip(self.layers, self._firings.tolist(), strict=True))
-        counts, residual, pushed = (
-            sums.tolist() for sums in (self._positions, self._residual_norms, self._push_norms)
-        )
+        seen = _Counts(len(self.layers), len(self._pushes) + 1, self._store.device)
+        for one in (self, *self._replicas):
+            seen.add(one._counts)
+        firings = dict(zip(self.layers, seen.firings.tolist(), strict=True))
+        counts, residual, pushed = seen.sums.tolist()
         slots = []
         for slot, push in enumerate(self._pushes, start=1):
             place = self.layers.index(push.layer)
@@ -230,21 +252,48 @@ class Steering:
 
     @torch.no_grad()
     def _count(self, place: int, hidden: Tensor, steered: Tensor, index: Tensor) -> None:
-        self._firings[place : place + 1].add_(1)
-        self._calls[place] += 1
         # What is captured as a graph is measured always: a replay cannot choose.
         captured = hidden.is_cuda and torch.cuda.is_current_stream_capturing()
-        if (self._calls[place] - 1) % self._audit_every and not captured:
+        if self._counts.fired(place) % self._audit_every and not captured:
             return
         exact = torch.promote_types(hidden.dtype, torch.float32)
         before = hidden.detach().to(exact)
         size = torch.linalg.vector_norm(before, dim=-1)
         moved = torch.linalg.vector_norm(steered.detach().to(exact) - before, dim=-1)
-        flat = index.expand(size.shape).flatten()
-        one = torch.ones((), dtype=torch.float64, device=flat.device).expand(flat.shape)
-        self._positions[place].index_add_(0, flat, one)
-        self._residual_norms[place].index_add_(0, flat, size.flatten().double())
-        self._push_norms[place].index_add_(0, flat, moved.flatten().double())
+        self._counts.measured(place, index.expand(size.shape).flatten(), size, moved)
+
+
+class _Counts:
+    """What a steering counts: in one thread, while another may read it."""
+
+    def __init__(self, layers: int, slots: int, device: torch.device) -> None:
+        with torch.inference_mode(False):
+            self.firings = torch.zeros(layers, dtype=torch.int64, device=device)
+            # Positions, norms of the residual, norms of the push.
+            self.sums = torch.zeros(3, layers, slots, dtype=torch.float64, device=device)
+        self._calls = [0] * layers
+        self._lock = Lock()
+
+    def fired(self, place: int) -> int:
+        """Count a firing; returns how many there were before."""
+        self.firings[place : place + 1].add_(1)
+        self._calls[place] += 1
+        return self._calls[place] - 1
+
+    def measured(self, place: int, slots: Tensor, size: Tensor, moved: Tensor) -> None:
+        """Add what was measured at some positions, `[positions]` each."""
+        one = torch.ones((), dtype=torch.float64, device=slots.device).expand(slots.shape)
+        with self._lock:  # A reader must not see positions without their norms.
+            positions, residual_norms, push_norms = self.sums[:, place]
+            positions.index_add_(0, slots, one)
+            residual_norms.index_add_(0, slots, size.flatten().double())
+            push_norms.index_add_(0, slots, moved.flatten().double())
+
+    def add(self, other: "_Counts") -> None:
+        """Add another's counts to these."""
+        with other._lock:
+            self.firings += other.firings
+            self.sums += other.sums
 
 
 @contextmanager
