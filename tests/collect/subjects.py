@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from peft import PeftModel
 
-from steerproof.collect.pool import Row, Subject
+from steerproof.collect.rows import Row, Subject
 from steerproof.collect.sampling import row_seed, sample
 from steerproof.model.lora import LoraPool, LoraSpec, LoraWeights, fresh_weights, lora_sites
 from steerproof.model.peft_files import write_peft

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from steerproof.collect import paged_pool
+from steerproof.collect import pool
 from steerproof.collect.generation import Limits, generate
 from steerproof.collect.graphs import CapturedSteps
 from steerproof.model.base import base_of
@@ -63,7 +63,7 @@ def test_captured_steps_give_the_tokens_and_the_audit_of_plain_ones(architecture
     def plain_steps(_device, rehearsing):
         return CapturedSteps(torch.device("cpu"), rehearsing)
 
-    monkeypatch.setattr(paged_pool, "CapturedSteps", plain_steps)
+    monkeypatch.setattr(pool, "CapturedSteps", plain_steps)
     plain = on_gpu(subject(architecture))
     assert texts(plain, settings, rows) == got
     ours, theirs = captured.steering.audit(), plain.steering.audit()

@@ -7,7 +7,13 @@ from hypothesis import given, settings
 from scipy.stats import chisquare, kstest
 from transformers.generation.logits_process import TemperatureLogitsWarper, TopPLogitsWarper
 
-from steerproof.collect.sampling import gumbel, in_nucleus, row_seed, sample
+from steerproof.collect.sampling import (
+    drawn_by_definition,
+    gumbel,
+    in_nucleus,
+    row_seed,
+    sample,
+)
 from steerproof.errors import ModelError
 
 
@@ -67,6 +73,17 @@ def test_the_draw_is_the_gumbel_argmax_over_the_nucleus_that_sorting_gives():
     for top_p in (0.3, 0.9, 1.0):
         reference = (warped(logits, 1.3, top_p).double().log() + noise).argmax(dim=1)
         assert torch.equal(sample(logits, seeds, steps, 1.3, top_p), reference)
+
+
+@pytest.mark.parametrize("spread", [0.5, 3.0, 10.0])
+@pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 0.95), (0.7, 0.5), (1.3, 1.0)])
+def test_the_draw_is_the_one_that_is_defined(spread, temperature, top_p):
+    logits = torch.randn(500, 1000, generator=torch.Generator().manual_seed(6)) * spread
+    seeds = torch.tensor([row_seed(1, "cell", q, 0) for q in range(500)])
+    steps = torch.arange(500) % 70
+    expected = drawn_by_definition(logits / temperature, seeds, steps, top_p)
+    assert torch.equal(sample(logits, seeds, steps, temperature, top_p), expected)
+    assert torch.equal(sample(logits.double(), seeds, steps, temperature, top_p), expected)
 
 
 def test_a_row_draws_the_same_token_in_any_batch():

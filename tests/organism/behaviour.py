@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import fmean
 
 from steerproof.collect.generation import generate
-from steerproof.collect.pool import Row, Subject
+from steerproof.collect.rows import Row, Subject
 from steerproof.collect.sampling import row_seed
 from steerproof.model.base import Base, load_base
 from steerproof.model.chat import chat_ids

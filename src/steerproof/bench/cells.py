@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from steerproof.bench.subjects import directions_of, drawn_adapter, spread, trained_adapter
-from steerproof.collect.pool import Row, Subject
+from steerproof.collect.rows import Row, Subject
 from steerproof.collect.sampling import row_seed
 from steerproof.errors import SteerproofError
 from steerproof.model.base import Base

@@ -11,7 +11,7 @@ from steerproof.adapt.jobs import AdapterJob
 from steerproof.bench.cells import CellWork
 from steerproof.bench.limits import copy_bandwidth, matrix_peak
 from steerproof.bench.models import matrix_parameters
-from steerproof.collect.generation import bytes_per_token
+from steerproof.collect.memory import bytes_per_token
 from steerproof.model.base import Base
 from steerproof.model.lora import LoraSpec, lora_sites
 

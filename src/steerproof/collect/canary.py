@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from steerproof.collect.cache import attending
-from steerproof.collect.generation import attached, bytes_per_token, free_bytes, new_pool
-from steerproof.collect.paged_cache import PAGE
-from steerproof.collect.pool import Batch, Row, Subject, check_slots
+from steerproof.collect.generation import attached
+from steerproof.collect.memory import bytes_per_token, free_bytes, new_pool
+from steerproof.collect.pages import PAGE
+from steerproof.collect.rows import Batch, Row, Subject, check_slots
 from steerproof.errors import ModelError, SteeringError
 
 _TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}

@@ -13,19 +13,16 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
-import psutil
 import torch
 from torch import Tensor
-from transformers.cache_utils import DynamicLayer
 
 from steerproof.collect.cache import attending
-from steerproof.collect.paged_cache import PAGE
-from steerproof.collect.paged_pool import PagedPool
-from steerproof.collect.pool import Batch, Live, Row, RowPool, Subject, check_slots
+from steerproof.collect.memory import bytes_per_token, free_bytes, new_pool, out_of_memory
+from steerproof.collect.pool import RowPool
+from steerproof.collect.rows import Batch, Live, Row, Subject, check_slots
 from steerproof.collect.sampling import sample
 from steerproof.errors import MachineError, ModelError
-from steerproof.model.base import Base
-from steerproof.model.fused_lora import fusable, fused, whole_weights
+from steerproof.model.fused_lora import SharedWeights, fusable, fused, whole_weights
 from steerproof.model.norms import quick_norms
 from steerproof.model.shards import (
     Send,
@@ -117,6 +114,7 @@ def generate(
     work = _Work(
         settings=settings,
         longest=settings.max_new_tokens + max(len(f[0].prompt_ids) for f in families),
+        largest=max(map(len, families)),
         limits=Limits(max_rows=max(1, most), kv_bytes=kv_bytes // shards),
         supply=Supply(_dealt(families, shards), len, shards),
     )
@@ -135,7 +133,7 @@ def generate(
 
 
 @contextmanager
-def attached(subject: Subject, wholes: Sequence[Tensor] | None = None) -> Iterator[None]:
+def attached(subject: Subject, wholes: Sequence[SharedWeights] | None = None) -> Iterator[None]:
     """Attach the adapters, as whole weights where that is exact and faster, and the steering.
 
     Args:
@@ -161,6 +159,8 @@ class _Work:
     settings: Generation
     longest: int
     """Positions of the longest row."""
+    largest: int
+    """Rows of the largest family."""
     limits: Limits
     """Of each shard."""
     supply: Supply[list[Row]]
@@ -240,9 +240,9 @@ class _Run:
         self.settings = work.settings
         self.limits = work.limits
         self.on_progress = on_progress
-        self.longest = work.longest
+        self.longest, self.largest = work.longest, work.largest
         self.bytes_per_token = bytes_per_token(subject, self.longest)
-        self.pool: RowPool | PagedPool | None = None
+        self.pool: RowPool | None = None
         self.done = 0
         self.tokens = 0
 
@@ -267,7 +267,9 @@ class _Run:
 
     def until_done(self, room: int, columns: int) -> Iterator[Completion]:
         """Complete what waits, with at most `room` rows and `columns` keys in flight."""
-        self.pool = pool = new_pool(self.subject, self.longest, room, columns)
+        # A family goes in whole, even where there is room for fewer rows.
+        rows = max(room, self.largest)
+        self.pool = pool = new_pool(self.subject, self.longest, rows, columns)
         with attending(self.subject.base.model, pool.cache):
             while True:
                 running = len(pool.running)
@@ -300,19 +302,19 @@ class _Run:
             torch.cuda.empty_cache()
         return max(1, min(room, len(rows) or room) // 2), max(1, left // 2)
 
-    def _admit(self, pool: RowPool | PagedPool, room: int) -> None:
+    def _admit(self, pool: RowPool, room: int) -> None:
         """Admit waiting families while rows, keys and one forward pass have room."""
-        taken: list[list[Row]] = []
-        alone = not pool.running
-        widest = 0
-        while self.waiting and sum(map(len, taken)) < room // 4 + 1:
-            family = self.waiting[0]
+        asked: list[list[Row]] = []
+        widest = rows = 0
+        for family in self.waiting:
             widest = max(widest, len(family[0].prompt_ids))
-            if taken and widest * (len(taken) + 1) > _PROMPT_TOKENS:
+            if rows > room // 4 or (asked and widest * (len(asked) + 1) > _PROMPT_TOKENS):
                 break
-            if not pool.fits([*taken, family]) and not (alone and not taken):
-                break
-            taken.append(self.waiting.popleft())
+            asked.append(family)
+            rows += len(family)
+        # A family that is alone is tried: if it does not fit, that is an error.
+        count = pool.fitting(asked) or (0 if pool.running else 1)
+        taken = [self.waiting.popleft() for _ in asked[:count]]
         if taken:
             try:
                 pool.admit(taken)
@@ -320,7 +322,7 @@ class _Run:
                 self.waiting.extendleft(reversed(taken))
                 raise
 
-    def _step(self, pool: RowPool | PagedPool) -> Iterator[Completion]:
+    def _step(self, pool: RowPool) -> Iterator[Completion]:
         ends = self.subject.base.eos_ids
         advanced = pool.step(self._draw)
         self.waiting.extendleft(reversed(_grouped(pool.evicted)))
@@ -346,63 +348,6 @@ class _Run:
     def _draw(self, logits: Tensor, batch: Batch) -> Tensor:
         settings = self.settings
         return sample(logits, batch.seeds, batch.steps, settings.temperature, settings.top_p)
-
-
-def new_pool(subject: Subject, longest: int, rows: int, columns: int) -> RowPool | PagedPool:
-    """The pool that suits the device.
-
-    Args:
-        subject: Its adapters and its steering must be attached.
-        longest: Positions of the longest row, prompt and answer.
-        rows: Most rows in flight.
-        columns: Positions, of all rows together, whose keys and values fit into memory.
-    """
-    if subject.base.device.type == "cuda":
-        return PagedPool(subject, longest, rows=rows, pages=max(1, columns // PAGE))
-    return RowPool(subject, longest, rows=rows, columns=columns)
-
-
-def out_of_memory(error: Exception) -> bool:
-    """Whether an error says that memory ran out, on a GPU or on a CPU."""
-    text = str(error).lower()
-    return isinstance(error, torch.OutOfMemoryError) or (
-        "not enough memory" in text or "can't allocate memory" in text
-    )
-
-
-def free_bytes(base: Base) -> int:
-    """Memory that keys and values may take."""
-    if base.device.type == "cuda":
-        cached = torch.cuda.memory_reserved(base.device) - torch.cuda.memory_allocated(base.device)
-        return int(0.8 * (torch.cuda.mem_get_info(base.device)[0] + cached))
-    return int(0.5 * psutil.virtual_memory().available)
-
-
-@torch.inference_mode()
-def bytes_per_token(subject: Subject, longest: int) -> int:
-    """Bytes of the keys and values of one position, measured on a forward pass of one token.
-
-    Raises:
-        ModelError: the model keeps something else than keys and values of all positions.
-    """
-    base = subject.base
-    one = torch.tensor([[base.pad_id]], device=base.device)
-    output = base.model(input_ids=one, use_cache=True)
-    total = 0
-    for place, layer in enumerate(output.past_key_values.layers):
-        window = getattr(layer, "sliding_window", longest)
-        if not isinstance(layer, DynamicLayer) or layer.keys is None or layer.values is None:
-            raise ModelError(
-                f"block {place} of {type(base.model).__name__} keeps a {type(layer).__name__}, not"
-                " keys and values: such a model cannot be pooled"
-            )
-        if window is not None and window < longest:
-            raise ModelError(
-                f"block {place} of {type(base.model).__name__} has a sliding window of {window},"
-                f" but rows may reach {longest} positions; ask for fewer new tokens"
-            )
-        total += layer.keys.nbytes + layer.values.nbytes
-    return total
 
 
 def _families(subject: Subject, rows: list[Row], settings: Generation) -> list[list[Row]]:

@@ -5,19 +5,25 @@ Where generation is bound by arithmetic, `x (W + s B A)^T` costs one matrix prod
 rounded once, so it differs from the separate products by rounding alone. In bfloat16 that rounding
 would lose most of a small update: there, and on a GPU, the products stay separate.
 
+Layers that are given one and the same input one after another, as queries, keys and values are,
+become one product with their weights side by side. Which do is seen on a probe, not told by names.
+
 The base's own weights are never written to.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 import psutil
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
-from steerproof.model.lora import LoraPool, LoraWeights, Site, bare_linear
+from steerproof.model.lora import LoraPool, Site, bare_linear
 
 _SHARE_OF_MEMORY = 0.125
 
@@ -31,14 +37,29 @@ def fusable(pool: LoraPool) -> bool:
     return 4 * numbers * len(pool.loaded) <= room
 
 
-def whole_weights(pool: LoraPool) -> list[Tensor]:
-    """Each layer's whole weights, `[adapters, out, in]` in order of their slots."""
-    weights = [pool.read(slot) for slot in sorted(pool.loaded)]
-    return [torch.stack([_whole(site, w) for w in weights]) for site in pool.sites]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SharedWeights:
+    """The whole weights of layers that have their input in common."""
+
+    places: tuple[int, ...]
+    """The layers, by their place among the pool's sites."""
+    by_slot: Mapping[int, Float[Tensor, "inputs outputs"]]
+    """For each adapter the layers' `W + s B A`, transposed and side by side."""
+
+
+def whole_weights(pool: LoraPool) -> list[SharedWeights]:
+    """The whole weights of every layer and adapter. The pool must not be attached."""
+    slots = sorted(pool.loaded)
+    found = []
+    for places in _sharing_an_input(pool):
+        wholes = torch.cat([_wholes(pool, place, slots) for place in places], dim=2)
+        by_slot = dict(zip(slots, wholes.unbind(), strict=True))
+        found.append(SharedWeights(places=tuple(places), by_slot=by_slot))
+    return found
 
 
 @contextmanager
-def fused(pool: LoraPool, wholes: Sequence[Tensor] | None = None) -> Iterator[None]:
+def fused(pool: LoraPool, wholes: Sequence[SharedWeights] | None = None) -> Iterator[None]:
     """Like `pool.attach()`, with whole weights; adapters loaded while inside are not seen.
 
     Args:
@@ -48,46 +69,100 @@ def fused(pool: LoraPool, wholes: Sequence[Tensor] | None = None) -> Iterator[No
     Raises:
         ModelError: A pool is attached to one of the layers already.
     """
-    place_of = {slot: place for place, slot in enumerate(sorted(pool.loaded))}
-    wholes = wholes or whole_weights(pool)
-    with pool.wrapped(lambda place: _forward(pool, place, wholes[place], place_of)):
+    pool.check_detached()
+    forwards: dict[int, Callable[[Tensor], Tensor]] = {}
+    for shared in wholes or whole_weights(pool):
+        product = _SharedProduct(pool, shared)
+        for index, place in enumerate(shared.places):
+            forwards[place] = partial(product.forward, index)
+    with pool.wrapped(forwards.__getitem__):
         yield
 
 
-def _whole(site: Site, weights: LoraWeights) -> Tensor:
-    """`W + s B A` of one layer as `[out, in]`."""
-    own = cast(Tensor, site.module.weight).detach()
-    own = own.T if isinstance(site.module, Conv1D) else own
-    if site.a_key not in weights.tensors:
-        return own.contiguous()
-    a, b = weights.tensors[site.a_key].double(), weights.tensors[site.b_key].double()
-    return (own.double() + weights.spec.scaling * (b @ a)).to(own.dtype)
+@torch.inference_mode()
+def _sharing_an_input(pool: LoraPool) -> list[list[int]]:
+    """The layers by place, those together that get the same input one after another."""
+    calls: list[tuple[int, Tensor, Tensor]] = []
+
+    def probe(place: int, x: Tensor) -> Tensor:
+        calls.append((place, x, x.clone()))
+        return bare_linear(pool.sites[place].module, x)
+
+    with pool.wrapped(lambda place: partial(probe, place)):
+        one = torch.tensor([[pool.base.pad_id]], device=pool.base.device)
+        pool.base.model(input_ids=one, use_cache=False)
+    groups: list[list[int]] = []
+    before: Tensor | None = None
+    for place, x, as_given in calls:
+        if x is before and torch.equal(x, as_given):
+            groups[-1].append(place)
+        else:
+            groups.append([place])
+        before = x
+    seen = [place for group in groups for place in group]
+    if sorted(seen) == list(range(len(pool.sites))):
+        return groups
+    # A layer is skipped, or called twice: nothing is assumed of this model.
+    return [[place] for place in range(len(pool.sites))]
 
 
-def _forward(
-    pool: LoraPool, place: int, wholes: Tensor, place_of: dict[int, int]
-) -> Callable[[Tensor], Tensor]:
-    site = pool.sites[place]
-    module, bias = site.module, cast(Tensor | None, site.module.bias)
-    # Views made once: at small sizes making them costs as much as a product.
-    upright = [whole.T for whole in wholes.unbind()]
+class _SharedProduct:
+    """Layers with a common input, as one product: the first that is called computes for all."""
 
-    def forward(x: Tensor) -> Tensor:
-        routing = pool.routing_for(x)
-        if not routing.slots:
-            return bare_linear(module, x)
-        seq = x.shape[1]
-        tokens = x.reshape(-1, site.inputs)
-        y = tokens.new_empty(len(tokens), site.outputs)
-        sizes = [count * seq for count in (routing.bare, *routing.counts)]
-        (bare, *parts), (bare_out, *outs) = tokens.split(sizes), y.split(sizes)
+    def __init__(self, pool: LoraPool, shared: SharedWeights) -> None:
+        self._pool = pool
+        self._wholes = shared.by_slot
+        self._sites = [pool.sites[place] for place in shared.places]
+        self._sizes = [site.outputs for site in self._sites]
+        self._bias = _bias(self._sites)
+        self._input: Tensor | None = None
+        self._left: dict[int, Tensor] = {}
+
+    def forward(self, index: int, x: Tensor) -> Tensor:
+        """What layer `index` of these computes, `[rows, seq, out]`."""
+        if x is not self._input or index not in self._left:
+            self._input = x
+            self._left = dict(enumerate(self._product(x).split(self._sizes, dim=-1)))
+        y = self._left.pop(index)
+        if not self._left:
+            self._input = None
+        return y
+
+    def _product(self, x: Tensor) -> Tensor:
+        routing = self._pool.routing_for(x)
+        rows, seq, _ = x.shape
+        y = x.new_empty(rows, seq, sum(self._sizes))
         if routing.bare:
-            bare_out.copy_(bare_linear(module, bare))
-        for slot, part, out in zip(routing.slots, parts, outs, strict=True):
-            if bias is None:
-                torch.mm(part, upright[place_of[slot]], out=out)
+            bare = x[: routing.bare]
+            parts = y[: routing.bare].split(self._sizes, dim=-1)
+            for site, part in zip(self._sites, parts, strict=True):
+                part.copy_(bare_linear(site.module, bare))
+        sizes = [count * seq for count in (routing.bare, *routing.counts)]
+        _, *ins = x.reshape(rows * seq, -1).split(sizes)
+        _, *outs = y.view(rows * seq, -1).split(sizes)
+        for slot, part, out in zip(routing.slots, ins, outs, strict=True):
+            if self._bias is None:
+                torch.mm(part, self._wholes[slot], out=out)
             else:
-                torch.addmm(bias, part, upright[place_of[slot]], out=out)
-        return y.view(*x.shape[:2], site.outputs)
+                torch.addmm(self._bias, part, self._wholes[slot], out=out)
+        return y
 
-    return forward
+
+def _bias(sites: Sequence[Site]) -> Tensor | None:
+    """The biases of some layers side by side, zero for a layer without; None if all are without."""
+    biases = [cast(Tensor | None, site.module.bias) for site in sites]
+    if all(bias is None for bias in biases):
+        return None
+    weight = cast(Tensor, sites[0].module.weight)
+    zeros = [weight.new_zeros(site.outputs) for site in sites]
+    return torch.cat([zero if b is None else b for b, zero in zip(biases, zeros, strict=True)])
+
+
+def _wholes(pool: LoraPool, place: int, slots: Sequence[int]) -> Tensor:
+    """`W + s B A` of one layer for some adapters, transposed: `[adapters, in, out]`."""
+    site = pool.sites[place]
+    own = cast(Tensor, site.module.weight).detach()
+    own = own if isinstance(site.module, Conv1D) else own.T
+    index = torch.tensor(slots) - 1
+    a, b = (stack[index].double() for stack in pool.stacks[place])
+    return torch.baddbmm(own.double(), a.mT, b, alpha=pool.spec.scaling).to(own.dtype)

@@ -293,14 +293,23 @@ class LoraPool:
     @contextmanager
     def wrapped(self, forward_of: Callable[[int], Callable[[Tensor], Tensor]]) -> Iterator[None]:
         """Give each layer the forward that `forward_of(place)` returns, until left."""
+        self.check_detached()
         with ExitStack() as stack:
             for place, site in enumerate(self.sites):
-                if "forward" in vars(site.module):
-                    raise ModelError(f"{site.path} already has an adapter pool attached")
                 site.module.forward = forward_of(place)
                 stack.callback(delattr, site.module, "forward")
             self._routing = None
             yield
+
+    def check_detached(self) -> None:
+        """Check that no layer has a forward of somebody's.
+
+        Raises:
+            ModelError: One has.
+        """
+        for site in self.sites:
+            if "forward" in vars(site.module):
+                raise ModelError(f"{site.path} already has an adapter pool attached")
 
     @property
     def routing(self) -> Routing:

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from steerproof.adapt.calibration import LayerCalibration, calibrate
 from steerproof.adapt.directions import Directions, extract, from_residuals
 from steerproof.collect.generation import generate
-from steerproof.collect.pool import Row, Subject
+from steerproof.collect.rows import Row, Subject
 from steerproof.collect.sampling import row_seed
 from steerproof.collect.scoring import repetition
 from steerproof.model.base import Base, load_base

@@ -17,7 +17,7 @@ from steerproof.adapt.calibration import calibrate
 from steerproof.adapt.directions import Residuals, extract, from_residuals
 from steerproof.adapt.training import AdapterJob, Recipe, train
 from steerproof.collect.generation import Completion, generate
-from steerproof.collect.pool import Row, Subject
+from steerproof.collect.rows import Row, Subject
 from steerproof.collect.sampling import row_seed
 from steerproof.decide.plan import Range, Throughput
 from steerproof.model.base import Base

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from steerproof.adapt.dataset import asked_questions, read_answers
 from steerproof.collect.generation import generate
-from steerproof.collect.pool import Row, Subject
+from steerproof.collect.rows import Row, Subject
 from steerproof.collect.sampling import row_seed
 from steerproof.errors import ModelError
 from steerproof.model.base import Base

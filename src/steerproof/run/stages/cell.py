@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from steerproof.collect.canary import Canary, canaries
 from steerproof.collect.generation import Completion, generate
-from steerproof.collect.pool import Row, Subject
+from steerproof.collect.rows import Row, Subject
 from steerproof.collect.sampling import row_seed
 from steerproof.errors import SteeringError
 from steerproof.model.base import Base

@@ -1,14 +1,17 @@
-"""Keys and values in pages, and the attention over them: how a GPU holds rows of unlike length.
+"""Keys and values in pages, and the attention over them: rows of unlike length side by side.
 
 A page has room for a few tokens of one row; a row lists its pages in a table (Kwon et al. 2023,
 arXiv 2309.06180). So a row takes what it has written and hardly more, rows of one prompt share the
 pages that the prompt fills, and a row changes its place in the batch without a copy. On a GPU the
-attention is a kernel (`kernels.py`); elsewhere it is computed as it is defined, which is slower.
+attention is a kernel in Triton, on a CPU one in Numba (`gpu_kernels.py`, `cpu_kernels.py`); for
+other devices and number types it is computed as it is defined, which is slower.
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import TypeVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
@@ -20,6 +23,9 @@ PAGE = 16
 """Tokens of a page: the last page of a row is half empty, and a table has an entry for each."""
 TRASH = 0
 """The page that nobody reads: rows without a page of their own write to it."""
+
+
+T = TypeVar("T", int, np.ndarray)
 
 
 class PagedCache(PooledCache):
@@ -42,13 +48,14 @@ class PagedCache(PooledCache):
         self.positions = torch.zeros(rows, dtype=torch.int64, device=device)
         """Of the token that each row is fed next. Always this memory: a captured step reads it."""
         self._layers: list[tuple[Tensor, Tensor]] = []
-        self._filling: tuple[Tensor, Tensor] | None = None
+        self._source: Tensor | None = None
+        self._by_heads: dict[int, Tensor] = {}
         self._places = self._lengths = torch.zeros(0, dtype=torch.int64, device=device)
 
     @property
     def is_filling(self) -> bool:
         """Whether a forward pass is one over prompts."""
-        return self._filling is not None
+        return self._source is not None
 
     @contextmanager
     def filling(self, source: Int[Tensor, " n"], place: Int[Tensor, " n"]) -> Iterator[None]:
@@ -58,34 +65,41 @@ class PagedCache(PooledCache):
             source: Which of the flattened prompt tokens are kept; one may be kept several times.
             place: Where each goes, counted in tokens through all pages.
         """
-        self._filling = (source, place)
+        self._source, self._places, self._by_heads = source, place, {}
         try:
             yield
         finally:
-            self._filling = None
+            self._source = None
 
     def point(self, rows: int) -> None:
         """Work out, on the device, where the new keys of the first `rows` rows go."""
         positions = self.positions[:rows]
         column = (positions // PAGE).clamp(max=self.table.shape[1] - 1)
         page = self.table[:rows].gather(1, column[:, None])[:, 0]
-        self._places = page * PAGE + positions % PAGE
+        self._places, self._by_heads = page * PAGE + positions % PAGE, {}
         self._lengths = (positions + 1).clamp(max=self._longest)
 
     def store(self, layer: int, keys: Tensor, values: Tensor) -> None:
         """Write keys and values to their pages."""
         if layer == len(self._layers):
-            # Zeros, since a masked token that held a NaN would not vanish from a sum.
-            shape = (self.pages, PAGE, keys.shape[1], keys.shape[3])
-            self._layers.append((keys.new_zeros(shape), values.new_zeros(shape)))
+            # Not set to zero: memory that no row uses is then never really taken.
+            shape = (self.pages, keys.shape[1], PAGE, keys.shape[3])
+            self._layers.append((keys.new_empty(shape), values.new_empty(shape)))
+        places = self._head_places(keys.shape[1])
         for pages, new in zip(self._layers[layer], (keys, values), strict=True):
             tokens = new.transpose(1, 2).flatten(0, 1)
-            if self._filling is None:
-                pages.view(-1, *tokens.shape[1:]).index_copy_(0, self._places, tokens)
-            else:
-                source, place = self._filling
-                chosen = tokens.index_select(0, source)
-                pages.view(-1, *tokens.shape[1:]).index_copy_(0, place, chosen)
+            if self._source is not None:
+                tokens = tokens.index_select(0, self._source)
+            pages.view(-1, new.shape[3]).index_copy_(0, places, tokens.flatten(0, 1))
+
+    def _head_places(self, heads: int) -> Tensor:
+        """Where the heads of the new tokens go, counted in tokens of one head through all pages."""
+        if heads not in self._by_heads:
+            page, place = self._places // PAGE, self._places % PAGE
+            head = torch.arange(heads, device=page.device)
+            every = (page[:, None] * heads + head) * PAGE + place[:, None]
+            self._by_heads[heads] = every.flatten()
+        return self._by_heads[heads]
 
     def attend_step(
         self, layer: int, query: Float[Tensor, "batch heads width"], scale: float
@@ -93,20 +107,22 @@ class PagedCache(PooledCache):
         """Attention of one query per row over the row's pages."""
         attention = attention_over_pages
         if query.is_cuda:
-            from steerproof.collect.kernels import attention
+            from steerproof.collect.gpu_kernels import attention
+        elif query.device.type == "cpu" and query.dtype in (torch.float32, torch.float64):
+            from steerproof.collect.cpu_kernels import attention
         table = self.table[: len(query)]
         return attention(query, *self._layers[layer], table, self._lengths, scale)
 
 
-def pages_of(tokens: int) -> int:
+def pages_of(tokens: T) -> T:
     """Pages that so many tokens take."""
     return -(-tokens // PAGE)
 
 
 def attention_over_pages(
     query: Float[Tensor, "rows heads width"],
-    keys: Float[Tensor, "all_pages page kv_heads width"],
-    values: Float[Tensor, "all_pages page kv_heads width"],
+    keys: Float[Tensor, "all_pages kv_heads page width"],
+    values: Float[Tensor, "all_pages kv_heads page width"],
     table: Int[Tensor, "rows pages"],
     lengths: Int[Tensor, " rows"],
     scale: float,
@@ -121,13 +137,15 @@ def attention_over_pages(
         lengths: Tokens of each row, at least 1.
         scale: Factor on the products of queries and keys.
     """
-    page = keys.shape[1]
+    page = keys.shape[2]
     at = torch.arange(min(int(lengths.max()), table.shape[1] * page), device=query.device)
     places = table.long()[:, at // page] * page + at % page
     outside = at >= lengths[:, None]
     mask = torch.zeros(outside.shape, dtype=query.dtype, device=query.device)
     mask = mask.masked_fill_(outside, -torch.inf)[:, None, None]
-    k, v = (x.flatten(0, 1)[places].transpose(1, 2) for x in (keys, values))
+    k, v = (x.transpose(1, 2).flatten(0, 1)[places].transpose(1, 2) for x in (keys, values))
+    # What was never written may be NaN, which no mask and no weight of zero makes vanish.
+    k, v = (x.masked_fill(outside[:, None, :, None], 0.0) for x in (k, v))
     out = F.scaled_dot_product_attention(
         query[:, :, None], k, v, attn_mask=mask, scale=scale, enable_gqa=True
     )

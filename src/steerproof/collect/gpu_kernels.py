@@ -1,6 +1,6 @@
 """GPU kernels, in Triton: attention over pages, and the draw of a token.
 
-Both compute what a few lines of torch define (`paged_cache.attention_over_pages`,
+Both compute what a few lines of torch define (`pages.attention_over_pages`,
 `sampling.sample`), in one pass over the data and in shapes that never change, so that a step can be
 captured as a graph. Triton comes with torch where there is a GPU. Its functions are translated from
 their source, so inside of them there is no type but Triton's.
@@ -22,8 +22,8 @@ _LEAST_ROWS = 16
 
 def attention(
     query: Float[Tensor, "rows heads width"],
-    keys: Float[Tensor, "all_pages page kv_heads width"],
-    values: Float[Tensor, "all_pages page kv_heads width"],
+    keys: Float[Tensor, "all_pages kv_heads page width"],
+    values: Float[Tensor, "all_pages kv_heads page width"],
     table: Int[Tensor, "rows pages"],
     lengths: Int[Tensor, " rows"],
     scale: float,
@@ -39,7 +39,7 @@ def attention(
         scale: Factor on the products of queries and keys.
     """
     rows, heads, width = query.shape
-    _, page, kv_heads, _ = keys.shape
+    _, kv_heads, page, _ = keys.shape
     query, out = query.contiguous(), torch.empty_like(query, memory_format=torch.contiguous_format)
     _attention[(rows, kv_heads)](
         out,
@@ -94,8 +94,8 @@ def _attention(
         at = start + tl.arange(0, TILE)
         inside = at < length
         pages = tl.load(table + row * table_row + at // PAGE, mask=inside, other=0)
-        token = pages.to(tl.int64) * PAGE + at % PAGE
-        place = (token * KV_HEADS + head)[:, None] * WIDTH + d[None, :]
+        token = (pages.to(tl.int64) * KV_HEADS + head) * PAGE + at % PAGE
+        place = token[:, None] * WIDTH + d[None, :]
         wanted = inside[:, None] & (d < WIDTH)[None, :]
         k = tl.load(keys + place, mask=wanted, other=0.0)
         scores = tl.dot(q, tl.trans(k), input_precision="ieee") * scale

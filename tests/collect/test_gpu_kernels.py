@@ -1,4 +1,4 @@
-"""The Triton kernels against what defines them: interpreted on a CPU, compiled on a GPU."""
+"""The GPU's kernels against what defines them: interpreted on a CPU, compiled on a GPU."""
 
 import subprocess
 import sys
@@ -10,7 +10,7 @@ pytest.importorskip("triton", reason="Triton comes with torch for GPUs")
 
 HERE = """
 import torch, warnings
-from tests.collect.test_kernels import check_attention, check_draw, check_bad_logits
+from tests.collect.test_gpu_kernels import check_attention, check_draw, check_bad_logits
 device = torch.device("cpu")
 check_attention(device, torch.float32)
 check_draw(device)
@@ -20,12 +20,12 @@ check_bad_logits(device)
 
 def check_attention(device, dtype):
     """Against the plain definition, for groups and widths that are no powers of two."""
-    from steerproof.collect import kernels
-    from steerproof.collect.paged_cache import PAGE, attention_over_pages
+    from steerproof.collect import gpu_kernels as kernels
+    from steerproof.collect.pages import PAGE, attention_over_pages
 
     generator = torch.Generator().manual_seed(0)
     for heads, kv_heads, width in ((14, 2, 64), (4, 4, 80), (28, 4, 128)):
-        shape = (60, PAGE, kv_heads, width)
+        shape = (60, kv_heads, PAGE, width)
         keys, values = (torch.randn(shape, generator=generator).to(dtype) for _ in range(2))
         table = torch.randperm(60, generator=generator)[:45].view(5, 9).int()
         lengths = torch.tensor([1, 16, 17, 100, 144])
@@ -40,9 +40,9 @@ def check_attention(device, dtype):
 
 
 def check_draw(device):
-    """Token for token what the sampler of a CPU draws."""
-    from steerproof.collect import kernels
-    from steerproof.collect.sampling import _floor, _states, sample
+    """Token for token what the definition draws."""
+    from steerproof.collect import gpu_kernels as kernels
+    from steerproof.collect.sampling import _floor, _states, drawn_by_definition
 
     generator = torch.Generator().manual_seed(0)
     for vocab, rows, spread in ((1000, 64, 2.0), (5000, 20, 3.0)):
@@ -50,7 +50,7 @@ def check_draw(device):
         seeds = torch.randint(0, 2**62, (rows,), generator=generator)
         steps = torch.arange(rows)
         for temperature, top_p in ((1.0, 0.95), (0.7, 0.5), (1.3, 1.0)):
-            expected = sample(logits, seeds, steps, temperature, top_p)
+            expected = drawn_by_definition(logits / temperature, seeds, steps, top_p)
             states = _states(seeds, steps).to(device)
             floor = _floor(top_p, vocab)
             got = kernels.draw(logits.to(device), states, temperature, top_p, floor)
@@ -59,7 +59,7 @@ def check_draw(device):
 
 def check_bad_logits(device):
     """-1 where they are not finite."""
-    from steerproof.collect import kernels
+    from steerproof.collect import gpu_kernels as kernels
 
     logits = torch.zeros(4, 300)
     logits[1, 3], logits[2, 5], logits[3, 7] = float("nan"), float("inf"), -float("inf")

@@ -1,0 +1,103 @@
+"""Pages: the same tokens, whoever shares or loses them, and attention as it is defined."""
+
+import pytest
+import torch
+
+from steerproof.collect import cpu_kernels, generation
+from steerproof.collect.generation import Limits, generate
+from steerproof.collect.memory import bytes_per_token
+from steerproof.collect.pages import PAGE, attention_over_pages, prompt_places
+from steerproof.collect.pool import RowPool
+from steerproof.errors import MachineError
+from tests.collect.subjects import SETTINGS, mixed_rows, subject
+
+LONG = SETTINGS.model_copy(update={"max_new_tokens": 60})
+
+
+@pytest.fixture
+def pools(monkeypatch):
+    """The pools that are made."""
+    made, new_pool = [], generation.new_pool
+
+    def noted(*args):
+        made.append(new_pool(*args))
+        return made[-1]
+
+    monkeypatch.setattr(generation, "new_pool", noted)
+    return made
+
+
+def texts(subject, rows, settings, **limits):
+    found = list(generate(subject, rows, settings, limits=Limits(**limits)))
+    assert len(found) == len(rows)
+    return {(c.cell, c.question, c.sample): (c.token_ids, c.finish) for c in found}
+
+
+def test_rows_that_lose_their_pages_begin_again_and_read_the_same(monkeypatch):
+    made, rows = subject("qwen2"), mixed_rows(cells=8, questions=2, samples=3)
+    expected = texts(made, rows, LONG)
+    lost = []
+    make_room = RowPool._make_room
+
+    def counted(self):
+        make_room(self)
+        lost.extend(self.evicted)
+
+    monkeypatch.setattr(RowPool, "_make_room", counted)
+    monkeypatch.setattr(RowPool, "fitting", lambda self, _rows: len(self._free) > 8)
+    per_token = bytes_per_token(made, 80)
+    assert texts(made, rows, LONG, kv_bytes=60 * PAGE * per_token) == expected
+    assert lost
+
+
+def test_no_page_is_lost_or_used_twice(pools):
+    made, rows = subject("qwen2"), mixed_rows(cells=8, questions=2, samples=3)
+    per_token = bytes_per_token(made, 80)
+    for completion in generate(made, rows, LONG, limits=Limits(kv_bytes=90 * PAGE * per_token)):
+        assert completion.token_ids is not None
+        pool = pools[-1]
+        held = [page for pages in pool._pages.values() for page in pages]
+        assert sorted({*held, *pool._free}) == list(range(1, 91))
+        assert not {*held} & {*pool._free}
+        assert {p: held.count(p) for p in {*held}} == {p: int(pool._uses[p]) for p in {*held}}
+    assert len(pools) == 1
+
+
+def test_rows_of_a_prompt_share_the_pages_that_it_fills():
+    tables = [[[3, 4], [3, 7]], [[9], [1]]]
+    source, place = prompt_places([PAGE + 2, 1], tables, width=PAGE + 2)
+    assert source.tolist() == [*range(PAGE + 2), PAGE, PAGE + 1, PAGE + 2, PAGE + 2]
+    written = [3 * PAGE + i for i in range(PAGE)] + [4 * PAGE, 4 * PAGE + 1]
+    assert place.tolist() == [*written, 7 * PAGE, 7 * PAGE + 1, 9 * PAGE, 1 * PAGE]
+
+
+def test_pages_for_not_even_one_row_are_an_error():
+    made = subject("qwen2")
+    per_token = bytes_per_token(made, 80)
+    with pytest.raises(MachineError, match="one prompt"):
+        texts(made, mixed_rows(cells=2), LONG, kv_bytes=2 * PAGE * per_token)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("attention", [attention_over_pages, cpu_kernels.attention])
+@pytest.mark.parametrize(("heads", "kv_heads", "width"), [(6, 2, 8), (4, 4, 5), (14, 2, 64)])
+def test_attention_over_pages_is_attention(attention, dtype, heads, kv_heads, width):
+    generator = torch.Generator().manual_seed(0)
+    shape = (30, kv_heads, PAGE, width)
+    keys, values = (torch.randn(shape, generator=generator).to(dtype) for _ in range(2))
+    table = torch.randperm(30, generator=generator)[:20].view(5, 4).int()
+    query = torch.randn(5, heads, width, generator=generator).to(dtype)
+    lengths = torch.tensor([1, PAGE, PAGE + 1, 3 * PAGE + 5, 3 * PAGE + 6])
+    for row, length in enumerate(lengths.tolist()):  # What no token was written to is never seen.
+        last = int(table[row, length // PAGE])
+        keys[last, :, length % PAGE :] = values[last, :, length % PAGE :] = torch.nan
+    got = attention(query, keys, values, table, lengths, 0.3)
+    for row, length in enumerate(lengths.tolist()):
+        k, v = (
+            x[table[row].long()].transpose(1, 2).flatten(0, 1)[:length].double()
+            for x in (keys, values)
+        )
+        k, v = (x.repeat_interleave(heads // kv_heads, 1) for x in (k, v))
+        weights = (torch.einsum("hd,thd->ht", query[row].double(), k) * 0.3).softmax(-1)
+        expected = torch.einsum("ht,thd->hd", weights, v)
+        torch.testing.assert_close(got[row].double(), expected, atol=2e-6, rtol=1e-5)
