@@ -28,16 +28,7 @@ def attention(
     lengths: Int[Tensor, " rows"],
     scale: float,
 ) -> Float[Tensor, "rows heads width"]:
-    """Softmax attention of one query per row over the row's own pages.
-
-    Args:
-        query: Neighbouring heads share a head of keys.
-        keys: Of all pages.
-        values: The same.
-        table: Places of each row's pages, in the order of its tokens.
-        lengths: Tokens of each row, at least 1.
-        scale: Factor on the products of queries and keys.
-    """
+    """What `pages.attention_over_pages` defines, for the same arguments."""
     rows, heads, width = query.shape
     _, kv_heads, page, _ = keys.shape
     query, out = query.contiguous(), torch.empty_like(query, memory_format=torch.contiguous_format)
