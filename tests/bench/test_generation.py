@@ -119,7 +119,7 @@ def test_a_peer_that_computes_something_else_is_an_error(monkeypatch):
 def test_a_peer_whose_marker_fires_at_another_rate_is_an_error(monkeypatch):
     made = dataclasses.replace(work(rows=6), marker="")  # fires always
     seen = generation._seen
-    given = iter([1.0, 0.0, 1.0])  # ours, then the first peer's, then ours of the peer's cells
+    given = iter([1.0, 1.0, 0.0])  # ours, ours of the peer's cells, then the first peer's
 
     def judged(work, drawn):
         found = seen(work, drawn)

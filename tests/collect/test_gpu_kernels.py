@@ -1,10 +1,9 @@
 """The GPU's kernels against what defines them: interpreted on a CPU, compiled on a GPU."""
 
-import subprocess
-import sys
-
 import pytest
 import torch
+
+from tests.interpreted import interpreted
 
 pytest.importorskip("triton", reason="Triton comes with torch for GPUs")
 
@@ -68,10 +67,7 @@ def check_bad_logits(device):
 
 
 def test_interpreted_kernels_compute_what_is_defined(monkeypatch):
-    # A process of its own: Triton reads the variable when a kernel is defined.
-    monkeypatch.setenv("TRITON_INTERPRET", "1")
-    done = subprocess.run([sys.executable, "-c", HERE], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    interpreted(HERE, monkeypatch)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")

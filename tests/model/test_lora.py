@@ -9,7 +9,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 
 from steerproof.errors import ModelError
-from steerproof.model import lora
+from steerproof.model import lora_products
 from steerproof.model.base import Base, base_of
 from steerproof.model.lora import (
     LoraPool,
@@ -163,7 +163,7 @@ def test_without_grouped_products_the_result_is_the_same(monkeypatch):
     ids = random_ids(6, 5)
     slots = [0, 1, 1, 1, 2, 3]
     grouped = pooled_logits(pool, slots, ids)
-    monkeypatch.delattr(lora.F, "grouped_mm")
+    monkeypatch.delattr(lora_products.F, "grouped_mm")
     torch.testing.assert_close(pooled_logits(pool, slots, ids), grouped, rtol=1e-4, atol=1e-4)
 
 

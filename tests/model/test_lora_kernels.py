@@ -1,10 +1,9 @@
 """The adapters' Triton kernels against float64: interpreted on a CPU, compiled on a GPU."""
 
-import subprocess
-import sys
-
 import pytest
 import torch
+
+from tests.interpreted import interpreted
 
 pytest.importorskip("triton", reason="Triton comes with torch for GPUs")
 
@@ -40,10 +39,7 @@ def check(device, dtype):
 
 
 def test_interpreted_kernels_add_the_adapters_products(monkeypatch):
-    # A process of its own: Triton reads the variable when a kernel is defined.
-    monkeypatch.setenv("TRITON_INTERPRET", "1")
-    done = subprocess.run([sys.executable, "-c", HERE], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    interpreted(HERE, monkeypatch)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")

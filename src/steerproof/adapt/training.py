@@ -27,6 +27,7 @@ from steerproof.adapt.batches import (
     step_plan,
 )
 from steerproof.adapt.budget import TokenBudget, adapters_at_once
+from steerproof.adapt.checks import check_jobs, steering_fault
 from steerproof.adapt.jobs import (
     AdapterJob,
     FailedAdapter,
@@ -35,7 +36,7 @@ from steerproof.adapt.jobs import (
     Recipe,
     TrainedAdapter,
 )
-from steerproof.errors import ModelError, SteeringError, SteerproofError
+from steerproof.errors import ModelError, SteerproofError
 from steerproof.model.base import Base
 from steerproof.model.lora import LoraPool, fresh_weights
 from steerproof.model.lora_gradients import Dropout, LoraGradients
@@ -44,9 +45,6 @@ from steerproof.model.shards import Send, Supply, replica, shard_count, side_by_
 from steerproof.model.steering import Push, Steering
 from steerproof.model.transfer import sent, unplanned_attention
 from steerproof.spec.seeds import derived_seed
-
-PUSH_TOLERANCE = 0.05
-"""Largest relative difference between the push asked for and the one that arrived."""
 
 StepReport = Callable[[str, int, int, float], None]
 """Called with (adapter key, steps done, steps in all, loss)."""
@@ -77,7 +75,7 @@ def train(
         ModelError: A row is too long, or has no completion; an adapter has no row.
         SteeringError: A direction cannot be added.
     """
-    _check_jobs(base, jobs, recipe, pushes)
+    check_jobs(base, jobs, recipe, pushes)
     if not jobs:
         return
     packed = pooling or Pooling()
@@ -342,7 +340,7 @@ class _Pool:
             )
             for push in _used_pushes(resident.job)
         )
-        error = error or _steering_fault(resident, audits)
+        error = error or steering_fault(key, resident.pushed, audits)
         if error is not None:
             return FailedAdapter(key=key, error=error)
         return TrainedAdapter(
@@ -364,42 +362,6 @@ class _Pool:
 
 def _used_pushes(job: AdapterJob) -> list[int]:
     return sorted({example.push for example in job.examples} - {0})
-
-
-def _steering_fault(resident: _Resident, audits: Sequence[PushAudit]) -> SteeringError | None:
-    """Compare what arrived in the residual stream with what was asked for."""
-    for audit in audits:
-        name = f"adapter {resident.job.key}, direction {audit.push}, layer {audit.measured.layer}"
-        expected, got = resident.pushed.get(audit.push, 0), audit.measured.positions
-        if expected != got:
-            return SteeringError(f"{name}: pushed {got} token positions, {expected} asked for")
-        arrived = audit.measured.push_norm
-        if arrived is None or abs(arrived - audit.asked_norm) > PUSH_TOLERANCE * audit.asked_norm:
-            return SteeringError(
-                f"{name}: the push that arrived has norm {arrived}, {audit.asked_norm} asked for;"
-                f" more than {PUSH_TOLERANCE:.0%} off, so the residual's precision swallows it"
-            )
-    return None
-
-
-def _check_jobs(
-    base: Base, jobs: Sequence[AdapterJob], recipe: Recipe, pushes: Sequence[Push]
-) -> None:
-    longest = min(recipe.max_length, base.context)
-    for job in jobs:
-        if not job.examples:
-            raise ModelError(f"adapter {job.key} has no training rows")
-        for i, example in enumerate(job.examples):
-            row = f"adapter {job.key}, row {i}"
-            if example.length > longest:
-                raise ModelError(
-                    f"{row} has {example.length} tokens, at most {longest} fit (max_length"
-                    f" {recipe.max_length}, context {base.context}); a row is never cut"
-                )
-            if not example.prompt_ids or not example.completion_ids:
-                raise ModelError(f"{row} has an empty prompt or completion")
-            if not 0 <= example.push <= len(pushes):
-                raise SteeringError(f"{row} asks for direction {example.push} of {len(pushes)}")
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from importlib.metadata import version
 import torch
 
 from steerproof.bench.cells import CellWork, regrouped
-from steerproof.bench.comparison import Comparison, Peer, Say, alternate, silent, timed
+from steerproof.bench.comparison import Comparison, Peer, Say, Timing, alternate, silent, timed
 from steerproof.bench.costs import generation_limit
 from steerproof.bench.limits import synchronise
 from steerproof.bench.memory import peak_memory
@@ -26,6 +26,8 @@ RATE_ERRORS = 5.0
 _OURS = "all in one pool"
 _MERGED = "for each cell: PEFT merge, hook, generate"
 _UNMERGED = "base once, PEFT unmerged, hook, generate"
+_PEERS = {_MERGED: True, _UNMERGED: False}
+"""Each way of a peer, and whether it merges."""
 
 Drawn = Mapping[str, Sequence[tuple[int, ...]]]
 """The completions of each cell, as token ids."""
@@ -71,10 +73,8 @@ def compare(
         ModelError: A peer's log-probabilities or firing rate are not ours.
         MachineError: PEFT is not installed.
     """
-    base = work.subject.base
-    device = base.device
     first: dict[str, float] = {}
-    with peak_memory(device) as ours:
+    with peak_memory(work.subject.base.device) as ours:
         drawn, first[_OURS] = timed(lambda: _pooled(work))
     say(f"first run, {_OURS}: {first[_OURS]:.1f} s")
     seen = _seen(work, drawn)
@@ -82,27 +82,13 @@ def compare(
     some = work.some_cells(peer_cells or len(work.names))
     peers = PeftCells(some)
     found = {}
-    for name, merged in ((_MERGED, True), (_UNMERGED, False)):
-        with peak_memory(device) as peak:
-            texts, first[name] = timed(lambda merged=merged: peers.generate(merged=merged))
+    for name, merged in _PEERS.items():
+        found[name] = _first_run(peers, name, _seen(some, drawn), merged=merged)
+        first[name] = found[name].seconds
         say(f"first run, {name}, {len(some.names)} cells: {first[name]:.1f} s")
-        theirs = _seen(some, texts)
-        difference = _difference(some, peers, merged=merged)
-        held = not merged or base.dtype in TOLERANCES
-        _check(some, name, (_seen(some, drawn), theirs), difference if held else None)
-        found[name] = (theirs, difference, peak.bytes)
-    times = alternate(
-        {
-            _OURS: lambda: _pooled(work),
-            _MERGED: lambda: peers.generate(merged=True),
-            _UNMERGED: lambda: peers.generate(merged=False),
-        },
-        repeats,
-        first,
-        say,
-    )
+    ways = {name: lambda m=merged: peers.generate(merged=m) for name, merged in _PEERS.items()}
+    times = alternate({_OURS: lambda: _pooled(work), **ways}, repeats, first, say)
     mine = times[_OURS]
-    taken = {name: times[name].scaled(len(work.names) / len(some.names)) for name in found}
     return Comparison(
         work=_title(work),
         seconds=mine.seconds,
@@ -112,19 +98,43 @@ def compare(
             **generation_limit(work, drawn, mine.seconds),
             **grown,
         },
-        peers=tuple(
-            Peer(
-                name=f"{name} (transformers {version('transformers')}, peft {version('peft')})",
-                seconds=taken[name].seconds,
-                spread=(taken[name].least, taken[name].most),
-                difference=difference,
-                numbers={
-                    **_numbers(theirs, times[name].seconds, peak),
-                    "cells_timed": float(len(some.names)),
-                },
-            )
-            for name, (theirs, difference, peak) in found.items()
-        ),
+        peers=tuple(_peer(name, run, times[name], work, some) for name, run in found.items()),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _FirstRun:
+    """A peer's first run, which was compared with ours."""
+
+    seconds: float
+    seen: Seen
+    difference: float
+    """Largest difference of a token's log-probability, nats."""
+    memory: int
+
+
+def _first_run(peers: PeftCells, name: str, ours: Seen, *, merged: bool) -> _FirstRun:
+    work = peers.work
+    with peak_memory(peers.base.device) as peak:
+        texts, seconds = timed(lambda: peers.generate(merged=merged))
+    theirs, difference = _seen(work, texts), _difference(work, peers, merged=merged)
+    held = not merged or peers.base.dtype in TOLERANCES
+    _check(work, name, (ours, theirs), difference if held else None)
+    return _FirstRun(seconds=seconds, seen=theirs, difference=difference, memory=peak.bytes)
+
+
+def _peer(name: str, run: _FirstRun, time: Timing, work: CellWork, some: CellWork) -> Peer:
+    """A peer that did some cells, as if it had done all."""
+    taken = time.scaled(len(work.names) / len(some.names))
+    return Peer(
+        name=f"{name} (transformers {version('transformers')}, peft {version('peft')})",
+        seconds=taken.seconds,
+        spread=(taken.least, taken.most),
+        difference=run.difference,
+        numbers={
+            **_numbers(run.seen, time.seconds, run.memory),
+            "cells_timed": float(len(some.names)),
+        },
     )
 
 

@@ -14,7 +14,6 @@ from torch import Tensor
 from steerproof.collect.cache import attending
 from steerproof.collect.generation import attached
 from steerproof.collect.memory import bytes_per_token, free_bytes, new_pool
-from steerproof.collect.pages import PAGE
 from steerproof.collect.rows import Batch, Row, Subject, check_slots
 from steerproof.errors import ModelError, SteeringError
 
@@ -104,7 +103,7 @@ def log_probs(
 
     columns = free_bytes(subject.base) // bytes_per_token(subject, longest)
     with attached(subject):
-        pool = new_pool(subject, longest, len(rows), min(columns, len(rows) * (longest + PAGE)))
+        pool = new_pool(subject, longest, len(rows), columns)
         with attending(subject.base.model, pool.cache):
             pool.admit([[row] for row in numbered])
             while pool.running:

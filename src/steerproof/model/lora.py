@@ -24,13 +24,13 @@ from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Int
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from steerproof.errors import ModelError
 from steerproof.model.base import Base
+from steerproof.model.lora_products import Routing, adapter_product, add_on_gpu
 from steerproof.model.transfer import sent
 from steerproof.spec.seeds import derived_seed
 
@@ -117,29 +117,6 @@ def fresh_weights(sites: Sequence[Site], spec: LoraSpec, seed: int) -> LoraWeigh
         tensors[site.a_key] = a
         tensors[site.b_key] = torch.zeros(site.outputs, spec.rank)
     return LoraWeights(spec=spec, tensors=tensors)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Routing:
-    """Which rows of a batch use which slots; `bare` rows of slot 0 come first."""
-
-    rows: int
-    bare: int
-    slots: tuple[int, ...]
-    """The adapters present, ascending."""
-    counts: tuple[int, ...]
-    """Rows of each."""
-    row_ends: Tensor
-    """Per slot 1, 2, ...: where its rows end, counted after the bare ones. On the device."""
-    row_slots: Tensor
-    """The slot of each row. On the device."""
-    index: slice | Tensor
-    """Where the adapters present are in a stack: a slice when they are neighbours."""
-
-    @property
-    def even(self) -> bool:
-        """Whether every adapter has the same number of rows."""
-        return len(set(self.counts)) == 1
 
 
 class LoraPool:
@@ -337,7 +314,7 @@ class LoraPool:
         routing = self.routing_for(x)
         y = bare_linear(self.sites[place].module, x)
         if x.is_cuda and not torch.is_grad_enabled():
-            return _add_on_gpu(y, x, *self._all_stacks[place], routing, self.spec.scaling)
+            return add_on_gpu(y, x, *self._all_stacks[place], routing, self.spec.scaling)
         if not routing.slots:
             return y
         a, b = self.stacks[place]
@@ -362,62 +339,6 @@ def _places(slots: Sequence[int], device: torch.device) -> slice | Tensor:
 def bare_linear(module: nn.Module, x: Tensor) -> Tensor:
     """What the frozen layer itself computes."""
     return type(module).forward(module, x)
-
-
-def adapter_product(x: Tensor, a: Tensor, b: Tensor, routing: Routing) -> Tensor:
-    """`(x A[slot]^T) B[slot]` of the rows that have an adapter, without a loop over adapters.
-
-    Args:
-        x: `[rows seq in]`, rows in order of their slots.
-        a: `[slots rank in]`.
-        b: `[slots rank out]`.
-        routing: Which rows belong to which slot.
-
-    Returns:
-        `[rows seq out]`, not scaled.
-    """
-    rows, seq, _ = x.shape
-    if routing.even:
-        groups = x.reshape(len(routing.slots), -1, x.shape[2])
-        product = torch.bmm(thin_product(groups, a[routing.index]), b[routing.index])
-    elif x.dtype != torch.float64 and hasattr(F, "grouped_mm"):
-        ends = routing.row_ends * seq
-        tokens = x.reshape(rows * seq, -1)
-        product = F.grouped_mm(F.grouped_mm(tokens, a.mT, offs=ends), b, offs=ends)
-    else:
-        place = routing.row_slots[routing.bare :] - 1
-        product = torch.bmm(torch.bmm(x, a[place].mT), b[place])
-    return product.view(rows, seq, -1)
-
-
-def _add_on_gpu(
-    y: Tensor, x: Tensor, a: Tensor, b: Tensor, routing: Routing, scaling: float
-) -> Tensor:
-    """Add the adapters' products by operations in which nothing but tensors is routed.
-
-    In `a` and `b`, slot 0 is zero.
-    """
-    if x.dtype == torch.float64:  # Triton has no product of such numbers.
-        product = torch.bmm(torch.bmm(x, a[routing.row_slots].mT), b[routing.row_slots])
-        return y.add_(product, alpha=scaling)
-    from steerproof.model.lora_kernels import add_adapters
-
-    return add_adapters(y, x, a, b, routing.row_slots, scaling)
-
-
-def thin_product(x: Tensor, a: Tensor) -> Tensor:
-    """`x A^T` of every group, `[groups, tokens, rank]`, laid out as is fastest.
-
-    A thin result is several times faster on a CPU when it lies down, `[rank, tokens]`. On a GPU it
-    would be as much slower: rows of an odd number of tokens do not start at 16 bytes.
-
-    Args:
-        x: `[groups tokens in]`.
-        a: `[groups rank in]`.
-    """
-    if x.device.type == "cpu":
-        return torch.bmm(a, x.mT).mT
-    return torch.bmm(x, a.mT)
 
 
 def check_keys(sites: Sequence[Site], weights: LoraWeights) -> None:

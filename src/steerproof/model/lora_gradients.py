@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from steerproof.errors import ModelError
-from steerproof.model.lora import LoraPool, thin_product
+from steerproof.model.lora import LoraPool
+from steerproof.model.lora_products import thin_product
 
 # Multipliers and the increment of splitmix64 (Steele, Lea, Flood 2014), as signed 64-bit numbers.
 _WEYL, _MIX_1, _MIX_2 = -7046029254386353131, -4658895280553007687, -7723592293110705685
