@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
+from filelock import FileLock
+
 from steerproof.errors import SteerproofError
 
 FILE = "board.sqlite"
@@ -56,8 +58,9 @@ def open_board(directory: Path) -> Path:
     """
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     path = directory / FILE
-    with connect(path) as db:
-        # IMMEDIATE: two processes that create the file at once do it one after the other.
+    # Two processes that create the file at once do it one after the other. SQLite's busy wait is
+    # not enough: a new file's change to a write-ahead log gives up at once.
+    with FileLock(directory / f"{FILE}.lock", BUSY_SECONDS, mode=0o600), connect(path) as db:
         db.execute("BEGIN IMMEDIATE")
         version = db.execute("PRAGMA user_version").fetchone()[0]
         if version == 0:
