@@ -90,6 +90,23 @@ def test_running_out_of_memory_halves_the_pool_and_the_text_stays(exact, error):
     assert 0 < max(p.running for p in seen[12:]) <= len(rows) / 4
 
 
+def test_running_out_of_memory_over_prompts_loses_no_row_and_repeats_none(exact, monkeypatch):
+    made, rows, alone = exact
+    passes, forward = [], made.base.model.forward
+
+    def fail_twice(*args, **kwargs):
+        passes.append(kwargs["input_ids"].shape)
+        if [shape[1] > 1 for shape in passes].count(True) in (2, 3) and passes[-1][1] > 1:
+            raise torch.OutOfMemoryError
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(made.base.model, "forward", fail_twice)
+    found = list(generate(made, rows, SETTINGS, limits=Limits(max_rows=len(rows) // 2)))
+    assert len(found) == len(rows)
+    assert texts(found) == alone
+    assert [shape[1] > 1 for shape in passes].count(True) > 3
+
+
 def test_memory_for_not_even_one_family_is_an_error(exact):
     made, rows, _ = exact
 

@@ -49,11 +49,13 @@ def check_draw(device):
         seeds = torch.randint(0, 2**62, (rows,), generator=generator)
         steps = torch.arange(rows)
         for temperature, top_p in ((1.0, 0.95), (0.7, 0.5), (1.3, 1.0)):
-            expected = drawn_by_definition(logits / temperature, seeds, steps, top_p)
             states = _states(seeds, steps).to(device)
-            floor = _floor(top_p, vocab)
-            got = kernels.draw(logits.to(device), states, temperature, top_p, floor)
-            assert torch.equal(got.cpu(), expected)
+            drawing = (temperature, top_p, _floor(top_p, vocab))
+            for owners in (torch.arange(rows), torch.arange(rows) // 3):
+                scaled = logits[owners] / temperature
+                expected = drawn_by_definition(scaled, seeds, steps, top_p)
+                got = kernels.draw(logits.to(device), states, owners.to(device), *drawing)
+                assert torch.equal(got.cpu(), expected)
 
 
 def check_bad_logits(device):
@@ -62,7 +64,8 @@ def check_bad_logits(device):
 
     logits = torch.zeros(4, 300)
     logits[1, 3], logits[2, 5], logits[3, 7] = float("nan"), float("inf"), -float("inf")
-    drawn = kernels.draw(logits.to(device), torch.arange(4, device=device), 1.0, 0.9, 0.0).tolist()
+    places = torch.arange(4, device=device)
+    drawn = kernels.draw(logits.to(device), places, places, 1.0, 0.9, 0.0).tolist()
     assert [token < 0 for token in drawn] == [False, True, True, False]
 
 

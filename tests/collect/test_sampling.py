@@ -101,12 +101,13 @@ def test_a_row_draws_the_same_token_in_any_batch():
     assert torch.equal(torch.cat(alone), together)
 
 
-def test_chunks_of_the_vocabulary_budget_change_nothing(monkeypatch):
-    logits = torch.randn(37, 100, generator=torch.Generator().manual_seed(2)) * 3
-    seeds, steps = torch.arange(37), torch.zeros(37, dtype=torch.int64)
-    whole = sample(logits, seeds, steps, 0.8, 0.9)
-    monkeypatch.setattr("steerproof.collect.sampling._CHUNK", 500)
-    assert torch.equal(sample(logits, seeds, steps, 0.8, 0.9), whole)
+def test_rows_that_share_their_logits_draw_as_if_each_had_its_own():
+    logits = torch.randn(5, 1000, generator=torch.Generator().manual_seed(2)) * 3
+    seeds, owners = torch.arange(37), torch.tensor([0] * 10 + [1] + [3] * 20 + [4] * 6)
+    steps = owners * 2
+    own = sample(logits[owners], seeds, steps, 0.8, 0.9)
+    assert torch.equal(sample(logits, seeds, steps, 0.8, 0.9, owners), own)
+    assert len(own[11:31].unique()) > 1
 
 
 def test_tokens_tied_at_the_boundary_are_all_kept():

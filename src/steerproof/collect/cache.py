@@ -43,13 +43,13 @@ class PooledCache(Cache):
 
     @abstractmethod
     def store(self, layer: int, keys: Tensor, values: Tensor) -> None:
-        """Keep the new keys and values `[batch, heads, seq, width]` of a layer."""
+        """Take a layer's new keys and values `[batch, heads, seq, width]`, before it attends."""
 
     @abstractmethod
     def attend_step(
         self, layer: int, query: Float[Tensor, "batch heads width"], scale: float
     ) -> Float[Tensor, "batch heads width"]:
-        """Attention of one query per row over all keys of the row."""
+        """Attention of one query per row over all keys of the row, the newest included."""
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_args: Any, **_kwargs: Any

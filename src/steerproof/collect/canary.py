@@ -91,14 +91,15 @@ def log_probs(
     found: list[list[Tensor]] = [[] for _ in rows]
 
     def forced(logits: Tensor, batch: Batch) -> Tensor:
-        told = [texts[x.row.seed] for x in batch.rows]
+        told = [texts[row.seed] for row in batch.rows]
+        drawn = [len(batch.branches[owner].tokens) for owner in batch.owners.tolist()]
         # A row that has ended stays in the batch for a few steps: it is fed its last token.
-        given = [t[min(len(x.tokens), len(t) - 1)] for t, x in zip(told, batch.rows, strict=True)]
+        given = [t[min(n, len(t) - 1)] for t, n in zip(told, drawn, strict=True)]
         tokens = torch.tensor(given, device=logits.device)
-        scores = logits.float().log_softmax(dim=1).gather(1, tokens[:, None])[:, 0]
-        for score, live in zip(scores.cpu(), batch.rows, strict=True):
-            if not live.ended:
-                found[live.row.seed].append(score)
+        scores = logits.float().log_softmax(dim=1)[batch.owners].gather(1, tokens[:, None])[:, 0]
+        for score, row, n in zip(scores.cpu(), batch.rows, drawn, strict=True):
+            if n < len(texts[row.seed]):
+                found[row.seed].append(score)
         return tokens
 
     columns = free_bytes(subject.base) // bytes_per_token(subject, longest)
@@ -106,10 +107,10 @@ def log_probs(
         pool = new_pool(subject, longest, len(rows), columns)
         with attending(subject.base.model, pool.cache):
             pool.admit([[row] for row in numbered])
-            while pool.running:
-                for live in pool.step(forced):
-                    if len(live.tokens) == len(texts[live.row.seed]):
-                        pool.end(live)
+            while pool.rows:
+                for branch in pool.step(forced):
+                    if len(branch.tokens) == len(texts[branch.rows[0].seed]):
+                        pool.end(branch)
     return [torch.stack(scores) for scores in found]
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from steerproof.collect.cache import attending
 from steerproof.collect.memory import bytes_per_token, free_bytes, new_pool, out_of_memory
 from steerproof.collect.pool import RowPool
-from steerproof.collect.rows import Batch, Live, Row, Subject, check_slots
+from steerproof.collect.rows import Batch, Branch, Row, Subject, check_slots
 from steerproof.collect.sampling import sample
 from steerproof.errors import MachineError, ModelError
 from steerproof.model.fused_lora import SharedWeights, fusable, fused, whole_weights
@@ -142,8 +142,7 @@ def attached(subject: Subject, wholes: Sequence[SharedWeights] | None = None) ->
     """
     adapters = subject.adapters
     with ExitStack() as stack:
-        if subject.base.device.type == "cuda":
-            stack.enter_context(quick_norms(subject.base))
+        stack.enter_context(quick_norms(subject.base))
         if adapters is not None:
             whole = wholes is not None or fusable(adapters)
             stack.enter_context(fused(adapters, wholes) if whole else adapters.attach())
@@ -272,12 +271,12 @@ class _Run:
         self.pool = pool = new_pool(self.subject, self.longest, rows, columns)
         with attending(self.subject.base.model, pool.cache):
             while True:
-                running = len(pool.running)
+                running = len(pool.rows)
                 while self._refilled(room, running) and room - running >= max(1, room // 6):
                     self._admit(pool, room)
-                    if len(pool.running) == running:
+                    if len(pool.rows) == running:
                         break
-                    running = len(pool.running)
+                    running = len(pool.rows)
                 if not running:
                     break
                 yield from self._step(pool)
@@ -289,10 +288,9 @@ class _Run:
         Raises:
             MachineError: a single family was in flight.
         """
-        rows = self.pool.running if self.pool else []
-        families = _grouped([live.row for live in rows])
+        rows = self.pool.rows if self.pool else []
         self.pool = None
-        self.waiting.extendleft(reversed(families))
+        self.waiting.extendleft(reversed(_grouped(rows)))
         if room == 1:
             raise MachineError(
                 "memory does not even suffice for one prompt and its samples: use a machine with"
@@ -313,7 +311,7 @@ class _Run:
             asked.append(family)
             rows += len(family)
         # A family that is alone is tried: if it does not fit, that is an error.
-        count = pool.fitting(asked) or (0 if pool.running else 1)
+        count = pool.fitting(asked) or (0 if pool.rows else 1)
         taken = [self.waiting.popleft() for _ in asked[:count]]
         if taken:
             try:
@@ -327,19 +325,21 @@ class _Run:
         advanced = pool.step(self._draw)
         self.waiting.extendleft(reversed(_grouped(pool.evicted)))
         pool.evicted.clear()
-        finished = []
-        for live in advanced:
-            ended = live.tokens[-1] in ends
-            if ended or len(live.tokens) == self.settings.max_new_tokens:
-                pool.end(live)
-                finished.append(_completion(live, ended))
-        self.tokens += len(advanced)
+        finished, running = [], 0
+        for branch in advanced:
+            ended = branch.tokens[-1] in ends
+            if ended or len(branch.tokens) == self.settings.max_new_tokens:
+                pool.end(branch)
+                finished += _completions(branch, ended)
+            else:
+                running += len(branch.rows)
+        self.tokens += running + len(finished)
         self.done += len(finished)
         yield from finished
         self.on_progress(
             Progress(
                 done=self.done,
-                running=len(advanced) - len(finished),
+                running=running,
                 waiting=sum(map(len, self.waiting)),
                 tokens=self.tokens,
             )
@@ -347,7 +347,8 @@ class _Run:
 
     def _draw(self, logits: Tensor, batch: Batch) -> Tensor:
         settings = self.settings
-        return sample(logits, batch.seeds, batch.steps, settings.temperature, settings.top_p)
+        drawing = (batch.seeds, batch.steps, settings.temperature, settings.top_p)
+        return sample(logits, *drawing, owners=batch.owners)
 
 
 def _families(subject: Subject, rows: list[Row], settings: Generation) -> list[list[Row]]:
@@ -381,13 +382,17 @@ def _grouped(rows: Iterable[Row]) -> list[list[Row]]:
     return list(families.values())
 
 
-def _completion(live: Live, ended: bool) -> Completion:
-    row = live.row
-    return Completion(
-        cell=row.cell,
-        question=row.question,
-        sample=row.sample,
-        seed=row.seed,
-        token_ids=tuple(live.tokens[:-1] if ended else live.tokens),
-        finish="eos" if ended else "length",
-    )
+def _completions(branch: Branch, ended: bool) -> list[Completion]:
+    """What the rows of a branch became."""
+    tokens = tuple(branch.tokens[:-1] if ended else branch.tokens)
+    return [
+        Completion(
+            cell=row.cell,
+            question=row.question,
+            sample=row.sample,
+            seed=row.seed,
+            token_ids=tokens,
+            finish="eos" if ended else "length",
+        )
+        for row in branch.rows
+    ]

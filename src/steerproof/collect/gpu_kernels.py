@@ -103,8 +103,9 @@ def _attention(
 
 
 def draw(
-    logits: Float[Tensor, "rows vocab"],
+    logits: Float[Tensor, "branches vocab"],
     states: Int[Tensor, " rows"],
+    owners: Int[Tensor, " rows"],
     temperature: float,
     top_p: float,
     floor: float,
@@ -114,6 +115,7 @@ def draw(
     Args:
         logits: Of any number type.
         states: State of each row's noise, to which a token's id is added.
+        owners: Whose logits each row draws from.
         temperature: Divisor of the logits.
         top_p: Mass of the nucleus.
         floor: A probability below which no token can be in the nucleus.
@@ -127,6 +129,7 @@ def draw(
         drawn,
         logits,
         states,
+        owners,
         logits.shape[1],
         logits.stride(0),
         temperature,
@@ -139,9 +142,11 @@ def draw(
 
 
 @triton.jit
-def _draw(drawn, logits, states, vocab, row_stride, temperature, top_p, floor, TILE: tl.constexpr):
+def _draw(
+    drawn, logits, states, owners, vocab, row_stride, temperature, top_p, floor, TILE: tl.constexpr
+):
     row = tl.program_id(0)
-    logits += row.to(tl.int64) * row_stride
+    logits += tl.load(owners + row) * row_stride
     state = tl.load(states + row).to(tl.uint64)
     lane = tl.arange(0, TILE)
     # The largest logit and the sum of exponentials, lane by lane, in one pass.

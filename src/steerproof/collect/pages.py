@@ -1,14 +1,15 @@
 """Keys and values in pages, and the attention over them: rows of unlike length side by side.
 
 A page has room for a few tokens of one row; a row lists its pages in a table (Kwon et al. 2023,
-arXiv 2309.06180). So a row takes what it has written and hardly more, rows of one prompt share the
-pages that the prompt fills, and a row changes its place in the batch without a copy. On a GPU the
+arXiv 2309.06180). So a row takes what it has written and hardly more, rows with a common beginning
+share the pages that it fills, and a row changes its place in the batch without a copy. On a GPU the
 attention is a kernel in Triton, on a CPU one in Numba (`gpu_kernels.py`, `cpu_kernels.py`); for
 other devices and number types it is computed as it is defined, which is slower.
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from typing import TypeVar
 
 import numpy as np
@@ -49,6 +50,7 @@ class PagedCache(PooledCache):
         """Of the token that each row is fed next. Always this memory: a captured step reads it."""
         self._layers: list[tuple[Tensor, Tensor]] = []
         self._source: Tensor | None = None
+        self._new: tuple[Tensor, Tensor] = (self.positions, self.positions)
         self._by_heads: dict[int, Tensor] = {}
         self._places = self._lengths = torch.zeros(0, dtype=torch.int64, device=device)
 
@@ -62,7 +64,7 @@ class PagedCache(PooledCache):
         """While inside, a forward pass over prompts `[families, columns]` fills pages.
 
         Args:
-            source: Which of the flattened prompt tokens are kept; one may be kept several times.
+            source: Which of the flattened prompt tokens are kept.
             place: Where each goes, counted in tokens through all pages.
         """
         self._source, self._places, self._by_heads = source, place, {}
@@ -80,17 +82,28 @@ class PagedCache(PooledCache):
         self._lengths = (positions + 1).clamp(max=self._longest)
 
     def store(self, layer: int, keys: Tensor, values: Tensor) -> None:
-        """Write keys and values to their pages."""
+        """Write keys and values to their pages; in a step, once the layer attends."""
         if layer == len(self._layers):
             # Not set to zero: memory that no row uses is then never really taken.
             shape = (self.pages, keys.shape[1], PAGE, keys.shape[3])
             self._layers.append((keys.new_empty(shape), values.new_empty(shape)))
+        if self._source is None:
+            self._new = keys, values
+        else:
+            self._write(layer, *(x.transpose(1, 2).flatten(0, 1) for x in (keys, values)))
+
+    def _write(self, layer: int, keys: Tensor, values: Tensor) -> None:
+        """Write the keys and values `[tokens, heads, width]` that are kept."""
         places = self._head_places(keys.shape[1])
-        for pages, new in zip(self._layers[layer], (keys, values), strict=True):
-            tokens = new.transpose(1, 2).flatten(0, 1)
-            if self._source is not None:
-                tokens = tokens.index_select(0, self._source)
-            pages.view(-1, new.shape[3]).index_copy_(0, places, tokens.flatten(0, 1))
+        for pages, tokens in zip(self._layers[layer], (keys, values), strict=True):
+            kept = tokens if self._source is None else tokens.index_select(0, self._source)
+            pages.view(-1, pages.shape[3]).index_copy_(0, places, kept.flatten(0, 1))
+
+    def copy_pages(self, source: Int[Tensor, " n"], target: Int[Tensor, " n"]) -> None:
+        """Copy pages, in every layer."""
+        for layer in self._layers:
+            for pages in layer:
+                pages.index_copy_(0, target, pages.index_select(0, source))
 
     def _head_places(self, heads: int) -> Tensor:
         """Where the heads of the new tokens go, counted in tokens of one head through all pages."""
@@ -104,14 +117,18 @@ class PagedCache(PooledCache):
     def attend_step(
         self, layer: int, query: Float[Tensor, "batch heads width"], scale: float
     ) -> Float[Tensor, "batch heads width"]:
-        """Attention of one query per row over the row's pages."""
+        """Write what was stored last, and attend with one query per row over the row's pages."""
+        keys, values = (x[:, :, 0] for x in self._new)
+        rows = (*self._layers[layer], self.table[: len(query)], self._lengths)
+        if query.device.type == "cpu" and query.dtype == torch.float32:
+            from steerproof.collect.cpu_kernels import attention_step
+
+            return attention_step(query, keys, values, *rows, scale)
+        self._write(layer, keys, values)
         attention = attention_over_pages
         if query.is_cuda:
             from steerproof.collect.gpu_kernels import attention
-        elif query.device.type == "cpu" and query.dtype in (torch.float32, torch.float64):
-            from steerproof.collect.cpu_kernels import attention
-        table = self.table[: len(query)]
-        return attention(query, *self._layers[layer], table, self._lengths, scale)
+        return attention(query, *rows, scale)
 
 
 def pages_of(tokens: T) -> T:
@@ -153,27 +170,28 @@ def attention_over_pages(
 
 
 def prompt_places(
-    lengths: Sequence[int], tables: Sequence[Sequence[Sequence[int]]], width: int
+    lengths: Sequence[int], tables: Sequence[Sequence[int]], width: int
 ) -> tuple[Tensor, Tensor]:
     """Which prompt tokens are stored where.
 
-    The pages that a prompt fills are the same in all of its rows and are written once; its last
-    tokens are written to a page of each row's own.
-
     Args:
-        lengths: Tokens of each family's prompt.
-        tables: Of each family, the pages of each of its rows.
+        lengths: Tokens of each prompt.
+        tables: Its pages.
         width: Tokens of a padded prompt.
 
     Returns:
         Source and place, as `PagedCache.filling` takes them.
     """
-    source: list[int] = []
-    place: list[int] = []
-    for family, (length, rows) in enumerate(zip(lengths, tables, strict=True)):
-        shared = length // PAGE * PAGE
-        for number, pages in enumerate(rows):
-            for token in range(shared if number else 0, length):
-                source.append(family * width + token)
-                place.append(pages[token // PAGE] * PAGE + token % PAGE)
-    return torch.tensor(source, dtype=torch.int64), torch.tensor(place, dtype=torch.int64)
+    real = np.arange(width) < np.array(lengths)[:, None]
+    prompt, token = np.nonzero(real)
+    pages = filled(tables, pages_of(width))
+    place = pages[prompt, token // PAGE] * PAGE + token % PAGE
+    return torch.from_numpy(np.flatnonzero(real)), torch.from_numpy(place)
+
+
+def filled(tables: Sequence[Sequence[int]], columns: int) -> np.ndarray:
+    """Tables of unlike length as one, `[tables, columns]`, with `TRASH` where they have ended."""
+    lengths = np.array([len(table) for table in tables])
+    table = np.full((len(tables), columns), TRASH, dtype=np.int64)
+    table[np.arange(columns) < lengths[:, None]] = np.fromiter(chain(*tables), dtype=np.int64)
+    return table

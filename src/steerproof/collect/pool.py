@@ -1,9 +1,10 @@
 """A batch of unfinished rows: admitted by families, advanced a token at a time, left as they end.
 
-Who is in a batch is a matter of tables that are written anew (`pages.py`); rows that have ended
-stay for a few steps until that is worthwhile. Where pages run out the youngest rows are sent away,
-to begin again later: their text is the same. On a GPU batches are padded to a few sizes, each of
-which is captured as a graph once (`graphs.py`).
+A family begins as one branch, and parts where its rows draw unlike tokens: what rows have in common
+is computed once. Who is in a batch is a matter of tables that are written anew (`pages.py`);
+branches that have ended stay for a few steps until that is worthwhile. Where pages run out the
+youngest branches are sent away, and their rows begin again later: their text is the same. On a GPU
+batches are padded to a few sizes, each of which is captured as a graph once (`graphs.py`).
 """
 
 from collections.abc import Sequence
@@ -14,13 +15,13 @@ import numpy as np
 import torch
 
 from steerproof.collect.graphs import CapturedSteps
-from steerproof.collect.pages import PAGE, TRASH, PagedCache, pages_of, prompt_places
-from steerproof.collect.rows import Batch, Choose, Live, Row, Subject
+from steerproof.collect.pages import PAGE, TRASH, PagedCache, filled, pages_of, prompt_places
+from steerproof.collect.rows import Batch, Branch, Choose, Row, Subject
 from steerproof.model.transfer import sent, unplanned_attention
 
-# Ended rows leave when they are this share of the batch: new tables take some milliseconds.
+# Ended branches leave when they are this share of the batch: new tables take some milliseconds.
 _REBUILD = 1 / 16
-# Share of the rows that leave at once where pages run out.
+# Share of the branches that leave at once where pages run out.
 _EVICTED = 1 / 16
 # Sizes of a batch on a GPU: each costs a capture, and padding costs a row's arithmetic.
 _SMALL_SIZES = (16, 64, 128, 256, 384, 512)
@@ -52,28 +53,36 @@ class RowPool:
         self._reserve(most)
         self._free = [page for page in range(pages, -1, -1) if page != TRASH]
         self._uses = np.zeros(pages + 1, dtype=np.int64)
-        self._pages: dict[Live, list[int]] = {}
+        self._pages: dict[Branch, list[int]] = {}
         self._batch: Batch | None = None
+        # What the host needs to know of the batch's tensors.
         self._positions = np.zeros(0, dtype=np.int64)
+        self._owners = self._positions, self._positions
         self._drawn = self._left = self._ended = 0
         self.evicted: list[Row] = []
         """Rows that had to leave unfinished; whoever takes them empties the list."""
 
     @property
-    def running(self) -> list[Live]:
+    def rows(self) -> list[Row]:
         """The unfinished rows, oldest first."""
-        return [live for live in self._pages if not live.ended]
+        return [row for branch in self._running for row in branch.rows]
+
+    @property
+    def _running(self) -> list[Branch]:
+        return [branch for branch in self._pages if not branch.ended]
 
     def fitting(self, families: Sequence[Sequence[Row]]) -> int:
         """How many of these families can be admitted, if rows reach the length to be expected.
 
-        A row goes on for the mean of what has been drawn per row that has ended.
+        A row goes on for the mean of what has been drawn per row that has ended, and is expected
+        to part from the others soon.
         """
         more = int(self._drawn / self._left) if self._left else self._longest
-        running = self.running
-        reach = np.array([live.position for live in running], dtype=np.int64) + more
-        pages = len(self._uses) - 1 - int(pages_of(np.minimum(self._longest, reach)).sum())
-        room = self._most - len(running)
+        running = self._running
+        counts = np.array([len(branch.rows) for branch in running], dtype=np.int64)
+        reach = np.array([branch.position for branch in running], dtype=np.int64) + more
+        taken = counts * pages_of(np.minimum(self._longest, reach))
+        pages, room = len(self._uses) - 1 - int(taken.sum()), self._most - int(counts.sum())
         for count, rows in enumerate(families):
             expected = min(self._longest, len(rows[0].prompt_ids) + more)
             pages, room = pages - len(rows) * pages_of(expected), room - len(rows)
@@ -83,72 +92,112 @@ class RowPool:
 
     @torch.inference_mode()
     def admit(self, families: Sequence[Sequence[Row]]) -> None:
-        """Compute the prompts of some families and put their rows into the pool.
+        """Compute the prompts of some families and put their rows into the pool: all or none.
 
         Raises:
             torch.OutOfMemoryError: There are not enough pages.
         """
-        ordered = sorted(families, key=lambda rows: rows[0].adapter)
-        lengths = [len(rows[0].prompt_ids) - 1 for rows in ordered]
+        branches = [Branch(list(rows)) for rows in sorted(families, key=lambda f: f[0].adapter)]
+        lengths = [branch.position for branch in branches]
         self._drop_ended()
-        if sum(map(_prompt_pages, ordered)) > len(self._free):
+        if sum(map(pages_of, lengths)) > len(self._free):
             raise torch.OutOfMemoryError(_NO_PAGE)
-        lives = [[Live(row) for row in rows] for rows in ordered]
-        for length, rows in zip(lengths, lives, strict=True):
-            shared = self._taken(length // PAGE)
-            for live in rows:
-                own = self._taken(pages_of(length) - len(shared))
-                self._pages[live] = [*shared, *own]
-                self._uses[self._pages[live]] += 1
-        tables = [[self._pages[live] for live in rows] for rows in lives]
+        tables = [self._taken(pages_of(length)) for length in lengths]
         width = max(1, *lengths)
         source, place = (sent(x, self._device) for x in prompt_places(lengths, tables, width))
-        prompts = [rows[0].prompt_ids[:-1] for rows in ordered]
+        firsts = [branch.rows[0] for branch in branches]
         base = self._subject.base
-        ids = torch.tensor([[*p, *[base.pad_id] * (width - len(p))] for p in prompts])
+        padding = [[base.pad_id] * (width - length) for length in lengths]
+        prompts = [[*r.prompt_ids[:-1], *p] for r, p in zip(firsts, padding, strict=True)]
         real = torch.arange(width) < torch.tensor(lengths)[:, None]
-        self._subject.route([rows[0] for rows in ordered], real)
+        self._subject.route(firsts, real)
         with self.cache.filling(source, place), unplanned_attention(self._device):
             base.model(
-                input_ids=sent(ids, self._device),
-                position_ids=torch.arange(width, device=self._device).expand(len(ids), -1),
+                input_ids=sent(torch.tensor(prompts), self._device),
+                position_ids=torch.arange(width, device=self._device).expand(len(prompts), -1),
                 past_key_values=self.cache,
                 use_cache=True,
                 logits_to_keep=1,
             )
+        for branch, pages in zip(branches, tables, strict=True):
+            self._hold(branch, pages)
         self._batch = None
 
     @torch.inference_mode()
-    def step(self, choose: Choose) -> list[Live]:
-        """Feed every row its last token and append the chosen next one.
+    def step(self, choose: Choose) -> list[Branch]:
+        """Feed every branch its last token and append what its rows are given next.
 
         Returns:
-            The rows that were advanced; whoever ends one calls `end`.
+            The branches that were advanced, those that have just parted among them; whoever ends
+            one calls `end`.
         """
         batch = self._batch
-        if batch is None or self._ended > _REBUILD * len(batch.rows) or self._would_shrink(batch):
+        if batch is None or self._thin(batch):
             batch = self._rebuild()
         batch = self._paged(batch)
-        rows = len(batch.rows)
-        size = self._size(rows)
+        count = len(batch.branches)
+        size = self._size(count)
         self._steps(size, lambda: self._forward(size))
-        batch.tokens.copy_(choose(self._logits[:rows], batch))
+        drawn = choose(self._logits[:count], batch)
+        batch.tokens.copy_(drawn.index_select(0, batch.firsts))
         batch.positions += 1
         batch.steps += 1
         self._positions += 1
-        advanced = []
-        for live, token in zip(batch.rows, batch.tokens.tolist(), strict=True):
-            if not live.ended:
-                live.tokens.append(token)
-                advanced.append(live)
-        self._drawn += len(advanced)
+        advanced = self._advanced(batch, drawn.cpu().numpy())
+        self._drawn += sum(len(branch.rows) for branch in advanced)
         return advanced
 
-    def end(self, live: Live) -> None:
-        """Let a row leave the pool."""
-        live.ended = True
+    def end(self, branch: Branch) -> None:
+        """Let a branch, with all its rows, leave the pool."""
+        branch.ended = True
         self._ended += 1
-        self._left += 1
+        self._left += len(branch.rows)
+
+    def _advanced(self, batch: Batch, drawn: np.ndarray) -> list[Branch]:
+        """Append drawn tokens; rows that drew another than their branch's first part from it."""
+        owners, firsts = self._owners
+        tokens = drawn[firsts]
+        parting = np.unique(owners[drawn != tokens[owners]]).tolist()
+        parted = []
+        for place in parting:
+            branch, first = batch.branches[place], int(firsts[place])
+            if not branch.ended:
+                parted += _part(branch, drawn[first : first + len(branch.rows)].tolist())
+        advanced = []
+        for branch, token in zip(batch.branches, tokens.tolist(), strict=True):
+            if not branch.ended:
+                branch.tokens.append(token)
+                advanced.append(branch)
+        return advanced + self._forked(parted) if parted else advanced
+
+    def _forked(self, parted: list[tuple[Branch, Branch]]) -> list[Branch]:
+        """Give branches that have parted pages of their own; sends rows away where there is none.
+
+        Args:
+            parted: Each new branch, after the one that it parted from.
+
+        Returns:
+            The new branches that have pages.
+        """
+        if len(self._free) < len(parted):
+            self._drop_ended()
+        source, target, found = [], [], []
+        for before, branch in parted:
+            full, rest = divmod(branch.position, PAGE)
+            if rest and not self._free:
+                self.evicted += branch.rows
+                continue
+            pages = self._pages[before]
+            own = self._taken(1) if rest else []
+            source += pages[full : full + len(own)]
+            target += own
+            self._hold(branch, [*pages[:full], *own])
+            found.append(branch)
+        if target:
+            both = torch.tensor([source, target], device=self._device)
+            self.cache.copy_pages(both[0], both[1])
+        self._batch = None
+        return found
 
     def _forward(self, size: int) -> None:
         self.cache.point(size)
@@ -163,16 +212,18 @@ class RowPool:
             self._logits = logits.new_empty(len(self._tokens), logits.shape[1])
         self._logits[:size].copy_(logits)
 
-    def _would_shrink(self, batch: Batch) -> bool:
-        fewer = self._size(len(batch.rows) - self._ended)
-        return self._steps.captures and fewer < self._size(len(batch.rows))
+    def _thin(self, batch: Batch) -> bool:
+        """Whether so many have ended that a new batch is worthwhile."""
+        count = len(batch.branches)
+        smaller = self._size(count - self._ended) < self._size(count)
+        return self._ended > _REBUILD * count or (self._steps.captures and smaller)
 
     def _paged(self, batch: Batch) -> Batch:
-        """Give every row a page for its next key; sends rows away where there is none."""
+        """Give every branch a page for its next key; sends some away where there is none."""
         while True:
             entering = np.flatnonzero(self._positions % PAGE == 0).tolist()
-            rows = [(i, batch.rows[i]) for i in entering if not batch.rows[i].ended]
-            wanting = [(i, x) for i, x in rows if len(self._pages[x]) <= x.position // PAGE]
+            among = [(i, batch.branches[i]) for i in entering if not batch.branches[i].ended]
+            wanting = [(i, x) for i, x in among if len(self._pages[x]) <= x.position // PAGE]
             if len(wanting) <= len(self._free):
                 break
             self._make_room()
@@ -181,37 +232,41 @@ class RowPool:
             taken = self._taken(len(wanting))
             self._uses[taken] += 1
             places = [[i, x.position // PAGE] for i, x in wanting]
-            for (_, live), page in zip(wanting, taken, strict=True):
-                self._pages[live].append(page)
+            for (_, branch), page in zip(wanting, taken, strict=True):
+                self._pages[branch].append(page)
             at = sent(torch.tensor(places), self._device)
             pages = sent(torch.tensor(taken, dtype=torch.int32), self._device)
             self.cache.table.index_put_((at[:, 0], at[:, 1]), pages)
         return batch
 
     def _make_room(self) -> None:
-        """Free pages: those of rows that have ended, or else those of the youngest rows.
+        """Free pages: those of branches that have ended, or else those of the youngest.
 
         Raises:
-            torch.OutOfMemoryError: A single row goes on, and needs more than there are.
+            torch.OutOfMemoryError: A single branch goes on, and needs more than there are.
         """
         before = len(self._free)
         self._drop_ended()
         if len(self._free) > before:
             return
-        running = sorted(self.running, key=lambda live: len(live.tokens))
+        running = sorted(self._running, key=lambda branch: len(branch.tokens))
         if len(running) == 1:
             raise torch.OutOfMemoryError(_NO_PAGE)
-        for live in running[: max(1, int(_EVICTED * len(running)))]:
-            live.ended = True
-            self.evicted.append(live.row)
-            self._release(live)
+        for branch in running[: max(1, int(_EVICTED * len(running)))]:
+            branch.ended = True
+            self.evicted += branch.rows
+            self._release(branch)
 
     def _drop_ended(self) -> None:
-        for live in [live for live in self._pages if live.ended]:
-            self._release(live)
+        for branch in [branch for branch in self._pages if branch.ended]:
+            self._release(branch)
 
-    def _release(self, live: Live) -> None:
-        pages = self._pages.pop(live)
+    def _hold(self, branch: Branch, pages: list[int]) -> None:
+        self._pages[branch] = pages
+        self._uses[pages] += 1
+
+    def _release(self, branch: Branch) -> None:
+        pages = self._pages.pop(branch)
         self._uses[pages] -= 1
         self._free += [page for page in pages if not self._uses[page]]
 
@@ -219,30 +274,43 @@ class RowPool:
         return [self._free.pop() for _ in range(count)]
 
     def _rebuild(self) -> Batch:
-        """Make the batch anew from the rows that go on, ordered by adapter."""
+        """Make the batch anew from the branches that go on, ordered by adapter."""
         self._drop_ended()
-        rows = sorted(self._pages, key=lambda live: live.row.adapter)
-        size, count = self._size(len(rows)), len(rows)
-        table = np.full((size, self.cache.table.shape[1]), TRASH, dtype=np.int32)
-        for i, live in enumerate(rows):
-            table[i, : len(self._pages[live])] = self._pages[live]
-        self._positions = np.array([live.position for live in rows])
-        self.cache.table[:size].copy_(torch.from_numpy(table))
+        branches = sorted(self._pages, key=lambda branch: branch.adapter)
+        size, count = self._size(len(branches)), len(branches)
+        table = filled([self._pages[branch] for branch in branches], self.cache.table.shape[1])
+        self._positions = np.array([branch.position for branch in branches])
+        self.cache.table[:count].copy_(torch.from_numpy(table))
+        self.cache.table[count:size] = TRASH
         self.cache.positions[:count].copy_(torch.from_numpy(self._positions))
         self.cache.positions[count:size] = 0
-        self._tokens[:count].copy_(torch.tensor([live.last for live in rows]))
+        self._tokens[:count].copy_(torch.tensor([branch.last for branch in branches]))
         # Padding rides with the last adapter, unpushed; it reads and writes only the page TRASH.
-        padding = [rows[-1].row.adapter] * (size - count)
-        self._subject.route([live.row for live in rows], None, padding)
+        padding = [branches[-1].adapter] * (size - count)
+        self._subject.route([branch.rows[0] for branch in branches], None, padding)
         self._ended = 0
-        self._batch = Batch(
-            rows=rows,
-            tokens=self._tokens[:count],
-            positions=self.cache.positions[:count],
-            steps=torch.tensor([len(live.tokens) for live in rows], device=self._device),
-            seeds=torch.tensor([live.row.seed for live in rows], device=self._device),
-        )
+        self._batch = self._batch_of(branches)
         return self._batch
+
+    def _batch_of(self, branches: list[Branch]) -> Batch:
+        rows = [row for branch in branches for row in branch.rows]
+        counts = np.array([len(branch.rows) for branch in branches])
+        drawn = np.array([len(branch.tokens) for branch in branches])
+        owners, firsts = np.repeat(np.arange(len(branches)), counts), counts.cumsum() - counts
+        self._owners = owners, firsts
+        seeds = np.array([row.seed for row in rows], dtype=np.int64)
+        arrays = (owners, firsts, drawn[owners], seeds)
+        owners, firsts, steps, seeds = (sent(torch.from_numpy(x), self._device) for x in arrays)
+        return Batch(
+            branches=branches,
+            tokens=self._tokens[: len(branches)],
+            positions=self.cache.positions[: len(branches)],
+            rows=rows,
+            owners=owners,
+            firsts=firsts,
+            steps=steps,
+            seeds=seeds,
+        )
 
     def _rehearsing(self) -> AbstractContextManager[None]:
         steering = self._subject.steering
@@ -265,7 +333,18 @@ class RowPool:
             self._subject.steering.reserve(rows)
 
 
-def _prompt_pages(rows: Sequence[Row]) -> int:
-    """Pages of a family's prompt: those it fills once, and one of each row for what is left."""
-    length = len(rows[0].prompt_ids) - 1
-    return length // PAGE + len(rows) * (length % PAGE > 0)
+def _part(branch: Branch, tokens: list[int]) -> list[tuple[Branch, Branch]]:
+    """Leave a branch the rows that were given its first row's token; the others form new ones.
+
+    Args:
+        branch: Its token is not appended yet.
+        tokens: One for each of its rows.
+
+    Returns:
+        Each new branch, with its token appended, after the one that it parted from.
+    """
+    groups: dict[int, list[Row]] = {}
+    for row, token in zip(branch.rows, tokens, strict=True):
+        groups.setdefault(token, []).append(row)
+    (_, branch.rows), *others = groups.items()
+    return [(branch, Branch(rows, [*branch.tokens, token])) for token, rows in others]

@@ -64,37 +64,53 @@ class Row:
 
 
 @dataclass(slots=True, eq=False)
-class Live:
-    """A row in the pool."""
+class Branch:
+    """Rows of one family that have drawn the same tokens so far: one computation serves them all.
 
-    row: Row
+    Such rows have the same past, so they have the same logits; only their noise differs. They part
+    when they draw unlike tokens.
+    """
+
+    rows: list[Row]
+    """At least one."""
     tokens: list[int] = field(default_factory=list)
     """Drawn so far."""
     ended: bool = False
 
     @property
+    def adapter(self) -> int:
+        """Slot of the adapter of all its rows."""
+        return self.rows[0].adapter
+
+    @property
     def last(self) -> int:
         """The token to be fed next."""
-        return self.tokens[-1] if self.tokens else self.row.prompt_ids[-1]
+        return self.tokens[-1] if self.tokens else self.rows[0].prompt_ids[-1]
 
     @property
     def position(self) -> int:
-        """Position of the token to be fed next."""
-        return len(self.row.prompt_ids) - 1 + len(self.tokens)
+        """Position of the token to be fed next; so many keys have been written."""
+        return len(self.rows[0].prompt_ids) - 1 + len(self.tokens)
 
 
 @dataclass(slots=True, kw_only=True)
 class Batch:
-    """The rows of the next step, ordered by adapter."""
+    """The branches of the next step, ordered by adapter, and their rows, ordered by branch."""
 
-    rows: list[Live]
-    tokens: Int[Tensor, " rows"]
-    positions: Int[Tensor, " rows"]
+    branches: list[Branch]
+    tokens: Int[Tensor, " branches"]
+    positions: Int[Tensor, " branches"]
+    rows: list[Row]
+    owners: Int[Tensor, " rows"]
+    """Place of each row's branch."""
+    firsts: Int[Tensor, " branches"]
+    """Place of each branch's first row."""
     steps: Int[Tensor, " rows"]
     seeds: Int[Tensor, " rows"]
 
 
-Choose = Callable[[Float[Tensor, "rows vocab"], Batch], Int[Tensor, " rows"]]
+Choose = Callable[[Float[Tensor, "branches vocab"], Batch], Int[Tensor, " rows"]]
+"""A token for every row, from the logits of its branch."""
 
 
 def check_slots(subject: Subject, rows: Sequence[Row]) -> None:

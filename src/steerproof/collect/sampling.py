@@ -34,9 +34,6 @@ _GAMMA = 0x9E3779B97F4A7C15 - 2**64
 _MIX_A = 0xBF58476D1CE4E5B9 - 2**64
 _MIX_B = 0x94D049BB133111EB - 2**64
 
-# Logits handled at once on a CPU, so that they stay in its cache.
-_CHUNK = 2**16
-
 
 def row_seed(experiment_seed: int, cell: str, question: int, sample: int) -> int:
     """Seed of one completion, in `[0, 2^63)`: its identity, hashed.
@@ -91,11 +88,12 @@ def in_nucleus(
 
 
 def sample(
-    logits: Float[Tensor, "rows vocab"],
+    logits: Float[Tensor, "branches vocab"],
     seeds: Int[Tensor, " rows"],
     steps: Int[Tensor, " rows"],
     temperature: float,
     top_p: float,
+    owners: Int[Tensor, " rows"] | None = None,
 ) -> Int[Tensor, " rows"]:
     """Draw one token per row from the nucleus of the softmax at a temperature.
 
@@ -105,28 +103,24 @@ def sample(
         steps: index of the token being drawn, 0 for the first of the completion.
         temperature: divisor of the logits, above 0.
         top_p: mass of the nucleus, in (0, 1]; 1 keeps every token.
+        owners: whose logits each row draws from, ascending; None when every row has its own.
 
     Raises:
         ModelError: the logits of a row are not finite.
     """
-    states, floor = _states(seeds, steps), _floor(top_p, logits.shape[1])
+    states = _states(seeds, steps)
+    if owners is None:
+        owners = torch.arange(len(seeds), device=seeds.device)
+    drawing = (temperature, top_p, _floor(top_p, logits.shape[1]))
     if logits.is_cuda:
         from steerproof.collect import gpu_kernels
 
-        drawn = gpu_kernels.draw(logits, states, temperature, top_p, floor)
+        drawn = gpu_kernels.draw(logits, states, owners, *drawing)
     else:
         from steerproof.collect import cpu_kernels
 
-        drawn = torch.empty_like(seeds)
-        size = max(1, _CHUNK // logits.shape[1])
-        for start in range(0, len(seeds), size):
-            part = slice(start, start + size)
-            scaled = logits[part].float().cpu()
-            if temperature != 1.0:
-                scaled = scaled / temperature
-            probabilities = scaled.softmax(dim=1)
-            mine = cpu_kernels.draw(scaled, probabilities, states[part].cpu(), top_p, floor)
-            drawn[part] = mine.to(drawn.device)
+        drawn = cpu_kernels.draw(logits.cpu(), states.cpu(), owners.cpu(), *drawing)
+        drawn = drawn.to(seeds.device)
     _check_finite(torch.where(drawn < 0, torch.inf, 0.0))
     return drawn
 

@@ -11,7 +11,7 @@ become one product with their weights side by side. Which do is seen on a probe,
 The base's own weights are never written to.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -24,6 +24,7 @@ from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
 from steerproof.model.lora import LoraPool, Site, bare_linear
+from steerproof.model.lora_products import grouped_product
 
 _SHARE_OF_MEMORY = 0.125
 
@@ -43,8 +44,8 @@ class SharedWeights:
 
     places: tuple[int, ...]
     """The layers, by their place among the pool's sites."""
-    by_slot: Mapping[int, Float[Tensor, "inputs outputs"]]
-    """For each adapter the layers' `W + s B A`, transposed and side by side."""
+    wholes: Float[Tensor, "adapters inputs outputs"]
+    """Of each loaded adapter, by slot, the layers' `W + s B A`, transposed and side by side."""
 
 
 def whole_weights(pool: LoraPool) -> list[SharedWeights]:
@@ -53,8 +54,7 @@ def whole_weights(pool: LoraPool) -> list[SharedWeights]:
     found = []
     for places in _sharing_an_input(pool):
         wholes = torch.cat([_wholes(pool, place, slots) for place in places], dim=2)
-        by_slot = dict(zip(slots, wholes.unbind(), strict=True))
-        found.append(SharedWeights(places=tuple(places), by_slot=by_slot))
+        found.append(SharedWeights(places=tuple(places), wholes=wholes))
     return found
 
 
@@ -111,7 +111,9 @@ class _SharedProduct:
 
     def __init__(self, pool: LoraPool, shared: SharedWeights) -> None:
         self._pool = pool
-        self._wholes = shared.by_slot
+        self._wholes = shared.wholes
+        # A slot that holds no adapter has no rows: where the slots before it end, it ends too.
+        self._loaded = torch.tensor(sorted(pool.loaded)) - 1
         self._sites = [pool.sites[place] for place in shared.places]
         self._sizes = [site.outputs for site in self._sites]
         self._bias = _bias(self._sites)
@@ -131,21 +133,18 @@ class _SharedProduct:
     def _product(self, x: Tensor) -> Tensor:
         routing = self._pool.routing_for(x)
         rows, seq, _ = x.shape
-        y = x.new_empty(rows, seq, sum(self._sizes))
-        if routing.bare:
-            bare = x[: routing.bare]
-            parts = y[: routing.bare].split(self._sizes, dim=-1)
-            for site, part in zip(self._sites, parts, strict=True):
-                part.copy_(bare_linear(site.module, bare))
-        sizes = [count * seq for count in (routing.bare, *routing.counts)]
-        _, *ins = x.reshape(rows * seq, -1).split(sizes)
-        _, *outs = y.view(rows * seq, -1).split(sizes)
-        for slot, part, out in zip(routing.slots, ins, outs, strict=True):
-            if self._bias is None:
-                torch.mm(part, self._wholes[slot], out=out)
-            else:
-                torch.addmm(self._bias, part, self._wholes[slot], out=out)
-        return y
+        bare, size = routing.bare, sum(self._sizes)
+        if bare == rows:
+            return self._bare(x)
+        tokens = x[bare:].reshape((rows - bare) * seq, -1)
+        ends = routing.row_ends[self._loaded] * seq
+        y = grouped_product(tokens, self._wholes, ends).view(rows - bare, seq, size)
+        if self._bias is not None:
+            y += self._bias
+        return torch.cat([self._bare(x[:bare]), y]) if bare else y
+
+    def _bare(self, x: Tensor) -> Tensor:
+        return torch.cat([bare_linear(site.module, x) for site in self._sites], dim=-1)
 
 
 def _bias(sites: Sequence[Site]) -> Tensor | None:

@@ -15,7 +15,6 @@ Python. There the products depend on the routing through tensors alone, which do
 """
 
 import copy
-import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -222,29 +221,28 @@ class LoraPool:
         """Say which adapter each row of the coming forward passes uses.
 
         Args:
-            slots: Ascending slots, 0 (the bare base) first.
+            slots: Ascending slots, 0 (the bare base) first. On the CPU.
 
         Raises:
             ModelError: A slot that was not loaded, or slots that are not ascending.
         """
-        values = slots.tolist()
-        if any(a > b for a, b in itertools.pairwise(values)):
+        if bool((slots[1:] < slots[:-1]).any()):
             raise ModelError("adapter slots must be ascending: sort the rows by adapter first")
-        present = sorted(set(values))
+        present = slots.unique_consecutive().tolist()
         absent = [slot for slot in present if slot not in self._loaded and slot != 0]
         if absent:
             raise ModelError(f"no adapter in slot {absent}; loaded: {sorted(self._loaded)}")
-        counts = torch.bincount(torch.tensor(values), minlength=self.slots + 1)
+        counts = torch.bincount(slots, minlength=self.slots + 1)
         used = tuple(slot for slot in present if slot)
-        self.reserve(len(values))
-        self._row_slots[: len(values)].copy_(sent(torch.tensor(values), self.base.device))
+        self.reserve(len(slots))
+        self._row_slots[: len(slots)].copy_(sent(slots, self.base.device))
         self._routing = Routing(
-            rows=len(values),
+            rows=len(slots),
             bare=int(counts[0]),
             slots=used,
             counts=tuple(int(counts[slot]) for slot in used),
             row_ends=sent(counts[1:].cumsum(0).int(), self.base.device),
-            row_slots=self._row_slots[: len(values)],
+            row_slots=self._row_slots[: len(slots)],
             index=_places(used, self.base.device),
         )
 

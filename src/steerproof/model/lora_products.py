@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Int
 from torch import Tensor
 
 
@@ -46,14 +47,29 @@ def adapter_product(x: Tensor, a: Tensor, b: Tensor, routing: Routing) -> Tensor
     if routing.even:
         groups = x.reshape(len(routing.slots), -1, x.shape[2])
         product = torch.bmm(thin_product(groups, a[routing.index]), b[routing.index])
-    elif x.dtype != torch.float64 and hasattr(F, "grouped_mm"):
+    else:
         ends = routing.row_ends * seq
         tokens = x.reshape(rows * seq, -1)
-        product = F.grouped_mm(F.grouped_mm(tokens, a.mT, offs=ends), b, offs=ends)
-    else:
-        place = routing.row_slots[routing.bare :] - 1
-        product = torch.bmm(torch.bmm(x, a[place].mT), b[place])
+        product = grouped_product(grouped_product(tokens, a.mT, ends), b, ends)
     return product.view(rows, seq, -1)
+
+
+def grouped_product(
+    x: Float[Tensor, "tokens inputs"],
+    weights: Float[Tensor, "groups inputs outputs"],
+    ends: Int[Tensor, " groups"],
+) -> Float[Tensor, "tokens outputs"]:
+    """Of each group of neighbouring tokens the product with its own weights.
+
+    Args:
+        x: The tokens, group by group.
+        weights: Of each group.
+        ends: Where each group ends; the last at the last token.
+    """
+    if x.dtype != torch.float64 and hasattr(F, "grouped_mm"):
+        return F.grouped_mm(x, weights, offs=ends)
+    groups = x.tensor_split(ends[:-1].long().cpu())
+    return torch.cat([part @ own for part, own in zip(groups, weights, strict=True)])
 
 
 def add_on_gpu(
