@@ -35,6 +35,8 @@ class PooledCache(Cache):
         self._longest = longest
         self._layer = -1
         self._key: Tensor | None = None
+        self.mask: Tensor | None = None
+        """Which tokens of prompts attend to which; None when each to all before it."""
 
     @property
     @abstractmethod
@@ -89,8 +91,9 @@ class PooledCache(Cache):
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
         if self.is_filling:
             grouped = query.shape[1] != key.shape[1]
+            shape = {"attn_mask": self.mask, "is_causal": self.mask is None}
             out = F.scaled_dot_product_attention(
-                query, key, value, is_causal=True, scale=scale, enable_gqa=grouped
+                query, key, value, **shape, scale=scale, enable_gqa=grouped
             )
             return out.transpose(1, 2), None
         return self.attend_step(self._layer, query[:, :, 0], scale)[:, None], None

@@ -15,7 +15,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from steerproof.collect.cache import PooledCache
@@ -60,18 +60,24 @@ class PagedCache(PooledCache):
         return self._source is not None
 
     @contextmanager
-    def filling(self, source: Int[Tensor, " n"], place: Int[Tensor, " n"]) -> Iterator[None]:
-        """While inside, a forward pass over prompts `[families, columns]` fills pages.
+    def filling(
+        self,
+        source: Int[Tensor, " n"],
+        place: Int[Tensor, " n"],
+        mask: Bool[Tensor, "sequences 1 width width"] | None,
+    ) -> Iterator[None]:
+        """While inside, a forward pass over prompts `[sequences, width]` fills pages.
 
         Args:
-            source: Which of the flattened prompt tokens are kept.
+            source: Which of the flattened tokens are kept; one may be kept several times.
             place: Where each goes, counted in tokens through all pages.
+            mask: Which tokens attend to which; None when each to all before it.
         """
-        self._source, self._places, self._by_heads = source, place, {}
+        self._source, self._places, self._by_heads, self.mask = source, place, {}, mask
         try:
             yield
         finally:
-            self._source = None
+            self._source = self.mask = None
 
     def point(self, rows: int) -> None:
         """Work out, on the device, where the new keys of the first `rows` rows go."""
@@ -170,23 +176,17 @@ def attention_over_pages(
 
 
 def prompt_places(
-    lengths: Sequence[int], tables: Sequence[Sequence[int]], width: int
-) -> tuple[Tensor, Tensor]:
-    """Which prompt tokens are stored where.
+    lengths: Sequence[int], tables: Sequence[Sequence[int]]
+) -> Int[Tensor, " tokens"]:
+    """Where the tokens of prompts go, one prompt after another, as `PagedCache.filling` takes it.
 
     Args:
         lengths: Tokens of each prompt.
         tables: Its pages.
-        width: Tokens of a padded prompt.
-
-    Returns:
-        Source and place, as `PagedCache.filling` takes them.
     """
-    real = np.arange(width) < np.array(lengths)[:, None]
-    prompt, token = np.nonzero(real)
-    pages = filled(tables, pages_of(width))
-    place = pages[prompt, token // PAGE] * PAGE + token % PAGE
-    return torch.from_numpy(np.flatnonzero(real)), torch.from_numpy(place)
+    prompt, token = np.nonzero(np.arange(max(lengths)) < np.array(lengths)[:, None])
+    pages = filled(tables, max(map(len, tables)))
+    return torch.from_numpy(pages[prompt, token // PAGE] * PAGE + token % PAGE)
 
 
 def filled(tables: Sequence[Sequence[int]], columns: int) -> np.ndarray:

@@ -16,13 +16,17 @@ import torch
 
 from steerproof.collect.graphs import CapturedSteps
 from steerproof.collect.pages import PAGE, TRASH, PagedCache, filled, pages_of, prompt_places
+from steerproof.collect.prompts import packed
 from steerproof.collect.rows import Batch, Branch, Choose, Row, Subject
 from steerproof.model.transfer import sent, unplanned_attention
 
 # Ended branches leave when they are this share of the batch: new tables take some milliseconds.
-_REBUILD = 1 / 16
+_REBUILD = 1 / 32
 # Share of the branches that leave at once where pages run out.
 _EVICTED = 1 / 16
+# Tokens of a sequence in which prompts share what they begin with: its attention is quadratic.
+# Not on a GPU, whose fast attention takes no mask.
+_PACKED = 512
 # Sizes of a batch on a GPU: each costs a capture, and padding costs a row's arithmetic.
 _SMALL_SIZES = (16, 64, 128, 256, 384, 512)
 _SIZE_STEP = 256
@@ -98,23 +102,22 @@ class RowPool:
             torch.OutOfMemoryError: There are not enough pages.
         """
         branches = [Branch(list(rows)) for rows in sorted(families, key=lambda f: f[0].adapter)]
-        lengths = [branch.position for branch in branches]
         self._drop_ended()
-        if sum(map(pages_of, lengths)) > len(self._free):
+        if sum(pages_of(branch.position) for branch in branches) > len(self._free):
             raise torch.OutOfMemoryError(_NO_PAGE)
-        tables = [self._taken(pages_of(length)) for length in lengths]
-        width = max(1, *lengths)
-        source, place = (sent(x, self._device) for x in prompt_places(lengths, tables, width))
-        firsts = [branch.rows[0] for branch in branches]
-        base = self._subject.base
-        padding = [[base.pad_id] * (width - length) for length in lengths]
-        prompts = [[*r.prompt_ids[:-1], *p] for r, p in zip(firsts, padding, strict=True)]
-        real = torch.arange(width) < torch.tensor(lengths)[:, None]
-        self._subject.route(firsts, real)
-        with self.cache.filling(source, place), unplanned_attention(self._device):
+        tables = [self._taken(pages_of(branch.position)) for branch in branches]
+        base, on = self._subject.base, self._device
+        longest = 0 if self._steps.captures else _PACKED
+        prompts = packed([branch.rows[0] for branch in branches], longest, base.pad_id)
+        place = prompt_places([branch.position for branch in branches], tables)
+        source = torch.tensor([token for path in prompts.paths for token in path]).long()
+        mask = None if prompts.mask is None else torch.from_numpy(prompts.mask).to(on)
+        self._subject.route(prompts.rows, torch.from_numpy(prompts.real))
+        filling = self.cache.filling(sent(source, on), sent(place, on), mask)
+        with filling, unplanned_attention(on):
             base.model(
-                input_ids=sent(torch.tensor(prompts), self._device),
-                position_ids=torch.arange(width, device=self._device).expand(len(prompts), -1),
+                input_ids=sent(torch.from_numpy(prompts.ids), on),
+                position_ids=sent(torch.from_numpy(prompts.positions), on),
                 past_key_values=self.cache,
                 use_cache=True,
                 logits_to_keep=1,
@@ -208,6 +211,9 @@ class RowPool:
             use_cache=True,
         )
         logits = output.logits[:, -1]
+        if not self._steps.captures:
+            self._logits = logits
+            return
         if not self._logits.numel():
             self._logits = logits.new_empty(len(self._tokens), logits.shape[1])
         self._logits[:size].copy_(logits)
