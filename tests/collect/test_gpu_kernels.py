@@ -51,11 +51,11 @@ def check_draw(device):
         for temperature, top_p in ((1.0, 0.95), (0.7, 0.5), (1.3, 1.0)):
             states = _states(seeds, steps).to(device)
             drawing = (temperature, top_p, _floor(top_p, vocab))
-            for owners in (torch.arange(rows), torch.arange(rows) // 3):
-                scaled = logits[owners] / temperature
-                expected = drawn_by_definition(scaled, seeds, steps, top_p)
-                got = kernels.draw(logits.to(device), states, owners.to(device), *drawing)
-                assert torch.equal(got.cpu(), expected)
+            owners = torch.arange(rows) // 3 * 2
+            scaled = logits[owners] / temperature
+            expected = drawn_by_definition(scaled, seeds, steps, top_p)
+            got = kernels.draw(logits.to(device), states, owners.to(device), *drawing)
+            assert torch.equal(got.cpu(), expected)
 
 
 def check_bad_logits(device):

@@ -2,10 +2,13 @@
 
 Training takes `4 N T + 6 P T` floating-point operations: the forward pass and the gradient of the
 inputs for the frozen N, and for the P adapter weights the gradient of the weights too. Generation
-takes `2 N` a token, and reads every weight once a step and every key and value once a token.
+takes `2 N` a token, and reads every weight once a step and every key and value once a token; what
+several rows have in common counts once.
 """
 
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from steerproof.adapt.jobs import AdapterJob
 from steerproof.bench.cells import CellWork
@@ -21,22 +24,32 @@ def generation_limit(
 ) -> dict[str, float]:
     """Shares of the measured matrix peak and copy bandwidth that a generation reached.
 
-    The prompt of a question is counted once a cell. Attention's products are left out: they are
-    a few per cent. The fewest steps are those of the longest row.
+    Attention's products are left out: they are a few per cent. The fewest steps are those of the
+    longest row.
     """
     base = work.subject.base
-    longest = work.settings.max_new_tokens
-    prompts = {row.family: len(row.prompt_ids) for row in work.all_rows}
+    prompts: dict[tuple[int, int], set[tuple[int, ...]]] = defaultdict(set)
+    answers: dict[Any, list[tuple[int, ...]]] = defaultdict(list)
+    lengths: dict[Any, int] = {}
+    most = work.settings.max_new_tokens
+    for name in work.names:
+        for tokens, row in zip(drawn[name], work.rows[name], strict=True):
+            prompts[row.adapter, row.push].add(row.prompt_ids[:-1])
+            # The last token drawn is not fed; the one that ends a row is not in its text.
+            answers[row.family].append(tokens[: most - 1])
+            lengths[row.family] = len(row.prompt_ids)
+    # Each step reads its prompt, the prompt's last token and the past of the answer.
     steps = [
-        (min(len(tokens) + 1, longest), len(row.prompt_ids))
-        for name in work.names
-        for tokens, row in zip(drawn[name], work.rows[name], strict=True)
+        lengths[family] + past
+        for family, texts in answers.items()
+        for past in (0, *distinct_pasts(texts))
     ]
+    once = sum(len(distinct_pasts(each)) for each in prompts.values())
     parameters = matrix_parameters(base)
-    flops = 2.0 * parameters * (sum(n for n, _ in steps) + sum(n - 1 for n in prompts.values()))
-    keys = bytes_per_token(work.subject, base.context)
-    read = keys * sum(n * prompt + n * (n + 1) / 2 for n, prompt in steps)
-    read += max(n for n, _ in steps) * parameters * base.dtype.itemsize
+    flops = 2.0 * parameters * (len(steps) + once)
+    read = bytes_per_token(work.subject, base.context) * float(sum(steps))
+    longest = max(len(tokens) for texts in answers.values() for tokens in texts) + 1
+    read += longest * parameters * base.dtype.itemsize
     peak = matrix_peak(base.device, base.dtype)
     bandwidth = copy_bandwidth(base.device)
     return {
@@ -46,6 +59,19 @@ def generation_limit(
         "share_of_copy_bandwidth": read / seconds / bandwidth,
         "limit_seconds": max(flops / peak, read / bandwidth),
     }
+
+
+def distinct_pasts(sequences: Iterable[Sequence[int]]) -> list[int]:
+    """The length of everything that a sequence begins with, each beginning once."""
+    nodes: dict[tuple[int, int], int] = {}
+    lengths = []
+    for tokens in sequences:
+        node = -1
+        for length, token in enumerate(tokens, start=1):
+            node = nodes.setdefault((node, token), len(nodes))
+            if node == len(lengths):
+                lengths.append(length)
+    return lengths
 
 
 def training_limit(

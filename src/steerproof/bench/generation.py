@@ -30,7 +30,7 @@ _PEERS = {_MERGED: True, _UNMERGED: False}
 """Each way of a peer, and whether it merges."""
 
 Drawn = Mapping[str, Sequence[tuple[int, ...]]]
-"""The completions of each cell, as token ids."""
+"""The completions of each cell, as token ids; of ours, in the order of its rows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,11 +139,15 @@ def _peer(name: str, run: _FirstRun, time: Timing, work: CellWork, some: CellWor
 
 
 def _pooled(work: CellWork) -> Drawn:
-    drawn: dict[str, list[tuple[int, ...]]] = {name: [] for name in work.names}
-    for one in generate(work.subject, work.all_rows, work.settings):
-        drawn[one.cell].append(one.token_ids)
+    found = {
+        (one.cell, one.question, one.sample): one.token_ids
+        for one in generate(work.subject, work.all_rows, work.settings)
+    }
     synchronise(work.subject.base.device)
-    return drawn
+    return {
+        name: [found[name, row.question, row.sample] for row in rows]
+        for name, rows in work.rows.items()
+    }
 
 
 def _growth(work: CellWork, counts: Sequence[int], repeats: int) -> dict[str, float]:
