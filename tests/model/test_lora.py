@@ -21,6 +21,7 @@ from steerproof.model.lora import (
     lora_sites,
 )
 from steerproof.model.lora_gradients import Dropout, LoraGradients, keep_mask
+from steerproof.model.lora_products import grouped_product
 from steerproof.model.peft_files import read_peft, write_peft
 from tests.tiny import ARCHITECTURES, LAYERS, random_ids, tiny_base, tiny_model, tiny_tokenizer
 
@@ -436,3 +437,13 @@ def test_in_half_precision_training_keeps_weights_in_full_precision():
     with gradients.attach(), torch.no_grad():
         gradients.route(torch.tensor([1, 1]))
         assert not torch.equal(base.model(input_ids=ids, use_cache=False).logits, output)
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), [(8, 12), (6, 10), (5, 7), (8, 3)])
+def test_grouped_products_are_those_of_each_group_whatever_the_sizes(inputs, outputs):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(9, inputs, generator=generator)
+    weights = torch.randn(3, inputs, outputs, generator=generator)
+    ends = torch.tensor([2, 2, 9], dtype=torch.int32)
+    expected = torch.cat([x[:2] @ weights[0], x[2:] @ weights[2]])
+    torch.testing.assert_close(grouped_product(x, weights, ends), expected)

@@ -165,6 +165,8 @@ def _draw(drawn, scaled, probabilities, logits, states, owners, temperature, top
         low, drawn[row] = floor, -1
         while finite:
             winner = _winner(scaled, probabilities, np.uint64(states[row]), low)
+            if winner < 0:
+                break
             # Outside the nucleus: neither is any token as improbable in it.
             low = probabilities[winner]
             if top_p >= 1.0 or _above(probabilities, low) < top_p:

@@ -50,7 +50,7 @@ class PagedCache(PooledCache):
         """Of the token that each row is fed next. Always this memory: a captured step reads it."""
         self._layers: list[tuple[Tensor, Tensor]] = []
         self._source: Tensor | None = None
-        self._new: tuple[Tensor, Tensor] = (self.positions, self.positions)
+        self._new: tuple[Tensor, ...] = ()
         self._by_heads: dict[int, Tensor] = {}
         self._places = self._lengths = torch.zeros(0, dtype=torch.int64, device=device)
 

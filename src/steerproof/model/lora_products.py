@@ -66,10 +66,17 @@ def grouped_product(
         weights: Of each group.
         ends: Where each group ends; the last at the last token.
     """
-    if x.dtype != torch.float64 and hasattr(F, "grouped_mm"):
+    known = x.dtype != torch.float64 and hasattr(F, "grouped_mm")
+    if known and _aligned(x) and _aligned(weights):
         return F.grouped_mm(x, weights, offs=ends)
     groups = x.tensor_split(ends[:-1].long().cpu())
     return torch.cat([part @ own for part, own in zip(groups, weights, strict=True)])
+
+
+def _aligned(matrices: Tensor) -> bool:
+    """Whether rows, or columns, begin at multiples of 16 bytes, as the library's product wants."""
+    size = matrices.element_size()
+    return all(stride == 1 or stride * size % 16 == 0 for stride in matrices.stride()[-2:])
 
 
 def add_on_gpu(
