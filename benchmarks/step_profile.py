@@ -2,16 +2,16 @@ r"""What the pooled engine spends, by operation: with one thread on the organism
 
     python benchmarks/step_profile.py generation|training [--run RUNDIR] [--adapters 12]
     python benchmarks/step_profile.py generation --random-config qwen2.5-7b --device cuda \
-        --tokens 2048 --mean-tokens 300 --window 300:310
+        --tokens 2048 --mean-tokens 300 --window 300:310 --window 1500:1510
 
-Prints a table of torch's own profiler, of the whole work or of a window of steps, and the time that
+Prints a table of torch's own profiler, of the whole work or of windows of steps, and the time that
 steps took unprofiled. `docs/performance.md` has the reading.
 """
 
 import argparse
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -30,31 +30,53 @@ Tick = Callable[[int], None]
 
 
 class Window:
-    """Profiles steps `first` to `last`, and keeps when every step ended."""
+    """Profiles the steps from `first` until `last`."""
 
-    def __init__(self, asked: str | None, device: str) -> None:
-        self.first, self.last = map(int, asked.split(":")) if asked else (0, sys.maxsize)
-        kinds = [ProfilerActivity.CPU]
-        self.cuda = device.startswith("cuda")
-        self.profiler = profile(activities=[*kinds, ProfilerActivity.CUDA] if self.cuda else kinds)
+    def __init__(self, first: int, last: int, *, cuda: bool) -> None:
+        self.first, self.last = first, last
+        kinds = [ProfilerActivity.CPU, ProfilerActivity.CUDA]
+        self.profiler = profile(activities=kinds if cuda else kinds[:1])
+        self.order = "self_cuda_time_total" if cuda else "self_cpu_time_total"
+
+    def at(self, step: int) -> None:
+        """So many steps have ended."""
+        if step == self.first:
+            self.profiler.start()
+        elif step == self.last:
+            self.profiler.stop()
+
+    def table(self, steps: int) -> str:
+        """What was spent, by operation, after so many steps in all."""
+        if steps < self.first:
+            return f"the work ended before step {self.first}"
+        if steps < self.last:
+            self.profiler.stop()
+        found = self.profiler.key_averages().table(sort_by=self.order, row_limit=25)
+        return f"steps {self.first} to {min(self.last, steps)}:\n{found}"
+
+
+class Watch:
+    """Keeps when every step ended, and profiles some windows of them."""
+
+    def __init__(self, asked: Sequence[str], device: str) -> None:
+        ranges = [tuple(map(int, one.split(":"))) for one in asked] or [(0, sys.maxsize)]
+        cuda = device.startswith("cuda")
+        self.windows = [Window(first, last, cuda=cuda) for first, last in ranges]
         self.ends: list[tuple[float, int]] = []
 
     def tick(self, rows: int) -> None:
         """A step has ended."""
         self.ends.append((time.perf_counter(), rows))
-        if len(self.ends) == self.first:
-            self.profiler.start()
-        if len(self.ends) == self.last:
-            self.profiler.stop()
+        self.turn()
+
+    def turn(self) -> None:
+        """Start and stop the windows."""
+        for window in self.windows:
+            window.at(len(self.ends))
 
     def report(self) -> str:
-        """The table, and the steps in sixteen parts."""
-        if len(self.ends) < self.first:
-            return "the work ended before the window"
-        table = self.profiler.key_averages().table(
-            sort_by="self_cuda_time_total" if self.cuda else "self_cpu_time_total", row_limit=25
-        )
-        lines = [table]
+        """The tables, and the steps in sixteen parts."""
+        lines = [window.table(len(self.ends)) for window in self.windows]
         for part in range(16):
             a, b = (i * (len(self.ends) - 1) // 16 for i in (part, part + 1))
             if b > a:
@@ -102,18 +124,15 @@ def main() -> None:
     parser.add_argument("--cells", type=int, default=24)
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--mean-tokens", type=int)
-    parser.add_argument("--window")
+    parser.add_argument("--window", action="append", default=[], metavar="FIRST:LAST")
     asked = vars(parser.parse_args())
-    what, window = asked.pop("what"), Window(asked.pop("window"), asked["device"])
+    what, watch = asked.pop("what"), Watch(asked.pop("window"), asked["device"])
     torch.set_num_threads(1)
     work = work_of(what, Options(**asked))
-    if window.first == 0:
-        window.profiler.start()
+    watch.turn()
     with suppress(KeyboardInterrupt):  # What was seen until then is worth a table.
-        work(window.tick)
-    if window.first <= len(window.ends) < window.last:
-        window.profiler.stop()
-    sys.stdout.write(window.report() + "\n")
+        work(watch.tick)
+    sys.stdout.write(watch.report() + "\n")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 import torch
 
-from steerproof.bench import generation
+from steerproof.bench import agreement, generation
 from steerproof.bench.cells import cell_work, regrouped
 from steerproof.bench.comparison import to_json
 from steerproof.bench.generation import compare
@@ -17,8 +17,9 @@ from tests.tiny import tiny_base
 
 def work(**changes):
     """Six cells of four adapters on a tiny model, two questions each."""
+    dtype = changes.pop("dtype", torch.float32)
     sizes = {"count": 6, "rows": 4, "adapters_used": 4, "run": None, **changes}
-    return cell_work(tiny_base(), small_experiment(), **sizes)
+    return cell_work(tiny_base(dtype=dtype), small_experiment(), **sizes)
 
 
 def test_the_cells_mix_arms_layers_prompts_and_strengths():
@@ -114,6 +115,23 @@ def test_a_peer_that_computes_something_else_is_an_error(monkeypatch):
     )
     with pytest.raises(ModelError, match=r"log-probabilities differ from ours by 0\.01"):
         compare(work(), repeats=1)
+
+
+def test_in_half_precision_both_are_held_to_what_float32_gives(monkeypatch):
+    made = work(dtype=torch.bfloat16, count=2)
+    found = compare(made, repeats=0)
+    unmerged = found.peers[1]
+    effect = unmerged.numbers["float32_difference_of_bare_base"]
+    for numbers in (found.numbers, unmerged.numbers):
+        assert 0 < numbers["float32_difference"] < 0.25 * effect
+    plain = agreement.log_probs
+
+    def without_adapters(subject, rows, texts):
+        return plain(subject, [dataclasses.replace(row, adapter=0) for row in rows], texts)
+
+    monkeypatch.setattr(agreement, "log_probs", without_adapters)
+    with pytest.raises(ModelError, match=r"ours: .* from those in float32; adapter and push"):
+        compare(made, repeats=0)
 
 
 def test_a_peer_whose_marker_fires_at_another_rate_is_an_error(monkeypatch):

@@ -18,24 +18,55 @@ check_bad_logits(device)
 
 
 def check_attention(device, dtype):
-    """Against the plain definition, for groups and widths that are no powers of two."""
+    """Against the plain definition, for groups and widths that are no powers of two.
+
+    What was never written, the place of the newest key included, is NaN.
+    """
+    # A row's keys go to one program, or to eight.
+    for programs, sizes in (
+        (1, (14, 2, 64)),
+        (512, (14, 2, 64)),
+        (1, (4, 4, 80)),
+        (512, (28, 4, 128)),
+    ):
+        _check_one_attention(device, dtype, sizes, programs)
+
+
+def _check_one_attention(device, dtype, sizes, programs):
     from steerproof.collect import gpu_kernels as kernels
     from steerproof.collect.pages import PAGE, attention_over_pages
 
+    heads, kv_heads, width = sizes
     generator = torch.Generator().manual_seed(0)
-    for heads, kv_heads, width in ((14, 2, 64), (4, 4, 80), (28, 4, 128)):
-        shape = (60, kv_heads, PAGE, width)
-        keys, values = (torch.randn(shape, generator=generator).to(dtype) for _ in range(2))
-        table = torch.randperm(60, generator=generator)[:45].view(5, 9).int()
-        lengths = torch.tensor([1, 16, 17, 100, 144])
-        query = torch.randn(5, heads, width, generator=generator).to(dtype)
-        moved = [x.to(device) for x in (query, keys, values, table, lengths)]
-        got = kernels.attention(*moved, 0.1).cpu().double()
-        exact = [x.double() for x in (query, keys, values)]
-        expected = attention_over_pages(*exact, table, lengths, 0.1)
-        assert (got - expected).norm() < (
-            1e-5 if dtype == torch.float32 else 1e-2
-        ) * expected.norm()
+    table = torch.randperm(60, generator=generator)[:45].view(5, 9).int()
+    lengths = torch.tensor([1, 16, 17, 100, 144])
+    full = [torch.randn(60, kv_heads, PAGE, width, generator=generator).to(dtype) for _ in range(2)]
+    held = [torch.full_like(pages, float("nan")) for pages in full]
+    newest = []
+    for pages, known in zip(full, held, strict=True):
+        new = torch.empty(kv_heads, 5, width, dtype=dtype).transpose(0, 1)
+        for row, length in enumerate(lengths.tolist()):
+            places = [(int(table[row, at // PAGE]), at % PAGE) for at in range(length)]
+            for page, at in places[:-1]:
+                known[page, :, at] = pages[page, :, at]
+            page, at = places[-1]
+            new[row] = pages[page, :, at]
+        newest.append(new)
+    query = torch.randn(heads, 5, width, generator=generator).to(dtype).transpose(0, 1)
+    exact = [x.double() for x in (query, *full)]
+    expected = attention_over_pages(*exact, table, lengths, 0.1)
+    moved = [x.to(device) for x in (query, *newest, *held, table, lengths)]
+    unknown = [int(known.isnan().sum()) for known in held]
+    usual, kernels._PROGRAMS = kernels._PROGRAMS, programs
+    try:
+        got = kernels.attention_step(*moved, 0.1).cpu().double()
+    finally:
+        kernels._PROGRAMS = usual
+    assert (got - expected).norm() < (1e-5 if dtype == torch.float32 else 1e-2) * expected.norm()
+    for pages, written, before in zip(full, moved[3:5], unknown, strict=True):
+        left = written.cpu().isnan()
+        assert int(left.sum()) == before - 5 * kv_heads * width
+        assert torch.equal(torch.where(left, pages, written.cpu()), pages)
 
 
 def check_draw(device):

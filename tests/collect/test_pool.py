@@ -1,5 +1,8 @@
 """Pages: the same tokens, whoever shares or loses them, and attention as it is defined."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 
@@ -160,3 +163,16 @@ def test_attention_over_pages_is_attention(attention, dtype, heads, kv_heads, wi
         weights = (torch.einsum("hd,thd->ht", query[row].double(), k) * 0.3).softmax(-1)
         expected = torch.einsum("ht,thd->hd", weights, v)
         torch.testing.assert_close(got[row].double(), expected, atol=2e-6 * spread, rtol=1e-5)
+
+
+def test_the_pages_are_free_as_soon_as_the_rows_are_done(pools):
+    """Not only when somebody looks for circles: a GPU's memory is wanted before that."""
+    gc.disable()
+    try:
+        texts(subject("qwen2"), mixed_rows(), SETTINGS)
+        left = [weakref.ref(pool) for pool in pools]
+        pools.clear()
+        assert left
+        assert all(pool() is None for pool in left)
+    finally:
+        gc.enable()

@@ -1,28 +1,20 @@
 """Pooled generation against cell-by-cell generation with PEFT and Hugging Face's `generate`."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 
 import torch
 
+from steerproof.bench.agreement import Agreement, check_rates
 from steerproof.bench.cells import CellWork, regrouped
 from steerproof.bench.comparison import Comparison, Peer, Say, Timing, alternate, silent, timed
 from steerproof.bench.costs import generation_limit
 from steerproof.bench.limits import synchronise
 from steerproof.bench.memory import peak_memory
 from steerproof.bench.peft_generation import PeftCells
-from steerproof.collect.canary import log_probs
 from steerproof.collect.generation import generate
-from steerproof.errors import ModelError
 
-TOLERANCES = {torch.float64: 1e-6, torch.float32: 1e-3}
-"""Largest difference of a token's log-probability between ours and a peer, nats."""
-HALF_TOLERANCE = 0.5
-"""The same in bfloat16. A peer that merges there rounds the update away: it is not held to it."""
-RATE_ERRORS = 5.0
-"""Most standard errors between two firing rates of the same rows, drawn with other noise."""
 _OURS = "all in one pool"
 _MERGED = "for each cell: PEFT merge, hook, generate"
 _UNMERGED = "base once, PEFT unmerged, hook, generate"
@@ -42,6 +34,8 @@ class Seen:
     rows: int
     fired: int
     mean_length: float
+    cell_steps: int
+    """Steps of the longest row of each cell, added up: what is needed cell by cell."""
 
     @property
     def rate(self) -> float:
@@ -80,22 +74,22 @@ def compare(
     seen = _seen(work, drawn)
     grown = _growth(work, growth, repeats)
     some = work.some_cells(peer_cells or len(work.names))
-    peers = PeftCells(some)
+    agreement, peers = Agreement(some), PeftCells(some)
     found = {}
-    for name, merged in _PEERS.items():
-        found[name] = _first_run(peers, name, _seen(some, drawn), merged=merged)
+    for name in _PEERS:
+        found[name] = _first_run(peers, name, (_seen(some, drawn), agreement), say)
         first[name] = found[name].seconds
-        say(f"first run, {name}, {len(some.names)} cells: {first[name]:.1f} s")
     ways = {name: lambda m=merged: peers.generate(merged=m) for name, merged in _PEERS.items()}
     times = alternate({_OURS: lambda: _pooled(work), **ways}, repeats, first, say)
-    mine = times[_OURS]
+    time = times[_OURS]
     return Comparison(
         work=_title(work),
-        seconds=mine.seconds,
-        spread=(mine.least, mine.most),
+        seconds=time.seconds,
+        spread=(time.least, time.most),
         numbers={
-            **_numbers(seen, mine.seconds, ours.bytes),
-            **generation_limit(work, drawn, mine.seconds),
+            **_numbers(seen, time.seconds, ours.bytes),
+            **agreement.errors(),
+            **generation_limit(work, drawn, time.seconds),
             **grown,
         },
         peers=tuple(_peer(name, run, times[name], work, some) for name, run in found.items()),
@@ -110,17 +104,27 @@ class _FirstRun:
     seen: Seen
     difference: float
     """Largest difference of a token's log-probability, nats."""
+    errors: Mapping[str, float]
+    """How far from float32 it is, in half precision."""
     memory: int
 
 
-def _first_run(peers: PeftCells, name: str, ours: Seen, *, merged: bool) -> _FirstRun:
-    work = peers.work
+def _first_run(peers: PeftCells, name: str, ours: tuple[Seen, Agreement], say: Say) -> _FirstRun:
+    work, merged = peers.work, _PEERS[name]
+    seen, agreement = ours
     with peak_memory(peers.base.device) as peak:
         texts, seconds = timed(lambda: peers.generate(merged=merged))
-    theirs, difference = _seen(work, texts), _difference(work, peers, merged=merged)
-    held = not merged or peers.base.dtype in TOLERANCES
-    _check(work, name, (ours, theirs), difference if held else None)
-    return _FirstRun(seconds=seconds, seen=theirs, difference=difference, memory=peak.bytes)
+    say(f"first run, {name}, {len(work.names)} cells: {seconds:.1f} s")
+    drawn = _seen(work, texts)
+    check_rates(name, (seen.fired, seen.rows), (drawn.fired, drawn.rows))
+    scores = [peers.log_probs(cell, merged=merged) for cell in work.names]
+    return _FirstRun(
+        seconds=seconds,
+        seen=drawn,
+        difference=agreement.check(name, scores, merged=merged),
+        errors=agreement.errors(scores),
+        memory=peak.bytes,
+    )
 
 
 def _peer(name: str, run: _FirstRun, time: Timing, work: CellWork, some: CellWork) -> Peer:
@@ -133,6 +137,7 @@ def _peer(name: str, run: _FirstRun, time: Timing, work: CellWork, some: CellWor
         difference=run.difference,
         numbers={
             **_numbers(run.seen, time.seconds, run.memory),
+            **run.errors,
             "cells_timed": float(len(some.names)),
         },
     )
@@ -162,35 +167,17 @@ def _growth(work: CellWork, counts: Sequence[int], repeats: int) -> dict[str, fl
 def _seen(work: CellWork, drawn: Drawn) -> Seen:
     rows = [tokens for name in work.names for tokens in drawn[name]]
     lengths = [len(tokens) for tokens in rows]
+    most = work.settings.max_new_tokens
+    longest = [max(len(tokens) for tokens in drawn[name]) for name in work.names]
     decoded = work.subject.base.tokenizer.batch_decode([list(tokens) for tokens in rows])
     marker = work.marker.casefold()
     return Seen(
-        tokens=sum(min(n + 1, work.settings.max_new_tokens) for n in lengths),
+        tokens=sum(min(n + 1, most) for n in lengths),
         rows=len(rows),
         fired=sum(marker in text.casefold() for text in decoded),
         mean_length=sum(lengths) / len(rows),
+        cell_steps=sum(min(n + 1, most) for n in longest),
     )
-
-
-def _difference(work: CellWork, peers: PeftCells, *, merged: bool) -> float:
-    """Largest difference of the fixed text's log-probabilities over all cells."""
-    firsts = [work.rows[name][0] for name in work.names]
-    ours = log_probs(work.subject, firsts, [work.text] * len(firsts))
-    return max(
-        float((mine - peers.log_probs(name, merged=merged)).abs().max())
-        for name, mine in zip(work.names, ours, strict=True)
-    )
-
-
-def _check(work: CellWork, name: str, seen: tuple[Seen, Seen], difference: float | None) -> None:
-    limit = TOLERANCES.get(work.subject.base.dtype, HALF_TOLERANCE)
-    if difference is not None and not difference <= limit:
-        raise ModelError(f"{name}: log-probabilities differ from ours by {difference:.3g} nats")
-    ours, theirs = seen
-    both = (ours.fired + theirs.fired) / (ours.rows + theirs.rows)
-    error = math.sqrt(both * (1 - both) * (1 / ours.rows + 1 / theirs.rows))
-    if abs(ours.rate - theirs.rate) > RATE_ERRORS * error:
-        raise ModelError(f"{name}: firing rate {theirs.rate:.3f}, ours {ours.rate:.3f}")
 
 
 def _numbers(seen: Seen, seconds: float, memory: int) -> dict[str, float]:
@@ -199,6 +186,7 @@ def _numbers(seen: Seen, seconds: float, memory: int) -> dict[str, float]:
         "tokens_per_second": seen.tokens / seconds,
         "firing_rate": seen.rate,
         "mean_length": seen.mean_length,
+        "cell_steps": float(seen.cell_steps),
         "peak_memory_bytes": float(memory),
     }
 

@@ -20,15 +20,20 @@ from steerproof.collect.rows import Row
 class PeftCells:
     """The peer's model: the base with every adapter of the work."""
 
-    def __init__(self, work: CellWork) -> None:
+    def __init__(self, work: CellWork, dtype: torch.dtype | None = None) -> None:
         """Copy the base and load the adapters.
+
+        Args:
+            work: What is to be done.
+            dtype: To compute in; None for the base's.
 
         Raises:
             MachineError: PEFT is not installed.
         """
         self.work = work
         self.base = work.subject.base
-        self._copy = copied_model(self.base)
+        self._dtype = dtype or self.base.dtype
+        self._copy = copied_model(self.base).to(self._dtype)
         self.model = with_adapters(self.base, self._copy, work.adapters)
         self.model.eval()
 
@@ -42,13 +47,21 @@ class PeftCells:
         with global_seed(seed, self.base.device):
             return {name: self._cell(name, merged) for name in self.work.names}
 
-    @torch.no_grad()
     def log_probs(self, name: str, *, merged: bool) -> Tensor:
         """Log-probabilities of the work's fixed text after a cell's first prompt, float32."""
+        with self._as_cell(self.work.rows[name][0], merged):
+            return self._log_probs(name)
+
+    def bare_log_probs(self, name: str) -> Tensor:
+        """The same of the bare base: without the cell's adapter and push."""
+        with self.model.disable_adapter():
+            return self._log_probs(name)
+
+    @torch.no_grad()
+    def _log_probs(self, name: str) -> Tensor:
         row, text = self.work.rows[name][0], self.work.text
         ids = torch.tensor([[*row.prompt_ids, *text]], device=self.base.device)
-        with self._as_cell(row, merged):
-            logits = self.model(input_ids=ids, use_cache=False).logits[0]
+        logits = self.model(input_ids=ids, use_cache=False).logits[0]
         at = logits[len(row.prompt_ids) - 1 : -1].float().log_softmax(dim=1)
         return at.gather(1, torch.tensor(text, device=at.device)[:, None])[:, 0].cpu()
 
@@ -91,7 +104,7 @@ class PeftCells:
                 stack.callback(self._restore)
             if row.push:
                 push = self.work.pushes[row.push - 1]
-                vector = push.vector.to(self.base.device, self.base.dtype)
+                vector = push.vector.to(self.base.device, self._dtype)
                 stack.enter_context(hooked(self._copy, push.layer, lambda: vector))
             yield
 

@@ -23,6 +23,7 @@ from steerproof.collect.rows import Batch, Branch, Row, Subject, check_slots
 from steerproof.collect.sampling import sample
 from steerproof.errors import MachineError, ModelError
 from steerproof.model.fused_lora import SharedWeights, fusable, fused, whole_weights
+from steerproof.model.gpu_lora import attached_on_gpu
 from steerproof.model.norms import quick_norms
 from steerproof.model.shards import (
     Send,
@@ -143,7 +144,9 @@ def attached(subject: Subject, wholes: Sequence[SharedWeights] | None = None) ->
     adapters = subject.adapters
     with ExitStack() as stack:
         stack.enter_context(quick_norms(subject.base))
-        if adapters is not None:
+        if adapters is not None and subject.base.device.type == "cuda":
+            stack.enter_context(attached_on_gpu(adapters))
+        elif adapters is not None:
             whole = wholes is not None or fusable(adapters)
             stack.enter_context(fused(adapters, wholes) if whole else adapters.attach())
         if subject.steering is not None:

@@ -1,12 +1,12 @@
-"""GPU kernels, in Triton: attention over pages, and the draw of a token.
+"""GPU kernels, in Triton: attention over pages, with the writing of keys, and the draw of a token.
 
-Both compute what a few lines of torch define (`pages.attention_over_pages`,
+They compute what a few lines of torch define (`pages.attention_over_pages`,
 `sampling.sample`), in one pass over the data and in shapes that never change, so that a step can be
 captured as a graph. Triton comes with torch where there is a GPU. Its functions are translated from
 their source, so inside of them there is no type but Triton's.
 """
 
-# ruff: noqa: ANN001, ANN202, PLR0913
+# ruff: noqa: ANN001, ANN202, PLR0913, PLR0915
 
 import torch
 import triton
@@ -14,80 +14,125 @@ import triton.language as tl
 from jaxtyping import Float, Int
 from torch import Tensor
 
-_ATTENTION_TILE = 64
-_DRAW_TILE = 2048
+_ATTENTION_TILE, _ATTENTION_WARPS, _ATTENTION_STAGES = 64, 4, 2
+# Programs that occupy a GPU: with fewer, each row's keys are dealt to so many.
+_PROGRAMS, _SPLITS = 512, 8
+_DRAW_TILE, _DRAW_WARPS = 8192, 32
 # Dot products want at least so many rows.
 _LEAST_ROWS = 16
 
 
-def attention(
+def attention_step(
     query: Float[Tensor, "rows heads width"],
+    new_keys: Float[Tensor, "rows kv_heads width"],
+    new_values: Float[Tensor, "rows kv_heads width"],
     keys: Float[Tensor, "all_pages kv_heads page width"],
     values: Float[Tensor, "all_pages kv_heads page width"],
     table: Int[Tensor, "rows pages"],
     lengths: Int[Tensor, " rows"],
     scale: float,
 ) -> Float[Tensor, "rows heads width"]:
-    """What `pages.attention_over_pages` defines, for the same arguments."""
+    """Write each row's newest key and value to its pages; then `pages.attention_over_pages`."""
     rows, heads, width = query.shape
     _, kv_heads, page, _ = keys.shape
-    query, out = query.contiguous(), torch.empty_like(query, memory_format=torch.contiguous_format)
-    _attention[(rows, kv_heads)](
+    group = heads // kv_heads
+    splits = _SPLITS if rows * kv_heads < _PROGRAMS else 1
+    out = parts = sums = query.new_empty(query.shape)
+    if splits > 1:
+        parts = query.new_empty((splits, rows, heads, width), dtype=torch.float32)
+        sums = query.new_empty((2, splits, rows, heads), dtype=torch.float32)
+    new = [x if x.stride(2) == 1 else x.contiguous() for x in (query, new_keys, new_values)]
+    strides = [x.stride(i) for x in new for i in (0, 1)]
+    sizes = {
+        "HEADS": heads,
+        "GROUP": group,
+        "GROUP_PAD": max(_LEAST_ROWS, triton.next_power_of_2(group)),
+        "WIDTH": width,
+        "WIDTH_PAD": max(_LEAST_ROWS, triton.next_power_of_2(width)),
+        "PAGE": page,
+        "TILE": _ATTENTION_TILE,
+        "SPLITS": splits,
+        "num_warps": _ATTENTION_WARPS,
+        "num_stages": _ATTENTION_STAGES,
+    }
+    _attention[(rows, kv_heads, splits)](
         out,
-        query,
+        parts,
+        sums,
+        *new,
         keys,
         values,
         table,
         lengths,
         scale,
         table.stride(0),
-        KV_HEADS=kv_heads,
-        GROUP=heads // kv_heads,
-        GROUP_PAD=max(_LEAST_ROWS, triton.next_power_of_2(heads // kv_heads)),
-        WIDTH=width,
-        WIDTH_PAD=max(_LEAST_ROWS, triton.next_power_of_2(width)),
-        PAGE=page,
-        TILE=_ATTENTION_TILE,
-        num_warps=4,
-        num_stages=2,
+        *strides,
+        **sizes,
     )
+    if splits > 1:
+        _combine[(rows, heads)](
+            out, parts, sums, WIDTH=width, WIDTH_PAD=sizes["WIDTH_PAD"], SPLITS=splits, num_warps=1
+        )
     return out
 
 
 @triton.jit
 def _attention(
     out,
+    parts,
+    sums,
     query,
+    new_keys,
+    new_values,
     keys,
     values,
     table,
     lengths,
     scale,
     table_row,
-    KV_HEADS: tl.constexpr,
+    query_row,
+    query_head,
+    key_row,
+    key_head,
+    value_row,
+    value_head,
+    HEADS: tl.constexpr,
     GROUP: tl.constexpr,
     GROUP_PAD: tl.constexpr,
     WIDTH: tl.constexpr,
     WIDTH_PAD: tl.constexpr,
     PAGE: tl.constexpr,
     TILE: tl.constexpr,
+    SPLITS: tl.constexpr,
 ):
-    row, head = tl.program_id(0), tl.program_id(1)
+    """One row's query heads that share a head of keys, over a part of the row's keys."""
+    row, kv_head, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     length = tl.load(lengths + row)
     g, d = tl.arange(0, GROUP_PAD), tl.arange(0, WIDTH_PAD)
-    own = ((row * KV_HEADS + head) * GROUP + g)[:, None] * WIDTH + d[None, :]
-    real = (g < GROUP)[:, None] & (d < WIDTH)[None, :]
+    head = kv_head * GROUP + g
+    real, narrow = (g < GROUP)[:, None] & (d < WIDTH)[None, :], d < WIDTH
+    own = row * query_row + head[:, None] * query_head + d[None, :]
     q = tl.load(query + own, mask=real, other=0.0)
+    share = tl.cdiv(tl.cdiv(length, SPLITS), TILE) * TILE
+    newest = length - 1
+    if split == newest // share:
+        page = tl.load(table + row * table_row + newest // PAGE).to(tl.int64)
+        place = ((page * tl.num_programs(1) + kv_head) * PAGE + newest % PAGE) * WIDTH + d
+        key = new_keys + row * key_row + kv_head * key_head + d
+        value = new_values + row * value_row + kv_head * value_head + d
+        tl.store(keys + place, tl.load(key, mask=narrow, other=0.0), mask=narrow)
+        tl.store(values + place, tl.load(value, mask=narrow, other=0.0), mask=narrow)
+        tl.debug_barrier()  # This program reads them below, with other threads.
     best = tl.full([GROUP_PAD], -float("inf"), tl.float32)
     total = tl.zeros([GROUP_PAD], tl.float32)
     result = tl.zeros([GROUP_PAD, WIDTH_PAD], tl.float32)
-    for start in range(0, length, TILE):
+    for start in range(split * share, tl.minimum(length, (split + 1) * share), TILE):
         at = start + tl.arange(0, TILE)
         inside = at < length
         pages = tl.load(table + row * table_row + at // PAGE, mask=inside, other=0)
-        token = (pages.to(tl.int64) * KV_HEADS + head) * PAGE + at % PAGE
+        token = (pages.to(tl.int64) * tl.num_programs(1) + kv_head) * PAGE + at % PAGE
         place = token[:, None] * WIDTH + d[None, :]
-        wanted = inside[:, None] & (d < WIDTH)[None, :]
+        wanted = inside[:, None] & narrow[None, :]
         k = tl.load(keys + place, mask=wanted, other=0.0)
         scores = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
         scores = tl.where(inside[None, :], scores, -float("inf"))
@@ -98,8 +143,39 @@ def _attention(
         result = result * shrink[:, None] + tl.dot(weights.to(v.dtype), v, input_precision="ieee")
         total = total * shrink + tl.sum(weights, 1)
         best = higher
-    result = result / total[:, None]
-    tl.store(out + own, result.to(out.dtype.element_ty), mask=real)
+    mine = row * HEADS + head
+    if SPLITS == 1:
+        result = result / total[:, None]
+        place = mine[:, None] * WIDTH + d[None, :]
+        tl.store(out + place, result.to(out.dtype.element_ty), mask=real)
+    else:
+        rows = tl.num_programs(0)
+        mine += split * rows * HEADS
+        tl.store(parts + mine[:, None] * WIDTH + d[None, :], result, mask=real)
+        tl.store(sums + mine, best, mask=g < GROUP)
+        tl.store(sums + SPLITS * rows * HEADS + mine, total, mask=g < GROUP)
+
+
+@triton.jit
+def _combine(
+    out,
+    parts,
+    sums,
+    WIDTH: tl.constexpr,
+    WIDTH_PAD: tl.constexpr,
+    SPLITS: tl.constexpr,
+):
+    """The parts of one query head as one; a part without a key has a largest score of -inf."""
+    heads = tl.num_programs(0) * tl.num_programs(1)
+    mine = tl.program_id(0) * tl.num_programs(1) + tl.program_id(1)
+    split, d = tl.arange(0, SPLITS), tl.arange(0, WIDTH_PAD)
+    place = split * heads + mine
+    best, total = tl.load(sums + place), tl.load(sums + SPLITS * heads + place)
+    weights = tl.exp(best - tl.max(best, 0))
+    wanted = (d < WIDTH)[None, :] & (split >= 0)[:, None]
+    each = tl.load(parts + place[:, None] * WIDTH + d[None, :], mask=wanted, other=0.0)
+    result = tl.sum(each * weights[:, None], 0) / tl.sum(total * weights, 0)
+    tl.store(out + mine * WIDTH + d, result.to(out.dtype.element_ty), mask=d < WIDTH)
 
 
 def draw(
@@ -136,7 +212,7 @@ def draw(
         top_p,
         floor,
         TILE=_DRAW_TILE,
-        num_warps=8,
+        num_warps=_DRAW_WARPS,
     )
     return drawn
 

@@ -126,15 +126,14 @@ class PagedCache(PooledCache):
         """Write what was stored last, and attend with one query per row over the row's pages."""
         keys, values = (x[:, :, 0] for x in self._new)
         rows = (*self._layers[layer], self.table[: len(query)], self._lengths)
-        if query.device.type == "cpu" and query.dtype == torch.float32:
+        if query.is_cuda and query.dtype != torch.float64:
+            from steerproof.collect.gpu_kernels import attention_step
+        elif query.device.type == "cpu" and query.dtype == torch.float32:
             from steerproof.collect.cpu_kernels import attention_step
-
-            return attention_step(query, keys, values, *rows, scale)
-        self._write(layer, keys, values)
-        attention = attention_over_pages
-        if query.is_cuda:
-            from steerproof.collect.gpu_kernels import attention
-        return attention(query, *rows, scale)
+        else:
+            self._write(layer, keys, values)
+            return attention_over_pages(query, *rows, scale)
+        return attention_step(query, keys, values, *rows, scale)
 
 
 def pages_of(tokens: T) -> T:

@@ -8,7 +8,7 @@ batches are padded to a few sizes, each of which is captured as a graph once (`g
 """
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -49,7 +49,9 @@ class RowPool:
         self._longest = longest
         self._most = rows
         self._device = subject.base.device
-        self._steps = CapturedSteps(self._device, self._rehearsing)
+        steering = subject.steering
+        # Not a method of this pool's: that circle would keep its pages when it is done with.
+        self._steps = CapturedSteps(self._device, steering.replaying if steering else nullcontext)
         most = self._size(rows)
         self.cache = PagedCache(pages + 1, most, longest, self._device)
         self._tokens = torch.zeros(most, dtype=torch.int64, device=self._device)
@@ -317,10 +319,6 @@ class RowPool:
             steps=steps,
             seeds=seeds,
         )
-
-    def _rehearsing(self) -> AbstractContextManager[None]:
-        steering = self._subject.steering
-        return nullcontext() if steering is None else steering.replaying()
 
     def _size(self, rows: int) -> int:
         """The batch size to which so many rows are padded."""

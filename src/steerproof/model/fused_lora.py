@@ -5,16 +5,14 @@ Where generation is bound by arithmetic, `x (W + s B A)^T` costs one matrix prod
 rounded once, so it differs from the separate products by rounding alone. In bfloat16 that rounding
 would lose most of a small update: there, and on a GPU, the products stay separate.
 
-Layers that are given one and the same input one after another, as queries, keys and values are,
-become one product with their weights side by side. Which do is seen on a probe, not told by names.
+Layers with a common input (`shared_inputs.py`) become one product with their weights side by side.
 
 The base's own weights are never written to.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import cast
 
 import psutil
@@ -25,6 +23,7 @@ from transformers.pytorch_utils import Conv1D
 
 from steerproof.model.lora import LoraPool, Site, bare_linear
 from steerproof.model.lora_products import grouped_product
+from steerproof.model.shared_inputs import computed_together, sharing_an_input
 
 _SHARE_OF_MEMORY = 0.125
 
@@ -52,9 +51,9 @@ def whole_weights(pool: LoraPool) -> list[SharedWeights]:
     """The whole weights of every layer and adapter. The pool must not be attached."""
     slots = sorted(pool.loaded)
     found = []
-    for places in _sharing_an_input(pool):
+    for places in sharing_an_input(pool):
         wholes = torch.cat([_wholes(pool, place, slots) for place in places], dim=2)
-        found.append(SharedWeights(places=tuple(places), wholes=wholes))
+        found.append(SharedWeights(places=places, wholes=wholes))
     return found
 
 
@@ -70,44 +69,13 @@ def fused(pool: LoraPool, wholes: Sequence[SharedWeights] | None = None) -> Iter
         ModelError: A pool is attached to one of the layers already.
     """
     pool.check_detached()
-    forwards: dict[int, Callable[[Tensor], Tensor]] = {}
-    for shared in wholes or whole_weights(pool):
-        product = _SharedProduct(pool, shared)
-        for index, place in enumerate(shared.places):
-            forwards[place] = partial(product.forward, index)
-    with pool.wrapped(forwards.__getitem__):
+    products = [(one.places, _SharedProduct(pool, one)) for one in wholes or whole_weights(pool)]
+    with computed_together(pool, products):
         yield
 
 
-@torch.inference_mode()
-def _sharing_an_input(pool: LoraPool) -> list[list[int]]:
-    """The layers by place, those together that get the same input one after another."""
-    calls: list[tuple[int, Tensor, Tensor]] = []
-
-    def probe(place: int, x: Tensor) -> Tensor:
-        calls.append((place, x, x.clone()))
-        return bare_linear(pool.sites[place].module, x)
-
-    with pool.wrapped(lambda place: partial(probe, place)):
-        one = torch.tensor([[pool.base.pad_id]], device=pool.base.device)
-        pool.base.model(input_ids=one, use_cache=False)
-    groups: list[list[int]] = []
-    before: Tensor | None = None
-    for place, x, as_given in calls:
-        if x is before and torch.equal(x, as_given):
-            groups[-1].append(place)
-        else:
-            groups.append([place])
-        before = x
-    seen = [place for group in groups for place in group]
-    if sorted(seen) == list(range(len(pool.sites))):
-        return groups
-    # A layer is skipped, or called twice: nothing is assumed of this model.
-    return [[place] for place in range(len(pool.sites))]
-
-
 class _SharedProduct:
-    """Layers with a common input, as one product: the first that is called computes for all."""
+    """Layers with a common input, as one product."""
 
     def __init__(self, pool: LoraPool, shared: SharedWeights) -> None:
         self._pool = pool
@@ -117,18 +85,10 @@ class _SharedProduct:
         self._sites = [pool.sites[place] for place in shared.places]
         self._sizes = [site.outputs for site in self._sites]
         self._bias = _bias(self._sites)
-        self._input: Tensor | None = None
-        self._left: dict[int, Tensor] = {}
 
-    def forward(self, index: int, x: Tensor) -> Tensor:
-        """What layer `index` of these computes, `[rows, seq, out]`."""
-        if x is not self._input or index not in self._left:
-            self._input = x
-            self._left = dict(enumerate(self._product(x).split(self._sizes, dim=-1)))
-        y = self._left.pop(index)
-        if not self._left:
-            self._input = None
-        return y
+    def __call__(self, x: Tensor) -> Sequence[Tensor]:
+        """What each layer computes, `[rows, seq, out]`."""
+        return self._product(x).split(self._sizes, dim=-1)
 
     def _product(self, x: Tensor) -> Tensor:
         routing = self._pool.routing_for(x)

@@ -156,7 +156,8 @@ class LoraPool:
             self._row_slots = torch.zeros(0, dtype=torch.int64, device=base.device)
         self.weights = with_bare[1:]
         self.stacks = [self.views(self.weights, place) for place in range(len(self.sites))]
-        self._all_stacks = [self.views(with_bare, place) for place in range(len(self.sites))]
+        self.with_bare = [self.views(with_bare, place) for place in range(len(self.sites))]
+        """Like `stacks`, with zeros for the bare base in slot 0."""
         self._loaded: set[int] = set()
         self._routing: Routing | None = None
 
@@ -312,7 +313,8 @@ class LoraPool:
         routing = self.routing_for(x)
         y = bare_linear(self.sites[place].module, x)
         if x.is_cuda and not torch.is_grad_enabled():
-            return add_on_gpu(y, x, *self._all_stacks[place], routing, self.spec.scaling)
+            add_on_gpu([y], x, [self.with_bare[place]], routing, self.spec.scaling)
+            return y
         if not routing.slots:
             return y
         a, b = self.stacks[place]

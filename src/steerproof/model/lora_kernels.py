@@ -1,12 +1,14 @@
-"""The adapters' products on a GPU, in Triton: two kernels a layer, whatever the mix of adapters.
+"""The adapters' products on a GPU, in Triton: two kernels for layers with a common input.
 
-A library's grouped products take four launches and most of a small batch's step. Here a tile of
-neighbouring tokens is multiplied with each adapter that has a token in it: as rows are ordered by
-adapter, that is mostly one. Triton's functions are translated from their source, so inside of them
-there is no type but Triton's.
+A library's grouped products take four launches a layer and most of a small batch's step. Here a
+tile of neighbouring tokens is multiplied with each adapter that has a token in it: as rows are
+ordered by adapter, that is mostly one. Triton's functions are translated from their source, so
+inside of them there is no type but Triton's.
 """
 
 # ruff: noqa: ANN001, ANN202, PLR0913
+
+from collections.abc import Sequence
 
 import torch
 import triton
@@ -14,135 +16,188 @@ import triton.language as tl
 from jaxtyping import Float, Int
 from torch import Tensor
 
-_INPUTS, _OUTPUTS = 128, 128
+MOST_LAYERS = 3
+"""Layers that one call serves."""
 _LEAST = 16  # Dot products want at least so many of everything.
-_FEW_TOKENS, _SMALL_TILE, _LARGE_TILE = 256, 16, 64
-_PROGRAMS, _MOST_PARTS = 256, 16
+_SINGLE_TOKENS, _FEW_TOKENS = 16, 256
+_SMALL_TILE, _LARGE_TILE = 16, 64
+_INPUTS, _OUTPUTS = 128, 128
+# Programs that occupy the device, and parts of a long sum that are added up at the end.
+_PROGRAMS, _MOST_PARTS = 256, 32
+# Blocks of outputs of a program, where there are programs enough: each reads the thin product.
+_SPAN = 4
+_WARPS = 4
 
 
 def add_adapters(
-    y: Float[Tensor, "rows seq out"],
+    ys: Sequence[Float[Tensor, "rows seq _"]],
     x: Float[Tensor, "rows seq inputs"],
-    a: Float[Tensor, "slots rank inputs"],
-    b: Float[Tensor, "slots rank out"],
+    stacks: Sequence[tuple[Float[Tensor, "slots rank inputs"], Float[Tensor, "slots rank _"]]],
     slots: Int[Tensor, " rows"],
     scaling: float,
-) -> Tensor:
+) -> None:
     """`y += scaling * (x A[slot]^T) B[slot]`, in place; rows of slot 0 are left as they are.
 
     Args:
-        y: What the frozen layer gave; contiguous.
-        x: Its input.
-        a: All adapters; slot 0 is never read.
-        b: The same.
+        ys: What the frozen layers gave, at most `MOST_LAYERS`; contiguous.
+        x: Their input.
+        stacks: All adapters' A and B for each of the layers, as views of one `[slots, all]`; slot 0
+            is never read.
         slots: Ascending.
         scaling: The adapters' common factor.
     """
     rows, seq, inputs = x.shape
-    x, tokens, rank = x.contiguous(), rows * seq, a.shape[1]
+    x, tokens, layers = x.contiguous(), rows * seq, len(ys)
+    rank, stride = stacks[0][0].shape[1], stacks[0][0].stride(0)
     wide = max(_LEAST, triton.next_power_of_2(rank))
     tile = _SMALL_TILE if tokens <= _FEW_TOKENS else _LARGE_TILE
-    tiles = triton.cdiv(tokens, tile)
-    # A long sum is cut into parts, so that few tokens occupy the device too.
-    parts = min(_MOST_PARTS, triton.next_power_of_2(max(1, _PROGRAMS // tiles)))
-    thin = torch.empty(parts, tokens, wide, dtype=torch.float32, device=x.device)
-    common = {"RANK": rank, "WIDE": wide, "TILE": tile, "PARTS": parts, "num_warps": 4}
-    _shrink[(tiles, parts)](
-        thin, x, a, slots, tokens, seq, inputs, a.stride(0), INPUTS=_INPUTS, **common
-    )
-    _expand[(tiles, triton.cdiv(y.shape[2], _OUTPUTS))](
-        y,
-        thin,
-        b,
-        slots,
-        tokens,
-        seq,
-        y.shape[2],
-        b.stride(0),
-        scaling,
-        OUTPUTS=_OUTPUTS,
-        **common,
-    )
-    return y
+    # The long sums of few tokens are faster one by one than in a tile of as many adapters.
+    alone = 1 if tokens <= _SINGLE_TOKENS else tile
+    tiles, sums = triton.cdiv(tokens, tile), triton.cdiv(tokens, alone)
+    parts = min(_MOST_PARTS, _power_of_2_within(_PROGRAMS // (sums * layers)))
+    thin = torch.empty(layers, parts, tokens, wide, dtype=torch.float32, device=x.device)
+    common = {"RANK": rank, "WIDE": wide, "num_warps": _WARPS}
+    filled = [min(i, layers - 1) for i in range(MOST_LAYERS)]
+    _shrink[(sums, parts, layers)](
+        thin, x, *(stacks[i][0] for i in filled), slots, tokens, seq, inputs, stride,
+        parts, TILE=alone, INPUTS=_INPUTS, **common,
+    )  # fmt: skip
+    outputs = [y.shape[2] if i < layers else 0 for i, y in enumerate(ys[i] for i in filled)]
+    span = _SPAN if tiles * triton.cdiv(max(outputs), _OUTPUTS) > _SPAN * _PROGRAMS else 1
+    blocks = [triton.cdiv(size, span * _OUTPUTS) for size in outputs]
+    _expand[(tiles, sum(blocks))](
+        *(ys[i] for i in filled), thin, *(stacks[i][1] for i in filled), slots, tokens, seq,
+        *outputs, *blocks[:2], stride, scaling, parts, span, TILE=tile, OUTPUTS=_OUTPUTS, **common,
+    )  # fmt: skip
 
 
-@triton.jit
+def _power_of_2_within(number: int) -> int:
+    """The largest power of 2 that is no larger; at least 1."""
+    return 1 << (max(1, number).bit_length() - 1)
+
+
+# What changes with the batch is not compiled for: each new value would cost a second.
+@triton.jit(do_not_specialize=["tokens", "seq", "parts"])
 def _shrink(
     thin,
     x,
-    a,
+    a0,
+    a1,
+    a2,
     slots,
     tokens,
     seq,
     inputs,
-    a_slot,
+    stride,
+    parts,
     RANK: tl.constexpr,
     WIDE: tl.constexpr,
     TILE: tl.constexpr,
-    PARTS: tl.constexpr,
     INPUTS: tl.constexpr,
 ):
-    """`x A[slot]^T` over a part of the inputs, `[parts, tokens, rank]`."""
-    part = tl.program_id(1)
-    token, slot, first, last = _tile(slots, tokens, seq, TILE)
+    """`x A[slot]^T` over a part of the inputs, `[layers, parts, tokens, rank]`."""
+    part, layer = tl.program_id(1), tl.program_id(2)
+    if layer == 0:
+        a = a0
+    elif layer == 1:
+        a = a1
+    else:
+        a = a2
     rank = tl.arange(0, WIDE)
-    length = tl.cdiv(tl.cdiv(inputs, PARTS), INPUTS) * INPUTS
+    length = tl.cdiv(tl.cdiv(inputs, parts), INPUTS) * INPUTS
     start, stop = part * length, tl.minimum(inputs, (part + 1) * length)
-    sums = tl.zeros([TILE, WIDE], tl.float32)
-    for s in range(first, last + 1):
-        own = slot == s
-        if tl.max(own.to(tl.int32), 0) > 0:
-            base = a + tl.cast(s, tl.int64) * a_slot
+    first_token = (tl.cast(layer, tl.int64) * parts + part) * tokens
+    if TILE == 1:
+        token = tl.program_id(0)
+        slot = tl.load(slots + token // seq)
+        total = tl.zeros([WIDE], tl.float32)
+        if slot > 0:
+            base = a + tl.cast(slot, tl.int64) * stride
             for k in range(start, stop, INPUTS):
                 at = k + tl.arange(0, INPUTS)
-                x_wanted = own[:, None] & (at < stop)[None, :]
-                part_x = tl.load(
-                    x + token[:, None] * inputs + at[None, :], mask=x_wanted, other=0.0
-                )
-                a_wanted = (at < stop)[:, None] & (rank < RANK)[None, :]
-                part_a = tl.load(base + rank[None, :] * inputs + at[:, None], a_wanted, other=0.0)
-                sums += tl.dot(part_x, part_a, input_precision="ieee")
-    place = (tl.cast(part, tl.int64) * tokens + token)[:, None] * WIDE + rank[None, :]
-    tl.store(thin + place, sums, mask=(token < tokens)[:, None])
+                part_x = tl.load(x + token * inputs + at, mask=at < stop, other=0.0)
+                wanted = (rank < RANK)[:, None] & (at < stop)[None, :]
+                part_a = tl.load(base + rank[:, None] * inputs + at[None, :], wanted, other=0.0)
+                total += tl.sum(part_a.to(tl.float32) * part_x.to(tl.float32)[None, :], 1)
+        tl.store(thin + (first_token + token) * WIDE + rank, total)
+    else:
+        token, slot, first, last = _tile(slots, tokens, seq, TILE)
+        sums = tl.zeros([TILE, WIDE], tl.float32)
+        for s in range(first, last + 1):
+            own = slot == s
+            if tl.max(own.to(tl.int32), 0) > 0:
+                base = a + tl.cast(s, tl.int64) * stride
+                for k in range(start, stop, INPUTS):
+                    at = k + tl.arange(0, INPUTS)
+                    x_at = x + token[:, None] * inputs + at[None, :]
+                    tile_x = tl.load(x_at, own[:, None] & (at < stop)[None, :], other=0.0)
+                    wanted = (at < stop)[:, None] & (rank < RANK)[None, :]
+                    tile_a = tl.load(base + rank[None, :] * inputs + at[:, None], wanted, other=0.0)
+                    sums += tl.dot(tile_x, tile_a, input_precision="ieee")
+        place = (first_token + token)[:, None] * WIDE + rank[None, :]
+        tl.store(thin + place, sums, mask=(token < tokens)[:, None])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens", "seq", "blocks0", "blocks1", "parts", "span"])
 def _expand(
-    y,
+    y0,
+    y1,
+    y2,
     thin,
-    b,
+    b0,
+    b1,
+    b2,
     slots,
     tokens,
     seq,
-    outputs,
-    b_slot,
+    outputs0,
+    outputs1,
+    outputs2,
+    blocks0,
+    blocks1,
+    stride,
     scaling,
+    parts,
+    span,
     RANK: tl.constexpr,
     WIDE: tl.constexpr,
     TILE: tl.constexpr,
-    PARTS: tl.constexpr,
     OUTPUTS: tl.constexpr,
 ):
-    """`y += scaling * t B[slot]` for a part of the outputs, with t the sum of its parts."""
+    """`y += scaling * t B[slot]` for some outputs of a layer, with t the sum of its parts."""
+    block = tl.program_id(1)
+    second, third = block >= blocks0, block >= blocks0 + blocks1
+    layer = second.to(tl.int32) + third.to(tl.int32)
+    outputs = tl.where(third, outputs2, tl.where(second, outputs1, outputs0))
+    block -= tl.where(third, blocks0 + blocks1, tl.where(second, blocks0, 0))
+    if layer == 0:
+        y, b = y0, b0
+    elif layer == 1:
+        y, b = y1, b1
+    else:
+        y, b = y2, b2
+    rank = tl.arange(0, WIDE)
+    first_part = tl.cast(layer, tl.int64) * parts
     token, slot, first, last = _tile(slots, tokens, seq, TILE)
-    rank, at = tl.arange(0, WIDE), tl.program_id(1) * OUTPUTS + tl.arange(0, OUTPUTS)
     t = tl.zeros([TILE, WIDE], tl.float32)
-    for part in range(PARTS):
-        place = (tl.cast(part, tl.int64) * tokens + token)[:, None] * WIDE + rank[None, :]
+    for part in range(parts):
+        place = ((first_part + part) * tokens + token)[:, None] * WIDE + rank[None, :]
         t += tl.load(thin + place, mask=(token < tokens)[:, None], other=0.0)
-    sums = tl.zeros([TILE, OUTPUTS], tl.float32)
-    for s in range(first, last + 1):
-        own = slot == s
-        if tl.max(own.to(tl.int32), 0) > 0:
-            wanted = (rank < RANK)[:, None] & (at < outputs)[None, :]
-            base = b + tl.cast(s, tl.int64) * b_slot
-            part_b = tl.load(base + rank[:, None] * outputs + at[None, :], mask=wanted, other=0.0)
-            part_t = tl.where(own[:, None], t, 0.0).to(part_b.dtype)
-            sums += tl.dot(part_t, part_b, input_precision="ieee")
-    place = tl.cast(token, tl.int64)[:, None] * outputs + at[None, :]
-    wanted = (slot > 0)[:, None] & (at < outputs)[None, :]
-    before = tl.load(y + place, mask=wanted, other=0.0).to(tl.float32)
-    tl.store(y + place, (before + scaling * sums).to(y.dtype.element_ty), mask=wanted)
+    for i in range(span):
+        at = (block * span + i) * OUTPUTS + tl.arange(0, OUTPUTS)
+        sums = tl.zeros([TILE, OUTPUTS], tl.float32)
+        wanted = (rank < RANK)[:, None] & (at < outputs)[None, :]
+        for s in range(first, last + 1):
+            own = slot == s
+            if tl.max(own.to(tl.int32), 0) > 0:
+                own_b = b + tl.cast(s, tl.int64) * stride
+                tile_b = tl.load(own_b + rank[:, None] * outputs + at[None, :], wanted, other=0.0)
+                tile_t = tl.where(own[:, None], t, 0.0).to(tile_b.dtype)
+                sums += tl.dot(tile_t, tile_b, input_precision="ieee")
+        place = y + tl.cast(token, tl.int64)[:, None] * outputs + at[None, :]
+        real = (slot > 0)[:, None] & (at < outputs)[None, :]
+        before = tl.load(place, mask=real, other=0.0).to(tl.float32)
+        tl.store(place, (before + scaling * sums).to(y.dtype.element_ty), mask=real)
 
 
 @triton.jit

@@ -1,5 +1,6 @@
 """The adapters' products for mixed rows, without a loop over adapters."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -80,18 +81,31 @@ def _aligned(matrices: Tensor) -> bool:
 
 
 def add_on_gpu(
-    y: Tensor, x: Tensor, a: Tensor, b: Tensor, routing: Routing, scaling: float
-) -> Tensor:
+    ys: Sequence[Tensor],
+    x: Tensor,
+    stacks: Sequence[tuple[Tensor, Tensor]],
+    routing: Routing,
+    scaling: float,
+) -> None:
     """Add the adapters' products by operations in which nothing but tensors is routed.
 
-    In `a` and `b`, slot 0 is zero.
+    Args:
+        ys: What layers with a common input gave, `[rows seq out]` each; changed in place.
+        x: Their input, `[rows seq in]`.
+        stacks: A and B of each layer, with zeros in slot 0.
+        routing: Which rows belong to which slot.
+        scaling: Factor on the products.
     """
     if x.dtype == torch.float64:  # Triton has no product of such numbers.
-        product = torch.bmm(torch.bmm(x, a[routing.row_slots].mT), b[routing.row_slots])
-        return y.add_(product, alpha=scaling)
-    from steerproof.model.lora_kernels import add_adapters
+        for y, (a, b) in zip(ys, stacks, strict=True):
+            product = torch.bmm(torch.bmm(x, a[routing.row_slots].mT), b[routing.row_slots])
+            y.add_(product, alpha=scaling)
+        return
+    from steerproof.model.lora_kernels import MOST_LAYERS, add_adapters
 
-    return add_adapters(y, x, a, b, routing.row_slots, scaling)
+    for first in range(0, len(ys), MOST_LAYERS):
+        some = slice(first, first + MOST_LAYERS)
+        add_adapters(ys[some], x, stacks[some], routing.row_slots, scaling)
 
 
 def thin_product(x: Tensor, a: Tensor) -> Tensor:
