@@ -41,6 +41,7 @@ def test_canaries_report_the_change_and_the_error_of_each_cell():
     for canary, row in zip(found, one_per_cell(), strict=True):
         assert (canary.change is None) == (row.push == 0)
         assert canary.change is None or canary.change > 0.1
+        assert canary.follows is None or abs(canary.follows - 1) < 1e-3
         assert canary.error < 1e-4
 
 
@@ -50,7 +51,7 @@ def test_a_push_that_does_nothing_kills_its_canary():
     nothing = [Push(layer=1, vector=torch.zeros(width))] * 4
     steering = Steering(made.base.blocks, nothing, device=made.base.device, dtype=made.base.dtype)
     dead = type(made)(base=made.base, adapters=made.adapters, steering=steering)
-    with pytest.raises(SteeringError, match="c1: the push changes a fixed text by 0 nats"):
+    with pytest.raises(SteeringError, match="c1: the push changes a fixed text by 0 nats in the"):
         canaries(dead, one_per_cell(), TEXT)
 
 
@@ -60,8 +61,39 @@ def test_a_pool_that_computes_something_else_kills_the_canary(monkeypatch):
         "steerproof.collect.canary.log_probs_alone",
         lambda *_: log_probs(made, one_per_cell()[:1], [TEXT])[0] + 0.01,
     )
-    with pytest.raises(ModelError, match=r"differs by 0\.01 nats"):
+    with pytest.raises(ModelError, match=r"differs by 0\.01 nats .* 10 times what is allowed"):
         canaries(made, one_per_cell()[:1], TEXT)
+
+
+def small_pushes(factor=1.0):
+    """A subject in bfloat16 whose pushes change less than its rounding allows for."""
+    made = subject("qwen2", torch.bfloat16)
+    generator = torch.Generator().manual_seed(0)
+    width = made.base.hidden_size
+    pushes = [
+        Push(layer=1, vector=torch.randn(width, generator=generator) * 0.05 * factor)
+        for _ in range(4)
+    ]
+    steering = Steering(made.base.blocks, pushes, device=made.base.device, dtype=made.base.dtype)
+    return type(made)(base=made.base, adapters=made.adapters, steering=steering)
+
+
+def test_in_half_precision_a_small_push_is_told_from_rounding():
+    pushed = [row for row in one_per_cell() if row.push]
+    for canary in canaries(small_pushes(), pushed, TEXT):
+        assert 0.5 < canary.follows < 1.5
+
+
+@pytest.mark.parametrize("factor", [0.0, 0.25, -1.0, 3.0])
+def test_in_half_precision_another_push_kills_the_canary_within_the_tolerance(factor, monkeypatch):
+    pushed = [row for row in one_per_cell() if row.push][:1]
+    other = small_pushes(factor)
+    monkeypatch.setattr(
+        "steerproof.collect.canary.log_probs",
+        lambda _, rows, texts: log_probs(other, rows, texts),
+    )
+    with pytest.raises(SteeringError, match="the push changes a fixed text"):
+        canaries(small_pushes(), pushed, TEXT)
 
 
 def test_a_canary_needs_a_text():
