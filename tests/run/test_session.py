@@ -1,6 +1,7 @@
 """The whole experiment on a tiny random model: every stage, resume, edits, registration."""
 
 import json
+import shutil
 
 import pytest
 
@@ -66,11 +67,23 @@ def go(session, **more):
 
 
 @pytest.fixture(scope="module")
-def finished(model, tmp_path_factory):
-    directory = tmp_path_factory.mktemp("finished")
-    session = session_in(directory, experiment_of(model))
-    summary, verdict = go(session)
-    return session, summary, verdict
+def pristine(model, tmp_path_factory):
+    """A finished run that nobody changes."""
+    session = session_in(tmp_path_factory.mktemp("pristine"), experiment_of(model))
+    return session, *go(session)
+
+
+def copied(pristine, directory):
+    """The same run in another place."""
+    session = pristine[0]
+    shutil.copytree(session.run, directory / "run")
+    return session_in(directory, session.experiment)
+
+
+@pytest.fixture(scope="module")
+def finished(pristine, tmp_path_factory):
+    _, summary, verdict = pristine
+    return copied(pristine, tmp_path_factory.mktemp("finished")), summary, verdict
 
 
 def test_every_adapter_and_cell_is_a_unit_and_ends_in_a_verdict(finished):
@@ -167,9 +180,8 @@ def test_an_edit_that_matters_is_refused_until_it_is_declared(finished):
     assert "more iterations" in (session.run / "results" / "report.html").read_text()
 
 
-def test_a_prompt_that_does_not_fit_is_refused_and_what_was_finished_is_kept(model, tmp_path):
-    session = session_in(tmp_path, experiment_of(model))
-    go(session)
+def test_a_prompt_that_does_not_fit_is_refused_and_what_was_finished_is_kept(pristine, tmp_path):
+    session = copied(pristine, tmp_path)
     before = len(survey(session.run, graph_of(session)).reused)
     long = ("What is salt? " * 40,)
     questions = session.experiment.questions.model_copy(update={"evaluation": long})
@@ -190,9 +202,10 @@ def test_a_model_directory_without_weights_is_one_clear_error(tmp_path, model):
         graph_of(session_in(tmp_path, experiment_of(tmp_path / "nowhere")))
 
 
-def test_a_report_is_rebuilt_from_units_that_an_earlier_version_made(model, tmp_path, monkeypatch):
-    session = session_in(tmp_path, experiment_of(model))
-    _, verdict = go(session)
+def test_a_report_is_rebuilt_from_units_that_an_earlier_version_made(
+    pristine, tmp_path, monkeypatch
+):
+    session, verdict = copied(pristine, tmp_path), pristine[2]
     report = session.run / "results" / "report.html"
     before = report.read_bytes()
     report.unlink()
@@ -202,9 +215,8 @@ def test_a_report_is_rebuilt_from_units_that_an_earlier_version_made(model, tmp_
     assert report.read_bytes() == before
 
 
-def test_a_plan_measures_the_geometry_that_the_directions_units_write(model, tmp_path):
-    session = session_in(tmp_path, experiment_of(model))
-    go(session)
+def test_a_plan_measures_the_geometry_that_the_directions_units_write(model, pristine):
+    session = pristine[0]
     experiment = session.experiment
     written = calibration(experiment, survey(session.run, graph_of(session)).reused)["layers"]
     planned = with_strengths(experiment, geometries(experiment, load_base(model)))["layers"]

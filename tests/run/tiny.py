@@ -110,12 +110,14 @@ def run_tiny(run: Path, graph: Graph | None = None, executor: Executor | None = 
 
 
 def contents(run: Path) -> dict[str, str]:
-    """sha256 of every file of every unit, manifests apart, by path."""
-    return {
-        str(path.relative_to(run)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted((run / "units").rglob("*"))
-        if path.is_file() and path.name != "manifest.json" and ".tmp-" not in str(path)
-    }
+    """sha256 of every file of every unit, manifests apart, by path; a run may be at work."""
+    found = {}
+    # Unlike a glob, a walk does not mind a directory that was there a moment ago.
+    for place, inner, names in os.walk(run / "units"):
+        inner[:] = [name for name in inner if not name.startswith(".tmp-")]
+        for path in (Path(place) / name for name in names if name != "manifest.json"):
+            found[str(path.relative_to(run))] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return dict(sorted(found.items()))
 
 
 def leftovers(run: Path) -> list[str]:
