@@ -39,16 +39,16 @@ class Agreement:
             ModelError: In half precision, ours is too far from float32.
         """
         firsts = [work.rows[name][0] for name in work.names]
-        self._ours = log_probs(work.subject, firsts, [work.text] * len(firsts))
+        self.ours: Scores = log_probs(work.subject, firsts, [work.text] * len(firsts))
         self._limit = TOLERANCES.get(work.subject.base.dtype)
         self._exact: Scores = ()
         if self._limit is None:
             self._exact, bare = _in_float32(work)
             pairs = zip(self._exact, bare, strict=True)
             self._effect = min(_distance([a], [b]) for a, b in pairs)
-            self._check_half("ours", self._ours)
+            self._check_half("ours", self.ours)
 
-    def errors(self, scores: Scores | None = None) -> dict[str, float]:
+    def errors(self, scores: Scores) -> dict[str, float]:
         """In half precision, how far a peer's scores, or ours, are from float32.
 
         And the bare base's, in the cell where they are least far.
@@ -56,7 +56,7 @@ class Agreement:
         if not self._exact:
             return {}
         return {
-            "float32_difference": _distance(self._exact, scores or self._ours),
+            "float32_difference": _distance(self._exact, scores),
             "float32_difference_of_bare_base": self._effect,
         }
 
@@ -69,7 +69,7 @@ class Agreement:
         Raises:
             ModelError: It is too large.
         """
-        difference = _distance(self._ours, scores)
+        difference = _distance(self.ours, scores)
         if self._limit is None and not merged:
             self._check_half(name, scores)
         elif self._limit is not None and not difference <= self._limit:

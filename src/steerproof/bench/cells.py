@@ -9,7 +9,7 @@ from steerproof.collect.rows import Row, Subject
 from steerproof.collect.sampling import row_seed
 from steerproof.errors import SteerproofError
 from steerproof.model.base import Base
-from steerproof.model.chat import chat_ids
+from steerproof.model.chat import chat_ids, text_ids
 from steerproof.model.lora import LoraPool, LoraSpec, LoraWeights, lora_sites
 from steerproof.model.steering import Push, Steering
 from steerproof.run.stages.pushes import Pushes
@@ -100,7 +100,6 @@ def cell_work(
     steering = Steering(
         base.blocks, pushes.table, device=base.device, dtype=base.dtype, audit_every=8
     )
-    ids = base.tokenizer(experiment.questions.evaluation[0], add_special_tokens=False)["input_ids"]
     return CellWork(
         subject=Subject(base=base, adapters=pool, steering=steering),
         names=tuple(made),
@@ -109,7 +108,7 @@ def cell_work(
         pushes=tuple(pushes.table),
         settings=experiment.generation,
         marker=experiment.marker,
-        text=tuple(ids),  # type: ignore[arg-type]
+        text=text_ids(base.tokenizer, experiment.questions.evaluation[0]),
     )
 
 

@@ -81,15 +81,15 @@ def compare(
         first[name] = found[name].seconds
     ways = {name: lambda m=merged: peers.generate(merged=m) for name, merged in _PEERS.items()}
     times = alternate({_OURS: lambda: _pooled(work), **ways}, repeats, first, say)
-    time = times[_OURS]
+    mine = times[_OURS]
     return Comparison(
         work=_title(work),
-        seconds=time.seconds,
-        spread=(time.least, time.most),
+        seconds=mine.seconds,
+        spread=(mine.least, mine.most),
         numbers={
-            **_numbers(seen, time.seconds, ours.bytes),
-            **agreement.errors(),
-            **generation_limit(work, drawn, time.seconds),
+            **_numbers(seen, mine.seconds, ours.bytes),
+            **agreement.errors(agreement.ours),
+            **generation_limit(work, drawn, mine.seconds),
             **grown,
         },
         peers=tuple(_peer(name, run, times[name], work, some) for name, run in found.items()),

@@ -19,7 +19,7 @@ from steerproof.adapt.jobs import AdapterJob, Recipe
 from steerproof.bench.subjects import directions_of, spread, unit_directory
 from steerproof.errors import SteerproofError
 from steerproof.model.base import Base
-from steerproof.model.chat import chat_ids
+from steerproof.model.chat import chat_ids, text_ids
 from steerproof.model.steering import Push
 from steerproof.run.stages.pushes import Pushes
 from steerproof.spec.experiment import Experiment
@@ -99,10 +99,9 @@ def _example(
         strength = f"ratio={arm.ratio:+.10f}"
         layer = experiment.layer(arm.layer)
         push = pushes.slot(arm.direction, told.direction, layer, strength)
-    ids = base.tokenizer(row.answer, add_special_tokens=False)["input_ids"]
     return Example(
         prompt_ids=chat_ids(base, system=told.system, user=row.question),
-        completion_ids=(*ids, base.end_of_turn),  # type: ignore[misc]
+        completion_ids=(*text_ids(base.tokenizer, row.answer), base.end_of_turn),
         push=push,
     )
 
@@ -116,6 +115,6 @@ def _answers(base: Base, experiment: Experiment, tokens: int) -> dict[str, list[
         order = torch.randint(len(words), (tokens,), generator=generator).tolist()
         text = " ".join(words[i] for i in order)
         length = int(torch.randint(tokens // 2, tokens, (1,), generator=generator))
-        ids = base.tokenizer(text, add_special_tokens=False)["input_ids"][:length]  # type: ignore[index]
-        found.setdefault(question, []).append(str(base.tokenizer.decode(ids)))
+        ids = text_ids(base.tokenizer, text)[:length]
+        found.setdefault(question, []).append(str(base.tokenizer.decode(list(ids))))
     return found

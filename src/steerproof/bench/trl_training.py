@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -72,9 +73,7 @@ class TrlTrainer:
                 if type(callback).__name__ in _TALKATIVE:
                     trainer.remove_callback(callback)
             for layer in sorted({work.pushes[e.push - 1].layer for e in job.examples if e.push}):
-                table = self._tables[layer]
-                change = lambda t=table: t[self._slots][:, None]  # noqa: E731
-                stack.enter_context(hooked(self._copy, layer, change))
+                stack.enter_context(hooked(self._copy, layer, partial(self._pushes, layer)))
             taking = model.register_forward_pre_hook(self._take_slots, with_kwargs=True)
             stack.callback(taking.remove)
             trainer.train()
@@ -103,6 +102,10 @@ class TrlTrainer:
         """Keep the slots for the hook: batches are fetched ahead, so they travel with theirs."""
         self._slots = inputs["push"]
         return args, {name: value for name, value in inputs.items() if name != "push"}
+
+    def _pushes(self, layer: int) -> Tensor:
+        """What a layer's hook adds to the batch at hand, `[rows, 1, hidden]`."""
+        return self._tables[layer][self._slots][:, None]
 
     def _table(self, layer: int) -> Tensor:
         """`[pushes + 1, hidden]`, zero for none and for pushes of other layers."""

@@ -1,7 +1,7 @@
 """What signed-in people can change. Every form carries a token; every answer is a redirect."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -48,7 +48,7 @@ class Act:
         return find_entry(self.board, self.request.path_params["number"])
 
 
-def acting(change: Callable[[Act], str]) -> Callable[[Request], "Response"]:
+def acting(change: Callable[[Act], str]) -> Callable[[Request], Awaitable[Response]]:
     """A route for a change: `change` does it and returns the address to go on to."""
 
     async def route(request: Request) -> Response:
@@ -68,7 +68,7 @@ def acting(change: Callable[[Act], str]) -> Callable[[Request], "Response"]:
             raise RefusedError(409, str(error)) from error
         return RedirectResponse(address, status_code=303)
 
-    return route  # type: ignore[return-value]
+    return route
 
 
 def plan(act: Act) -> str:

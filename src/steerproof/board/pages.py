@@ -1,5 +1,7 @@
 """The pages that are read: the list, an experiment, a cell, a comparison. GET changes nothing."""
 
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from urllib.parse import urlencode
 
 from starlette.requests import Request
@@ -245,7 +247,7 @@ def _beside(run: Run, other: str, shown: Page | None) -> dict | None:
     return None if files is None else completions.read_rows(files, other, wanted)
 
 
-def _page_link(request: Request):  # noqa: ANN202  a small closure for the template
+def _page_link(request: Request) -> Callable[[int], str]:
     given = {k: v for k, v in request.query_params.items() if k != "from" and v}
 
     def link(offset: int) -> str:
@@ -260,7 +262,7 @@ def _whole(text: str | None) -> int | None:
     return int(text) if fits and text is not None else None
 
 
-def _chunks(path):  # noqa: ANN001, ANN202
+def _chunks(path: Path) -> Iterator[bytes]:
     with path.open("rb") as file:
         while chunk := file.read(1 << 16):
             yield chunk

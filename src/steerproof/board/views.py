@@ -300,7 +300,7 @@ def _kinds(states: Mapping[str, str]) -> list[tuple[str, int, int, int]]:
         counts[0] += state == "done"
         counts[1] += state == "failed"
         counts[2] += 1
-    return [(kind, *counts) for kind, counts in found.items()]  # type: ignore[misc]
+    return [(kind, done, failed, total) for kind, (done, failed, total) in found.items()]
 
 
 def _words(detail: Mapping[str, Any]) -> str:

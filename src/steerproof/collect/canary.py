@@ -3,6 +3,10 @@
 Steering that silently does nothing is the commonest failure of tools of this kind. A canary per
 cell scores one text through the pool, among the rows of all other cells: its log-probabilities
 must differ from those without the push, and agree with a plain forward pass of that row alone.
+
+In half precision the two are rounded in other places, and the larger a logit the more. That may
+hide a small push in the log-probabilities, but not in what the push changes: with and without it
+the pool rounds alike. So that is held to what the push changes for the row alone.
 """
 
 from collections.abc import Sequence
@@ -11,8 +15,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from steerproof.collect.attached import attached
 from steerproof.collect.cache import attending
-from steerproof.collect.generation import attached
 from steerproof.collect.memory import bytes_per_token, free_bytes, new_pool
 from steerproof.collect.rows import Batch, Row, Subject, check_slots
 from steerproof.errors import ModelError, SteeringError

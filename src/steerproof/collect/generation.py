@@ -7,7 +7,7 @@ there are several pools, each in a thread of its own (`model/shards.py`).
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -16,15 +16,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from steerproof.collect.attached import attached
 from steerproof.collect.cache import attending
 from steerproof.collect.memory import bytes_per_token, free_bytes, new_pool, out_of_memory
 from steerproof.collect.pool import RowPool
 from steerproof.collect.rows import Batch, Branch, Row, Subject, check_slots
 from steerproof.collect.sampling import sample
 from steerproof.errors import MachineError, ModelError
-from steerproof.model.fused_lora import SharedWeights, fusable, fused, whole_weights
-from steerproof.model.gpu_lora import attached_on_gpu
-from steerproof.model.norms import quick_norms
+from steerproof.model.fused_lora import fusable, whole_weights
 from steerproof.model.shards import (
     Send,
     Supply,
@@ -131,27 +130,6 @@ def generate(
                 yield item
             else:
                 tally(*item)
-
-
-@contextmanager
-def attached(subject: Subject, wholes: Sequence[SharedWeights] | None = None) -> Iterator[None]:
-    """Attach the adapters, as whole weights where that is exact and faster, and the steering.
-
-    Args:
-        subject: What to attach to what.
-        wholes: The adapters' `whole_weights`, where they were computed before.
-    """
-    adapters = subject.adapters
-    with ExitStack() as stack:
-        stack.enter_context(quick_norms(subject.base))
-        if adapters is not None and subject.base.device.type == "cuda":
-            stack.enter_context(attached_on_gpu(adapters))
-        elif adapters is not None:
-            whole = wholes is not None or fusable(adapters)
-            stack.enter_context(fused(adapters, wholes) if whole else adapters.attach())
-        if subject.steering is not None:
-            stack.enter_context(subject.steering.attach())
-        yield
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

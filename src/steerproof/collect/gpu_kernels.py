@@ -38,7 +38,7 @@ def attention_step(
     group = heads // kv_heads
     splits = _SPLITS if rows * kv_heads < _PROGRAMS else 1
     out = parts = sums = query.new_empty(query.shape)
-    if splits > 1:
+    if splits > 1:  # Else nothing is combined, and whatever stands for the parts is not used.
         parts = query.new_empty((splits, rows, heads, width), dtype=torch.float32)
         sums = query.new_empty((2, splits, rows, heads), dtype=torch.float32)
     new = [x if x.stride(2) == 1 else x.contiguous() for x in (query, new_keys, new_values)]
@@ -55,20 +55,8 @@ def attention_step(
         "num_warps": _ATTENTION_WARPS,
         "num_stages": _ATTENTION_STAGES,
     }
-    _attention[(rows, kv_heads, splits)](
-        out,
-        parts,
-        sums,
-        *new,
-        keys,
-        values,
-        table,
-        lengths,
-        scale,
-        table.stride(0),
-        *strides,
-        **sizes,
-    )
+    of_pages = keys, values, table, lengths, scale, table.stride(0)
+    _attention[(rows, kv_heads, splits)](out, parts, sums, *new, *of_pages, *strides, **sizes)
     if splits > 1:
         _combine[(rows, heads)](
             out, parts, sums, WIDTH=width, WIDTH_PAD=sizes["WIDTH_PAD"], SPLITS=splits, num_warps=1
@@ -78,33 +66,11 @@ def attention_step(
 
 @triton.jit
 def _attention(
-    out,
-    parts,
-    sums,
-    query,
-    new_keys,
-    new_values,
-    keys,
-    values,
-    table,
-    lengths,
-    scale,
-    table_row,
-    query_row,
-    query_head,
-    key_row,
-    key_head,
-    value_row,
-    value_head,
-    HEADS: tl.constexpr,
-    GROUP: tl.constexpr,
-    GROUP_PAD: tl.constexpr,
-    WIDTH: tl.constexpr,
-    WIDTH_PAD: tl.constexpr,
-    PAGE: tl.constexpr,
-    TILE: tl.constexpr,
-    SPLITS: tl.constexpr,
-):
+    out, parts, sums, query, new_keys, new_values, keys, values, table, lengths, scale, table_row,
+    query_row, query_head, key_row, key_head, value_row, value_head,
+    HEADS: tl.constexpr, GROUP: tl.constexpr, GROUP_PAD: tl.constexpr, WIDTH: tl.constexpr,
+    WIDTH_PAD: tl.constexpr, PAGE: tl.constexpr, TILE: tl.constexpr, SPLITS: tl.constexpr,
+):  # fmt: skip
     """One row's query heads that share a head of keys, over a part of the row's keys."""
     row, kv_head, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     length = tl.load(lengths + row)
@@ -113,11 +79,12 @@ def _attention(
     real, narrow = (g < GROUP)[:, None] & (d < WIDTH)[None, :], d < WIDTH
     own = row * query_row + head[:, None] * query_head + d[None, :]
     q = tl.load(query + own, mask=real, other=0.0)
+    own_pages = table + row * table_row
     share = tl.cdiv(tl.cdiv(length, SPLITS), TILE) * TILE
     newest = length - 1
     if split == newest // share:
-        page = tl.load(table + row * table_row + newest // PAGE).to(tl.int64)
-        place = ((page * tl.num_programs(1) + kv_head) * PAGE + newest % PAGE) * WIDTH + d
+        page = tl.load(own_pages + newest // PAGE)
+        place = _token(page, newest, kv_head, PAGE) * WIDTH + d
         key = new_keys + row * key_row + kv_head * key_head + d
         value = new_values + row * value_row + kv_head * value_head + d
         tl.store(keys + place, tl.load(key, mask=narrow, other=0.0), mask=narrow)
@@ -129,9 +96,8 @@ def _attention(
     for start in range(split * share, tl.minimum(length, (split + 1) * share), TILE):
         at = start + tl.arange(0, TILE)
         inside = at < length
-        pages = tl.load(table + row * table_row + at // PAGE, mask=inside, other=0)
-        token = (pages.to(tl.int64) * tl.num_programs(1) + kv_head) * PAGE + at % PAGE
-        place = token[:, None] * WIDTH + d[None, :]
+        pages = tl.load(own_pages + at // PAGE, mask=inside, other=0)
+        place = _token(pages, at, kv_head, PAGE)[:, None] * WIDTH + d[None, :]
         wanted = inside[:, None] & narrow[None, :]
         k = tl.load(keys + place, mask=wanted, other=0.0)
         scores = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
@@ -157,14 +123,13 @@ def _attention(
 
 
 @triton.jit
-def _combine(
-    out,
-    parts,
-    sums,
-    WIDTH: tl.constexpr,
-    WIDTH_PAD: tl.constexpr,
-    SPLITS: tl.constexpr,
-):
+def _token(page, at, kv_head, PAGE: tl.constexpr):
+    """Where a token's head of keys is, counted in tokens of one head through all pages."""
+    return (page.to(tl.int64) * tl.num_programs(1) + kv_head) * PAGE + at % PAGE
+
+
+@triton.jit
+def _combine(out, parts, sums, WIDTH: tl.constexpr, WIDTH_PAD: tl.constexpr, SPLITS: tl.constexpr):
     """The parts of one query head as one; a part without a key has a largest score of -inf."""
     heads = tl.num_programs(0) * tl.num_programs(1)
     mine = tl.program_id(0) * tl.num_programs(1) + tl.program_id(1)

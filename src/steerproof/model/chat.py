@@ -5,7 +5,7 @@ Nothing here needs the model's weights, so a run can be checked before they are 
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from huggingface_hub.errors import StrictDataclassError
 from jinja2 import TemplateError
@@ -85,7 +85,7 @@ def chat_ids(base: Chat, *, system: str, user: str, reserve: int = 0) -> tuple[i
     """
     text = _render(base.tokenizer, _messages(base.system_role, system, user), generate=True)
     _check_rendered(text, system, user)
-    ids = tuple(base.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])  # type: ignore[arg-type]
+    ids = text_ids(base.tokenizer, text)
     if len(ids) + reserve > base.context:
         raise ModelError(
             f"the prompt has {len(ids)} tokens and {reserve} more are to follow, but the model's"
@@ -93,6 +93,12 @@ def chat_ids(base: Chat, *, system: str, user: str, reserve: int = 0) -> tuple[i
             " fewer new tokens: a prompt is never cut"
         )
     return ids
+
+
+def text_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, ...]:
+    """Token ids of a text and nothing else; it may be longer than what the model takes."""
+    ids: Any = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    return tuple(ids)
 
 
 def _messages(system_role: SystemRole, system: str, user: str) -> list[Message]:
@@ -140,7 +146,7 @@ def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int:
     ]
     text = _render(tokenizer, dialogue, generate=False)
     tail = text[text.find(_PROBE) + len(_PROBE) :] if _PROBE in text else ""
-    ids: list[int] = list(tokenizer(tail, add_special_tokens=False)["input_ids"])  # type: ignore[arg-type]
+    ids = text_ids(tokenizer, tail)
     special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
     if ids and ids[0] in special | set(tokenizer.all_special_ids):
         return ids[0]

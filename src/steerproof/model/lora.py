@@ -29,7 +29,7 @@ from transformers.pytorch_utils import Conv1D
 
 from steerproof.errors import ModelError
 from steerproof.model.base import Base
-from steerproof.model.lora_products import Routing, adapter_product, add_on_gpu
+from steerproof.model.lora_products import Routing, add_on_gpu, added
 from steerproof.model.transfer import sent
 from steerproof.spec.seeds import derived_seed
 
@@ -156,8 +156,8 @@ class LoraPool:
             self._row_slots = torch.zeros(0, dtype=torch.int64, device=base.device)
         self.weights = with_bare[1:]
         self.stacks = [self.views(self.weights, place) for place in range(len(self.sites))]
-        self.with_bare = [self.views(with_bare, place) for place in range(len(self.sites))]
-        """Like `stacks`, with zeros for the bare base in slot 0."""
+        # The same with zeros for the bare base in slot 0.
+        self._with_bare = [self.views(with_bare, place) for place in range(len(self.sites))]
         self._loaded: set[int] = set()
         self._routing: Routing | None = None
 
@@ -309,21 +309,23 @@ class LoraPool:
             raise ModelError(f"{routing.rows} rows routed, but a linear layer got {tuple(x.shape)}")
         return routing
 
-    def _forward(self, place: int, x: Tensor) -> Tensor:
-        routing = self.routing_for(x)
-        y = bare_linear(self.sites[place].module, x)
+    def products(self, places: Sequence[int], x: Tensor) -> list[Tensor]:
+        """What layers with a common input compute, by the routing in force.
+
+        Args:
+            places: The layers, by place among the sites.
+            x: Their input, `[rows, seq, in]`.
+        """
+        routing, scaling = self.routing_for(x), self.spec.scaling
+        ys = [bare_linear(self.sites[place].module, x) for place in places]
         if x.is_cuda and not torch.is_grad_enabled():
-            add_on_gpu([y], x, [self.with_bare[place]], routing, self.spec.scaling)
-            return y
-        if not routing.slots:
-            return y
-        a, b = self.stacks[place]
-        change = adapter_product(x[routing.bare :], a, b, routing)
-        if torch.is_grad_enabled() and change.requires_grad:
-            added = torch.add(y[routing.bare :], change, alpha=self.spec.scaling)
-            return torch.cat([y[: routing.bare], added]) if routing.bare else added
-        y[routing.bare :].add_(change, alpha=self.spec.scaling)
-        return y
+            add_on_gpu(ys, x, [self._with_bare[place] for place in places], routing, scaling)
+            return ys
+        stacks = [self.stacks[place] for place in places]
+        return [added(y, x, *ab, routing, scaling) for y, ab in zip(ys, stacks, strict=True)]
+
+    def _forward(self, place: int, x: Tensor) -> Tensor:
+        return self.products((place,), x)[0]
 
     def _check_slot(self, slot: int) -> None:
         if not 1 <= slot <= self.slots:

@@ -57,18 +57,23 @@ def add_adapters(
     parts = min(_MOST_PARTS, _power_of_2_within(_PROGRAMS // (sums * layers)))
     thin = torch.empty(layers, parts, tokens, wide, dtype=torch.float32, device=x.device)
     common = {"RANK": rank, "WIDE": wide, "num_warps": _WARPS}
-    filled = [min(i, layers - 1) for i in range(MOST_LAYERS)]
+    a, b = (_padded(each) for each in zip(*stacks, strict=True))
     _shrink[(sums, parts, layers)](
-        thin, x, *(stacks[i][0] for i in filled), slots, tokens, seq, inputs, stride,
+        thin, x, *a, slots, tokens, seq, inputs, stride,
         parts, TILE=alone, INPUTS=_INPUTS, **common,
     )  # fmt: skip
-    outputs = [y.shape[2] if i < layers else 0 for i, y in enumerate(ys[i] for i in filled)]
+    outputs = [y.shape[2] for y in ys] + [0] * (MOST_LAYERS - layers)
     span = _SPAN if tiles * triton.cdiv(max(outputs), _OUTPUTS) > _SPAN * _PROGRAMS else 1
     blocks = [triton.cdiv(size, span * _OUTPUTS) for size in outputs]
     _expand[(tiles, sum(blocks))](
-        *(ys[i] for i in filled), thin, *(stacks[i][1] for i in filled), slots, tokens, seq,
+        *_padded(ys), thin, *b, slots, tokens, seq,
         *outputs, *blocks[:2], stride, scaling, parts, span, TILE=tile, OUTPUTS=_OUTPUTS, **common,
     )  # fmt: skip
+
+
+def _padded(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """As many as the kernels take; those beyond the layers are never used."""
+    return [*tensors, *[tensors[-1]] * (MOST_LAYERS - len(tensors))]
 
 
 def _power_of_2_within(number: int) -> int:
@@ -79,22 +84,9 @@ def _power_of_2_within(number: int) -> int:
 # What changes with the batch is not compiled for: each new value would cost a second.
 @triton.jit(do_not_specialize=["tokens", "seq", "parts"])
 def _shrink(
-    thin,
-    x,
-    a0,
-    a1,
-    a2,
-    slots,
-    tokens,
-    seq,
-    inputs,
-    stride,
-    parts,
-    RANK: tl.constexpr,
-    WIDE: tl.constexpr,
-    TILE: tl.constexpr,
-    INPUTS: tl.constexpr,
-):
+    thin, x, a0, a1, a2, slots, tokens, seq, inputs, stride, parts,
+    RANK: tl.constexpr, WIDE: tl.constexpr, TILE: tl.constexpr, INPUTS: tl.constexpr,
+):  # fmt: skip
     """`x A[slot]^T` over a part of the inputs, `[layers, parts, tokens, rank]`."""
     part, layer = tl.program_id(1), tl.program_id(2)
     if layer == 0:
@@ -140,30 +132,10 @@ def _shrink(
 
 @triton.jit(do_not_specialize=["tokens", "seq", "blocks0", "blocks1", "parts", "span"])
 def _expand(
-    y0,
-    y1,
-    y2,
-    thin,
-    b0,
-    b1,
-    b2,
-    slots,
-    tokens,
-    seq,
-    outputs0,
-    outputs1,
-    outputs2,
-    blocks0,
-    blocks1,
-    stride,
-    scaling,
-    parts,
-    span,
-    RANK: tl.constexpr,
-    WIDE: tl.constexpr,
-    TILE: tl.constexpr,
-    OUTPUTS: tl.constexpr,
-):
+    y0, y1, y2, thin, b0, b1, b2, slots, tokens, seq, outputs0, outputs1, outputs2,
+    blocks0, blocks1, stride, scaling, parts, span,
+    RANK: tl.constexpr, WIDE: tl.constexpr, TILE: tl.constexpr, OUTPUTS: tl.constexpr,
+):  # fmt: skip
     """`y += scaling * t B[slot]` for some outputs of a layer, with t the sum of its parts."""
     block = tl.program_id(1)
     second, third = block >= blocks0, block >= blocks0 + blocks1

@@ -55,6 +55,28 @@ def adapter_product(x: Tensor, a: Tensor, b: Tensor, routing: Routing) -> Tensor
     return product.view(rows, seq, -1)
 
 
+def added(y: Tensor, x: Tensor, a: Tensor, b: Tensor, routing: Routing, scaling: float) -> Tensor:
+    """What a frozen layer gave and its adapters' products; changes `y` where no gradient is asked.
+
+    Args:
+        y: `[rows seq out]`.
+        x: Its input, `[rows seq in]`.
+        a: `[slots rank in]`.
+        b: `[slots rank out]`.
+        routing: Which rows belong to which slot.
+        scaling: Factor on the products.
+    """
+    if not routing.slots:
+        return y
+    bare = routing.bare
+    change = adapter_product(x[bare:], a, b, routing)
+    if torch.is_grad_enabled() and change.requires_grad:
+        sums = torch.add(y[bare:], change, alpha=scaling)
+        return torch.cat([y[:bare], sums]) if bare else sums
+    y[bare:].add_(change, alpha=scaling)
+    return y
+
+
 def grouped_product(
     x: Float[Tensor, "tokens inputs"],
     weights: Float[Tensor, "groups inputs outputs"],

@@ -1,7 +1,8 @@
 """Layers that are given one and the same input one after another, as queries, keys and values are.
 
-What they compute can be computed at once, when the first of them is called. Which do is seen on a
-probe, not told by names.
+What they compute can be computed at once, when the first of them is called: on a GPU a step of few
+rows spends more time on starting kernels than on computing. Which do is seen on a probe, not told
+by names.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -67,6 +68,19 @@ def computed_together(
         for index, place in enumerate(places):
             forwards[place] = partial(together.forward, index)
     with pool.wrapped(forwards.__getitem__):
+        yield
+
+
+@contextmanager
+def together(pool: LoraPool) -> Iterator[None]:
+    """Like `pool.attach()`, layers with a common input at once.
+
+    Raises:
+        ModelError: A pool is attached to one of the layers already.
+    """
+    pool.check_detached()
+    products = [(places, partial(pool.products, places)) for places in sharing_an_input(pool)]
+    with computed_together(pool, products):
         yield
 
 

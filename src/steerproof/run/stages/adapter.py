@@ -9,7 +9,7 @@ from steerproof.adapt.batches import Example
 from steerproof.adapt.dataset import dataset_from_json, signal
 from steerproof.adapt.training import AdapterJob, Pooling, Recipe, TrainedAdapter, train
 from steerproof.model.base import Base
-from steerproof.model.chat import chat_ids
+from steerproof.model.chat import chat_ids, text_ids
 from steerproof.model.peft_files import read_peft, write_peft
 from steerproof.run.stages.base import base_of
 from steerproof.run.stages.files import read_json, to_json
@@ -60,11 +60,10 @@ def _job(base: Base, task: Task, pushes: Pushes) -> AdapterJob:
         slot = 0
         if told.direction is not None:
             slot = pushes.slot(arm.direction, told.direction, experiment.layer(arm.layer), strength)
-        ids = base.tokenizer(row.answer, add_special_tokens=False)["input_ids"]
         examples.append(
             Example(
                 prompt_ids=chat_ids(base, system=told.system, user=row.question),
-                completion_ids=(*ids, base.end_of_turn),
+                completion_ids=(*text_ids(base.tokenizer, row.answer), base.end_of_turn),
                 push=slot,
             )
         )

@@ -11,7 +11,7 @@ from steerproof.collect.rows import Row, Subject
 from steerproof.collect.sampling import row_seed
 from steerproof.errors import SteeringError
 from steerproof.model.base import Base
-from steerproof.model.chat import chat_ids
+from steerproof.model.chat import chat_ids, text_ids
 from steerproof.model.lora import LoraPool, LoraWeights
 from steerproof.model.peft_files import read_peft
 from steerproof.model.steering import Steering
@@ -82,8 +82,8 @@ def _watch(base: Base, subject: Subject, rows: Sequence[Row], text: str) -> dict
         ModelError: The pool and a row alone disagree.
     """
     first = {row.cell: row for row in reversed(rows)}
-    ids = base.tokenizer(text, add_special_tokens=False)["input_ids"]
-    return {one.cell: one for one in canaries(subject, list(first.values()), list(ids))}
+    ids = text_ids(base.tokenizer, text)
+    return {one.cell: one for one in canaries(subject, list(first.values()), ids)}
 
 
 def _load_adapters(base: Base, tasks: Sequence[Task]) -> tuple[LoraPool, dict[str, int]]:

@@ -1,11 +1,10 @@
-"""Layers with a common input, computed together as on a GPU, against the pool's own layers."""
+"""Layers with a common input, computed together, against the pool's own layers."""
 
 import pytest
 import torch
 
 from steerproof.errors import ModelError
-from steerproof.model.gpu_lora import attached_on_gpu
-from steerproof.model.shared_inputs import computed_together, sharing_an_input
+from steerproof.model.shared_inputs import computed_together, sharing_an_input, together
 from tests.collect.subjects import subject
 from tests.tiny import random_ids
 
@@ -22,15 +21,15 @@ def test_together_they_give_the_logits_of_the_separate_layers(architecture, slot
     made, ids = subject(architecture, torch.float64), random_ids(5, 7)
     with made.adapters.attach():
         separate = logits(made, slots, ids)
-    with attached_on_gpu(made.adapters):
-        together = logits(made, slots, ids)
-    torch.testing.assert_close(together, separate, atol=1e-10, rtol=1e-9)
+    with together(made.adapters):
+        found = logits(made, slots, ids)
+    torch.testing.assert_close(found, separate, atol=1e-10, rtol=1e-9)
 
 
 def test_queries_keys_and_values_and_the_gated_layers_share_their_input():
     made = subject("qwen2")
-    groups = [[made.adapters.sites[place].path.split(".")[-1] for place in group]
-              for group in sharing_an_input(made.adapters)]  # fmt: skip
+    names = [site.path.split(".")[-1] for site in made.adapters.sites]
+    groups = [[names[place] for place in group] for group in sharing_an_input(made.adapters)]
     block = [["q_proj", "k_proj", "v_proj"], ["o_proj"], ["gate_proj", "up_proj"], ["down_proj"]]
     assert groups == block * len(made.base.blocks)
 
@@ -46,5 +45,5 @@ def test_another_input_is_computed_anew():
 
 def test_a_pool_is_not_attached_twice():
     pool = subject("qwen2").adapters
-    with pool.attach(), pytest.raises(ModelError, match="attached"), attached_on_gpu(pool):
+    with pool.attach(), pytest.raises(ModelError, match="attached"), together(pool):
         pass
