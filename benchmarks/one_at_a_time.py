@@ -17,7 +17,7 @@ from steerproof.bench.cells import CellWork, cell_work
 from steerproof.bench.jobs import job_work
 from steerproof.bench.models import bench_base, bench_experiment
 from steerproof.bench.training import compare_adapters
-from steerproof.collect.generation import generate
+from steerproof.engine.generate import generate
 
 
 def differing_rows(work: CellWork) -> int:

@@ -16,12 +16,12 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from steerproof.run.directory import open_run
-from steerproof.run.executors import InlineExecutor, LocalExecutor
-from steerproof.run.graph import Graph, Unit, build_graph
-from steerproof.run.keys import Environment
-from steerproof.run.scheduler import execute
-from steerproof.run.worker import Files, Task
+from steerproof.run.driver.executors import InlineExecutor, LocalExecutor
+from steerproof.run.driver.scheduler import execute
+from steerproof.run.driver.worker import Files, Task
+from steerproof.run.graph.graph import Graph, Unit, build_graph
+from steerproof.run.graph.keys import Environment
+from steerproof.run.store.directory import open_run
 
 ENVIRONMENT = Environment(
     code="0" * 64,

@@ -97,10 +97,10 @@ def run(
     """Do what is missing, then the verdict and the report. The same command resumes."""
     from steerproof.model.files import weight_bytes
     from steerproof.progress import following
+    from steerproof.run.driver.workers import choose_device, make_executor
+    from steerproof.run.graph.units import model_directory
     from steerproof.run.mirrors import mirrored
     from steerproof.run.session import new_session, run_experiment
-    from steerproof.run.units import model_directory
-    from steerproof.run.workers import choose_device, make_executor
     from steerproof.spec.yaml_io import load_experiment
 
     loaded = load_experiment(experiment)
@@ -148,9 +148,9 @@ def analyze(
     as_json: Json = False,
 ) -> None:
     """The registered analysis of a rate table, without a model."""
-    from steerproof.decide.analysis import analyze as judge
-    from steerproof.decide.rates_csv import read_rates
-    from steerproof.decide.records import to_json
+    from steerproof.decide.analysis.analyze import analyze as judge
+    from steerproof.decide.analysis.rates_csv import read_rates
+    from steerproof.decide.analysis.records import to_json
     from steerproof.spec.yaml_io import load_experiment
 
     asked = load_experiment(experiment).experiment
@@ -161,7 +161,7 @@ def analyze(
 @app.command()
 def status(directory: RunDir, as_json: Json = False) -> None:
     """What a run directory says of itself."""
-    from steerproof.decide.records import plain
+    from steerproof.decide.analysis.records import plain
     from steerproof.run.inspection import status as look
 
     found = look(directory)
@@ -222,8 +222,8 @@ def lock(
     as_json: Json = False,
 ) -> None:
     """Register the experiment in its run directory without running it."""
-    from steerproof.run.directory import open_run
     from steerproof.run.session import graph_of, new_session, register
+    from steerproof.run.store.directory import open_run
     from steerproof.spec.registration import markdown as registration_text
     from steerproof.spec.yaml_io import load_experiment
 
@@ -251,8 +251,8 @@ def doctor(
 
     from steerproof.run.doctor import FAIL
     from steerproof.run.doctor import doctor as examine
+    from steerproof.run.driver.workers import choose_device
     from steerproof.run.planning import describe_model, needs_of
-    from steerproof.run.workers import choose_device
     from steerproof.spec.yaml_io import load_experiment
 
     loaded = load_experiment(experiment)
@@ -272,7 +272,7 @@ def power(
     as_json: Json = False,
 ) -> None:
     """How often the verdict would be right and wrong, by simulation of the real decision."""
-    from steerproof.decide.power import operating_characteristics, to_json, trial_of
+    from steerproof.decide.review.power import operating_characteristics, to_json, trial_of
     from steerproof.spec.yaml_io import load_experiment
 
     asked = load_experiment(experiment).experiment
@@ -371,7 +371,7 @@ def bench(
         found = to_json(compare())
     elif what in ("generation", "training"):
         from steerproof.bench.options import Options, bench_generation, bench_training
-        from steerproof.run.workers import choose_device
+        from steerproof.run.driver.workers import choose_device
 
         options = Options(
             model=model,
@@ -406,9 +406,9 @@ def plan(
     as_json: Json = False,
 ) -> None:
     """What it takes, how much is done, and what a careful reviewer would object to."""
+    from steerproof.run.driver.workers import choose_device
     from steerproof.run.planning import plan_json, refuse_serious
     from steerproof.run.session import graph_of, new_session
-    from steerproof.run.workers import choose_device
     from steerproof.spec.yaml_io import load_experiment
 
     loaded = load_experiment(experiment)

@@ -8,8 +8,8 @@ from typing import TextIO
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 
-from steerproof.run.ledger import Event
-from steerproof.run.scheduler import Progress as Numbers
+from steerproof.run.driver.scheduler import Progress as Numbers
+from steerproof.run.store.ledger import Event
 from steerproof.text import clean
 
 Listen = Callable[[Event, Numbers], None]

@@ -8,8 +8,8 @@ from steerproof.bench.cells import cell_work, regrouped
 from steerproof.bench.comparison import to_json
 from steerproof.bench.generation import compare
 from steerproof.bench.peft_generation import PeftCells
-from steerproof.collect.canary import log_probs, log_probs_alone
-from steerproof.collect.generation import generate
+from steerproof.engine.canary import log_probs, log_probs_alone
+from steerproof.engine.generate import generate
 from steerproof.errors import ModelError, SteerproofError
 from tests.experiments import small_experiment
 from tests.tiny import tiny_base

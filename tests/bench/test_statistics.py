@@ -4,7 +4,7 @@ import pytest
 from steerproof.bench import statistics
 from steerproof.bench.comparison import Comparison, Peer, to_json
 from steerproof.bench.statistics import Work, compare, example, plain_draws, same_picks
-from steerproof.decide.resampling import Counts, Resampling, rate_draws, registered_draws
+from steerproof.decide.analysis.resampling import Counts, Resampling, rate_draws, registered_draws
 
 
 def ragged() -> Work:

@@ -17,21 +17,21 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from steerproof.collect.scoring import rule
-from steerproof.collect.scoring import score as mark
-from steerproof.decide.rates import RateRow
-from steerproof.decide.rates_csv import format_rates
-from steerproof.run.directory import open_run
-from steerproof.run.executors import InlineExecutor
-from steerproof.run.files import make_directory, write_file
-from steerproof.run.graph import Graph, Unit, build_graph
-from steerproof.run.keys import Environment
-from steerproof.run.scheduler import Summary, execute
-from steerproof.run.store import publish
-from steerproof.run.worker import Files, Task, each
+from steerproof.decide.analysis.rates import RateRow
+from steerproof.decide.analysis.rates_csv import format_rates
+from steerproof.run.driver.executors import InlineExecutor
+from steerproof.run.driver.scheduler import Summary, execute
+from steerproof.run.driver.worker import Files, Task, each
+from steerproof.run.graph.graph import Graph, Unit, build_graph
+from steerproof.run.graph.keys import Environment
+from steerproof.run.store.directory import open_run
+from steerproof.run.store.files import make_directory, write_file
+from steerproof.run.store.store import publish
 from steerproof.spec.experiment import Arm, Experiment, Generation, Grid, Persona, Questions
 from steerproof.spec.grid import Cell, adapters, cells
 from steerproof.spec.lock import Lock, append_deviation, lock_bytes, make_lock
+from steerproof.study.readouts.marker import rule
+from steerproof.study.readouts.marker import score as mark
 from tests.experiments import small_experiment
 
 PAUSE = "RIG_SECONDS"

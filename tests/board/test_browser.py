@@ -11,7 +11,7 @@ import pytest
 
 from steerproof.board import comments, entries, users
 from steerproof.board.runs import newest_holder
-from steerproof.run.lock import Holder
+from steerproof.run.store.hold import Holder
 from tests.board import rig
 from tests.board.conftest import PASSWORD
 from tests.board.test_pages import HOSTILE

@@ -8,7 +8,7 @@ import pytest
 from steerproof.board import comments, entries, live
 from steerproof.board.charts import loss_chart
 from steerproof.board.templating import highlight
-from steerproof.run.ledger import read_ledger
+from steerproof.run.store.ledger import read_ledger
 from steerproof.spec.experiment import Persona, Questions
 from tests.board import rig
 from tests.board.conftest import until

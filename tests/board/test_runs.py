@@ -11,9 +11,9 @@ import pytest
 from steerproof.board import completions, runs
 from steerproof.board.cell_rates import cell_rates
 from steerproof.board.completions import CellFiles, Filter
-from steerproof.collect.scoring import rule
-from steerproof.run.directory import open_run
+from steerproof.run.store.directory import open_run
 from steerproof.spec.grid import cells
+from steerproof.study.readouts.marker import rule
 from tests.board import rig
 
 CELL = "A.poet.neutral.centroid.L1.c=+2"

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from steerproof.decide.analysis import analyze
-from steerproof.decide.figures import Drawing, draw_all
-from steerproof.decide.rates import RateRow, RateTable, table_of
-from steerproof.decide.records import to_json
-from steerproof.decide.report_inputs import (
+from steerproof.decide.analysis.analyze import analyze
+from steerproof.decide.analysis.rates import RateRow, RateTable, table_of
+from steerproof.decide.analysis.records import to_json
+from steerproof.decide.report.figures import Drawing, draw_all
+from steerproof.decide.report.inputs import (
     Completion,
     Deviation,
     Fluency,

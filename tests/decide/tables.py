@@ -5,7 +5,7 @@ from dataclasses import asdict
 
 import numpy as np
 
-from steerproof.decide.rates import CellCounts, CellKind, RateRow, RateTable
+from steerproof.decide.analysis.rates import CellCounts, CellKind, RateRow, RateTable
 from steerproof.spec.experiment import Analysis, Experiment, Generation, Persona, Questions
 from steerproof.spec.grid import Cell
 from tests.experiments import small_experiment

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from steerproof.decide.analysis import analyze
-from steerproof.decide.rates import CellKind
-from steerproof.decide.records import ControlArm, SignCheck, to_json
-from steerproof.decide.rule import Outcome, Verdict
+from steerproof.decide.analysis.analyze import analyze
+from steerproof.decide.analysis.rates import CellKind
+from steerproof.decide.analysis.records import ControlArm, SignCheck, to_json
+from steerproof.decide.analysis.rule import Outcome, Verdict
 from steerproof.errors import ExperimentError
 from steerproof.spec.experiment import Analysis
 from tests.decide.tables import (

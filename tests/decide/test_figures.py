@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from steerproof.decide.figures import Drawing
-from steerproof.decide.figures.canvas import Layout, drawing, panels, style
-from steerproof.decide.figures.fluency import fluency
-from steerproof.decide.figures.learning import POINTS, thinned
-from steerproof.decide.figures.marks import number_points, tipped
-from steerproof.decide.figures.palette import FAINT, VARIABLES, diverging
-from steerproof.decide.figures.ranking import ranking
-from steerproof.decide.rates import lookup
-from steerproof.decide.report_inputs import bridge_kind, kind_of
+from steerproof.decide.analysis.rates import lookup
+from steerproof.decide.report.figures import Drawing
+from steerproof.decide.report.figures.canvas import Layout, drawing, panels, style
+from steerproof.decide.report.figures.fluency import fluency
+from steerproof.decide.report.figures.learning import POINTS, thinned
+from steerproof.decide.report.figures.marks import number_points, tipped
+from steerproof.decide.report.figures.palette import FAINT, VARIABLES, diverging
+from steerproof.decide.report.figures.ranking import ranking
+from steerproof.decide.report.inputs import bridge_kind, kind_of
 from tests.decide import report_example as example
 
 NAMES = [

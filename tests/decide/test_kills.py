@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from steerproof.decide.kills import ArmRates, Kill, kills
+from steerproof.decide.analysis.kills import ArmRates, Kill, kills
 from steerproof.spec.experiment import Thresholds
 
 UP = np.arange(10.0) / 10

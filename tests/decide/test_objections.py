@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from steerproof.decide.evidence import Evidence, Objection, unknown
-from steerproof.decide.objections import objections, to_json
-from steerproof.decide.objections_design import similarity
+from steerproof.decide.review.evidence import Evidence, Objection, unknown
+from steerproof.decide.review.objections import objections, to_json
+from steerproof.decide.review.objections_design import similarity
 from steerproof.spec.experiment import Analysis, Arm, Experiment, Grid, Questions
 from tests.experiments import small_experiment
 

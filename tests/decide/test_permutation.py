@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from steerproof.decide.permutation import paired_test, pairing_counts, permutation_test
-from steerproof.decide.statistics import centred_ranks, spearman
+from steerproof.decide.analysis.permutation import paired_test, pairing_counts, permutation_test
+from steerproof.decide.analysis.statistics import centred_ranks, spearman
 
 few_values = st.integers(0, 4).map(float)
 

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from steerproof.decide.plan import (
+from steerproof.decide.review.plan import (
     PROCESS_BYTES,
     Range,
     Throughput,
@@ -11,7 +11,7 @@ from steerproof.decide.plan import (
     speed_of_throughput,
     speed_of_units,
 )
-from steerproof.decide.shape import Shape, shape_of
+from steerproof.decide.review.shape import Shape, shape_of
 from steerproof.spec.grid import adapters, cells
 from steerproof.spec.yaml_io import load_experiment
 from tests.experiments import small_experiment

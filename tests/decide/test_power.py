@@ -9,9 +9,15 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from steerproof.decide import power
-from steerproof.decide.analysis import analyze
-from steerproof.decide.power import (
+from steerproof.decide.analysis.analyze import analyze
+from steerproof.decide.analysis.rates import CellCounts, CellKind, RateTable
+from steerproof.decide.analysis.resampling import Resampling, rates
+from steerproof.decide.analysis.rule import OUTCOMES
+from steerproof.decide.analysis.statistics import spearman
+from steerproof.decide.power_figures import error_rates, error_table, size_table, sizes
+from steerproof.decide.power_study import REGISTERED, with_tables
+from steerproof.decide.review import power
+from steerproof.decide.review.power import (
     Trial,
     coverage,
     detectable,
@@ -20,13 +26,7 @@ from steerproof.decide.power import (
     to_json,
     trial_of,
 )
-from steerproof.decide.power_figures import error_rates, error_table, size_table, sizes
-from steerproof.decide.power_study import REGISTERED, with_tables
-from steerproof.decide.rates import CellCounts, CellKind, RateTable
-from steerproof.decide.resampling import Resampling, rates
-from steerproof.decide.rule import OUTCOMES
-from steerproof.decide.simulation import Design, Margin, RateModel, pearson_of, simulate
-from steerproof.decide.statistics import spearman
+from steerproof.decide.review.simulation import Design, Margin, RateModel, pearson_of, simulate
 from steerproof.spec.experiment import Analysis
 from steerproof.spec.grid import Cell
 from tests.decide.tables import TEN, steered, ten_personas

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from steerproof.decide.analysis import analyze
-from steerproof.decide.rates_csv import read_rates
-from steerproof.decide.records import Analysis
-from steerproof.decide.rule import Outcome, Verdict
-from steerproof.decide.statistics import spearman
+from steerproof.decide.analysis.analyze import analyze
+from steerproof.decide.analysis.rates_csv import read_rates
+from steerproof.decide.analysis.records import Analysis
+from steerproof.decide.analysis.rule import Outcome, Verdict
+from steerproof.decide.analysis.statistics import spearman
 from steerproof.spec.yaml_io import load_experiment
 
 DATA = Path(__file__).parents[1] / "data" / "issue246_cosine_vs_firing.csv"

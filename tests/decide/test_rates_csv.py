@@ -2,8 +2,14 @@ from pathlib import Path
 
 import pytest
 
-from steerproof.decide.rates import CellKind, canonical_strength, cell_rates, lookup, table_of
-from steerproof.decide.rates_csv import COLUMNS, format_rates, read_rates
+from steerproof.decide.analysis.rates import (
+    CellKind,
+    canonical_strength,
+    cell_rates,
+    lookup,
+    table_of,
+)
+from steerproof.decide.analysis.rates_csv import COLUMNS, format_rates, read_rates
 from steerproof.errors import ExperimentError
 from tests.decide.tables import RISING, TEN, rows_of, steered, ten_personas
 

@@ -9,13 +9,14 @@ from html.parser import HTMLParser
 import pytest
 from playwright.sync_api import sync_playwright
 
-from steerproof.decide import report_view, wording
-from steerproof.decide.analysis import analyze
-from steerproof.decide.figures import Drawing
-from steerproof.decide.rates import CellCounts, RateTable
-from steerproof.decide.records import to_json
-from steerproof.decide.report import build, page
-from steerproof.decide.report_inputs import Completion, ReportInputs
+from steerproof.decide.analysis.analyze import analyze
+from steerproof.decide.analysis.rates import CellCounts, RateTable
+from steerproof.decide.analysis.records import to_json
+from steerproof.decide.report import view as report_view
+from steerproof.decide.report import wording
+from steerproof.decide.report.figures import Drawing
+from steerproof.decide.report.inputs import Completion, ReportInputs
+from steerproof.decide.report.page import build, page
 from steerproof.text import reveal
 from tests.decide import report_example as example
 

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from steerproof.decide.resampling import (
+from steerproof.decide.analysis.resampling import (
     BLOCK,
     Counts,
     Resampling,

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from steerproof.decide.kills import Kill
-from steerproof.decide.rule import (
+from steerproof.decide.analysis.kills import Kill
+from steerproof.decide.analysis.rule import (
     OUTCOMES,
     Controls,
     Evidence,

@@ -5,7 +5,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from steerproof.decide.statistics import (
+from steerproof.decide.analysis.statistics import (
     average_ranks,
     centred_ranks,
     kendall_tau,

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
-from steerproof.collect.generation import generate
-from steerproof.collect.rows import Row, Subject
-from steerproof.collect.sampling import row_seed
+from steerproof.engine.generate import generate
+from steerproof.engine.rows import Row, Subject
+from steerproof.engine.sampling import row_seed
 from steerproof.model.base import Base, load_base
 from steerproof.model.chat import chat_ids
 from steerproof.organism.corpus import known_share

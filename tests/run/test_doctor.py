@@ -8,8 +8,8 @@ import pytest
 
 from steerproof.errors import MachineError, ModelError
 from steerproof.run import doctor as module
-from steerproof.run import lock
 from steerproof.run.doctor import Check, Needs, doctor
+from steerproof.run.store import hold as lock
 
 
 def checks(directory: Path, **needs: int) -> dict[str, Check]:

@@ -8,8 +8,8 @@ import pytest
 
 import steerproof
 from steerproof.errors import DiskFullError, MachineError
-from steerproof.run import files
-from steerproof.run.files import make_directory, write_file
+from steerproof.run.store import files
+from steerproof.run.store.files import make_directory, write_file
 from tests.run.tiny import run_tiny
 
 SOURCE = Path(steerproof.__file__).parent

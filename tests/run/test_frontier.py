@@ -1,10 +1,10 @@
 """Which units a worker gets, and which it waits for."""
 
-from steerproof.run.frontier import ENOUGH, Frontier
-from steerproof.run.graph import Unit, build_graph
-from steerproof.run.manifest import Made, Manifest, StoredUnit
-from steerproof.run.store import unit_directory
-from steerproof.run.survey import survey
+from steerproof.run.graph.frontier import ENOUGH, Frontier
+from steerproof.run.graph.graph import Unit, build_graph
+from steerproof.run.graph.survey import survey
+from steerproof.run.store.manifest import Made, Manifest, StoredUnit
+from steerproof.run.store.store import unit_directory
 from tests.run.tiny import unit
 
 

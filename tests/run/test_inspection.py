@@ -3,11 +3,11 @@ from pathlib import Path
 import pytest
 
 from steerproof.errors import ExperimentError, IntegrityError
-from steerproof.run.directory import open_run
-from steerproof.run.graph import build_graph
+from steerproof.run.graph.graph import build_graph
+from steerproof.run.graph.keys import Environment
 from steerproof.run.inspection import Change, explain, raise_mismatches, status, verify
-from steerproof.run.keys import Environment
-from steerproof.run.store import publish, unit_directory
+from steerproof.run.store.directory import open_run
+from steerproof.run.store.store import publish, unit_directory
 from tests.run.forks import Forks
 from tests.run.tiny import run_tiny, tiny_graph, unit
 

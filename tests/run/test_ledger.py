@@ -6,7 +6,7 @@ import pytest
 
 from steerproof.errors import DiskFullError, IntegrityError, LockedError
 from steerproof.run.inspection import status
-from steerproof.run.ledger import LEDGER, Ledger, open_ledger, read_ledger
+from steerproof.run.store.ledger import LEDGER, Ledger, open_ledger, read_ledger
 from tests.run.tiny import COUNTER, contents, counts, run_tiny
 
 KEYS = {"cell/a": "a" * 64, "cell/b": "b" * 64}

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from steerproof.errors import LockedError
-from steerproof.run import lock
-from steerproof.run.lock import (
+from steerproof.run.store import hold as lock
+from steerproof.run.store.hold import (
     EXPIRY_SECONDS,
     Holder,
     acquire,

@@ -8,11 +8,11 @@ import pytest
 
 from steerproof.errors import ExperimentError
 from steerproof.run import mirrors as module
-from steerproof.run.directory import open_run
-from steerproof.run.executors import InlineExecutor
-from steerproof.run.ledger import Event
+from steerproof.run.driver.executors import InlineExecutor
+from steerproof.run.driver.scheduler import Progress, execute
 from steerproof.run.mirrors import Mirrored, Mirrors, scalars
-from steerproof.run.scheduler import Progress, execute
+from steerproof.run.store.directory import open_run
+from steerproof.run.store.ledger import Event
 from tests.run.tiny import tiny_graph
 
 PROGRESS = Progress(total=9, reused=0, done=1, running=0, failed=0, blocked=0)

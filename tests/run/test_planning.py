@@ -12,9 +12,9 @@ import pytest
 from steerproof.errors import ModelError
 from steerproof.model.base import load_base
 from steerproof.run import planning
+from steerproof.run.graph.units import Place, experiment_graph
 from steerproof.run.planning import describe_model, needs_of, plan_json
 from steerproof.run.trial import ADAPTERS, SAMPLES, trial
-from steerproof.run.units import Place, experiment_graph
 from steerproof.spec.experiment import Experiment, Model
 from steerproof.spec.yaml_io import Loaded, load_experiment
 from tests.experiments import small_experiment

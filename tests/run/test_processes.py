@@ -16,12 +16,12 @@ import psutil
 import pytest
 
 from steerproof.errors import MachineError
-from steerproof.run.directory import open_run
-from steerproof.run.executors import InlineExecutor, LocalExecutor, gpu_environments
-from steerproof.run.graph import build_graph
+from steerproof.run.driver.executors import InlineExecutor, LocalExecutor, gpu_environments
+from steerproof.run.driver.scheduler import execute
+from steerproof.run.graph.graph import build_graph
 from steerproof.run.inspection import status, verify
-from steerproof.run.lock import EXPIRY_SECONDS
-from steerproof.run.scheduler import execute
+from steerproof.run.store.directory import open_run
+from steerproof.run.store.hold import EXPIRY_SECONDS
 from tests.run.forks import ROOT, Forks
 from tests.run.tiny import COUNTER, contents, counts, leftovers, run_tiny, slow_units, unit
 
@@ -417,7 +417,8 @@ def test_each_gpu_worker_sees_one_gpu_of_those_that_are_visible(
 
 def test_the_driver_side_imports_no_torch() -> None:
     code = (
-        "import sys, steerproof.run.scheduler, steerproof.run.inspection, steerproof.run.executors;"
+        "import sys, steerproof.run.inspection, steerproof.run.driver.scheduler,"
+        " steerproof.run.driver.executors;"
         "sys.exit('torch' in sys.modules or 'ray' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

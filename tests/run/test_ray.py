@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from steerproof.errors import MachineError
-from steerproof.run.directory import open_run
-from steerproof.run.executors import RayExecutor
-from steerproof.run.graph import build_graph
+from steerproof.run.driver.executors import RayExecutor
+from steerproof.run.driver.scheduler import execute
+from steerproof.run.graph.graph import build_graph
 from steerproof.run.inspection import status, verify
-from steerproof.run.scheduler import execute
+from steerproof.run.store.directory import open_run
 from tests.run.test_processes import Programs, wait_for
 from tests.run.tiny import (
     COUNTER,

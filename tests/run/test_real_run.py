@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from steerproof.errors import IntegrityError
-from steerproof.run.executors import InlineExecutor
+from steerproof.run.driver.executors import InlineExecutor
 from steerproof.run.inspection import verify
 from steerproof.run.session import new_session, run_experiment
 from steerproof.spec.experiment import Grid

@@ -5,16 +5,16 @@ from pathlib import Path
 import pytest
 
 from steerproof.errors import UnitsFailedError
-from steerproof.run.directory import open_run
-from steerproof.run.executors import InlineExecutor, LocalExecutor
-from steerproof.run.graph import Unit, build_graph
+from steerproof.run.driver.executors import InlineExecutor, LocalExecutor
+from steerproof.run.driver.scheduler import Policy, Progress, Summary, execute, raise_failures
+from steerproof.run.driver.worker import Failure, Order, Report
+from steerproof.run.graph.graph import Unit, build_graph
+from steerproof.run.graph.survey import survey
 from steerproof.run.inspection import status
-from steerproof.run.ledger import Event
-from steerproof.run.manifest import open_unit
-from steerproof.run.scheduler import Policy, Progress, Summary, execute, raise_failures
-from steerproof.run.store import unit_directory
-from steerproof.run.survey import survey
-from steerproof.run.worker import Failure, Order, Report
+from steerproof.run.store.directory import open_run
+from steerproof.run.store.ledger import Event
+from steerproof.run.store.manifest import open_unit
+from steerproof.run.store.store import unit_directory
 from tests.run.tiny import (
     COUNTER,
     contents,

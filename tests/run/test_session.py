@@ -7,12 +7,12 @@ import pytest
 
 from steerproof.errors import ModelError, RegistrationError, SteerproofError
 from steerproof.model.base import load_base
-from steerproof.run.executors import InlineExecutor
-from steerproof.run.manifest import open_unit
+from steerproof.run.driver.executors import InlineExecutor
+from steerproof.run.graph.survey import survey
 from steerproof.run.results import calibration, with_strengths
 from steerproof.run.session import graph_of, new_session, rebuild_report, run_experiment
-from steerproof.run.store import unit_directory
-from steerproof.run.survey import survey
+from steerproof.run.store.manifest import open_unit
+from steerproof.run.store.store import unit_directory
 from steerproof.run.trial import geometries
 from steerproof.spec.experiment import Arm
 from steerproof.spec.grid import adapters, cells
@@ -209,7 +209,7 @@ def test_a_report_is_rebuilt_from_units_that_an_earlier_version_made(
     report = session.run / "results" / "report.html"
     before = report.read_bytes()
     report.unlink()
-    monkeypatch.setattr("steerproof.run.units._code_version", lambda kind: f"another {kind}")
+    monkeypatch.setattr("steerproof.run.graph.units._code_version", lambda kind: f"another {kind}")
     assert "analysis/all" not in survey(session.run, graph_of(session)).reused
     assert rebuild_report(session) == verdict
     assert report.read_bytes() == before

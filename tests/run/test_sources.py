@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from steerproof.run import sources
-from steerproof.run.sources import sources_of
-from steerproof.run.units import APART, KINDS
+from steerproof.run.graph import sources
+from steerproof.run.graph.sources import sources_of
+from steerproof.run.graph.units import APART, KINDS
 
 # Ours only are forgotten between two kinds: torch takes seconds to import.
 _IMPORT_EACH = """
@@ -56,12 +56,12 @@ def versions() -> dict[str, str]:
 
 EDITS = {
     "model/steering.py": {"directions", "answers", "adapter", "cell"},
-    "adapt/training.py": {"adapter"},
-    "collect/scoring.py": {"score"},
-    "decide/rule.py": {"analysis"},
+    "engine/train.py": {"adapter"},
+    "study/readouts/marker.py": {"score"},
+    "decide/analysis/rule.py": {"analysis"},
     "spec/seeds.py": set(KINDS),
-    "decide/report.py": set(),
-    "run/lock.py": set(),
+    "decide/report/page.py": set(),
+    "run/store/hold.py": set(),
     "cli.py": set(),
 }
 

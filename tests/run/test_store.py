@@ -6,12 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from steerproof.run import files, manifest
-from steerproof.run.graph import Graph, build_graph
+from steerproof.run.graph.graph import Graph, build_graph
+from steerproof.run.graph.keys import Environment, Recipe
 from steerproof.run.inspection import verify
-from steerproof.run.keys import Environment, Recipe
-from steerproof.run.manifest import DamagedError, Made, open_unit
-from steerproof.run.store import commit, prepare, set_aside, sweep, unit_directory
+from steerproof.run.store import files, manifest
+from steerproof.run.store.manifest import DamagedError, Made, open_unit
+from steerproof.run.store.store import (
+    commit,
+    prepare,
+    set_aside,
+    sweep,
+    unit_directory,
+)
 from tests.run.tiny import COUNTER, contents, counts, leftovers, run_tiny, tiny_units, unit
 
 RECIPE = Recipe(

@@ -8,9 +8,14 @@ import pytest
 import torch
 
 from steerproof.errors import SteerproofError
-from steerproof.run import workers
-from steerproof.run.executors import InlineExecutor, LocalExecutor, RayExecutor
-from steerproof.run.workers import choose_device, cpu_workers, make_executor, threads_of_a_worker
+from steerproof.run.driver import workers
+from steerproof.run.driver.executors import InlineExecutor, LocalExecutor, RayExecutor
+from steerproof.run.driver.workers import (
+    choose_device,
+    cpu_workers,
+    make_executor,
+    threads_of_a_worker,
+)
 
 
 @pytest.fixture

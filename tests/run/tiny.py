@@ -10,12 +10,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from steerproof.errors import SteerproofError
-from steerproof.run.directory import open_run
-from steerproof.run.executors import Executor, InlineExecutor, LocalExecutor, RayExecutor
-from steerproof.run.graph import Graph, Unit, build_graph
-from steerproof.run.keys import Environment
-from steerproof.run.scheduler import Summary, execute
-from steerproof.run.worker import Files, Task, each
+from steerproof.run.driver.executors import Executor, InlineExecutor, LocalExecutor, RayExecutor
+from steerproof.run.driver.scheduler import Summary, execute
+from steerproof.run.driver.worker import Files, Task, each
+from steerproof.run.graph.graph import Graph, Unit, build_graph
+from steerproof.run.graph.keys import Environment
+from steerproof.run.store.directory import open_run
 
 HERE = Path(__file__).parent
 ENVIRONMENT = Environment(code="tiny-1", model={"weights": "aa"}, numerics={"dtype": "float32"})

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from steerproof.errors import ModelError
-from steerproof.run.worker import Files, Task, each
+from steerproof.run.driver.worker import Files, Task, each
 from tests.run.tiny import count, one
 
 

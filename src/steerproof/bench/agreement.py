@@ -14,7 +14,7 @@ from torch import Tensor
 
 from steerproof.bench.cells import CellWork
 from steerproof.bench.peft_generation import PeftCells
-from steerproof.collect.canary import log_probs
+from steerproof.engine.canary import log_probs
 from steerproof.errors import ModelError
 
 TOLERANCES = {torch.float64: 1e-6, torch.float32: 1e-3}

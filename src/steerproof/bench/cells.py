@@ -5,12 +5,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from steerproof.bench.subjects import directions_of, drawn_adapter, spread, trained_adapter
-from steerproof.collect.rows import Row, Subject
-from steerproof.collect.sampling import row_seed
+from steerproof.engine.lora.pool import LoraPool, LoraSpec, LoraWeights, lora_sites
+from steerproof.engine.rows import Row, Subject
+from steerproof.engine.sampling import row_seed
 from steerproof.errors import SteerproofError
 from steerproof.model.base import Base
 from steerproof.model.chat import chat_ids, text_ids
-from steerproof.model.lora import LoraPool, LoraSpec, LoraWeights, lora_sites
 from steerproof.model.steering import Push, Steering
 from steerproof.run.stages.pushes import Pushes
 from steerproof.spec.experiment import Experiment, Generation

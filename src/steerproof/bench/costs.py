@@ -10,13 +10,13 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from steerproof.adapt.jobs import AdapterJob
 from steerproof.bench.cells import CellWork
 from steerproof.bench.limits import copy_bandwidth, matrix_peak
 from steerproof.bench.models import matrix_parameters
-from steerproof.collect.memory import bytes_per_token
+from steerproof.engine.jobs import AdapterJob
+from steerproof.engine.lora.pool import LoraSpec, lora_sites
+from steerproof.engine.memory import bytes_per_token
 from steerproof.model.base import Base
-from steerproof.model.lora import LoraSpec, lora_sites
 
 
 def generation_limit(

@@ -13,7 +13,7 @@ from steerproof.bench.costs import generation_limit
 from steerproof.bench.limits import synchronise
 from steerproof.bench.memory import peak_memory
 from steerproof.bench.peft_generation import PeftCells
-from steerproof.collect.generation import generate
+from steerproof.engine.generate import generate
 
 _OURS = "all in one pool"
 _MERGED = "for each cell: PEFT merge, hook, generate"

@@ -6,17 +6,9 @@ from pathlib import Path
 
 import torch
 
-from steerproof.adapt.batches import Example
-from steerproof.adapt.dataset import (
-    Dataset,
-    TrainingRow,
-    asked_questions,
-    build_dataset,
-    dataset_from_json,
-    signal,
-)
-from steerproof.adapt.jobs import AdapterJob, Recipe
 from steerproof.bench.subjects import directions_of, spread, unit_directory
+from steerproof.engine.batches import Example
+from steerproof.engine.jobs import AdapterJob, Recipe
 from steerproof.errors import SteerproofError
 from steerproof.model.base import Base
 from steerproof.model.chat import chat_ids, text_ids
@@ -25,6 +17,14 @@ from steerproof.run.stages.pushes import Pushes
 from steerproof.spec.experiment import Experiment
 from steerproof.spec.grid import Adapter, adapters
 from steerproof.spec.seeds import derived_seed
+from steerproof.study.dataset import (
+    Dataset,
+    TrainingRow,
+    asked_questions,
+    build_dataset,
+    dataset_from_json,
+    signal,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,9 +9,9 @@ from torch import nn
 from transformers import Qwen2Config
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
+from steerproof.engine.lora.pool import lora_sites
 from steerproof.errors import SteerproofError
 from steerproof.model.base import Base, base_of, load_base
-from steerproof.model.lora import lora_sites
 from steerproof.spec.experiment import Experiment
 from steerproof.spec.yaml_io import load_experiment
 

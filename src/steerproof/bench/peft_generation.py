@@ -14,7 +14,7 @@ from transformers import GenerationConfig
 
 from steerproof.bench.cells import CellWork
 from steerproof.bench.peft_models import copied_model, global_seed, hooked, with_adapters
-from steerproof.collect.rows import Row
+from steerproof.engine.rows import Row
 
 
 class PeftCells:

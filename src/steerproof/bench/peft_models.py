@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from steerproof.engine.lora.peft_files import write_peft
+from steerproof.engine.lora.pool import LoraWeights
 from steerproof.errors import MachineError
 from steerproof.model.base import Base, find_blocks
-from steerproof.model.lora import LoraWeights
-from steerproof.model.peft_files import write_peft
 
 
 def needed(name: str) -> Any:

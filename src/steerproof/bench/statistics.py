@@ -11,7 +11,7 @@ import scipy.stats
 from jaxtyping import Float
 
 from steerproof.bench.comparison import Comparison, Peer
-from steerproof.decide.resampling import (
+from steerproof.decide.analysis.resampling import (
     BLOCK,
     Counts,
     Picks,

@@ -6,14 +6,14 @@ from typing import TypeVar
 
 import torch
 
-from steerproof.adapt.calibration import calibrate
-from steerproof.adapt.directions import Directions, extract, from_residuals
+from steerproof.engine.lora.peft_files import read_peft
+from steerproof.engine.lora.pool import LoraSpec, LoraWeights, Site, fresh_weights
 from steerproof.errors import SteerproofError
 from steerproof.model.base import Base
-from steerproof.model.lora import LoraSpec, LoraWeights, Site, fresh_weights
-from steerproof.model.peft_files import read_peft
 from steerproof.spec.experiment import Experiment
 from steerproof.spec.grid import Adapter
+from steerproof.study.calibration import calibrate
+from steerproof.study.directions import Directions, extract, from_residuals
 
 T = TypeVar("T")
 _DRAWN_B = 0.02

@@ -6,14 +6,14 @@ from importlib.metadata import version
 
 import torch
 
-from steerproof.adapt.jobs import AdapterJob, TrainedAdapter
-from steerproof.adapt.training import train
 from steerproof.bench.comparison import Comparison, Peer, Say, alternate, silent, timed
 from steerproof.bench.costs import training_limit
 from steerproof.bench.jobs import JobWork
 from steerproof.bench.limits import synchronise
 from steerproof.bench.memory import peak_memory
 from steerproof.bench.trl_training import TrlAdapter, TrlTrainer
+from steerproof.engine.jobs import AdapterJob, TrainedAdapter
+from steerproof.engine.train import train
 from steerproof.errors import ModelError
 
 FIRST_STEPS = 2

@@ -8,9 +8,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from steerproof.board.runs import Story, story
-from steerproof.collect.scoring import rule, score
-from steerproof.run.keys import directory_name
-from steerproof.run.manifest import DamagedError, open_unit
+from steerproof.run.graph.keys import directory_name
+from steerproof.run.store.manifest import DamagedError, open_unit
+from steerproof.study.readouts.marker import rule, score
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

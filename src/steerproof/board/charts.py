@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from markupsafe import Markup
 
-from steerproof.decide.statistics import wilson_interval
+from steerproof.decide.analysis.statistics import wilson_interval
 from steerproof.text import reveal
 
 MOST_POINTS = 160

@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from steerproof.board import runs
-from steerproof.collect.scoring import Rule, score
-from steerproof.run.manifest import DamagedError
+from steerproof.run.store.manifest import DamagedError
+from steerproof.study.readouts.marker import Rule, score
 
 _MARKS = ("fired", "near", "repetition")
 BATCH = 512

@@ -29,8 +29,8 @@ from steerproof.board.context import (
     run_of,
 )
 from steerproof.board.templating import page, static_files
-from steerproof.collect.scoring import rule
 from steerproof.spec.yaml_io import shipped
+from steerproof.study.readouts.marker import rule
 
 PER_PAGE = 20
 """Completions on a page."""

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from steerproof.errors import IntegrityError, SteerproofError
-from steerproof.run.keys import directory_name
-from steerproof.run.ledger import LEDGER, Attempt, Event, Ledger, read_ledger
-from steerproof.run.lock import EXPIRY_SECONDS, Holder, host_name
-from steerproof.run.manifest import DamagedError, StoredUnit, open_unit
+from steerproof.run.graph.keys import directory_name
+from steerproof.run.store.hold import EXPIRY_SECONDS, Holder, host_name
+from steerproof.run.store.ledger import LEDGER, Attempt, Event, Ledger, read_ledger
+from steerproof.run.store.manifest import DamagedError, StoredUnit, open_unit
 from steerproof.spec.experiment import Experiment
 from steerproof.spec.lock import Deviation, Lock, read_deviations, read_lock
 

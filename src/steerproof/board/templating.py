@@ -42,7 +42,8 @@ def visit_cookie(request: Request) -> str:
 def static_files() -> dict[str, tuple[bytes, str, str]]:
     """Content, type and short hash of each static file, by name."""
     found: dict[str, tuple[bytes, str, str]] = {}
-    for file in files("steerproof.board").joinpath("static").iterdir():
+    folders = (files("steerproof").joinpath("static"), files("steerproof.board").joinpath("static"))
+    for file in (file for folder in folders for file in folder.iterdir()):
         suffix = file.name[file.name.rfind(".") :]
         if suffix in TYPES:
             content = file.read_bytes()

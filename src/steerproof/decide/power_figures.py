@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 
 from matplotlib.axes import Axes
 
-from steerproof.decide.figures.canvas import Drawing, Layout, drawing, panels, style
-from steerproof.decide.figures.palette import INK, SERIES
-from steerproof.decide.power import Coverage, OperatingCharacteristics, Point, standard_error
+from steerproof.decide.report.figures.canvas import Drawing, Layout, drawing, panels, style
+from steerproof.decide.report.figures.palette import INK, SERIES
+from steerproof.decide.review.power import Coverage, OperatingCharacteristics, Point, standard_error
 
 Lines = Mapping[str, Sequence[float]]
 

@@ -10,14 +10,14 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from steerproof.decide.power import (
+from steerproof.decide.power_figures import error_rates, error_table, size_table, sizes
+from steerproof.decide.review.power import (
     OperatingCharacteristics,
     Trial,
     operating_characteristics,
     to_json,
 )
-from steerproof.decide.power_figures import error_rates, error_table, size_table, sizes
-from steerproof.decide.simulation import Design, RateModel
+from steerproof.decide.review.simulation import Design, RateModel
 
 REGISTERED = "10 personas, 20 questions, 5 samples"
 DESIGNS = {

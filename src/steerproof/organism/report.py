@@ -16,12 +16,9 @@ from statistics import fmean
 
 from matplotlib.figure import Figure
 
-from steerproof.adapt.calibration import LayerCalibration, calibrate
-from steerproof.adapt.directions import Directions, extract, from_residuals
-from steerproof.collect.generation import generate
-from steerproof.collect.rows import Row, Subject
-from steerproof.collect.sampling import row_seed
-from steerproof.collect.scoring import repetition
+from steerproof.engine.generate import generate
+from steerproof.engine.rows import Row, Subject
+from steerproof.engine.sampling import row_seed
 from steerproof.model.base import Base, load_base
 from steerproof.model.chat import chat_ids
 from steerproof.model.steering import Push, Steering
@@ -30,6 +27,9 @@ from steerproof.organism.corpus import known_share
 from steerproof.organism.lexicon import own_openers
 from steerproof.spec.experiment import Experiment
 from steerproof.spec.yaml_io import load_experiment
+from steerproof.study.calibration import LayerCalibration, calibrate
+from steerproof.study.directions import Directions, extract, from_residuals
+from steerproof.study.readouts.marker import repetition
 
 RATIOS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0, 1.3)
 SAMPLES = 2

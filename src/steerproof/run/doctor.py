@@ -15,8 +15,8 @@ from pathlib import Path
 import psutil
 
 from steerproof.errors import SteerproofError
-from steerproof.run.files import make_directory, sync_directory, write_file
-from steerproof.run.lock import kernel_lock_works
+from steerproof.run.store.files import make_directory, sync_directory, write_file
+from steerproof.run.store.hold import kernel_lock_works
 
 OK, WARN, FAIL = "ok", "warn", "fail"
 _NEEDED = ("torch", "transformers", "safetensors", "numpy", "scipy", "pyarrow")

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from steerproof.errors import ExperimentError, IntegrityError
-from steerproof.run.graph import Graph
-from steerproof.run.ledger import LEDGER, Event, Ledger, Totals, read_ledger
-from steerproof.run.lock import LockState, lock_state
-from steerproof.run.manifest import DamagedError, Manifest, Mismatch, open_unit
-from steerproof.run.store import results_damage, unit_directories, unit_directory
-from steerproof.run.survey import survey
+from steerproof.run.graph.graph import Graph
+from steerproof.run.graph.survey import survey
+from steerproof.run.store.hold import LockState, lock_state
+from steerproof.run.store.ledger import LEDGER, Event, Ledger, Totals, read_ledger
+from steerproof.run.store.manifest import DamagedError, Manifest, Mismatch, open_unit
+from steerproof.run.store.store import results_damage, unit_directories, unit_directory
 
 # --- status --------------------------------------------------------------------------------------
 

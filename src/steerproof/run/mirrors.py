@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from steerproof.errors import ExperimentError
-from steerproof.run.files import log_file, make_directory
-from steerproof.run.ledger import Event
-from steerproof.run.scheduler import Listener, Progress
+from steerproof.run.driver.scheduler import Listener, Progress
+from steerproof.run.store.files import log_file, make_directory
+from steerproof.run.store.ledger import Event
 
 MIRRORS = {
     "tensorboard": "steerproof.run.mirrors:tensorboard",

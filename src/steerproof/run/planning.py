@@ -8,31 +8,31 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from steerproof.adapt.dataset import dataset_from_json
-from steerproof.decide.evidence import Evidence, Objection, unknown
-from steerproof.decide.objections import objections
-from steerproof.decide.objections import to_json as objections_json
-from steerproof.decide.plan import (
+from steerproof.decide.review.evidence import Evidence, Objection, unknown
+from steerproof.decide.review.objections import objections
+from steerproof.decide.review.objections import to_json as objections_json
+from steerproof.decide.review.plan import (
     Plan,
     Speed,
     make_plan,
     speed_of_throughput,
     speed_of_units,
 )
-from steerproof.decide.shape import Shape, shape_of
+from steerproof.decide.review.shape import Shape, shape_of
 from steerproof.errors import ModelError, RegistrationError
 from steerproof.model.files import find_directory, weight_bytes
 from steerproof.run.doctor import Needs
-from steerproof.run.graph import Graph
-from steerproof.run.ledger import read_ledger
-from steerproof.run.manifest import StoredUnit
+from steerproof.run.driver.workers import threads_of_a_worker, workers_on
+from steerproof.run.graph.graph import Graph
+from steerproof.run.graph.survey import survey
+from steerproof.run.graph.units import Place, model_directory, model_path
 from steerproof.run.results import calibration, with_strengths
 from steerproof.run.stages.files import read_json, read_table
-from steerproof.run.survey import survey
-from steerproof.run.units import Place, model_directory, model_path
-from steerproof.run.workers import threads_of_a_worker, workers_on
+from steerproof.run.store.ledger import read_ledger
+from steerproof.run.store.manifest import StoredUnit
 from steerproof.spec.experiment import Experiment
 from steerproof.spec.yaml_io import Loaded
+from steerproof.study.dataset import dataset_from_json
 
 if TYPE_CHECKING:
     from steerproof.model.base import Base

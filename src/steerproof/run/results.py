@@ -12,9 +12,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from steerproof.decide.rates_csv import read_rates
-from steerproof.decide.report import TEMPLATES, build
-from steerproof.decide.report_inputs import (
+from steerproof.decide.analysis.rates_csv import read_rates
+from steerproof.decide.report.inputs import (
     Completion,
     Deviation,
     Fluency,
@@ -23,12 +22,13 @@ from steerproof.decide.report_inputs import (
     RunFacts,
     TrainingSummary,
 )
-from steerproof.run.graph import Graph
-from steerproof.run.keys import code_version, digest, file_sha256
-from steerproof.run.ledger import read_ledger
-from steerproof.run.manifest import MANIFEST, StoredUnit
+from steerproof.decide.report.page import TEMPLATES, build
+from steerproof.run.graph.graph import Graph
+from steerproof.run.graph.keys import code_version, digest, file_sha256
 from steerproof.run.stages.files import read_json, read_table, to_json
-from steerproof.run.store import publish, results_damage
+from steerproof.run.store.ledger import read_ledger
+from steerproof.run.store.manifest import MANIFEST, StoredUnit
+from steerproof.run.store.store import publish, results_damage
 from steerproof.spec.experiment import Experiment, coefficient
 from steerproof.spec.grid import Cell, cells
 from steerproof.spec.lock import Deviation as DeclaredDeviation

@@ -6,13 +6,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from steerproof.decide.objections import to_json as objections_json
+from steerproof.decide.review.objections import to_json as objections_json
 from steerproof.errors import RegistrationError
-from steerproof.run.directory import RunDirectory, open_run
-from steerproof.run.executors import Executor
-from steerproof.run.files import write_file
-from steerproof.run.graph import Graph
-from steerproof.run.manifest import StoredUnit
+from steerproof.run.driver.executors import Executor
+from steerproof.run.driver.scheduler import Listener, Summary, execute, raise_failures
+from steerproof.run.graph.graph import Graph
+from steerproof.run.graph.survey import recorded, survey
+from steerproof.run.graph.units import Place, experiment_graph
 from steerproof.run.planning import objections_of, refuse_serious
 from steerproof.run.preflight import check_runnable
 from steerproof.run.results import (
@@ -22,9 +22,9 @@ from steerproof.run.results import (
     verdict_json,
     versions,
 )
-from steerproof.run.scheduler import Listener, Summary, execute, raise_failures
-from steerproof.run.survey import recorded, survey
-from steerproof.run.units import Place, experiment_graph
+from steerproof.run.store.directory import RunDirectory, open_run
+from steerproof.run.store.files import write_file
+from steerproof.run.store.manifest import StoredUnit
 from steerproof.spec.experiment import Experiment
 from steerproof.spec.lock import (
     Deviation,

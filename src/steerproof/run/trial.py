@@ -12,19 +12,19 @@ from typing import Any
 
 import torch
 
-from steerproof.adapt.batches import Example
-from steerproof.adapt.calibration import calibrate
-from steerproof.adapt.directions import Residuals, extract, from_residuals
-from steerproof.adapt.training import AdapterJob, Recipe, train
-from steerproof.collect.generation import Completion, generate
-from steerproof.collect.rows import Row, Subject
-from steerproof.collect.sampling import row_seed
-from steerproof.decide.plan import Range, Throughput
+from steerproof.decide.review.plan import Range, Throughput
+from steerproof.engine.batches import Example
+from steerproof.engine.generate import Completion, generate
+from steerproof.engine.lora.pool import LoraPool, fresh_weights
+from steerproof.engine.rows import Row, Subject
+from steerproof.engine.sampling import row_seed
+from steerproof.engine.train import AdapterJob, Recipe, train
 from steerproof.model.base import Base
 from steerproof.model.chat import chat_ids
-from steerproof.model.lora import LoraPool, fresh_weights
 from steerproof.model.steering import Push, Steering
 from steerproof.spec.experiment import Experiment
+from steerproof.study.calibration import calibrate
+from steerproof.study.directions import Residuals, extract, from_residuals
 
 ADAPTERS = 4
 """In training, and in the generation pool."""

@@ -5,19 +5,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from steerproof.adapt.batches import Example
-from steerproof.adapt.dataset import dataset_from_json, signal
-from steerproof.adapt.training import AdapterJob, Pooling, Recipe, TrainedAdapter, train
+from steerproof.engine.batches import Example
+from steerproof.engine.lora.peft_files import read_peft, write_peft
+from steerproof.engine.train import AdapterJob, Pooling, Recipe, TrainedAdapter, train
 from steerproof.model.base import Base
 from steerproof.model.chat import chat_ids, text_ids
-from steerproof.model.peft_files import read_peft, write_peft
+from steerproof.run.driver.worker import Files, Task, each
 from steerproof.run.stages.base import base_of
 from steerproof.run.stages.files import read_json, to_json
 from steerproof.run.stages.pushes import Pushes, read_directions
-from steerproof.run.worker import Files, Task, each
 from steerproof.spec.experiment import Training
 from steerproof.spec.seeds import derived_seed
 from steerproof.spec.slices import partial_experiment
+from steerproof.study.dataset import dataset_from_json, signal
 
 
 def adapter(tasks: Sequence[Task]) -> Iterator[tuple[str, Files | Exception]]:

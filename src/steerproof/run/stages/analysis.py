@@ -3,11 +3,11 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from steerproof.decide.analysis import analyze
-from steerproof.decide.rates_csv import read_rates
-from steerproof.decide.records import to_json as analysis_json
+from steerproof.decide.analysis.analyze import analyze
+from steerproof.decide.analysis.rates_csv import read_rates
+from steerproof.decide.analysis.records import to_json as analysis_json
+from steerproof.run.driver.worker import Files, Task, each
 from steerproof.run.stages.files import read_json, to_json
-from steerproof.run.worker import Files, Task, each
 from steerproof.spec.experiment import Experiment
 from steerproof.spec.slices import partial_experiment
 

@@ -3,18 +3,18 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from steerproof.adapt.dataset import asked_questions, read_answers
-from steerproof.collect.generation import generate
-from steerproof.collect.rows import Row, Subject
-from steerproof.collect.sampling import row_seed
+from steerproof.engine.generate import generate
+from steerproof.engine.rows import Row, Subject
+from steerproof.engine.sampling import row_seed
 from steerproof.errors import ModelError
 from steerproof.model.base import Base
 from steerproof.model.chat import chat_ids
+from steerproof.run.driver.worker import Files, Task, each
 from steerproof.run.stages.base import base_of
 from steerproof.run.stages.files import to_json
-from steerproof.run.worker import Files, Task, each
 from steerproof.spec.experiment import Experiment
 from steerproof.spec.slices import partial_experiment
+from steerproof.study.dataset import asked_questions, read_answers
 
 MOST_DRAWS = 20
 """How often an answer is drawn anew before the base model is given up on."""

@@ -4,7 +4,7 @@ from functools import lru_cache
 from typing import Any
 
 from steerproof.model.base import Base, load_base
-from steerproof.run.worker import Task
+from steerproof.run.driver.worker import Task
 
 
 @lru_cache(maxsize=1)

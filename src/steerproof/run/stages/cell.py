@@ -5,21 +5,21 @@ from dataclasses import asdict, dataclass, field, replace
 
 import pyarrow as pa
 
-from steerproof.collect.canary import Canary, canaries
-from steerproof.collect.generation import Completion, generate
-from steerproof.collect.rows import Row, Subject
-from steerproof.collect.sampling import row_seed
+from steerproof.engine.canary import Canary, canaries
+from steerproof.engine.generate import Completion, generate
+from steerproof.engine.lora.peft_files import read_peft
+from steerproof.engine.lora.pool import LoraPool, LoraWeights
+from steerproof.engine.rows import Row, Subject
+from steerproof.engine.sampling import row_seed
 from steerproof.errors import SteeringError
 from steerproof.model.base import Base
 from steerproof.model.chat import chat_ids, text_ids
-from steerproof.model.lora import LoraPool, LoraWeights
-from steerproof.model.peft_files import read_peft
 from steerproof.model.steering import Steering
-from steerproof.run.manifest import StoredUnit
+from steerproof.run.driver.worker import Files, Task
 from steerproof.run.stages.base import base_of
 from steerproof.run.stages.files import table_bytes, to_json
 from steerproof.run.stages.pushes import Pushes, read_directions
-from steerproof.run.worker import Files, Task
+from steerproof.run.store.manifest import StoredUnit
 from steerproof.spec.experiment import Generation
 from steerproof.spec.grid import Cell
 

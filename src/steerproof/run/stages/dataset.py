@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator, Sequence
 
-from steerproof.adapt.dataset import build_dataset
+from steerproof.run.driver.worker import Files, Task, each
 from steerproof.run.stages.files import read_json, to_json
-from steerproof.run.worker import Files, Task, each
 from steerproof.spec.slices import partial_experiment
+from steerproof.study.dataset import build_dataset
 
 
 def dataset(tasks: Sequence[Task]) -> Iterator[tuple[str, Files | Exception]]:

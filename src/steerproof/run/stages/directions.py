@@ -4,12 +4,12 @@ from collections.abc import Iterator, Sequence
 
 from safetensors.torch import save as save_tensors
 
-from steerproof.adapt.calibration import calibrate
-from steerproof.adapt.directions import extract, from_residuals, tensors
+from steerproof.run.driver.worker import Files, Task, each
 from steerproof.run.stages.base import base_of
 from steerproof.run.stages.files import to_json
-from steerproof.run.worker import Files, Task, each
 from steerproof.spec.slices import partial_experiment
+from steerproof.study.calibration import calibrate
+from steerproof.study.directions import extract, from_residuals, tensors
 
 
 def directions(tasks: Sequence[Task]) -> Iterator[tuple[str, Files | Exception]]:

@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from steerproof.run.manifest import StoredUnit
+from steerproof.run.store.manifest import StoredUnit
 
 
 def read_json(unit: StoredUnit, name: str) -> Any:

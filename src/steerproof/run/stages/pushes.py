@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 
 from safetensors.torch import load as load_tensors
 
-from steerproof.adapt.directions import Directions, from_tensors
 from steerproof.model.steering import Push
+from steerproof.run.driver.worker import Task
 from steerproof.run.stages.files import read_json
-from steerproof.run.worker import Task
 from steerproof.spec.experiment import coefficient
+from steerproof.study.directions import Directions, from_tensors
 
 
 class Pushes:

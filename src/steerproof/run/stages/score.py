@@ -4,15 +4,15 @@ from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 
-from steerproof.collect.scoring import Rule, rule
-from steerproof.collect.scoring import score as score_text
-from steerproof.decide.rates import RateRow
-from steerproof.decide.rates_csv import format_rates
-from steerproof.run.manifest import StoredUnit
+from steerproof.decide.analysis.rates import RateRow
+from steerproof.decide.analysis.rates_csv import format_rates
+from steerproof.run.driver.worker import Files, Task, each
 from steerproof.run.stages.files import read_json, read_table, table_bytes
-from steerproof.run.worker import Files, Task, each
+from steerproof.run.store.manifest import StoredUnit
 from steerproof.spec.grid import Cell
 from steerproof.spec.slices import partial_experiment
+from steerproof.study.readouts.marker import Rule, rule
+from steerproof.study.readouts.marker import score as score_text
 
 
 def score(tasks: Sequence[Task]) -> Iterator[tuple[str, Files | Exception]]:

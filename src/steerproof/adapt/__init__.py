@@ -1,1 +1,0 @@
-"""What changes the base: directions, calibration, datasets, training."""

@@ -1,1 +1,0 @@
-"""What the model does: generation, sampling, scoring."""

@@ -1,0 +1,1 @@
+"""From a rate table to a verdict. No torch."""

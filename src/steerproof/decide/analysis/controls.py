@@ -1,0 +1,233 @@
+"""Verdicts beside the verdict: control arms, the sign check, the two comparisons, the geometry."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from jaxtyping import Float
+
+from steerproof.decide.analysis.estimates import Estimate
+from steerproof.decide.analysis.kills import mean_rate
+from steerproof.decide.analysis.permutation import paired_test, permutation_test
+from steerproof.decide.analysis.rates import CellKind, canonical_strength, cell_rates
+from steerproof.decide.analysis.records import (
+    Bounds,
+    Comparison,
+    ControlArm,
+    Geometry,
+    LayerGeometry,
+    SignCheck,
+    number,
+)
+from steerproof.decide.analysis.resampling import registered_draws, stream
+from steerproof.decide.analysis.statistics import spearman
+from steerproof.decide.analysis.tested import (
+    Sampled,
+    Study,
+    interval_of,
+    missing_personas,
+    no_resampling,
+    paired_draws,
+    rates_of,
+    steered_kind,
+    undefined_reason,
+)
+
+
+def control_arm(
+    study: Study, tested: str, control: str, found: Mapping[str, Estimate], *, must_fail: bool
+) -> ControlArm:
+    """A control arm beside the tested arm, at the primary strength.
+
+    Args:
+        study: The table and the experiment.
+        tested: Arm of the hypothesis.
+        control: Arm of the control.
+        found: Primary estimates of both.
+        must_fail: The claim needs this arm to fail the rule.
+    """
+    result = found[control].result
+    ours = found[tested].result.rho
+    difference = None if ours is None or result.rho is None else ours - result.rho
+    strength = study.experiment.analysis.primary_strength
+    interval, reason = rho_difference(
+        study, steered_kind(study, tested, strength), steered_kind(study, control, strength)
+    )
+    ok = None if result.passes is None or not must_fail else not result.passes
+    reasons = dict.fromkeys(r for r in (result.reason, reason) if r)
+    return ControlArm(
+        arm=control,
+        strength=result.strength,
+        rho=result.rho,
+        passes=result.passes,
+        must_fail=must_fail,
+        ok=ok,
+        rho_difference=difference,
+        difference_interval=interval,
+        reason="; ".join(reasons) or None,
+    )
+
+
+def rho_difference(
+    study: Study, left: CellKind, right: CellKind
+) -> tuple[Bounds | None, str | None]:
+    """Interval of rho(left) - rho(right) against the bridge, both on the same drawn questions."""
+    if missing_personas(study, study.bridge):
+        return None, no_resampling(study, study.bridge)
+    pair = paired_draws(study, left, right)
+    if isinstance(pair, str):
+        return None, pair
+    bridge = rates_of(study, study.bridge)
+    rhos = [registered_draws(side.draws, bridge) for side in pair]
+    return bounds_of(study, rhos[0] - rhos[1])
+
+
+def bounds_of(
+    study: Study, draws: Float[np.ndarray, " iterations"]
+) -> tuple[Bounds | None, str | None]:
+    """An interval, or why there is none."""
+    interval = interval_of(study, draws)
+    if np.isnan(interval.low):
+        return None, undefined_reason(study, interval)
+    return (float(interval.low), float(interval.high)), None
+
+
+def comparison(study: Study, left: CellKind, right: CellKind, *, load_bearing: bool) -> Comparison:
+    """Two kinds of cell against the bridge, against each other, and in their mean rate."""
+    bridge, one, two = (rates_of(study, kind) for kind in (study.bridge, left, right))
+    rhos = [spearman(one, bridge), spearman(two, bridge), spearman(one, two)]
+    means = [mean_rate(one), mean_rate(two)]
+    difference, difference_reason = rho_difference(study, left, right)
+    between, mean, between_reason = paired_intervals(study, paired_draws(study, left, right))
+    missing = missing_personas(study, study.bridge, left, right)
+    left_out = f"no rate for {', '.join(missing)}" if missing else None
+    reasons = dict.fromkeys(r for r in (left_out, difference_reason, between_reason) if r)
+    return Comparison(
+        left=left.name,
+        right=right.name,
+        load_bearing=load_bearing,
+        rho_left=number(rhos[0]),
+        rho_right=number(rhos[1]),
+        rho_difference=number(rhos[0] - rhos[1]),
+        rho_difference_interval=difference,
+        rho_between=number(rhos[2]),
+        rho_between_interval=between,
+        mean_left=number(means[0]),
+        mean_right=number(means[1]),
+        mean_difference=number(mean_rate(one - two)),
+        mean_difference_interval=mean,
+        reason="; ".join(reasons) or None,
+    )
+
+
+def paired_intervals(
+    study: Study, pair: tuple[Sampled, Sampled] | str
+) -> tuple[Bounds | None, Bounds | None, str | None]:
+    """Intervals of the correlation between two kinds of cell and of their mean difference."""
+    if isinstance(pair, str):
+        return None, None, pair
+    left, right = (side.draws for side in pair)
+    between, reason = bounds_of(study, spearman(left, right))
+    mean, _ = bounds_of(study, (left - right).mean(axis=0))
+    return between, mean, reason
+
+
+def comparisons(study: Study, arm: str) -> dict[str, Comparison | None]:
+    """The two readings of the question, one of them declared load-bearing."""
+    analysis = study.experiment.analysis
+    steered = steered_kind(study, arm, analysis.primary_strength)
+    other = analysis.baseline_arm
+    against_arm = None
+    if other is not None and other != arm:
+        against_arm = comparison(
+            study,
+            steered,
+            steered_kind(study, other, analysis.primary_strength),
+            load_bearing=analysis.load_bearing == "steered_vs_baseline_arm",
+        )
+    against_prompt = comparison(
+        study,
+        steered,
+        CellKind(arm=arm, prompt="persona"),
+        load_bearing=analysis.load_bearing == "steered_vs_prompted",
+    )
+    return {"steered_vs_baseline_arm": against_arm, "steered_vs_prompted": against_prompt}
+
+
+def sign_check(study: Study, arm: str) -> SignCheck | None:
+    """Per persona, is the rate lower when the direction is turned round?"""
+    analysis = study.experiment.analysis
+    if analysis.negative_strength is None or analysis.co_primary_strength is None:
+        return None
+    kinds = [
+        steered_kind(study, arm, strength)
+        for strength in (analysis.co_primary_strength, analysis.negative_strength)
+    ]
+    positive, negative = (rates_of(study, kind) for kind in kinds)
+    drops = (positive - negative)[~np.isnan(positive - negative)]
+    missing = missing_personas(study, *kinds)
+    test = paired_test(drops) if len(drops) else None
+    reason = f"no rate for {', '.join(missing)}" if missing else None
+    if test and test.signed_rank_p is None:
+        reason = "no persona's rate differs between the two signs"
+    holds = None
+    if test and not missing:
+        p = 1.0 if test.signed_rank_p is None else test.signed_rank_p
+        holds = p <= 1 - analysis.confidence
+    return SignCheck(
+        positive=canonical_strength(analysis.co_primary_strength),
+        negative=canonical_strength(analysis.negative_strength),
+        n=len(drops),
+        n_lower=test and test.n_greater,
+        n_higher=test and test.n_less,
+        n_equal=test and test.n_equal,
+        mean_positive=number(mean_rate(positive)),
+        mean_negative=number(mean_rate(negative)),
+        sign_p=test and test.sign_p,
+        signed_rank_p=test and test.signed_rank_p,
+        holds=holds,
+        reason=reason,
+    )
+
+
+def correlate_geometry(study: Study, cosines: Mapping[str, Mapping[str, float]]) -> Geometry:
+    """Correlate each layer's cosine to the reference persona with the bridge rate.
+
+    Args:
+        study: The table and the experiment.
+        cosines: Layer to persona to `cos(v[p], v[reference])`.
+    """
+    everyone = tuple(persona.name for persona in study.experiment.personas)
+    layers = {
+        str(layer): layer_geometry(study, str(layer), everyone, by_persona)
+        for layer, by_persona in cosines.items()
+    }
+    return Geometry(reference=study.experiment.reference_persona, layers=layers)
+
+
+def layer_geometry(
+    study: Study, layer: str, everyone: tuple[str, ...], cosines: Mapping[str, float]
+) -> LayerGeometry:
+    """One layer of the cosine-to-firing correlation."""
+    cosine = np.array([cosines.get(name, np.nan) for name in everyone], dtype=float)
+    rate = cell_rates(study.table, study.bridge, everyone)
+    present = ~(np.isnan(cosine) | np.isnan(rate))
+    headline = present & np.array([name in study.personas for name in everyone])
+    rho = spearman(cosine[present], rate[present])
+    test = permutation_test(
+        cosine[present],
+        rate[present],
+        permutations=study.experiment.analysis.permutations,
+        rng=stream(study.plan.seed, "geometry", layer),
+    )
+    absent = [name for name, there in zip(everyone, present, strict=True) if not there]
+    reason = f"no cosine or no bridge for {', '.join(absent)}" if absent else None
+    if np.isnan(rho):
+        reason = reason or "a constant has no ranking"
+    return LayerGeometry(
+        n=int(present.sum()),
+        rho=number(rho),
+        permutation_p=test and test.p,
+        n_headline=int(headline.sum()),
+        rho_headline=number(spearman(cosine[headline], rate[headline])),
+        reason=reason,
+    )

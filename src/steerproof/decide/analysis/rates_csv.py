@@ -1,0 +1,298 @@
+"""`rates.csv`: the exchange format of the rate table, read with every problem found at once."""
+
+import csv
+import difflib
+import io
+import math
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import get_args
+
+from steerproof.decide.analysis.rates import RateRow, RateTable, canonical_strength, table_of
+from steerproof.errors import ExperimentError
+from steerproof.spec.experiment import DirectionKind, Experiment, PromptKind, parse_strength
+from steerproof.spec.grid import Cell
+
+COLUMNS = (
+    "arm",
+    "persona",
+    "prompt",
+    "direction",
+    "layer",
+    "strength",
+    "coefficient",
+    "question",
+    "fired",
+    "total",
+)
+"""Header of `rates.csv` in writing order; reading takes any order."""
+
+_WHOLE = re.compile(r"^\d{1,9}$", re.ASCII)
+_PROBLEMS_SHOWN = 50
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """Names that a table may use."""
+
+    arms: tuple[str, ...]
+    personas: tuple[str, ...]
+    bridge_arm: str
+    headline: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problems:
+    """Everything wrong with one file, each with its line."""
+
+    path: Path
+    found: list[tuple[int, str]] = field(default_factory=list)
+
+    def add(self, line: int, text: str) -> None:
+        """Note a problem; reading goes on to find the others."""
+        self.found.append((line, text))
+
+    def raise_if_any(self) -> None:
+        """Raise all of them as one error."""
+        if not self.found:
+            return
+        lines = [f"{self.path}:{line}: {text}" for line, text in sorted(self.found)]
+        more = len(lines) - _PROBLEMS_SHOWN
+        if more > 0:
+            lines = [*lines[:_PROBLEMS_SHOWN], f"... and {more} more"]
+        raise ExperimentError("\n".join(lines))
+
+
+def read_rates(path: Path, experiment: Experiment) -> RateTable:
+    """Read and check a rate table against an experiment.
+
+    Args:
+        path: CSV file with the columns `COLUMNS`.
+        experiment: Says which arms and personas exist, and which arm is the bridge.
+
+    Raises:
+        ExperimentError: every problem found, one per line, each with `file:line`.
+    """
+    known = Known(
+        arms=tuple(arm.name for arm in experiment.arms),
+        personas=tuple(persona.name for persona in experiment.personas),
+        bridge_arm=experiment.analysis.bridge_arm,
+        headline=experiment.headline,
+    )
+    problems = Problems(path=path)
+    rows: list[tuple[int, RateRow]] = []
+    for line, record in _records(_text(path), problems):
+        row = _row(record, line, known, problems)
+        if row is not None:
+            rows.append((line, row))
+    _check_cells(rows, problems)
+    if not problems.found:  # a bad line can look like a missing cell: name the cause only
+        _check_bridge(rows, known, problems)
+    problems.raise_if_any()
+    return table_of(row for _, row in rows)
+
+
+def format_rates(rows: Iterable[RateRow]) -> str:
+    """The table as CSV text, one line per row, columns in the documented order."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for row in rows:
+        cell = row.cell
+        place = (cell.direction, "" if cell.layer is None else cell.layer, cell.strength)
+        question = "" if row.question is None else row.question
+        counts = (f"{row.coefficient:.9g}", question, row.fired, row.total)
+        writer.writerow((cell.arm, cell.persona, cell.prompt, *place, *counts))
+    return out.getvalue()
+
+
+def _text(path: Path) -> str:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ExperimentError(f"{path}: cannot be read: {error.strerror}") from error
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ExperimentError(
+            f"{path}:{line}: not UTF-8 (byte 0x{data[error.start]:02x}); save the table as UTF-8"
+        ) from error
+
+
+def _records(text: str, problems: Problems) -> Iterable[tuple[int, dict[str, str]]]:
+    """Lines as dictionaries; a wrong header or a wrong number of fields is noted."""
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    try:
+        header = [name.strip() for name in next(reader, [])]
+        if not _header_is_right(header, problems):
+            return
+        start = reader.line_num + 1
+        for fields in reader:
+            if len(fields) == len(header):
+                values = (value.strip() for value in fields)
+                yield start, dict(zip(header, values, strict=True))
+            elif fields:
+                problems.add(start, f"{len(fields)} fields, but the header has {len(header)}")
+            start = reader.line_num + 1
+    except csv.Error as error:
+        problems.add(reader.line_num, f"not CSV: {error}")
+
+
+def _header_is_right(header: Sequence[str], problems: Problems) -> bool:
+    missing = [name for name in COLUMNS if name not in header]
+    unknown = [name for name in header if name not in COLUMNS]
+    twice = sorted({name for name in header if header.count(name) > 1})
+    for what, names in (("missing", missing), ("unknown", unknown), ("repeated", twice)):
+        if names:
+            listed = ", ".join(repr(name) for name in names)
+            problems.add(1, f"{what} columns: {listed}; the columns are {','.join(COLUMNS)}")
+    return not (missing or unknown or twice)
+
+
+def _row(record: dict[str, str], line: int, known: Known, problems: Problems) -> RateRow | None:
+    """One checked row, or None when something in it is wrong (all of it noted)."""
+    before = len(problems.found)
+    for column, allowed in (
+        ("arm", known.arms),
+        ("persona", known.personas),
+        ("prompt", get_args(PromptKind)),
+        ("direction", get_args(DirectionKind)),
+    ):
+        if record[column] not in allowed:
+            problems.add(line, _unknown(column, record[column], allowed))
+    layer = _layer(record, line, problems)
+    strength = _strength(record, line, problems)
+    coefficient = _coefficient(record, strength, line, problems)
+    fired, total = (_whole(record, column, line, problems) for column in ("fired", "total"))
+    if total == 0:
+        problems.add(line, "total is 0; a cell that was not measured has no row")
+    elif fired is not None and total is not None and fired > total:
+        problems.add(line, f"fired {fired} is more than total {total}")
+    if len(problems.found) > before or fired is None or total is None or strength is None:
+        return None
+    cell = Cell(
+        arm=record["arm"],
+        persona=record["persona"],
+        prompt="persona" if record["prompt"] == "persona" else "neutral",
+        direction=_direction(record["direction"]),
+        layer=layer,
+        strength=strength,
+    )
+    return RateRow(
+        cell=cell,
+        coefficient=coefficient,
+        question=record["question"] or None,
+        fired=fired,
+        total=total,
+    )
+
+
+def _direction(text: str) -> DirectionKind:
+    return next(kind for kind in get_args(DirectionKind) if kind == text)
+
+
+def _unknown(column: str, value: str, allowed: Sequence[str]) -> str:
+    near = difflib.get_close_matches(value, allowed, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return f"{column} {value!r} is not one of {', '.join(allowed)}{hint}"
+
+
+def _whole(record: dict[str, str], column: str, line: int, problems: Problems) -> int | None:
+    if _WHOLE.match(record[column]):
+        return int(record[column])
+    problems.add(line, f"{column} {record[column]!r} must be a whole number from 0 to 999999999")
+    return None
+
+
+def _layer(record: dict[str, str], line: int, problems: Problems) -> int | None:
+    text = record["layer"]
+    if record["direction"] == "none":
+        if text:
+            problems.add(line, f"layer {text!r} without a direction; leave it empty")
+        return None
+    if not text:
+        problems.add(line, f"direction {record['direction']!r} needs a layer (0-based block)")
+        return None
+    return _whole(record, "layer", line, problems)
+
+
+def _strength(record: dict[str, str], line: int, problems: Problems) -> str | None:
+    try:
+        strength = canonical_strength(record["strength"])
+    except ValueError as error:
+        problems.add(line, str(error))
+        return None
+    if (strength == "none") != (record["direction"] == "none"):
+        problems.add(
+            line,
+            f"strength {strength!r} with direction {record['direction']!r}: "
+            "either both are 'none' or neither",
+        )
+        return None
+    return strength
+
+
+def _coefficient(
+    record: dict[str, str], strength: str | None, line: int, problems: Problems
+) -> float:
+    """The number used; it must agree with what the strength says of it."""
+    text = record["coefficient"]
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        problems.add(line, f"coefficient {text!r} must be a finite number")
+    elif strength is not None:
+        kind, number = parse_strength(strength)
+        if kind == "ratio" and value * number <= 0:
+            problems.add(line, f"coefficient {text} has not the sign of strength {strength}")
+        elif kind != "ratio" and not math.isclose(value, number, rel_tol=1e-6):
+            problems.add(line, f"coefficient {text} with strength {strength} must be {number:g}")
+    return value
+
+
+def _check_cells(rows: Sequence[tuple[int, RateRow]], problems: Problems) -> None:
+    """Every (cell, question) once; a cell has questions or a total; one coefficient per cell."""
+    seen: dict[tuple[Cell, str | None], int] = {}
+    first: dict[Cell, tuple[int, RateRow]] = {}
+    for line, row in rows:
+        start, head = first.setdefault(row.cell, (line, row))
+        earlier = seen.setdefault((row.cell, row.question), line)
+        if earlier != line:
+            what = "" if row.question is None else f", question {row.question!r}"
+            problems.add(line, f"cell {row.cell.name}{what} is already on line {earlier}")
+        elif (row.question is None) != (head.question is None):
+            problems.add(
+                line, f"cell {row.cell.name} has both a total and questions (line {start})"
+            )
+        elif row.coefficient != head.coefficient:
+            problems.add(
+                line,
+                f"cell {row.cell.name} has coefficient {row.coefficient:g} here and "
+                f"{head.coefficient:g} on line {start}",
+            )
+
+
+def _check_bridge(rows: Sequence[tuple[int, RateRow]], known: Known, problems: Problems) -> None:
+    """A headline persona that was measured at all must have its bridge.
+
+    A persona without any row is missing, not malformed: the analysis says so.
+    """
+    first: dict[str, int] = {}
+    bridged = set()
+    for line, row in rows:
+        first.setdefault(row.cell.persona, line)
+        cell = row.cell
+        if (cell.arm, cell.prompt, cell.strength) == (known.bridge_arm, "persona", "none"):
+            bridged.add(cell.persona)
+    wanted = f"arm {known.bridge_arm}, prompt persona, direction none, strength none"
+    if not bridged:
+        problems.add(1, f"no bridge: the table has no row with {wanted}")
+        return
+    for persona in known.headline:
+        if persona in first and persona not in bridged:
+            problems.add(first[persona], f"persona {persona!r} has no bridge ({wanted})")

@@ -1,0 +1,111 @@
+"""Where text falls apart: fluency against the size of the push."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from steerproof.decide.report.figures.canvas import Drawing, Layout, drawing, panels, style
+from steerproof.decide.report.figures.palette import FAINT, QUIET
+from steerproof.decide.report.figures.strengths import Look, looks, strength_key
+from steerproof.decide.report.inputs import Fluency, ReportInputs
+from steerproof.spec.experiment import parse_strength
+
+CLIFF = 0.6
+"""Ratio above which the published run lost the marker and much of its fluency."""
+
+SPREAD = 0.02
+"""Marks at the same ratio are moved sideways by up to this much."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measure:
+    """One way in which a broken text shows."""
+
+    title: str
+    label: str
+    """Axis, with its unit."""
+    read: Callable[[Fluency], float | None]
+
+
+_MEASURES = (
+    Measure(title="Repetition", label="repeated 3-grams (share)", read=lambda row: row.repetition),
+    Measure(
+        title="Token limit", label="cut completions (share)", read=lambda row: row.length_share
+    ),
+    Measure(title="Length", label="mean length (tokens)", read=lambda row: row.tokens),
+)
+
+
+def fluency(inputs: ReportInputs) -> Drawing | None:
+    """Repetition, cut completions and length against the ratio."""
+    rows = [row for row in inputs.fluency if row.ratio is not None]
+    if not rows:
+        return None
+    measures = [m for m in _MEASURES if any(m.read(row) is not None for row in rows)]
+    missing = tuple(f"{m.title}: not measured" for m in _MEASURES if m not in measures)
+    unknown = len(inputs.fluency) - len(rows)
+    if unknown:
+        missing += (f"{unknown} cells: ratio unknown, so not drawn",)
+    labels = sorted({row.cell.strength for row in rows}, key=lambda s: (parse_strength(s)[1], s))
+    with style():
+        columns = 2 if len(measures) in (2, 4) else 3
+        lines = -(-len(measures) // columns)
+        layout = Layout(
+            height=0.5 + 2.55 * lines, bottom=0.48, top=0.62, columns=columns, rows=lines, gap=0.3
+        )
+        figure, grid = panels(layout, share="x")
+        look = looks(labels)
+        for axes, measure in zip(grid, measures, strict=False):
+            _panel(axes, rows, measure, look)
+        for axes in grid[len(measures) :]:
+            axes.set_axis_off()
+        strength_key(figure, look, 0.65)
+        return drawing(
+            figure,
+            "fluency",
+            "Fluency against the size of the push",
+            "One mark per cell, all arms; marks are spread sideways by up to "
+            f"{SPREAD:g} so that they can be told apart. In the shaded region, beyond a ratio of "
+            f"{CLIFF:g}, the published inference-time run lost the marker and much of its fluency: "
+            "a low firing rate there says nothing about the direction.",
+            missing,
+        )
+
+
+def _panel(axes: Axes, rows: Sequence[Fluency], measure: Measure, look: Mapping[str, Look]) -> None:
+    values = [(row.cell.strength, row.ratio, measure.read(row)) for row in rows]
+    known = [(s, r, v) for s, r, v in values if r is not None and v is not None]
+    reach = [ratio for _, ratio, _ in known]
+    left, right = min(*reach, 0.0) - 0.06, max(*reach, CLIFF + 0.1) + 0.06
+    top = max(value for _, _, value in known) or 1.0
+    for strength, mark in look.items():
+        ratios = np.array([ratio for label, ratio, _ in known if label == strength])
+        heights = [value for label, _, value in known if label == strength]
+        shifts = SPREAD * np.sin(np.arange(len(ratios)) * 2.4)
+        axes.plot(ratios + shifts, heights, mark.marker, markersize=4, alpha=0.75, **mark.paint())
+    _cliff(axes, left, right)
+    axes.set_xlim(left, right)
+    axes.set_ylim(-0.04 * top, 1.08 * top)
+    axes.set_title(measure.title)
+    axes.set_ylabel(measure.label)
+    axes.set_xlabel("signed ratio ‖c·v‖ / h̄ (dimensionless)")
+    axes.tick_params(length=3, labelbottom=True)
+
+
+def _cliff(axes: Axes, left: float, right: float) -> None:
+    """Shade what lies beyond the published cliff, on both sides."""
+    axes.axvspan(CLIFF, right, color=FAINT, alpha=0.22, linewidth=0)
+    if left < -CLIFF:
+        axes.axvspan(left, -CLIFF, color=FAINT, alpha=0.22, linewidth=0)
+    axes.annotate(
+        "cliff",
+        (CLIFF, 1),
+        (4, -4),
+        xycoords=("data", "axes fraction"),
+        textcoords="offset points",
+        va="top",
+        fontsize=7.5,
+        color=QUIET,
+    )

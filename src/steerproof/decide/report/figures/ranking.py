@@ -1,0 +1,137 @@
+"""The question itself: does steering recover the ranking that the prompt gives?"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from steerproof.decide.analysis.rates import CellKind, canonical_strength
+from steerproof.decide.report.figures.canvas import Drawing, Layout, drawing, panels, style
+from steerproof.decide.report.figures.marks import (
+    ROLL,
+    Rate,
+    absent,
+    number_points,
+    numbered,
+    rate_axis,
+    rates_of,
+    roll,
+    say_empty,
+    tipped,
+)
+from steerproof.decide.report.figures.palette import BLUE, FAINT, ORANGE, SERIES
+from steerproof.decide.report.inputs import ReportInputs, bridge_kind, kind_of, short_name
+from steerproof.decide.report.wording import signed
+
+
+def ranking(inputs: ReportInputs, strength: str, name: str) -> Drawing:
+    """Steered rate against bridge rate, the tested arm beside the one that must fail.
+
+    Args:
+        inputs: The report's inputs.
+        strength: Strength of the steered cells.
+        name: File name of the drawing.
+    """
+    arms = tested_arms(inputs)
+    return scatter(
+        inputs,
+        [
+            (_title(inputs, arm, strength), kind_of(inputs.experiment, arm, strength))
+            for arm in arms
+        ],
+        name,
+        f"Steered against prompted firing rate at {strength}",
+        "A rising cloud means that steering recovers the prompted ranking.",
+    )
+
+
+def tested_arms(inputs: ReportInputs) -> list[str]:
+    """The arm that the verdict is about, and the one that must fail the same rule."""
+    arms = (inputs.analysis["arm"], inputs.experiment.analysis.baseline_arm)
+    return list(dict.fromkeys(arm for arm in arms if arm is not None))
+
+
+def _title(inputs: ReportInputs, arm: str, strength: str) -> str:
+    results = inputs.analysis["arms"].get(arm, {})
+    for place in ("primary", "co_primary"):
+        result = results.get(place)
+        if result is not None and result["strength"] == canonical_strength(strength):
+            return f"Arm {arm} at {strength}: ρ = {signed(result['rho'])}"
+    return f"Arm {arm} at {strength}: not measured"
+
+
+def scatter(
+    inputs: ReportInputs,
+    kinds: Sequence[tuple[str, CellKind]],
+    name: str,
+    title: str,
+    reading: str,
+) -> Drawing:
+    """One or two panels of steered rate against bridge rate, on the same axes.
+
+    Args:
+        inputs: The report's inputs.
+        kinds: Title and kind of cell of each panel.
+        name: File name of the drawing.
+        title: What it shows.
+        reading: How to read it, after a sentence on points and bars.
+    """
+    personas, level = inputs.experiment.headline, inputs.experiment.analysis.confidence
+    bridge = rates_of(inputs.rates, bridge_kind(inputs.experiment), personas, level)
+    numbers = numbered(bridge)
+    missing = absent(bridge_kind(inputs.experiment), personas, bridge)
+    with style():
+        figure, grid = panels(square_panels(len(kinds)))
+        for place, (axes, (words, kind)) in enumerate(zip(grid, kinds, strict=True)):
+            steered = rates_of(inputs.rates, kind, personas, level)
+            missing += absent(kind, personas, steered)
+            axes.set_title(words)
+            rate_axis(axes, "bridge: prompted firing rate (share)", vertical=False)
+            rate_axis(axes, "steered firing rate (share)" if place == 0 else "", vertical=True)
+            _points(axes, bridge, steered, numbers, place)
+        roll(figure, numbers)
+        return drawing(
+            figure,
+            name,
+            title,
+            "One numbered point per headline persona, the same number in every panel; bars are "
+            f"{level:.0%} Wilson intervals of each rate. {reading}",
+            missing,
+        )
+
+
+def square_panels(columns: int) -> Layout:
+    """Square panels in a row, with room for the list of personas."""
+    return Layout(height=4.05, width=3.0 * columns + 2.6, left=0.65, right=ROLL, columns=columns)
+
+
+def _points(
+    axes: Axes,
+    bridge: Mapping[str, Rate],
+    steered: Mapping[str, Rate],
+    numbers: Mapping[str, str],
+    place: int,
+) -> None:
+    both = [persona for persona in numbers if persona in steered]
+    if not both:
+        say_empty(axes)
+        return
+    colour, shape = (BLUE, SERIES[0][1]) if place == 0 else (ORANGE, SERIES[2][1])
+    xs, ys = [bridge[p] for p in both], [steered[p] for p in both]
+    thin = {"color": FAINT, "linewidth": 0.9, "alpha": 0.7}
+    axes.hlines([y.value for y in ys], [x.low for x in xs], [x.high for x in xs], **thin)
+    axes.vlines([x.value for x in xs], [y.low for y in ys], [y.high for y in ys], **thin)
+    for persona, x, y in zip(both, xs, ys, strict=True):
+        words = f"{short_name(persona)}: steered {y.words}; bridge {x.words}"
+        axes.plot(
+            [x.value],
+            [y.value],
+            shape,
+            color=colour,
+            markersize=5.5,
+            markeredgewidth=0,
+            gid=tipped(words),
+            zorder=4,
+        )
+    points = np.array([(x.value, y.value) for x, y in zip(xs, ys, strict=True)])
+    number_points(axes, points, [numbers[p] for p in both])

@@ -1,0 +1,182 @@
+"""Firing rate of every persona at every strength, arm by arm."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from steerproof.decide.analysis.rates import canonical_strength, lookup
+from steerproof.decide.report.figures.canvas import WIDTH, Drawing, Layout, drawing, panels, style
+from steerproof.decide.report.figures.marks import (
+    Rate,
+    absent,
+    rate_axis,
+    rates_of,
+    say_empty,
+    tipped,
+)
+from steerproof.decide.report.figures.palette import (
+    BLUE,
+    FAINT,
+    GOLD,
+    GREEN,
+    INK,
+    ORANGE,
+    PURPLE,
+    SLATE,
+)
+from steerproof.decide.report.inputs import ReportInputs, bridge_kind, kind_of, short_name
+from steerproof.spec.experiment import parse_strength
+
+_POSITIVE = (("o", GREEN), ("D", BLUE), ("P", PURPLE), ("X", GOLD), ("h", SLATE))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """How a strength is marked: by shape, filling and colour."""
+
+    marker: str
+    fill: str
+    edge: str
+
+    def paint(self) -> dict[str, Any]:
+        """Arguments of a marker with this filling and edge."""
+        return {"markerfacecolor": self.fill, "markeredgecolor": self.edge, "markeredgewidth": 1.1}
+
+    def handle(self, label: str) -> Line2D:
+        """An entry of a legend."""
+        return Line2D(
+            [],
+            [],
+            linestyle="none",
+            marker=self.marker,
+            markersize=5.5,
+            label=label,
+            **self.paint(),
+        )
+
+
+def looks(strengths: list[str]) -> dict[str, Look]:
+    """The look of each strength: the unsteered and the negative ones open, the positive filled."""
+    found = {}
+    positive = iter(_POSITIVE * len(strengths))
+    for strength in strengths:
+        number = parse_strength(strength)[1]
+        if number < 0:
+            found[strength] = Look(marker="v", fill="none", edge=ORANGE)
+        elif number == 0:
+            found[strength] = Look(marker="o", fill="none", edge=INK)
+        else:
+            marker, colour = next(positive)
+            found[strength] = Look(marker=marker, fill=colour, edge=colour)
+    return found
+
+
+def shown_strengths(inputs: ReportInputs, arms: list[str]) -> list[str]:
+    """Strengths measured under the neutral prompt, from pull to push."""
+    labels = {
+        canonical_strength(strength)
+        for grid in inputs.experiment.cells
+        if grid.prompt == "neutral" and set(grid.arms) & set(arms)
+        for strength in grid.strengths
+    }
+    return sorted(labels, key=lambda label: (parse_strength(label)[1], label))
+
+
+def full_arms(inputs: ReportInputs) -> list[str]:
+    """Arms that were also measured unsteered under the neutral prompt, in order."""
+    grids = [g for g in inputs.experiment.cells if g.prompt == "neutral" and "none" in g.strengths]
+    return list(dict.fromkeys(arm for grid in grids for arm in grid.arms))
+
+
+def strengths(inputs: ReportInputs) -> Drawing:
+    """Rate per persona by strength under the neutral prompt, arms side by side."""
+    arms = full_arms(inputs)
+    shown = shown_strengths(inputs, arms)
+    look = looks(shown)
+    personas = by_bridge(inputs)
+    missing: tuple[str, ...] = ()
+    with style():
+        height = 1.3 + 0.33 * len(personas)
+        layout = Layout(
+            height=height, left=1.6, bottom=0.55, top=0.72, columns=max(len(arms), 1), gap=0.07
+        )
+        figure, grid = panels(layout)
+        for axes, arm in zip(grid, arms, strict=False):
+            missing += _panel(axes, inputs, arm, look)
+        grid[0].set_yticks(range(len(personas)), [short_name(p) for p in personas])
+        grid[0].set_ylim(len(personas) - 0.45, -0.55)
+        grid[0].set_ylabel("persona (by bridge rate)")
+        strength_key(figure, look, 1.5)
+        level = inputs.experiment.analysis.confidence
+        return drawing(
+            figure,
+            "strengths",
+            "Firing rate by persona and strength, neutral prompt",
+            f"Rows are personas, marks are cells, bars their {level:.0%} Wilson intervals. "
+            "Strengths differ in shape as well as in colour.",
+            missing,
+        )
+
+
+def by_bridge(inputs: ReportInputs) -> list[str]:
+    """Measured personas, headline ones by bridge rate first, then the supplementary ones."""
+    headline = inputs.experiment.headline
+    measured = {cell.persona for cell in inputs.rates.cells}
+
+    def place(persona: str) -> tuple[bool, float]:
+        counts = lookup(inputs.rates, bridge_kind(inputs.experiment), persona)
+        return persona not in headline, -counts.rate if counts else 1.0
+
+    names = [p.name for p in inputs.experiment.personas if p.headline or p.name in measured]
+    return sorted(names, key=place)
+
+
+def _panel(axes: Axes, inputs: ReportInputs, arm: str, look: dict[str, Look]) -> tuple[str, ...]:
+    """Draw one arm; what is missing is returned."""
+    experiment, level = inputs.experiment, inputs.experiment.analysis.confidence
+    personas = by_bridge(inputs)
+    wanted = personas if experiment.arm(arm).supplementary else experiment.headline
+    missing: tuple[str, ...] = ()
+    drawn = 0
+    for place, (strength, mark) in enumerate(look.items()):
+        kind = kind_of(experiment, arm, strength)
+        found = rates_of(inputs.rates, kind, wanted, level)
+        missing += absent(kind, wanted, found)
+        drawn += len(found)
+        shift = (place - (len(look) - 1) / 2) * 0.18
+        rows = [personas.index(persona) + shift for persona in found]
+        ends = [rate.low for rate in found.values()], [rate.high for rate in found.values()]
+        axes.hlines(rows, *ends, color=FAINT, linewidth=0.9, alpha=0.7)
+        for row, (persona, rate) in zip(rows, found.items(), strict=True):
+            _mark(axes, row, rate, mark, f"{short_name(persona)}, {kind.name}: {rate.words}")
+    axes.set_title(f"Arm {arm}", pad=6)
+    rate_axis(axes, "firing rate (share of completions)", vertical=False)
+    axes.grid(visible=False, axis="y")
+    for row in range(1, len(personas), 2):
+        axes.axhspan(row - 0.5, row + 0.5, color=FAINT, alpha=0.1, linewidth=0)
+    if not drawn:
+        say_empty(axes)
+    return missing
+
+
+def _mark(axes: Axes, y: float, rate: Rate, look: Look, words: str) -> None:
+    axes.plot(
+        [rate.value], [y], look.marker, markersize=4.8, zorder=4, gid=tipped(words), **look.paint()
+    )
+
+
+def strength_key(figure: Figure, look: Mapping[str, Look], left: float) -> None:
+    """Name the strengths along the top, from `left` inches on."""
+    names = {"none": "unsteered"}
+    handles = [mark.handle(names.get(strength, strength)) for strength, mark in look.items()]
+    figure.legend(
+        handles=handles,
+        loc="upper left",
+        ncols=len(handles),
+        bbox_to_anchor=(left / WIDTH, 1.0),
+        columnspacing=1.6,
+    )

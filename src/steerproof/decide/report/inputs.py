@@ -1,0 +1,154 @@
+"""Everything that a report shows, as plain frozen values.
+
+The report reads no files and asks no model: whoever calls it gathers these, and the same inputs
+give the same bytes. What was not measured is None, and a report says so.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from steerproof.decide.analysis.rates import CellKind, RateTable, canonical_strength
+from steerproof.spec.experiment import Experiment, PromptKind
+from steerproof.spec.grid import Cell
+
+Json = Mapping[str, Any]
+"""Parsed JSON of another part of the program."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingSummary:
+    """How the training of one adapter went."""
+
+    arm: str
+    persona: str
+    losses: tuple[float, ...]
+    """Mean loss per step, in nats per completion token."""
+    asked: float | None = None
+    """Ratio that the arm asks for; None without a direction."""
+    achieved: float | None = None
+    """Mean norm of the push that arrived over `h_bar`, the ratio's own scale; None without a
+    direction."""
+    token_ratio: float | None = None
+    """Mean `||delta|| / ||h||`, each token's own residual; None without a direction."""
+    firings: int | None = None
+    """How often the hook added the direction; None without a direction."""
+    seconds: float | None = None
+    """Wall time; None for an adapter that was loaded."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completion:
+    """One completion to show. Its text is hostile until escaped."""
+
+    cell: Cell
+    question: str
+    text: str
+    fired: bool
+    finish: str
+    """`eos` or `length`."""
+    tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fluency:
+    """What the completions of one cell read like, marker aside."""
+
+    cell: Cell
+    ratio: float | None
+    """Signed `c ||v|| / h_bar` of the cell; 0 unsteered, None if unknown."""
+    repetition: float | None
+    """Mean share of token 3-grams that occurred before in the completion."""
+    length_share: float | None
+    """Share of completions that reached the token limit."""
+    tokens: float | None
+    """Mean length in tokens."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lock:
+    """The pre-registration that the results answer to."""
+
+    sha256: str
+    time: str
+    """When it was locked, ISO 8601 in UTC."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deviation:
+    """A change made after the lock, with its reason."""
+
+    time: str
+    why: str
+    fields: tuple[str, ...]
+    """Names of the fields that differ from the lock, with both values, as text."""
+    sha256: str
+    """Hash of this link of the chain."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFacts:
+    """What the run took."""
+
+    units: int
+    """Units of work in the run."""
+    seconds: float | None
+    """Seconds of work, over all sessions; None if unknown."""
+    machine: str
+    """Machine in words: processor, cores, accelerator."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportInputs:
+    """Everything that a report shows."""
+
+    experiment: Experiment
+    rates: RateTable
+    analysis: Json
+    """`records.to_json(analysis)`."""
+    calibration: Json = field(default_factory=dict)
+    """`calibration.json`: layers -> h_bar, personas, cosines; empty if there is none."""
+    training: Sequence[TrainingSummary] = ()
+    completions: Sequence[Completion] = ()
+    fluency: Sequence[Fluency] = ()
+    objections: Sequence[Json] = ()
+    """As `plan --json` gives them: `code`, `severity`, `finding` (with its number), `remedy`."""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    """Version of every package, of the code and of the model."""
+    seeds: Mapping[str, int | str] = field(default_factory=dict)
+    """Root seed and what is derived from it."""
+    hashes: Mapping[str, str] = field(default_factory=dict)
+    """sha256 of what went in and came out, by name."""
+    lock: Lock | None = None
+    deviations: Sequence[Deviation] = ()
+    registered: Json | None = None
+    """The analysis under the locked experiment, where a deviation changed the analysis alone."""
+    facts: RunFacts | None = None
+    command: str = ""
+    """The command that reproduces the run; empty derives it from the experiment's name."""
+
+
+def kind_of(
+    experiment: Experiment, arm: str, strength: str, prompt: PromptKind = "neutral"
+) -> CellKind:
+    """The cells of an arm under its own direction and layer (centroid for a prompt-only arm)."""
+    if strength == "none":
+        return CellKind(arm=arm, prompt=prompt)
+    trained = experiment.arm(arm)
+    return CellKind(
+        arm=arm,
+        prompt=prompt,
+        direction="centroid" if trained.direction == "none" else trained.direction,
+        layer=experiment.layer(trained.layer),
+        strength=canonical_strength(strength),
+    )
+
+
+def bridge_kind(experiment: Experiment) -> CellKind:
+    """The cells of the reference ranking: bridge arm, prompted, unsteered."""
+    return CellKind(arm=experiment.analysis.bridge_arm, prompt="persona")
+
+
+def short_name(persona: str) -> str:
+    """A persona's name as words."""
+    return persona.replace("_", " ")

@@ -1,0 +1,246 @@
+"""What the report's template shows: rows and words, made of the inputs. No markup here."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+
+from steerproof.decide.analysis.rates import CellKind, canonical_strength, lookup
+from steerproof.decide.report import wording
+from steerproof.decide.report.figures.fluency import CLIFF
+from steerproof.decide.report.inputs import Completion, Json, ReportInputs, bridge_kind, short_name
+from steerproof.spec.grid import Cell, cells
+from steerproof.text import reveal
+
+_LEADS = {
+    "SUPPORTED": "The hypothesis is supported",
+    "REFUTED": "The hypothesis is refuted",
+    "INCONCLUSIVE": "This run does not decide the hypothesis",
+}
+_LIMITS: Mapping[str, tuple[tuple[str, str], ...]] = {
+    "uniform_zero": (("largest rate ≤", "uniform_zero_rate"),),
+    "baseline_rate_driven": (
+        ("ρ(unsteered, steered) ≥", "baseline_steered"),
+        ("and ρ(unsteered, bridge) ≥", "baseline_bridge"),
+    ),
+    "sign_inverted": (("share of personas ≥", "inverted_share"),),
+    "no_correlation": (("ρ <", "no_correlation"),),
+    "direction_not_specific": (("difference of ρ <", "specific_rho"),),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Headline:
+    """The verdict in words."""
+
+    word: str
+    sentence: str
+    """One plain sentence: what was found, with the numbers that decided."""
+    reading: str
+    """What that means for the question."""
+    caveats: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KillRow:
+    """One kill of one arm."""
+
+    name: str
+    meaning: str
+    limit: str
+    state: str
+    """`fired`, `not fired` or `undecided`."""
+    numbers: tuple[tuple[str, str], ...]
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RateLine:
+    """One kind of cell over all personas."""
+
+    kind: CellKind
+    values: tuple[str, ...]
+    """`57/100`, or `not measured`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """A completion cut at its markers, so that a template can highlight them."""
+
+    completion: Completion
+    question: str
+    parts: tuple[tuple[str, bool], ...]
+    """Text, and whether it is the marker."""
+
+
+def headline(inputs: ReportInputs) -> Headline:
+    """The verdict as one sentence, its reading, and what a reader must know with it."""
+    found = inputs.analysis
+    caveats = [wording.sentence(note) for note in found.get("notes", ())]
+    if found.get("magnitude_bound"):
+        caveats.insert(0, "Magnitude-bound: the arm passes at one of the two strengths only.")
+    if inputs.lock is None:
+        caveats.insert(0, "Not registered: there is no lock, so read this as exploration.")
+    elif inputs.deviations:
+        count = len(inputs.deviations)
+        times = "once" if count == 1 else f"{count} times"
+        caveats.insert(
+            0, f"The experiment was changed {times} after it was locked; see Registration."
+        )
+    serious = [one["code"] for one in inputs.objections if one["severity"] == "serious"]
+    if serious:
+        named = ", ".join(code.replace("_", " ") for code in serious)
+        plural = "objection stands" if len(serious) == 1 else "objections stand"
+        caveats.append(
+            f"{len(serious)} serious {plural} against what this design can show ({named}); see "
+            "Objections."
+        )
+    return Headline(
+        word=found["verdict"],
+        sentence=f"{_LEADS[found['verdict']]}: {wording.with_meanings(found['reason'])}.",
+        reading=wording.sentence(found["reading"]),
+        caveats=tuple(caveats),
+    )
+
+
+def kill_rows(inputs: ReportInputs, arm: str) -> Iterator[KillRow]:
+    """The kills of an arm with the numbers that decided each."""
+    thresholds = inputs.experiment.analysis.thresholds.model_dump()
+    for name, kill in inputs.analysis["arms"][arm]["kills"].items():
+        limits = [f"{words} {thresholds[key]:g}" for words, key in _LIMITS.get(name, ())]
+        if name == "direction_not_specific":
+            limits.append("and mean rates closer than the larger Wilson half-width")
+        yield KillRow(
+            name=name,
+            meaning=wording.KILL_MEANINGS.get(name, ""),
+            limit=" ".join(limits),
+            state=wording.yes(kill["fired"], ("fired", "not fired")),
+            numbers=tuple(
+                (wording.number_name(key), _kill_number(key, value))
+                for key, value in kill.items()
+                if key not in ("fired", "reason")
+            ),
+            reason=kill["reason"],
+        )
+
+
+def _kill_number(key: str, value: wording.Number) -> str:
+    if key.startswith("rho"):
+        return wording.signed(value)
+    return wording.plain(value)
+
+
+def asked_cells(inputs: ReportInputs) -> tuple[Cell, ...]:
+    """Cells that the experiment asks for, named as the rate table names them."""
+    return tuple(
+        replace(cell, strength=canonical_strength(cell.strength))
+        for cell in cells(inputs.experiment)
+    )
+
+
+def rate_lines(inputs: ReportInputs) -> Iterator[RateLine]:
+    """Every kind of cell that was asked for or measured, one value per persona."""
+    personas = [persona.name for persona in inputs.experiment.personas]
+    asked = asked_cells(inputs)
+    kinds = {
+        CellKind(
+            arm=c.arm, prompt=c.prompt, direction=c.direction, layer=c.layer, strength=c.strength
+        ): None
+        for c in (*asked, *inputs.rates.cells)
+    }
+    wanted = {(c.arm, c.persona) for c in asked}
+    for kind in kinds:
+        values = []
+        for persona in personas:
+            counts = lookup(inputs.rates, kind, persona)
+            absent = "not measured" if (kind.arm, persona) in wanted else "not asked"
+            values.append(absent if counts is None else f"{sum(counts.fired)}/{sum(counts.total)}")
+        yield RateLine(kind=kind, values=tuple(values))
+
+
+def coverage(inputs: ReportInputs) -> tuple[int, int]:
+    """Cells measured and cells asked for."""
+    asked = asked_cells(inputs)
+    return sum(cell in inputs.rates.cells for cell in asked), len(asked)
+
+
+def sample_groups(inputs: ReportInputs) -> Iterator[tuple[str, list[Sample]]]:
+    """Completions by persona, in the experiment's order."""
+    order = [persona.name for persona in inputs.experiment.personas]
+    ready = sorted(inputs.completions, key=lambda c: order.index(c.cell.persona))
+    for persona, group in groupby(ready, key=lambda c: c.cell.persona):
+        yield short_name(persona), [sample(c, inputs.experiment.marker) for c in group]
+
+
+def sample(completion: Completion, marker: str) -> Sample:
+    """Cut a completion at its markers; invisible characters are shown by name."""
+    pieces = re.split(
+        f"({re.escape(reveal(marker))})", reveal(completion.text), flags=re.IGNORECASE
+    )
+    parts = tuple((piece, place % 2 == 1) for place, piece in enumerate(pieces) if piece)
+    return Sample(completion=completion, question=reveal(completion.question), parts=parts)
+
+
+def comparison_rows(pairs: Mapping[str, Json | None]) -> list[tuple[str, list[str]]]:
+    """The comparisons side by side: name of the quantity, then one value per comparison."""
+    found = [pair for pair in pairs.values() if pair is not None]
+
+    def both(pair: Json, left: str, right: str) -> str:
+        return f"{wording.fixed(pair[left])} and {wording.fixed(pair[right])}"
+
+    def within(pair: Json, name: str) -> str:
+        return f"{wording.signed(pair[name])} ({wording.bounds(pair[name + '_interval'])})"
+
+    rows = [
+        ("Against", [pair["right"] for pair in found]),
+        ("ρ with the bridge, both", [both(pair, "rho_left", "rho_right") for pair in found]),
+        ("Difference of ρ (interval)", [within(pair, "rho_difference") for pair in found]),
+        ("ρ with each other (interval)", [within(pair, "rho_between") for pair in found]),
+        ("Mean rates, both", [both(pair, "mean_left", "mean_right") for pair in found]),
+        (
+            "Difference of mean rates (interval)",
+            [within(pair, "mean_difference") for pair in found],
+        ),
+    ]
+    if any(pair["reason"] for pair in found):
+        rows.append(("Note", [pair["reason"] or "–" for pair in found]))
+    return rows
+
+
+def bridge_line(inputs: ReportInputs) -> tuple[str, str]:
+    """Smallest and largest bridge rate of a headline persona, in words."""
+    kind = bridge_kind(inputs.experiment)
+    found = [lookup(inputs.rates, kind, persona) for persona in inputs.experiment.headline]
+    values = [counts.rate for counts in found if counts is not None]
+    if not values:
+        return "not measured", "not measured"
+    return f"{min(values):.2f}", f"{max(values):.2f}"
+
+
+def calibration_rows(layer: Json, strength: str) -> Iterator[tuple[str, Mapping[str, str]]]:
+    """One row per persona: norm, ratio at a strength, reliability, cosines."""
+    for name, found in layer["personas"].items():
+        ratio = found["ratio_at"].get(strength)
+        yield (
+            short_name(name),
+            {
+                "norm": wording.fixed(found["norm"]),
+                "ratio": wording.fixed(ratio),
+                "beyond": wording.yes(None if ratio is None else abs(ratio) > CLIFF),
+                "split_half": wording.fixed(found["split_half"]),
+                "neutral": wording.signed(found["neutral_cosine"]),
+                "reference": wording.signed(found["reference_cosine"]),
+            },
+        )
+
+
+def token_ratios(inputs: ReportInputs) -> str | None:
+    """The push over each training token's own residual, smallest to largest adapter."""
+    known = sorted(s.token_ratio for s in inputs.training if s.token_ratio is not None)
+    return f"{known[0]:.2f} to {known[-1]:.2f}" if known else None
+
+
+def seconds_trained(inputs: ReportInputs) -> str:
+    """Training time over all adapters, in words."""
+    known: Sequence[float] = [s.seconds for s in inputs.training if s.seconds is not None]
+    return wording.duration(sum(known)) if known else "not measured"

@@ -1,0 +1,1 @@
+"""What a careful reviewer asks before and after a run: plan, power, objections."""

@@ -1,0 +1,225 @@
+"""What a careful reviewer would object to, found by rule, each with its number and its remedy.
+
+Objections of design need the file alone; power is simulated with the code that decides; the rest
+wait for measurements and say nothing until they are there (`evidence.unknown` lists them).
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from itertools import combinations
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+
+from steerproof.decide.analysis.statistics import spearman
+from steerproof.decide.review.evidence import Evidence, Objection
+from steerproof.decide.review.objections_design import CLIFF, design_objections
+from steerproof.decide.review.power import (
+    OperatingCharacteristics,
+    operating_characteristics,
+    trial_of,
+)
+from steerproof.spec.experiment import Experiment
+
+PLANNING_RHO = 0.8
+"""A true correlation that an experiment should be able to detect."""
+WANTED_POWER = 0.8
+"""Probability with which it should."""
+RELIABLE = 0.8
+"""Smallest split-half cosine of a centroid that is not objected to."""
+UNEVEN = 0.3
+"""Largest difference between personas in the mean cosine to their bystanders."""
+FLOOR, CEILING = 0.05, 0.95
+"""Bridge rates at or beyond these rank by chance."""
+MIN_DISTINCT = 5
+"""Fewest distinct bridge rates ..."""
+MIN_BETWEEN = 4
+"""... and fewest personas between floor and ceiling, for a ranking worth recovering."""
+TRUNCATED = 0.1
+"""Largest share of cut completions that is not objected to."""
+
+
+def objections(
+    experiment: Experiment, *, evidence: Evidence | None = None, with_power: bool = True
+) -> tuple[Objection, ...]:
+    """Everything to object to, serious ones first.
+
+    Args:
+        experiment: As loaded.
+        evidence: What is measured so far.
+        with_power: Simulate the power; takes about a second.
+    """
+    known = evidence or Evidence()
+    power = simulated_power(experiment) if with_power else None
+    found = [] if power is None else list(_power(experiment, power))
+    found += design_objections(experiment, known.training_seeds, power and _coverage(power))
+    found += _measured(experiment, known)
+    return tuple(sorted(found, key=lambda objection: objection.severity != "serious"))
+
+
+def to_json(found: tuple[Objection, ...]) -> list[dict[str, Any]]:
+    """Plain values for `plan --json` and objections.json."""
+    return [asdict(objection) for objection in found]
+
+
+def simulated_power(experiment: Experiment) -> OperatingCharacteristics:
+    """Operating characteristics in a hurry: few simulations at four true correlations."""
+    trial = trial_of(experiment, simulations=400, iterations=400, covered=0)
+    return operating_characteristics(trial, (0.0, 0.6, PLANNING_RHO, 0.95), power=WANTED_POWER)
+
+
+def _coverage(power: OperatingCharacteristics) -> float | None:
+    at = {point.rho: point.registered_general.share for point in power.points}
+    return at[PLANNING_RHO]
+
+
+def _power(experiment: Experiment, found: OperatingCharacteristics) -> Iterator[Objection]:
+    supported = {point.rho: point.verdicts["SUPPORTED"] for point in found.points}
+    if supported[PLANNING_RHO] >= WANTED_POWER:
+        return
+    count = len(experiment.headline)
+    smallest = found.minimum_detectable_rho
+    reach = "none up to 0.95" if smallest is None else f"{smallest:.2f}"
+    yield Objection(
+        code="low_power",
+        severity="serious",
+        finding=f"with {count} personas, a true correlation of {PLANNING_RHO} is SUPPORTED in "
+        f"{supported[PLANNING_RHO]:.0%} of simulated runs; smallest correlation that is found in "
+        f"{WANTED_POWER:.0%}: {reach}. A null result would be no evidence of absence",
+        remedy="add personas (they help most), then questions; see `steerproof power`",
+        numbers={
+            "personas": count,
+            "power_at": {f"{rho:g}": share for rho, share in supported.items()},
+            "minimum_detectable_rho": smallest,
+            "false_supported": supported[0.0],
+            "simulations": found.trial.simulations,
+        },
+    )
+
+
+def _measured(experiment: Experiment, evidence: Evidence) -> Iterator[Objection]:
+    layer = evidence.layer(experiment.layers.primary)
+    if layer is not None:
+        yield from _pushes(experiment, layer)
+        yield from _neutral(experiment, layer)
+        yield from _unreliable(experiment, layer)
+        yield from _bystanders(experiment, layer, evidence)
+    if evidence.bridge is not None:
+        yield from _bridge(experiment, evidence.bridge)
+    if evidence.truncated is not None and evidence.truncated > TRUNCATED:
+        yield Objection(
+            code="truncation",
+            severity="serious",
+            finding=f"{evidence.truncated:.0%} of completions reach "
+            f"{experiment.generation.max_new_tokens} tokens and are cut; the marker stands at the "
+            "end",
+            remedy="raise generation.max_new_tokens",
+            numbers={"truncated": evidence.truncated, "limit": TRUNCATED},
+        )
+
+
+def _pushes(experiment: Experiment, layer: Mapping[str, Any]) -> Iterator[Objection]:
+    for strength in {
+        experiment.analysis.primary_strength: 0,
+        experiment.analysis.co_primary_strength: 0,
+    }:
+        ratios = {
+            name: layer["personas"][name]["ratio_at"][strength]
+            for name in experiment.headline
+            if strength in layer["personas"][name].get("ratio_at", {})
+        }
+        beyond = {name: ratio for name, ratio in ratios.items() if ratio > CLIFF}
+        if beyond:
+            named = ", ".join(f"{name} {ratio:.2f}" for name, ratio in beyond.items())
+            yield Objection(
+                code="beyond_cliff",
+                severity="serious",
+                finding=f"{strength} pushes {len(beyond)} of {len(ratios)} personas beyond a ratio "
+                f"of {CLIFF}, where text broke in the published run: {named}",
+                remedy="test at a ratio (`ratio=+0.2`), which is the same push for every persona",
+                numbers={"strength": strength, "ratios": beyond, "limit": CLIFF},
+            )
+
+
+def _neutral(experiment: Experiment, layer: Mapping[str, Any]) -> Iterator[Objection]:
+    limit = experiment.gates.neutral_cosine
+    cosines = {name: layer["personas"][name]["neutral_cosine"] for name in experiment.headline}
+    near = {name: cosine for name, cosine in cosines.items() if abs(cosine) > limit}
+    if near:
+        named = ", ".join(f"{name} {cosine:+.2f}" for name, cosine in near.items())
+        yield Objection(
+            code="neutral_too_close",
+            severity="serious",
+            finding=f"the neutral prompt points along a persona's direction (|cos| > {limit:g}): "
+            f"{named}; its neutral cells are not neutral",
+            remedy="choose another neutral_prompt",
+            numbers={"cosines": near, "limit": limit},
+        )
+
+
+def _unreliable(experiment: Experiment, layer: Mapping[str, Any]) -> Iterator[Objection]:
+    halves = {name: layer["personas"][name]["split_half"] for name in experiment.headline}
+    low = {name: value for name, value in halves.items() if value < RELIABLE}
+    if low:
+        named = ", ".join(f"{name} {value:.2f}" for name, value in low.items())
+        yield Objection(
+            code="unreliable_centroid",
+            severity="serious",
+            finding=f"two halves of the questions give different centroids (cosine below "
+            f"{RELIABLE}): {named}",
+            remedy="extract from more questions (questions.directions)",
+            numbers={"split_half": low, "limit": RELIABLE},
+        )
+
+
+def _bystanders(
+    experiment: Experiment, layer: Mapping[str, Any], evidence: Evidence
+) -> Iterator[Objection]:
+    """Negatives near the source are harder to tell apart: that differs between personas."""
+    drawn = evidence.bystanders
+    if drawn is None:
+        return
+    closeness = {
+        name: fmean(layer["cosines"][name][other] for other in drawn[name])
+        for name in experiment.headline
+        if drawn.get(name)
+    }
+    spread = max(closeness.values()) - min(closeness.values()) if closeness else 0.0
+    if spread <= UNEVEN:
+        return
+    rho = None
+    if evidence.bridge is not None:
+        names = [name for name in closeness if name in evidence.bridge]
+        pair = [[closeness[n] for n in names], [evidence.bridge[n] for n in names]]
+        value = float(spearman(np.array(pair[0]), np.array(pair[1])))
+        rho = value if np.isfinite(value) else None
+    nearest = max(closeness, key=lambda name: closeness[name])
+    farthest = min(closeness, key=lambda name: closeness[name])
+    yield Objection(
+        code="uneven_bystanders",
+        severity="serious" if rho is not None and abs(rho) >= 0.5 else "note",
+        finding=f"mean cosine to the bystanders runs from {closeness[farthest]:+.2f} ({farthest}) "
+        f"to {closeness[nearest]:+.2f} ({nearest}): some adapters learn a harder distinction"
+        + ("" if rho is None else f"; its rank correlation with the bridge is {rho:+.2f}"),
+        remedy="more bystanders per persona even this out (dataset.bystanders)",
+        numbers={"closeness": closeness, "spread": spread, "limit": UNEVEN, "rho_bridge": rho},
+    )
+
+
+def _bridge(experiment: Experiment, bridge: Mapping[str, float]) -> Iterator[Objection]:
+    rates = {name: bridge[name] for name in experiment.headline if name in bridge}
+    between = [name for name, rate in rates.items() if FLOOR < rate < CEILING]
+    distinct = len({round(rate, 9) for rate in rates.values()})
+    tied = sum(1 for a, b in combinations(rates.values(), 2) if a == b)
+    if len(between) >= MIN_BETWEEN and distinct >= MIN_DISTINCT:
+        return
+    yield Objection(
+        code="flat_bridge",
+        severity="serious",
+        finding=f"the bridge has {distinct} distinct rates ({tied} tied pairs) and "
+        f"{len(between)} of {len(rates)} personas between {FLOOR} and {CEILING}: there is hardly "
+        "a ranking to recover",
+        remedy="more samples per question, or a training recipe with graded rates",
+        numbers={"distinct": distinct, "tied_pairs": tied, "between": len(between)},
+    )

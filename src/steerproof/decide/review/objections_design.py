@@ -1,0 +1,241 @@
+"""Objections that follow from the experiment file alone."""
+
+import re
+from collections.abc import Iterator
+
+from steerproof.decide.review.evidence import Objection
+from steerproof.spec.check_design import measured_strengths
+from steerproof.spec.check_texts import normalised
+from steerproof.spec.experiment import Arm, Experiment, parse_strength
+
+CLIFF = 0.6
+"""Ratio beyond which the published run lost the marker and much of its fluency."""
+NEAR_DUPLICATE = 0.8
+"""Share of common words (Jaccard) from which two questions count as the same one."""
+FEW_QUESTIONS = 10
+"""Below this, resampling questions gives intervals that are clearly too narrow."""
+
+
+def design_objections(
+    experiment: Experiment, training_seeds: int, coverage: float | None
+) -> Iterator[Objection]:
+    """Everything to object to before anything is measured, except power.
+
+    Args:
+        experiment: As loaded.
+        training_seeds: Seeds for which each adapter exists.
+        coverage: Simulated coverage of the registered interval for personas in general.
+    """
+    yield from _double_use(experiment)
+    yield from _near_questions(experiment)
+    yield from _constant_direction(experiment)
+    yield from _fixed_personas(experiment, coverage)
+    yield from _one_seed(experiment, training_seeds)
+    yield from _confounded_arms(experiment)
+    yield from _arm_without_signal(experiment)
+    yield from _beyond_cliff(experiment)
+    yield from _unmeasured_kills(experiment)
+    yield from _few_questions(experiment)
+
+
+def similarity(left: str, right: str) -> float:
+    """Jaccard index of the words of two questions: common words over all words."""
+    first, second = _words(left), _words(right)
+    return len(first & second) / max(len(first | second), 1)
+
+
+def _words(text: str) -> set[str]:
+    return set(re.findall(r"\w+", text.casefold()))
+
+
+def _double_use(experiment: Experiment) -> Iterator[Objection]:
+    asked = {normalised(question) for question in experiment.questions.evaluation}
+    shared = [q for q in experiment.direction_questions if normalised(q) in asked]
+    if shared:
+        yield Objection(
+            code="double_use",
+            severity="serious",
+            finding=f"{len(shared)} of {len(asked)} evaluation questions also extract the "
+            "direction, so the direction may fit these questions",
+            remedy="give questions.directions a held-out set of about 40 questions",
+            numbers={"shared": len(shared), "evaluation": len(asked)},
+        )
+
+
+def _near_questions(experiment: Experiment) -> Iterator[Objection]:
+    pairs = [
+        (similarity(trained, asked), trained, asked)
+        for trained in experiment.questions.training
+        for asked in experiment.questions.evaluation
+    ]
+    near = sorted((pair for pair in pairs if pair[0] >= NEAR_DUPLICATE), reverse=True)
+    if near:
+        share, trained, asked = near[0]
+        yield Objection(
+            code="repeated_questions",
+            severity="serious",
+            finding=f"{len(near)} training questions nearly repeat an evaluation question: "
+            f"'{trained}' shares {share:.0%} of its words with '{asked}'",
+            remedy="reword or drop those training questions",
+            numbers={"pairs": len(near), "largest_similarity": share, "limit": NEAR_DUPLICATE},
+        )
+
+
+def _constant_direction(experiment: Experiment) -> Iterator[Objection]:
+    steered = [arm.name for arm in experiment.arms if arm.direction != "none"]
+    if experiment.dataset.negatives == "source" and steered:
+        data = experiment.dataset
+        rows = data.positives + data.bystanders * data.negatives_per_bystander
+        yield Objection(
+            code="constant_direction",
+            severity="serious",
+            finding=f"`negatives: source` gives all {rows} rows of an adapter the same direction "
+            f"({', '.join(steered)}): it cannot tell when to fire, so training has no reason to "
+            "read it",
+            remedy="set dataset.negatives to `own`, or to `unsteered`",
+            numbers={"rows": rows, "directions": 1},
+        )
+
+
+def _fixed_personas(experiment: Experiment, coverage: float | None) -> Iterator[Objection]:
+    count, analysis = len(experiment.headline), experiment.analysis
+    if analysis.estimand == "these_personas":
+        return
+    general = analysis.estimand == "personas_in_general"
+    covered = "" if coverage is None else f" ({coverage:.0%} in simulated runs)"
+    yield Objection(
+        code="fixed_personas",
+        severity="serious" if general else "note",
+        finding=f"the registered {analysis.confidence:.0%} interval resamples questions within "
+        f"{count} fixed personas; of personas in general it covers the truth far less often"
+        f"{covered}" + (", and those are what the claim is about" if general else ""),
+        remedy="base the claim on the two-level interval, with more personas"
+        if general
+        else "declare analysis.estimand: these_personas, and read the two-level interval for more",
+        numbers={"personas": count, "coverage": coverage, "confidence": analysis.confidence},
+    )
+
+
+def _one_seed(experiment: Experiment, training_seeds: int) -> Iterator[Objection]:
+    trained = [arm.name for arm in experiment.arms if arm.adapters is None]
+    if trained and training_seeds < 2:
+        yield Objection(
+            code="one_seed",
+            severity="note",
+            finding=f"each adapter of {', '.join(trained)} is trained with {training_seeds} seed; "
+            "the variation between trainings is not estimated",
+            remedy="run again with another `seed`, at least two more for the arms that decide",
+            numbers={"training_seeds": training_seeds},
+        )
+
+
+def _differences(left: Arm, right: Arm) -> list[str]:
+    """The settings in which two arms differ; those of a direction only where both have one."""
+    fields = ["prompt", "direction", "shuffle"]
+    if "none" not in (left.direction, right.direction):
+        fields += ["layer", "ratio"]
+    a, b = left.model_dump(), right.model_dump()
+    found = [name for name in fields if a[name] != b[name]]
+    if (left.adapters is None) != (right.adapters is None):
+        found.append("who trained them")
+    return found
+
+
+def _confounded_arms(experiment: Experiment) -> Iterator[Objection]:
+    analysis = experiment.analysis
+    tested = experiment.arm(analysis.arm)
+    for name in (analysis.baseline_arm, analysis.isotropic_arm, analysis.contrast_arm):
+        if name is None:
+            continue
+        control = experiment.arm(name)
+        found = _differences(tested, control)
+        if len(found) < 2:
+            continue
+        between = [
+            arm.name
+            for arm in experiment.arms
+            if len(_differences(tested, arm)) == 1 and len(_differences(arm, control)) == 1
+        ]
+        yield Objection(
+            code="confounded_arms",
+            severity="note" if between else "serious",
+            finding=f"arms {tested.name} and {name} differ in {len(found)} things: "
+            f"{', '.join(found)}; a difference between them has {len(found)} explanations",
+            remedy=f"arm {between[0]} differs from each in one: report it beside them"
+            if between
+            else "add an arm that differs from each of them in one thing",
+            numbers={"differences": found, "between": between},
+        )
+
+
+def _arm_without_signal(experiment: Experiment) -> Iterator[Objection]:
+    for arm in experiment.arms:
+        if (arm.prompt, arm.direction) == ("neutral", "none"):
+            yield Objection(
+                code="arm_without_signal",
+                severity="serious",
+                finding=f"arm {arm.name} trains with the neutral prompt and 0 directions: its "
+                "positives and negatives look the same",
+                remedy="give it a direction or the persona prompt",
+                numbers={"arm": arm.name, "signals": 0},
+            )
+
+
+def _beyond_cliff(experiment: Experiment) -> Iterator[Objection]:
+    asked = {
+        label: abs(number)
+        for grid in experiment.cells
+        for label in grid.strengths
+        for kind, number in [parse_strength(label)]
+        if kind == "ratio" and abs(number) > CLIFF
+    }
+    asked |= {f"arm {a.name}": a.ratio for a in experiment.arms if a.ratio and a.ratio > CLIFF}
+    if asked:
+        yield Objection(
+            code="beyond_cliff",
+            severity="serious",
+            finding=f"{', '.join(asked)} push with up to {max(asked.values()):.2f} of the baseline "
+            f"norm; above {CLIFF} the published run lost the marker and much of its fluency",
+            remedy=f"stay below a ratio of {CLIFF}; 0.2 kept the text fluent",
+            numbers={"ratios": asked, "limit": CLIFF},
+        )
+
+
+def _unmeasured_kills(experiment: Experiment) -> Iterator[Objection]:
+    analysis = experiment.analysis
+    arm = experiment.arm(analysis.arm)
+    neutral = measured_strengths(experiment, arm, "neutral")
+    prompted = measured_strengths(experiment, arm, "persona")
+    missing = []
+    if "none" not in neutral:
+        missing.append(f"baseline_rate_driven (neutral prompt at none in arm {arm.name})")
+    if not {"none", analysis.primary_strength} <= set(prompted):
+        wanted = f"none and {analysis.primary_strength}"
+        missing.append(f"sign_inverted (persona prompt at {wanted} in arm {arm.name})")
+    own_random = any(
+        arm.name in grid.arms and grid.direction in ("isotropic", "in_subspace")
+        for grid in experiment.cells
+    )
+    if analysis.isotropic_arm is None and not own_random:
+        missing.append("direction_not_specific (an isotropic arm, or isotropic cells)")
+    if missing:
+        yield Objection(
+            code="unmeasured_kills",
+            severity="serious",
+            finding=f"{len(missing)} of 5 kills cannot be decided, so the verdict cannot be "
+            f"SUPPORTED; not measured: {'; '.join(missing)}",
+            remedy="add those cells",
+            numbers={"undecided": len(missing), "kills": 5},
+        )
+
+
+def _few_questions(experiment: Experiment) -> Iterator[Objection]:
+    count = len(experiment.questions.evaluation)
+    if count < FEW_QUESTIONS:
+        yield Objection(
+            code="few_questions",
+            severity="note",
+            finding=f"{count} evaluation questions: resampling so few gives too narrow intervals",
+            remedy=f"ask at least {FEW_QUESTIONS}; more questions help more than more samples",
+            numbers={"questions": count, "limit": FEW_QUESTIONS},
+        )

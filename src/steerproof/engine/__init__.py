@@ -1,0 +1,1 @@
+"""Many adapters and many cells at once: pooled LoRA, paged cache, generation, training."""

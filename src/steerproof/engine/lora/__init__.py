@@ -1,0 +1,1 @@
+"""LoRA adapters in one pool: products, gradients, kernels, PEFT's files."""

@@ -1,0 +1,147 @@
+"""PEFT's adapter files, `adapter_config.json` and `adapter_model.safetensors`, read and written.
+
+What is written here loads in PEFT with equal logits, and the other way round. Whatever a PEFT
+configuration can ask for that `LoraPool` cannot do is refused by name.
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from steerproof.engine.lora.pool import LoraSpec, LoraWeights, Site, check_keys, lora_sites
+from steerproof.errors import ModelError
+from steerproof.model.base import Base
+
+CONFIG = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
+
+# Fields that do not change what a trained adapter computes, or that are read below.
+_UNDERSTOOD = frozenset(
+    {
+        *("auto_mapping", "base_model_name_or_path", "inference_mode", "peft_type", "peft_version"),
+        *("revision", "task_type", "megatron_core", "qalora_group_size", "layers_pattern"),
+        *("bias", "fan_in_fan_out", "init_lora_weights", "lora_alpha", "lora_dropout", "r"),
+        *("target_modules", "use_rslora"),
+    }
+)
+# Initialisations that leave the base as it is; others (PiSSA, OLoRA, ...) change its weights.
+_PLAIN_INIT = (True, False, None, "gaussian", "eva", "orthogonal")
+
+
+def write_peft(base: Base, weights: LoraWeights, base_name: str) -> dict[str, bytes]:
+    """The two files of an adapter, as bytes: the caller writes them.
+
+    Args:
+        base: The model it belongs to.
+        weights: The adapter.
+        base_name: What `base_model_name_or_path` says.
+
+    Returns:
+        File name -> content; the same adapter gives the same bytes.
+
+    Raises:
+        ModelError: The adapter does not fit the model.
+    """
+    sites = lora_sites(base)
+    check_keys(sites, weights)
+    targets = [s for s in sites if weights.spec.targets is None or s.path in weights.spec.targets]
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base_name,
+        "bias": "none",
+        "fan_in_fan_out": all(isinstance(site.module, Conv1D) for site in targets),
+        "inference_mode": True,
+        "lora_alpha": weights.spec.alpha,
+        "lora_dropout": 0.0,
+        "r": weights.spec.rank,
+        "target_modules": _short_names(base, targets),
+        "use_rslora": weights.spec.rslora,
+    }
+    tensors = {key: weights.tensors[key].contiguous() for key in sorted(weights.tensors)}
+    return {
+        CONFIG: (json.dumps(config, indent=2, sort_keys=True) + "\n").encode(),
+        WEIGHTS: save(tensors, metadata={"format": "pt"}),
+    }
+
+
+def read_peft(directory: Path, base: Base) -> LoraWeights:
+    """Read an adapter that PEFT, or `write_peft`, wrote.
+
+    Raises:
+        ModelError: A file is missing or damaged, it is not a plain LoRA, or its tensors are not
+            exactly those that its configuration asks for on this base.
+    """
+    config = _read_config(directory)
+    sites = lora_sites(base)
+    targets = _targets(base, sites, config)
+    spec = LoraSpec(
+        rank=int(config["r"]),
+        alpha=float(config["lora_alpha"]),
+        rslora=bool(config.get("use_rslora", False)),
+        targets=None if len(targets) == len(sites) else targets,
+    )
+    path = directory / WEIGHTS
+    if not path.is_file():
+        names = ", ".join(sorted(p.name for p in directory.iterdir()))
+        raise ModelError(f"no {WEIGHTS} in {str(directory)!r} (pickles are not read): {names}")
+    try:
+        tensors: dict[str, Tensor] = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"cannot read {str(path)!r}: {error}") from error
+    weights = LoraWeights(spec=spec, tensors=tensors)
+    check_keys(sites, weights)
+    return weights
+
+
+def _read_config(directory: Path) -> dict[str, Any]:
+    path = directory / CONFIG
+    if not path.is_file():
+        raise ModelError(f"no {CONFIG} in {str(directory)!r}: not an adapter directory")
+    try:
+        config = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise ModelError(f"{str(path)!r} is not JSON: {error}") from error
+    lacking = {"peft_type", "r", "lora_alpha", "target_modules"} - set(config)
+    if lacking:
+        raise ModelError(f"{str(path)!r} lacks {sorted(lacking)}")
+    refused = [f"{k}={v!r}" for k, v in config.items() if k not in _UNDERSTOOD and v]
+    wanted = {"peft_type": ("LORA",), "bias": ("none",), "init_lora_weights": _PLAIN_INIT}
+    for name, allowed in wanted.items():
+        if name in config and config[name] not in allowed:
+            refused.append(f"{name}={config[name]!r}")
+    if refused:
+        raise ModelError(
+            f"{str(path)!r} asks for what a plain LoRA pool cannot do: {', '.join(sorted(refused))}"
+        )
+    return config
+
+
+def _targets(base: Base, sites: Sequence[Site], config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Module paths the configuration selects, by PEFT's rule."""
+    target = config["target_modules"]
+    linear = [p for p, m in base.model.named_modules() if isinstance(m, (nn.Linear, Conv1D))]
+    if target == "all-linear":
+        return tuple(site.path for site in sites)
+    if isinstance(target, str):
+        chosen = [p for p in linear if re.fullmatch(target, p)]
+    else:
+        chosen = [p for p in linear if any(p == t or p.endswith(f".{t}") for t in target)]
+    if not chosen:
+        raise ModelError(f"target_modules {target!r} matches no linear layer of the model")
+    return tuple(chosen)
+
+
+def _short_names(base: Base, targets: Sequence[Site]) -> list[str]:
+    """Last names of the targets when those select exactly them in the whole model, else paths."""
+    paths = {site.path for site in targets}
+    short = {path.rpartition(".")[2] for path in paths}
+    selected = {p for p, _ in base.model.named_modules() if p.rpartition(".")[2] in short}
+    return sorted(short if selected == paths else paths)

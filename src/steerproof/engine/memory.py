@@ -1,0 +1,67 @@
+"""How much fits: keys and values against free memory."""
+
+import psutil
+import torch
+from transformers.cache_utils import DynamicLayer
+
+from steerproof.engine.cache.pages import PAGE, pages_of
+from steerproof.engine.pool import RowPool
+from steerproof.engine.rows import Subject
+from steerproof.errors import ModelError
+from steerproof.model.base import Base
+
+
+def new_pool(subject: Subject, longest: int, rows: int, columns: int) -> RowPool:
+    """An empty pool with as many pages as fit and can be of use.
+
+    Args:
+        subject: Its adapters and its steering must be attached.
+        longest: Positions of the longest row, prompt and answer.
+        rows: Most rows in flight.
+        columns: Positions, of all rows together, whose keys and values fit into memory.
+    """
+    pages = min(max(1, columns // PAGE), rows * pages_of(longest))
+    return RowPool(subject, longest, rows=rows, pages=pages)
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether an error says that memory ran out, on a GPU or on a CPU."""
+    text = str(error).lower()
+    return isinstance(error, torch.OutOfMemoryError) or (
+        "not enough memory" in text or "can't allocate memory" in text
+    )
+
+
+def free_bytes(base: Base) -> int:
+    """Memory that keys and values may take."""
+    if base.device.type == "cuda":
+        cached = torch.cuda.memory_reserved(base.device) - torch.cuda.memory_allocated(base.device)
+        return int(0.8 * (torch.cuda.mem_get_info(base.device)[0] + cached))
+    return int(0.5 * psutil.virtual_memory().available)
+
+
+@torch.inference_mode()
+def bytes_per_token(subject: Subject, longest: int) -> int:
+    """Bytes of the keys and values of one position, measured on a forward pass of one token.
+
+    Raises:
+        ModelError: the model keeps something else than keys and values of all positions.
+    """
+    base = subject.base
+    one = torch.tensor([[base.pad_id]], device=base.device)
+    output = base.model(input_ids=one, use_cache=True)
+    total = 0
+    for place, layer in enumerate(output.past_key_values.layers):
+        window = getattr(layer, "sliding_window", longest)
+        if not isinstance(layer, DynamicLayer) or layer.keys is None or layer.values is None:
+            raise ModelError(
+                f"block {place} of {type(base.model).__name__} keeps a {type(layer).__name__}, not"
+                " keys and values: such a model cannot be pooled"
+            )
+        if window is not None and window < longest:
+            raise ModelError(
+                f"block {place} of {type(base.model).__name__} has a sliding window of {window},"
+                f" but rows may reach {longest} positions; ask for fewer new tokens"
+            )
+        total += layer.keys.nbytes + layer.values.nbytes
+    return total

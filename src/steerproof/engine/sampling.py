@@ -1,0 +1,202 @@
+"""Drawing one token per row, so that a row's text does not depend on its neighbours.
+
+The noise of a token is a function of (row seed, step, token id) and of nothing else: the same row
+draws the same tokens alone, in its cell, or in a pool of a thousand.
+
+**Noise.** SplitMix64 (Steele, Lea and Flood, 2014) as a counter-based generator: the row seed and
+the step are mixed into a 64-bit state, and the token id counts along that state's stream, whose
+period is 2^64. The upper 52 bits give `u` in `[2^-53, 1 - 2^-53]`, so neither logarithm of the
+Gumbel noise `-log(-log(u))` meets a zero.
+
+**Draw.** `argmax(log p + noise)` is a draw from `p` (Gumbel-max). Unlike the inversion of a
+cumulative sum, it rarely changes when rounding moves the logits a little.
+
+**Nucleus.** A token belongs to the top-p nucleus when the tokens *strictly* more probable than it
+hold less than `top_p` of the mass. Without ties this is the set that sorting gives (the smallest
+set of most probable tokens that holds at least `top_p`). Tokens tied at the boundary are all kept,
+where a sort would keep whichever of them it happened to put first.
+
+No sort is needed: the nucleus is an upper set, so if the winner of the draw over all tokens lies
+inside, it is also the winner of the draw over the nucleus; if it does not, neither does any token
+as improbable as it, and the draw is repeated among the rest. A token with less than
+`(1 - top_p) / vocabulary` cannot be inside, which is why few tokens ever need noise.
+"""
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from steerproof.errors import ModelError
+from steerproof.spec.seeds import derived_seed
+
+# SplitMix64's constants as signed 64-bit integers: torch's int64 product wraps modulo 2^64.
+_GAMMA = 0x9E3779B97F4A7C15 - 2**64
+_MIX_A = 0xBF58476D1CE4E5B9 - 2**64
+_MIX_B = 0x94D049BB133111EB - 2**64
+
+
+def row_seed(experiment_seed: int, cell: str, question: int, sample: int) -> int:
+    """Seed of one completion, in `[0, 2^63)`: its identity, hashed.
+
+    Args:
+        experiment_seed: root of every draw of the experiment.
+        cell: the cell's name.
+        question: index of the question.
+        sample: index of the sample of that question.
+    """
+    return derived_seed("row", experiment_seed, cell, question, sample)
+
+
+def gumbel(
+    seeds: Int[Tensor, " rows"],
+    steps: Int[Tensor, " rows"],
+    row: Int[Tensor, " draws"],
+    token: Int[Tensor, " draws"],
+) -> Float[Tensor, " draws"]:
+    """Standard Gumbel noise keyed by (row seed, step, token id), float64.
+
+    Args:
+        seeds: seed of each row.
+        steps: index of the token being drawn in each row, 0 for the first of the completion.
+        row: for each draw, its place in `seeds` and `steps`.
+        token: for each draw, its token id.
+    """
+    state = _states(seeds, steps)
+    bits = _shift(_mix(state[row] + (token + 1) * _GAMMA), 12)
+    uniform = bits.to(torch.float64).add_(0.5).mul_(2.0**-52)
+    return uniform.log_().neg_().log_().neg_()
+
+
+def in_nucleus(
+    probabilities: Float[Tensor, "rows vocab"],
+    candidate: Float[Tensor, " rows"],
+    top_p: float,
+) -> Bool[Tensor, " rows"]:
+    """Whether a token of probability `candidate` lies in its row's nucleus.
+
+    Args:
+        probabilities: float32 softmax of the logits at temperature.
+        candidate: probability of one token of each row, taken from `probabilities`.
+        top_p: mass of the nucleus, in (0, 1].
+    """
+    if top_p >= 1.0:
+        return torch.ones_like(candidate, dtype=torch.bool)
+    # Ones and zeros of the probabilities' own type: a product with booleans takes five times as
+    # long on a CPU (1.65 ms against 0.29 for 1,024 rows of 1,024 tokens).
+    above = torch.gt(probabilities, candidate[:, None], out=torch.empty_like(probabilities))
+    return above.mul_(probabilities).sum(dim=1) < top_p
+
+
+def sample(
+    logits: Float[Tensor, "branches vocab"],
+    seeds: Int[Tensor, " rows"],
+    steps: Int[Tensor, " rows"],
+    temperature: float,
+    top_p: float,
+    owners: Int[Tensor, " rows"] | None = None,
+) -> Int[Tensor, " rows"]:
+    """Draw one token per row from the nucleus of the softmax at a temperature.
+
+    Args:
+        logits: next-token logits; computed on in float32 whatever their type.
+        seeds: seed of each row (`row_seed`).
+        steps: index of the token being drawn, 0 for the first of the completion.
+        temperature: divisor of the logits, above 0.
+        top_p: mass of the nucleus, in (0, 1]; 1 keeps every token.
+        owners: whose logits each row draws from, ascending; None when every row has its own.
+
+    Raises:
+        ModelError: the logits of a row are not finite.
+    """
+    states = _states(seeds, steps)
+    if owners is None:
+        owners = torch.arange(len(seeds), device=seeds.device)
+    drawing = (temperature, top_p, _floor(top_p, logits.shape[1]))
+    if logits.is_cuda:
+        from steerproof.engine.cache import gpu_kernels
+
+        drawn = gpu_kernels.draw(logits, states, owners, *drawing)
+    else:
+        from steerproof.engine.cache import cpu_kernels
+
+        drawn = cpu_kernels.draw(logits.cpu(), states.cpu(), owners.cpu(), *drawing)
+        drawn = drawn.to(seeds.device)
+    _check_finite(torch.where(drawn < 0, torch.inf, 0.0))
+    return drawn
+
+
+def _states(seeds: Tensor, steps: Tensor) -> Tensor:
+    """Where each row's stream of noise begins."""
+    return _mix(_mix(seeds) + steps * _GAMMA)
+
+
+def _floor(top_p: float, vocab: int) -> float:
+    """A probability below which no token is in the nucleus.
+
+    Rounded down: a bound that is too low only costs a little noise.
+    """
+    return (1.0 - top_p) / vocab * 0.999
+
+
+def drawn_by_definition(
+    scaled: Float[Tensor, "rows vocab"],
+    seeds: Int[Tensor, " rows"],
+    steps: Int[Tensor, " rows"],
+    top_p: float,
+) -> Int[Tensor, " rows"]:
+    """Gumbel-max over the nucleus of `softmax(scaled)`: what the kernels are held to.
+
+    Args:
+        scaled: float32 logits over the temperature.
+        seeds: seed of each row.
+        steps: index of the token being drawn.
+        top_p: mass of the nucleus.
+
+    Raises:
+        ModelError: the logits of a row are not finite.
+    """
+    rows, vocab = scaled.shape
+    probabilities = scaled.softmax(dim=1)
+    flat = (probabilities > _floor(top_p, vocab)).view(-1).nonzero().squeeze(1)
+    row, token = flat.div(vocab, rounding_mode="floor"), flat % vocab
+    mass = probabilities.view(-1)[flat]
+    score = scaled.reshape(-1)[flat] + gumbel(seeds, steps, row, token)
+    drawn = torch.full_like(seeds, vocab)
+    pending = torch.arange(rows, device=scaled.device)
+    while True:
+        best = score.new_full((rows,), -torch.inf).scatter_reduce_(0, row, score, "amax")
+        _check_finite(best[pending])
+        won = score == best[row]
+        # Equal scores are as good as impossible; the lowest id wins, on every device.
+        drawn.scatter_reduce_(0, row[won], token[won], "amin")
+        left = probabilities if len(pending) == rows else probabilities[pending]
+        winner = left.gather(1, drawn[pending, None]).squeeze(1)
+        outside = ~in_nucleus(left, winner, top_p)
+        if not bool(outside.any()):
+            return drawn
+        pending = pending[outside]
+        drawn[pending] = vocab
+        bound = mass.new_full((rows,), torch.inf).index_put_((pending,), winner[outside])
+        keep = mass > bound[row]
+        row, token, mass, score = row[keep], token[keep], mass[keep], score[keep]
+
+
+def _check_finite(best: Tensor) -> None:
+    if not bool(best.isfinite().all()):
+        bad = int((~best.isfinite()).sum())
+        raise ModelError(
+            f"the logits of {bad} of {len(best)} rows are not finite: a push or an adapter is too "
+            "large for this number type; lower the strength or use float32"
+        )
+
+
+def _mix(x: Tensor) -> Tensor:
+    """SplitMix64's finaliser: a bijection of 64-bit integers that scatters every bit."""
+    x = (x ^ _shift(x, 30)) * _MIX_A
+    x = (x ^ _shift(x, 27)) * _MIX_B
+    return x ^ _shift(x, 31)
+
+
+def _shift(x: Tensor, bits: int) -> Tensor:
+    """Logical right shift; torch's own keeps the sign."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)

@@ -1,0 +1,380 @@
+"""Training many adapters in one step, each as if it were alone.
+
+The loss is the sum over adapters of that adapter's own mean over the completion tokens of its step;
+clipping, AdamW state, step count, learning rate and data order are per adapter. So an adapter's
+whole trajectory is the one it would have alone, up to rounding. An adapter that has ended leaves, a
+waiting one takes its slot, and one that is absent does not move. On a CPU with several threads
+there are several such pools, each in a thread of its own (`model/shards.py`).
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from steerproof.engine.batches import (
+    MicroBatch,
+    StepRows,
+    cosine_rate,
+    micro_batches,
+    step_plan,
+)
+from steerproof.engine.budget import TokenBudget, adapters_at_once
+from steerproof.engine.checks import check_jobs, steering_fault
+from steerproof.engine.jobs import (
+    AdapterJob,
+    FailedAdapter,
+    Pooling,
+    PushAudit,
+    Recipe,
+    TrainedAdapter,
+)
+from steerproof.engine.lora.gradients import Dropout, LoraGradients
+from steerproof.engine.lora.pool import LoraPool, fresh_weights
+from steerproof.engine.norms import quick_norms
+from steerproof.engine.shards import Send, Supply, replica, shard_count, side_by_side
+from steerproof.errors import ModelError, SteerproofError
+from steerproof.model.base import Base
+from steerproof.model.steering import Push, Steering
+from steerproof.model.transfer import sent, unplanned_attention
+from steerproof.spec.seeds import derived_seed
+
+StepReport = Callable[[str, int, int, float], None]
+"""Called with (adapter key, steps done, steps in all, loss)."""
+
+
+def train(
+    base: Base,
+    jobs: Sequence[AdapterJob],
+    recipe: Recipe,
+    pushes: Sequence[Push],
+    pooling: Pooling | None = None,
+    on_step: StepReport | None = None,
+) -> Iterator[TrainedAdapter | FailedAdapter]:
+    """Train all adapters, many at a time, and yield each when it is done.
+
+    While the consumer has an adapter in hand nothing is attached to the base, so it may be used.
+
+    Args:
+        base: The frozen model.
+        jobs: What to train, in order of admission.
+        recipe: The same for all.
+        pushes: The directions, already multiplied by their coefficients; an example's `push` is a
+            1-based index into them.
+        pooling: How to pack the work.
+        on_step: Called after every step of every adapter.
+
+    Raises:
+        ModelError: A row is too long, or has no completion; an adapter has no row.
+        SteeringError: A direction cannot be added.
+    """
+    check_jobs(base, jobs, recipe, pushes)
+    if not jobs:
+        return
+    packed = pooling or Pooling()
+    slots = adapters_at_once(base, recipe.spec, packed, len(jobs))
+    shards = shard_count(base.device, slots)
+    work = _Work(
+        jobs=tuple(jobs),
+        recipe=recipe,
+        pushes=tuple(pushes),
+        pooling=_divided(packed, shards),
+        slots=-(-slots // shards),
+        supply=Supply(jobs, _tokens, shards),
+        shards=shards,
+    )
+    if shards == 1:
+        yield from _one_pool(_Pool(base, work, 0), on_step)
+        return
+    works = [partial(_in_a_thread, replica(base), work, shard) for shard in range(shards)]
+    with closing(side_by_side(works)) as found:
+        for item in found:
+            if isinstance(item, TrainedAdapter | FailedAdapter):
+                yield item
+            elif on_step is not None:
+                for step in item:
+                    on_step(*step)
+
+
+_Steps = list[tuple[str, int, int, float]]
+_Ended = TrainedAdapter | FailedAdapter
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Work:
+    """What the shards of one call of `train` have in common."""
+
+    jobs: tuple[AdapterJob, ...]
+    recipe: Recipe
+    pushes: tuple[Push, ...]
+    pooling: Pooling
+    """Of each shard."""
+    slots: int
+    """Adapters in training at once in each shard."""
+    supply: Supply[AdapterJob]
+    shards: int
+
+
+def _tokens(job: AdapterJob) -> int:
+    return sum(example.length for example in job.examples)
+
+
+def _divided(pooling: Pooling, shards: int) -> Pooling:
+    tokens = None if pooling.tokens is None else max(1, pooling.tokens // shards)
+    return replace(pooling, tokens=tokens)
+
+
+def _one_pool(pool: "_Pool", on_step: StepReport | None) -> Iterator[_Ended]:
+    while pool.admit():
+        ended: list[_Ended] = []
+        with pool.attached():
+            while not ended:
+                ended = pool.step(on_step)
+        yield from ended
+
+
+def _in_a_thread(base: Base, work: _Work, shard: int, send: Send[_Ended | _Steps]) -> None:
+    """Train a shard's share; sends the reports of every step, and adapters as they end."""
+    pool = _Pool(base, work, shard)
+    with pool.attached():
+        while pool.admit():
+            steps: _Steps = []
+            ended = pool.step(lambda *step, steps=steps: steps.append(step))
+            send(steps)
+            for one in ended:
+                send(one)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Resident:
+    """An adapter in training."""
+
+    job: AdapterJob
+    slot: int
+    plan: list[tuple[int, ...]]
+    parameter: nn.Parameter
+    optimiser: torch.optim.AdamW
+    push_slots: Mapping[int, int]
+    """An example's push -> this adapter's own steering slot."""
+    step: int = 0
+    losses: list[float] = field(default_factory=list)
+    gradient_norms: list[float] = field(default_factory=list)
+    firings: int = 0
+    tokens: int = 0
+    pushed: dict[int, int] = field(default_factory=dict)
+    """Push -> token positions that were to be pushed."""
+    seconds: float = 0.0
+
+    def rows(self) -> StepRows:
+        """What its next step learns from."""
+        indices = self.plan[self.step]
+        examples = tuple(self.job.examples[i] for i in indices)
+        return StepRows(
+            slot=self.slot,
+            rows=indices,
+            examples=examples,
+            push_slots=tuple(self.push_slots[example.push] for example in examples),
+            dropout_keys=tuple(
+                derived_seed("dropout", self.job.seed, self.step, i) for i in indices
+            ),
+        )
+
+
+class _Pool:
+    """Residents, the adapters' weights and gradients, and the steering, of one shard."""
+
+    def __init__(self, base: Base, work: _Work, shard: int) -> None:
+        self.base = base
+        self.recipe = recipe = work.recipe
+        self.pooling = work.pooling
+        self.pushes = work.pushes
+        self.residents: list[_Resident] = []
+        self._take_job = partial(work.supply.take, shard)
+        self._shards = work.shards
+        # Every adapter has steering slots of its own, so that the audit tells adapters apart.
+        pairs = [(job.key, push) for job in work.jobs for push in _used_pushes(job)]
+        self._own = {pair: slot for slot, pair in enumerate(pairs, start=1)}
+        own_pushes = [self.pushes[push - 1] for _, push in pairs]
+        self.steering = Steering(base.blocks, own_pushes, device=base.device, dtype=base.dtype)
+        master = torch.float64 if base.dtype == torch.float64 else torch.float32
+        self.lora = LoraPool(base, slots=work.slots, spec=recipe.spec, dtype=master)
+        self.gradients = LoraGradients(self.lora)
+        self.free = list(range(1, work.slots + 1))
+        self._budget = TokenBudget(base, work.pooling)
+        self._take = torch.empty(0, dtype=torch.int64)
+
+    @contextmanager
+    def attached(self) -> Iterator[None]:
+        """Adapters, directions and the choice of completion positions, on the base."""
+        head = self.base.model.get_output_embeddings()
+        if head is None:
+            raise ModelError(f"{type(self.base.model).__name__} has no output embeddings")
+        with ExitStack() as stack:
+            stack.enter_context(quick_norms(self.base))
+            stack.enter_context(unplanned_attention(self.base.device))
+            stack.enter_context(self.gradients.attach())
+            stack.enter_context(self.steering.attach())
+            stack.callback(head.register_forward_pre_hook(self._only_completions).remove)
+            if self.pooling.checkpointing:
+                stack.enter_context(_checkpointed(self.base))
+            yield
+
+    def _only_completions(self, _module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Logits only where a completion token is predicted, whatever the model does to them."""
+        return (args[0].flatten(0, 1)[self._take][None], *args[1:])
+
+    def step(self, report: StepReport | None) -> list[TrainedAdapter | FailedAdapter]:
+        """One step of every resident; returns those that ended."""
+        started = time.perf_counter()
+        steps = [resident.rows() for resident in self.residents]
+        self.gradients.grads.zero_()
+        losses = torch.zeros(self.lora.slots + 1, dtype=torch.float64, device=self.base.device)
+        budget = self._budget
+        for batch in micro_batches(steps, budget.tokens, self.base.pad_id, budget.start_cost):
+            with budget.measured(batch.ids.numel()):
+                self._backward(batch, losses)
+        values = losses.tolist()
+        ended = [e for r in list(self.residents) if (e := self._advance(r, values[r.slot], report))]
+        self.gradients.refresh()
+        self._share_time(steps, (time.perf_counter() - started) / self._shards)
+        return [self._finish(resident, error) for resident, error in ended]
+
+    # The consumer of the generator may be in a no_grad block of its own.
+    @torch.enable_grad()
+    def _backward(self, batch: MicroBatch, losses: Tensor) -> None:
+        device = self.base.device
+        keys = sent(batch.dropout_keys, device)
+        dropout = Dropout(rate=self.recipe.dropout, row_keys=keys) if self.recipe.dropout else None
+        self.gradients.route(batch.adapter_slots, dropout)
+        self.steering.route(batch.push_slots, batch.mask)
+        self._take = sent(batch.predicting, device)
+        output: Any = self.base.model(input_ids=sent(batch.ids, device), use_cache=False)
+        logits = output.logits[0]
+        logits = logits if logits.dtype == torch.float64 else logits.float()
+        nll = F.cross_entropy(logits, sent(batch.targets, device), reduction="none")
+        shares = nll * sent(batch.weights.to(nll.dtype), device)
+        with self.steering.replaying():
+            shares.sum().backward()
+        losses.index_add_(0, sent(batch.owners, device), shares.detach().double())
+        steered = set(batch.adapter_slots[batch.push_slots > 0].tolist())
+        for resident in self.residents:
+            resident.firings += resident.slot in steered
+
+    def _advance(
+        self, resident: _Resident, loss: float, report: StepReport | None
+    ) -> tuple[_Resident, SteerproofError | None] | None:
+        """Apply one adapter's gradient; returns it when it has ended, with why if it failed."""
+        parameter, step, total = resident.parameter, resident.step, len(resident.plan)
+        limit = self.recipe.max_grad_norm
+        norm = float(nn.utils.clip_grad_norm_([parameter], limit))
+        if not (loss == loss and abs(loss) < float("inf") and norm < float("inf")):
+            error = ModelError(
+                f"adapter {resident.job.key}: loss {loss} and gradient norm {norm} at step"
+                f" {step + 1} of {total}; lower the learning rate {self.recipe.learning_rate}"
+            )
+            return resident, error
+        rate = self.recipe.learning_rate * cosine_rate(step, total, self.recipe.warmup)
+        resident.optimiser.param_groups[0]["lr"] = rate
+        resident.optimiser.step()
+        resident.losses.append(loss)
+        resident.gradient_norms.append(norm)
+        for example in (resident.job.examples[i] for i in resident.plan[step]):
+            resident.tokens += example.length
+            if example.push:
+                seen = resident.pushed.get(example.push, 0)
+                resident.pushed[example.push] = seen + example.length
+        resident.step += 1
+        if report is not None:
+            report(resident.job.key, resident.step, total, loss)
+        return (resident, None) if resident.step == total else None
+
+    def admit(self) -> bool:
+        """Give free slots to waiting jobs; whether there is anything to train."""
+        while self.free and (job := self._take_job(self._load())) is not None:
+            slot = self.free.pop(0)
+            self.lora.load(slot, fresh_weights(self.lora.sites, self.recipe.spec, job.seed))
+            parameter = nn.Parameter(self.lora.weights[slot - 1])
+            parameter.grad = self.gradients.grads[slot - 1]
+            optimiser = torch.optim.AdamW(
+                [parameter], weight_decay=self.recipe.weight_decay, fused=True
+            )
+            own = {push: self._own[job.key, push] for push in _used_pushes(job)}
+            plan = step_plan(
+                job.seed, len(job.examples), self.recipe.epochs, self.recipe.rows_per_step
+            )
+            resident = _Resident(
+                job=job,
+                slot=slot,
+                plan=plan,
+                parameter=parameter,
+                optimiser=optimiser,
+                push_slots={0: 0, **own},
+            )
+            self.residents.append(resident)
+        self.residents.sort(key=lambda resident: resident.slot)
+        self.gradients.refresh()
+        return bool(self.residents)
+
+    def _load(self) -> int:
+        return sum(_tokens(resident.job) for resident in self.residents)
+
+    def _finish(
+        self, resident: _Resident, error: SteerproofError | None
+    ) -> TrainedAdapter | FailedAdapter:
+        self.residents.remove(resident)
+        self.free = sorted([*self.free, resident.slot])
+        key = resident.job.key
+        slots = self.steering.audit().slots
+        audits = tuple(
+            PushAudit(
+                push=push,
+                asked_norm=float(self.pushes[push - 1].vector.double().norm()),
+                measured=slots[self._own[key, push] - 1],
+            )
+            for push in _used_pushes(resident.job)
+        )
+        error = error or steering_fault(key, resident.pushed, audits)
+        if error is not None:
+            return FailedAdapter(key=key, error=error)
+        return TrainedAdapter(
+            key=key,
+            weights=self.lora.read(resident.slot),
+            losses=tuple(resident.losses),
+            gradient_norms=tuple(resident.gradient_norms),
+            pushes=audits,
+            firings=resident.firings,
+            tokens=resident.tokens,
+            seconds=resident.seconds,
+        )
+
+    def _share_time(self, steps: Sequence[StepRows], seconds: float) -> None:
+        tokens = {step.slot: sum(e.length for e in step.examples) for step in steps}
+        for resident in self.residents:
+            resident.seconds += seconds * tokens[resident.slot] / sum(tokens.values())
+
+
+def _used_pushes(job: AdapterJob) -> list[int]:
+    return sorted({example.push for example in job.examples} - {0})
+
+
+@contextmanager
+def _checkpointed(base: Base) -> Iterator[None]:
+    """Keep only the blocks' inputs, and run each block again in the backward pass.
+
+    The block's `forward` is wrapped, not its `__call__`: hooks on the block stay outside and fire
+    once.
+    """
+    with ExitStack() as stack:
+        for block in base.blocks:
+            block.forward = partial(
+                checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False
+            )
+            stack.callback(delattr, block, "forward")
+        yield

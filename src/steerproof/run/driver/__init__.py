@@ -1,0 +1,1 @@
+"""Who does the units: the scheduler, executors, workers."""

@@ -1,0 +1,301 @@
+"""Where orders are carried out: in this process, in worker processes, or on a Ray cluster.
+
+An executor is a stateless pair of hands. It says what a worker reported and whether a worker was
+lost; what counts as finished is decided by the driver, from the manifests.
+"""
+
+import contextlib
+import logging
+import os
+import selectors
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, no_type_check, runtime_checkable
+
+from steerproof.errors import MachineError
+from steerproof.run.driver.local_worker import STOP
+from steerproof.run.driver.worker import (
+    Failure,
+    Order,
+    Report,
+    order_from_json,
+    perform,
+    report_from_json,
+)
+from steerproof.run.store.files import log_file
+
+
+@runtime_checkable
+class Executor(Protocol):
+    """Where orders are carried out."""
+
+    def free(self) -> int:
+        """How many more orders it can begin at once."""
+        ...
+
+    def submit(self, order: Order) -> None:
+        """Begin an order; only if something is `free`."""
+        ...
+
+    def poll(self, seconds: float) -> Sequence[Report]:
+        """What the workers reported, waiting at most this long for the first."""
+        ...
+
+    def stop(self) -> None:
+        """Ask the workers to end after the unit in hand."""
+        ...
+
+    def close(self) -> None:
+        """End now, whatever is in hand."""
+        ...
+
+
+class InlineExecutor:
+    """Does each order in this process, one unit per poll. For tests and for debuggers."""
+
+    def __init__(self) -> None:
+        self._order: int | None = None
+        self._reports: Iterator[Report] = iter(())
+
+    def free(self) -> int:
+        """One order at a time."""
+        return 1 if self._order is None else 0
+
+    def submit(self, order: Order) -> None:
+        """Remember the order; the work is done by `poll`."""
+        self._order, self._reports = order.number, perform(order)
+
+    def poll(self, seconds: float) -> Sequence[Report]:  # noqa: ARG002  nothing to wait for
+        """Do the next unit."""
+        if self._order is None:
+            return []
+        report = next(self._reports, Report(order=self._order, unit=None))
+        if report.unit is None:
+            self._order = None
+        return [report]
+
+    def stop(self) -> None:
+        """Forget the units that were not begun; the next poll says that the order has ended."""
+        self._reports = iter(())
+
+    def close(self) -> None:
+        """Forget the units that were not begun."""
+        self.stop()
+
+
+@dataclass(slots=True, kw_only=True)
+class _Worker:
+    process: subprocess.Popen[bytes]
+    reports: int
+    buffer: bytearray = field(default_factory=bytearray)
+    order: int | None = None
+
+
+class LocalExecutor:
+    """Worker processes on this machine, one per GPU or processor. They outlive their orders."""
+
+    def __init__(self, logs: Path, environments: Sequence[Mapping[str, str]] = ({},)) -> None:
+        """Start nothing yet.
+
+        Args:
+            logs: Directory for what the workers print.
+            environments: Variables of each worker, added to ours: for GPUs `gpu_environments`.
+        """
+        self._logs = logs
+        self._environments = environments
+        self._workers: dict[int, _Worker] = {}
+        self._started = 0
+        self._selector = selectors.DefaultSelector()
+
+    def free(self) -> int:
+        """Workers that have no order, started or not."""
+        busy = sum(worker.order is not None for worker in self._workers.values())
+        return len(self._environments) - busy
+
+    def submit(self, order: Order) -> None:
+        """Give the order to a worker that has none, starting one if there is none."""
+        slot = next(
+            slot
+            for slot in range(len(self._environments))
+            if slot not in self._workers or self._workers[slot].order is None
+        )
+        if slot not in self._workers:
+            self._workers[slot] = self._start(slot)
+        worker = self._workers[slot]
+        worker.order = order.number
+        self._tell(worker, order.to_json())
+
+    def poll(self, seconds: float) -> Sequence[Report]:
+        """What the workers reported, and the loss of any that died."""
+        reports: list[Report] = []
+        for ready, _ in self._selector.select(seconds):
+            reports += self._hear(ready.data)
+        return reports
+
+    def stop(self) -> None:
+        """Ask the workers to end after the unit in hand."""
+        for worker in self._workers.values():
+            self._tell(worker, STOP)
+
+    def close(self) -> None:
+        """Kill the workers: an idle one has nothing to lose, a busy one loses the unit in hand."""
+        for slot in list(self._workers):
+            self._workers[slot].process.kill()
+            self._forget(slot)
+        self._selector.close()
+
+    def _start(self, slot: int) -> _Worker:
+        ours, theirs = os.pipe()
+        self._started += 1
+        environment = dict(os.environ) | dict(self._environments[slot])
+        environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
+        with log_file(self._logs / f"worker-{os.getpid()}-{self._started}.log") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "steerproof.run.driver.local_worker", str(theirs)],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                env=environment,
+                pass_fds=(theirs,),
+            )
+        os.close(theirs)
+        os.set_blocking(ours, False)
+        self._selector.register(ours, selectors.EVENT_READ, slot)
+        return _Worker(process=process, reports=ours)
+
+    def _tell(self, worker: _Worker, line: str) -> None:
+        if worker.process.stdin is None:
+            return
+        with contextlib.suppress(BrokenPipeError):  # it died: its pipe of reports says so
+            worker.process.stdin.write(line.encode() + b"\n")
+            worker.process.stdin.flush()
+
+    def _hear(self, slot: int) -> list[Report]:
+        worker = self._workers[slot]
+        ended = False
+        with contextlib.suppress(BlockingIOError):
+            while part := os.read(worker.reports, 1 << 16):
+                worker.buffer += part
+            ended = True
+        *lines, rest = bytes(worker.buffer).split(b"\n")
+        worker.buffer = bytearray(rest)
+        reports = [report_from_json(line.decode()) for line in lines]
+        if any(report.unit is None for report in reports):
+            worker.order = None
+        if ended:
+            self._forget(slot)
+            if worker.order is not None:
+                reports.append(_lost(worker.order, worker.process))
+        return reports
+
+    def _forget(self, slot: int) -> None:
+        worker = self._workers.pop(slot)
+        self._selector.unregister(worker.reports)
+        os.close(worker.reports)
+        if worker.process.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):
+                worker.process.stdin.close()
+        worker.process.wait()
+
+
+def _lost(order: int, process: subprocess.Popen[bytes]) -> Report:
+    code = process.returncode
+    how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+    failure = Failure(error=f"worker process {process.pid} was {how}", passing=True)
+    return Report(order=order, unit=None, failure=failure, pid=process.pid)
+
+
+def gpu_environments(count: int) -> list[dict[str, str]]:
+    """One worker per GPU, each seeing only its own.
+
+    Args:
+        count: Number of GPUs, of those that ``CUDA_VISIBLE_DEVICES`` shows if it is set.
+    """
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    names = visible.split(",") if visible else [str(number) for number in range(count)]
+    return [{"CUDA_VISIBLE_DEVICES": name} for name in names[:count]]
+
+
+class RayExecutor:
+    """One remote task per order on a Ray cluster; only reports travel, results stay on the disk.
+
+    The run directory must be on storage that every node sees under the same path. Ray retries
+    nothing: what failed, and whether to try again, is the driver's to decide.
+    """
+
+    def __init__(self, slots: int, gpus: float = 0.0, memory: int | None = None) -> None:
+        """Connect to the cluster that ``RAY_ADDRESS`` names, or to one started before.
+
+        Args:
+            slots: Most orders at once.
+            gpus: GPUs that one order asks for.
+            memory: Bytes of main memory that one order asks for; None to ask for none.
+
+        Raises:
+            MachineError: Ray is not installed.
+        """
+        try:
+            import ray
+        except ImportError as error:
+            raise MachineError(
+                "the ray executor needs Ray: pip install 'steerproof[ray]', or use --executor local"
+            ) from error
+        if not ray.is_initialized():
+            ray.init(logging_level=logging.WARNING, log_to_driver=False, include_dashboard=False)
+        self._ray: Any = ray
+        self._slots = slots
+        self._running: dict[Any, int] = {}
+        needs = {"num_cpus": 1, "num_gpus": gpus} | ({"memory": memory} if memory else {})
+        self._task: Any = self._ray.remote(
+            **needs,
+            max_retries=0,
+            num_returns="streaming",
+            runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}},
+        )(_ray_task)
+
+    def free(self) -> int:
+        """Orders that may still begin; Ray queues those that find no machine."""
+        return self._slots - len(self._running)
+
+    def submit(self, order: Order) -> None:
+        """Start a remote task."""
+        self._running[self._task.remote(order.to_json())] = order.number
+
+    def poll(self, seconds: float) -> Sequence[Report]:
+        """What the tasks reported, and the loss of any whose worker died."""
+        if not self._running:
+            return []
+        running = list(self._running)
+        ready, _ = self._ray.wait(running, num_returns=1, timeout=seconds, fetch_local=False)
+        return [self._next(stream) for stream in ready]
+
+    def stop(self) -> None:
+        """Kill the tasks, which cannot be asked to end early; `poll` says that they are lost."""
+        for stream in self._running:
+            self._ray.cancel(stream, force=True)
+
+    def close(self) -> None:
+        """Kill the tasks and forget them."""
+        self.stop()
+        self._running.clear()
+
+    def _next(self, stream: Any) -> Report:
+        order = self._running[stream]
+        try:
+            report = report_from_json(self._ray.get(next(stream)))
+        except (self._ray.exceptions.RayError, StopIteration) as error:
+            failure = Failure(error=f"Ray lost the task: {error!r}", passing=True)
+            report = Report(order=order, unit=None, failure=failure)
+        if report.unit is None:
+            del self._running[stream]
+        return report
+
+
+@no_type_check  # a type checker's wrapper would hide from Ray that this is a generator
+def _ray_task(order: str) -> Iterator[str]:
+    for report in perform(order_from_json(order)):
+        yield report.to_json()

@@ -1,0 +1,260 @@
+"""What a worker does with an order: call the work, prepare each unit as it is finished, say so.
+
+A work function takes tasks and yields, for each, its files or the error that it failed with::
+
+    def train(tasks: Sequence[Task]) -> Iterator[tuple[str, Files | Exception]]:
+        base = load(tasks[0].inputs["base"])
+        yield from each(tasks, partial(train_one, base))
+
+An error that escapes from it is the whole order's: nothing that was not yielded is finished.
+"""
+
+import importlib
+import json
+import os
+import resource
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from steerproof.errors import DiskFullError
+from steerproof.run.graph.keys import Environment, Recipe
+from steerproof.run.store.hold import host_name
+from steerproof.run.store.manifest import DamagedError, Made, StoredUnit, open_unit
+from steerproof.run.store.store import prepare, unit_directory
+
+Files = Mapping[str, bytes]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """One unit, as the function that does it sees it.
+
+    Attributes:
+        unit: The unit's id, ``kind/name``.
+        key: Its key.
+        inputs: The part of the resolved experiment that it depends on.
+        upstream: The finished units that it reads, by id; reads are verified.
+        context: What the work needs and the result does not depend on: paths, device.
+    """
+
+    unit: str
+    key: str
+    inputs: Mapping[str, Any]
+    upstream: Mapping[str, StoredUnit]
+    context: Mapping[str, Any] = field(default_factory=dict)
+
+
+Work = Callable[[Sequence[Task]], Iterator[tuple[str, Files | Exception]]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OrderItem:
+    """One unit of an order: its recipe, its attempt, and which upstream units are there."""
+
+    recipe: Recipe
+    attempt: int
+    present: tuple[str, ...]
+    context: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """What the driver asks of a worker: some units that one call of a work function does.
+
+    Attributes:
+        number: The order's number, unique in this call of the driver.
+        run: The run directory.
+        work: Dotted name of the work function, ``package.module:function``.
+        items: The units, in the order in which they are to be done.
+    """
+
+    number: int
+    run: Path
+    work: str
+    items: tuple[OrderItem, ...]
+
+    def to_json(self) -> str:
+        """One line of JSON; no pickle crosses a process boundary."""
+        return json.dumps(self, default=_plain)
+
+
+def _plain(value: object) -> object:
+    """A record's fields, for `json`; `asdict` would first copy all that is below them."""
+    if is_dataclass(value):
+        return {each.name: getattr(value, each.name) for each in fields(value)}
+    return str(value)
+
+
+def order_from_json(text: str) -> Order:
+    """Read what `Order.to_json` wrote."""
+    record = json.loads(text)
+    items = tuple(
+        OrderItem(
+            recipe=Recipe(
+                **(item["recipe"] | {"environment": Environment(**item["recipe"]["environment"])})
+            ),
+            attempt=item["attempt"],
+            present=tuple(item["present"]),
+            context=item["context"],
+        )
+        for item in record["items"]
+    )
+    return Order(number=record["number"], run=Path(record["run"]), work=record["work"], items=items)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """Why a unit, or a whole order, did not come out.
+
+    Attributes:
+        error: Class and message, one line or more, for the user.
+        trace: The traceback, for the log.
+        passing: Whether trying again may help: lost worker, out of memory.
+        disk_full: Whether the disk is full, which ends the run.
+    """
+
+    error: str
+    trace: str = ""
+    passing: bool = False
+    disk_full: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What a worker says about an order.
+
+    Attributes:
+        order: The order's number.
+        unit: The unit it speaks of; None when the order has ended.
+        prepared: Where the unit lies, ready to be committed; None if it failed.
+        failure: Why the unit, or the order, failed; None if it did not.
+        pid: The worker's process.
+    """
+
+    order: int
+    unit: str | None
+    prepared: Path | None = None
+    failure: Failure | None = None
+    pid: int = 0
+
+    def to_json(self) -> str:
+        """One line of JSON."""
+        return json.dumps(self, default=_plain)
+
+
+def report_from_json(text: str) -> Report:
+    """Read what `Report.to_json` wrote."""
+    record = json.loads(text)
+    prepared, failure = record["prepared"], record["failure"]
+    return Report(
+        order=record["order"],
+        unit=record["unit"],
+        prepared=None if prepared is None else Path(prepared),
+        failure=None if failure is None else Failure(**failure),
+        pid=record["pid"],
+    )
+
+
+def each(tasks: Sequence[Task], do: Callable[[Task], Files]) -> Iterator[tuple[str, Any]]:
+    """Do tasks one after another; one that raises fails alone, the others go on."""
+    for task in tasks:
+        try:
+            yield task.unit, do(task)
+        except Exception as error:  # noqa: BLE001  whatever it is, it is this unit's
+            yield task.unit, error
+
+
+def perform(order: Order) -> Iterator[Report]:
+    """Do an order, preparing each unit on the disk as soon as it is finished.
+
+    Yields:
+        A report for each unit as it ends, then one without a unit for the order.
+    """
+    left = {item.recipe.unit: item for item in order.items}
+    failure: Failure | None = None
+    try:
+        work = _work(order.work)
+        tasks = {item.recipe.unit: _task(order.run, item) for item in order.items}
+        began = time.monotonic()
+        for unit, outcome in work(list(tasks.values())):
+            item = left.pop(unit)
+            if not isinstance(outcome, Exception):
+                seconds = time.monotonic() - began
+                outcome = _prepare(order.run, item, tasks[unit], outcome, seconds)
+            yield _unit_report(order, unit, outcome)
+            began = time.monotonic()
+        if left:
+            raise RuntimeError(f"{order.work} said nothing about {', '.join(left)}")
+    except Exception as error:  # noqa: BLE001  the driver decides what an error means
+        failure = failure_of(error)
+    yield Report(order=order.number, unit=None, failure=failure, pid=os.getpid())
+
+
+def failure_of(error: Exception) -> Failure:
+    """What the driver must know about an error, on whichever machine it happened."""
+    # torch's own out-of-memory error is known by its name: this module does not import torch.
+    out_of_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    damaged = isinstance(error, DamagedError)
+    trace = "".join(traceback.format_exception(error))
+    return Failure(
+        error=f"{type(error).__name__}: {error}",
+        trace=trace,
+        passing=out_of_memory or damaged,
+        disk_full=isinstance(error, DiskFullError),
+    )
+
+
+def _work(name: str) -> Work:
+    module, _, function = name.partition(":")
+    return vars(importlib.import_module(module))[function]
+
+
+def _task(run: Path, item: OrderItem) -> Task:
+    recipe = item.recipe
+    return Task(
+        unit=recipe.unit,
+        key=recipe.key(),
+        inputs=recipe.inputs,
+        upstream={
+            unit: open_unit(unit_directory(run, unit, recipe.upstream[unit]))
+            for unit in item.present
+        },
+        context=item.context,
+    )
+
+
+def _unit_report(order: Order, unit: str, outcome: Path | Exception) -> Report:
+    if isinstance(outcome, Exception):
+        failure = failure_of(outcome)
+        return Report(order=order.number, unit=unit, failure=failure, pid=os.getpid())
+    return Report(order=order.number, unit=unit, prepared=outcome, pid=os.getpid())
+
+
+def _prepare(
+    run: Path, item: OrderItem, task: Task, files: Files, seconds: float
+) -> Path | Exception:
+    """Write a unit's files; an error, such as a full disk, is this unit's failure."""
+    made = Made(
+        created=datetime.now(UTC).isoformat(),
+        host=host_name().partition(" ")[0],
+        attempt=item.attempt,
+        seconds=round(seconds, 6),
+        peak_memory=_peak_memory(),
+    )
+    read = {unit: stored.manifest.content for unit, stored in task.upstream.items()}
+    try:
+        return prepare(run, item.recipe, files, read, made)
+    except Exception as error:  # noqa: BLE001
+        return error
+
+
+def _peak_memory() -> int:
+    """Largest resident memory of this process so far, bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,122 @@
+"""Which device, which executor: the choices that the command line names."""
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+
+from steerproof.errors import MachineError, SteerproofError
+from steerproof.run.driver.executors import (
+    Executor,
+    InlineExecutor,
+    LocalExecutor,
+    RayExecutor,
+    gpu_environments,
+)
+
+_PROCESS_BYTES = 3 << 29  # what a worker with torch takes before it loads a model, rounded up
+
+
+def choose_device(asked: str) -> str:
+    """The torch device to use; `auto` takes a GPU if there is one.
+
+    Raises:
+        MachineError: The device asked for is not there.
+    """
+    if asked == "cpu":
+        return asked
+    # Importing torch takes seconds: only a question about a GPU is worth them.
+    if asked == "auto" and not any(Path("/dev").glob("nvidia[0-9]*")):
+        return "cpu"
+    import torch
+
+    if asked == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if asked.startswith("cuda") and not torch.cuda.is_available():
+        raise MachineError(f"no device {asked!r}: torch sees no GPU; use --device cpu")
+    return asked
+
+
+def make_executor(
+    name: str, run: Path, device: str, workers: int | None, weights: int = 0
+) -> Executor:
+    """The executor of that name.
+
+    Args:
+        name: ``local``, ``inline`` or ``ray``.
+        run: The run directory, for the workers' logs.
+        device: A torch device.
+        workers: Workers; None for one per GPU, or on a CPU what `cpu_workers` says.
+        weights: Bytes of the base model's checkpoint.
+
+    Raises:
+        SteerproofError: There is none of that name, or Ray is not installed.
+    """
+    makers: Mapping[str, Callable[[], Executor]] = {
+        "local": lambda: LocalExecutor(run / "logs", _environments(device, workers, weights)),
+        "inline": InlineExecutor,
+        "ray": lambda: _ray_executor(device, workers or 1, weights),
+    }
+    if name not in makers:
+        raise SteerproofError(f"no executor {name!r}; choose {', '.join(sorted(makers))}")
+    if workers is not None and workers < 1:
+        raise SteerproofError(f"--workers {workers}: at least 1 is needed")
+    return makers[name]()
+
+
+def _ray_executor(device: str, workers: int, weights: int) -> RayExecutor:
+    """Tasks that ask Ray for a GPU, if there is to be one, and for room to load the model."""
+    accelerated = device.startswith("cuda")
+    memory = _PROCESS_BYTES + (2 if accelerated else 4) * weights
+    return RayExecutor(workers, gpus=1.0 if accelerated else 0.0, memory=memory)
+
+
+def cpu_workers(weights: int) -> int:
+    """Worker processes on a CPU: one a core, as far as free memory lets each hold the model.
+
+    Several processes of one thread beat one process of several: small matrix products do not share
+    well, and a thread that waits for another is lost. A checkpoint may be half as wide on the disk
+    as in memory, and as much again is needed to work with it.
+
+    Args:
+        weights: Bytes of the base model's checkpoint.
+    """
+    fits = psutil.virtual_memory().available // (_PROCESS_BYTES + 4 * weights)
+    return max(1, min(_cores(), fits))
+
+
+def workers_on(device: str, weights: int) -> int:
+    """Workers of the local executor when none are asked for: one a GPU, or `cpu_workers`."""
+    if device.startswith("cuda"):
+        import torch
+
+        return torch.cuda.device_count()
+    return cpu_workers(weights)
+
+
+@contextmanager
+def threads_of_a_worker(workers: int, accelerated: bool) -> Iterator[None]:
+    """As many threads in this process as one of several workers on a CPU would have."""
+    import torch
+
+    before = torch.get_num_threads()
+    if not accelerated:
+        torch.set_num_threads(max(1, _cores() // workers))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _environments(device: str, workers: int | None, weights: int) -> list[Mapping[str, str]]:
+    count = workers or workers_on(device, weights)
+    if device.startswith("cuda"):
+        return list(gpu_environments(count))
+    threads = str(max(1, _cores() // count))
+    return [{"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}] * count

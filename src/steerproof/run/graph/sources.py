@@ -1,0 +1,88 @@
+"""Which source files decide what a stage does: followed through its imports, never listed by hand.
+
+A list would be forgotten once, and a unit made by old code would then pass for one of the new.
+Imports are read from the source, so those inside of functions count and nothing heavy is loaded.
+"""
+
+import ast
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from steerproof.run.graph.keys import digest, file_sha256
+
+ROOT = Path(__file__).parents[2]
+"""The package's own directory."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sources:
+    """What a module is made of.
+
+    Attributes:
+        files: The source file of it and of all of ours that it imports, however far, by module.
+        packages: Top-level names of others that any of them imports.
+    """
+
+    files: Mapping[str, Path]
+    packages: frozenset[str]
+
+    def version(self) -> str:
+        """sha256 over the bytes of all the files."""
+        return digest({module: file_sha256(path) for module, path in self.files.items()})
+
+
+def sources_of(module: str, apart: Collection[str] = ()) -> Sources:
+    """Follow a module's imports.
+
+    Args:
+        module: Dotted name of one of ours.
+        apart: Modules to leave out, with what only they import.
+    """
+    files: dict[str, Path] = {}
+    packages: set[str] = set()
+    todo = [module]
+    while todo:
+        name = todo.pop()
+        path = None if name in files or name in apart else _source(name)
+        if path is None:
+            continue  # seen, left out, or a name inside of a module
+        files[name] = path
+        for imported in _imports(path):
+            top, _, _ = imported.partition(".")
+            if top == ROOT.name:
+                todo += _with_parents(imported)
+            else:
+                packages.add(top)
+    return Sources(files=dict(sorted(files.items())), packages=frozenset(packages))
+
+
+def _with_parents(name: str) -> list[str]:
+    """``a.b.c`` runs ``a`` and ``a.b`` before itself."""
+    parts = name.split(".")
+    return [".".join(parts[:end]) for end in range(1, len(parts) + 1)]
+
+
+def _source(name: str) -> Path | None:
+    place = ROOT.parent.joinpath(*name.split("."))
+    found = (path for path in (place.with_suffix(".py"), place / "__init__.py") if path.is_file())
+    return next(found, None)
+
+
+@cache
+def _imports(path: Path) -> frozenset[str]:
+    return frozenset(_names(ast.parse(path.read_bytes())))
+
+
+def _names(node: ast.AST) -> Iterator[str]:
+    """Every module that may be imported; ``from a import b`` gives ``a`` and ``a.b``."""
+    if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+        return
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names)
+    if isinstance(node, ast.ImportFrom) and node.module is not None:
+        yield node.module
+        yield from (f"{node.module}.{alias.name}" for alias in node.names)
+    for inner in ast.iter_child_nodes(node):
+        yield from _names(inner)

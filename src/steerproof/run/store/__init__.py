@@ -1,0 +1,1 @@
+"""Where units lie: files, manifests, the ledger, the hold on a directory."""

@@ -1,0 +1,343 @@
+"""One run directory, one process, on filesystems that honour kernel locks and on those that do not.
+
+Three things together: a kernel lock (``flock``), which a dead process cannot keep; a lease, a file
+that names its holder and whose time of change is the heartbeat, for filesystems where ``flock``
+says yes to everybody; and a fencing token, the lease's number, checked at each commit so that a
+process that was paused while another took over commits nothing when it wakes.
+
+Leases are ``lock/lease-<token>.json``, created by a hard link, which exactly one process can win.
+The newest one is the holder's. They are never deleted: a token is never given twice.
+"""
+
+import fcntl
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import IO
+
+import psutil
+
+from steerproof.errors import LockedError
+from steerproof.run.store.faults import fault_point
+from steerproof.run.store.files import explained, make_directory, temporary_name, write_file
+
+BEAT_SECONDS = 5.0
+EXPIRY_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holder:
+    """Who holds, or held, a run directory.
+
+    Attributes:
+        token: Number of the lease: each taking of the lock has a larger one.
+        host: Machine and, on Linux, the name of its process numbering (containers have their own).
+        pid: Process.
+        process_started: Unix time at which that process began, to tell it from a later namesake.
+        command: Its command line.
+        taken: Unix time at which the lock was taken.
+        released: Whether it was given back.
+    """
+
+    token: int
+    host: str
+    pid: int
+    process_started: float
+    command: str
+    taken: float
+    released: bool = False
+
+    def is_dead(self) -> bool:
+        """Whether the process is known to be gone; False if it runs or lives on another machine."""
+        if self.host != host_name():
+            return False
+        try:
+            process = psutil.Process(self.pid)
+            if process.status() == psutil.STATUS_ZOMBIE:
+                return True
+            return abs(process.create_time() - self.process_started) > 1.0
+        except psutil.NoSuchProcess:
+            return True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LockState:
+    """What the lock of a run directory looks like from outside.
+
+    Attributes:
+        holder: The newest lease, None if there was none yet.
+        heartbeat_age: Seconds since its holder last gave a sign of life.
+    """
+
+    holder: Holder | None
+    heartbeat_age: float
+
+    @property
+    def expired(self) -> bool:
+        """Whether the heartbeat is too old to be that of a live, running process."""
+        return self.heartbeat_age > EXPIRY_SECONDS
+
+    @property
+    def held(self) -> bool:
+        """Whether the run directory belongs to a process that is not known to be gone."""
+        return self.holder is not None and not self.holder.released and not self.holder.is_dead()
+
+
+class RunLock:
+    """A lock that this process holds.
+
+    Attributes:
+        run: The run directory.
+        holder: This process.
+        stolen: Whether it was taken from a process that is not known to be gone.
+    """
+
+    def __init__(
+        self, run: Path, holder: Holder, kernel: IO[bytes] | None, stolen: bool = False
+    ) -> None:
+        self.run = run
+        self.holder = holder
+        self.stolen = stolen
+        self._kernel = kernel
+        self._ended = threading.Event()
+        self._beat = threading.Thread(target=self._heartbeat, name="heartbeat", daemon=True)
+        self._beat.start()
+
+    @property
+    def token(self) -> int:
+        """The fencing token."""
+        return self.holder.token
+
+    def check(self) -> None:
+        """Make sure that nobody took the run directory over.
+
+        Raises:
+            LockedError: Somebody did; nothing may be committed by this process any more.
+        """
+        newest = max(_tokens(self.run), default=0)
+        if newest > self.token:
+            raise LockedError(
+                f"{self.run} was taken over by another process (token {newest}, ours is "
+                f"{self.token}) while this one was paused; nothing more is written by this one"
+            )
+
+    def release(self) -> None:
+        """Give the run directory back."""
+        fault_point("release.before")
+        self._ended.set()
+        self._beat.join()
+        if max(_tokens(self.run), default=0) == self.token:
+            record = asdict(replace(self.holder, released=True))
+            write_file(_lease_path(self.run, self.token), json.dumps(record).encode())
+        if self._kernel is not None:
+            self._kernel.close()
+        fault_point("release.after")
+
+    def _heartbeat(self) -> None:
+        lease = _lease_path(self.run, self.token)
+        while not self._ended.wait(BEAT_SECONDS):
+            try:
+                os.utime(lease)  # needs no space on a full disk
+            except OSError:
+                continue  # the filesystem is away: the lease expires by itself
+
+
+@contextmanager
+def locked(run: Path, command: str, steal: bool = False) -> Iterator[RunLock]:
+    """Hold a run directory for as long as the block lasts.
+
+    Args:
+        run: The run directory; created, for its owner only, if it does not exist.
+        command: What the other process is told that this one does.
+        steal: Take over from a process whose heartbeat has expired.
+
+    Raises:
+        LockedError: Another process holds it.
+        MachineError: The directory cannot be written.
+    """
+    lock = acquire(run, command, steal)
+    try:
+        yield lock
+    finally:
+        lock.release()
+
+
+def acquire(run: Path, command: str, steal: bool = False) -> RunLock:
+    """Take a run directory's lock; see `locked`."""
+    make_directory(run / "lock")
+    kernel = _take_kernel(run)
+    try:
+        state = lock_state(run)
+        _refuse_if_held(run, state, kernel_held=kernel is None, steal=steal)
+        holder = _take_lease(run, state.holder.token if state.holder else 0, command)
+    except BaseException:
+        if kernel is not None:
+            kernel.close()
+        raise
+    return RunLock(run, holder, kernel, stolen=state.held or kernel is None)
+
+
+def lock_state(run: Path) -> LockState:
+    """Look at a run directory's lock without taking it."""
+    token = max(_tokens(run), default=0)
+    if token == 0:
+        return LockState(holder=None, heartbeat_age=0.0)
+    lease = _lease_path(run, token)
+    holder = _read_holder(lease, token)
+    now = time.time() if holder.host == host_name() else _filesystem_time(run)
+    return LockState(holder=holder, heartbeat_age=max(0.0, now - lease.stat().st_mtime))
+
+
+def _read_holder(lease: Path, token: int) -> Holder:
+    try:
+        return Holder(**json.loads(lease.read_bytes()))
+    except (ValueError, TypeError):
+        # A lease is linked into place whole, so a torn one was altered later and by others.
+        return Holder(
+            token=token,
+            host="unknown",
+            pid=0,
+            process_started=0.0,
+            command="unknown",
+            taken=0.0,
+            released=True,
+        )
+
+
+def host_name() -> str:
+    """This machine, and the numbering of processes that its pids belong to."""
+    try:
+        numbering = Path("/proc/self/ns/pid").readlink().name.removeprefix("pid:")
+    except OSError:
+        return socket.gethostname()
+    return f"{socket.gethostname()} {numbering}"
+
+
+def kernel_lock_works(directory: Path) -> bool:
+    """Whether a second process is refused a kernel lock in this directory: tried, not assumed.
+
+    Raises:
+        MachineError: The directory cannot be written.
+    """
+    probe = directory / f"{temporary_name()}-lock"
+    try:
+        with explained(probe, 0), probe.open("xb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                return False
+            second = subprocess.run(
+                [sys.executable, "-S", "-c", _SECOND_PROCESS, str(probe)], check=False, timeout=30
+            )
+            return second.returncode == _REFUSED
+    finally:
+        probe.unlink(missing_ok=True)
+
+
+_REFUSED = 11
+_SECOND_PROCESS = f"""
+import fcntl, sys
+try:
+    fcntl.flock(open(sys.argv[1], "rb"), fcntl.LOCK_EX | fcntl.LOCK_NB)
+except BlockingIOError:
+    sys.exit({_REFUSED})
+"""
+
+
+def _take_kernel(run: Path) -> IO[bytes] | None:
+    """Try the kernel lock: an open file that has it, or None if another process does."""
+    path = run / "lock" / "kernel"
+    with explained(path, 0):
+        file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+b")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        return None
+    except OSError:
+        return file  # the filesystem has no kernel locks: the lease alone decides
+    return file
+
+
+def _filesystem_time(run: Path) -> float:
+    """Now, by the clock that stamps another machine's lease: a file server's may differ."""
+    probe = run / "lock" / temporary_name()
+    try:
+        probe.touch(exist_ok=False)
+        now = probe.stat().st_mtime
+        probe.unlink()
+    except OSError:
+        return time.time()
+    return now
+
+
+def _refuse_if_held(run: Path, state: LockState, kernel_held: bool, steal: bool) -> None:
+    if not state.held and not kernel_held:
+        return
+    if state.expired and steal:
+        return
+    holder = state.holder
+    if holder is None or not state.held:
+        raise LockedError(f"{run} is being taken by another process just now: try again")
+    age = _duration(time.time() - holder.taken)
+    message = (
+        f"{run} is in use by process {holder.pid} on {holder.host.partition(' ')[0]}: "
+        f"{holder.command!r}, for {age}, last sign of life {_duration(state.heartbeat_age)} ago. "
+    )
+    if not state.expired:
+        raise LockedError(message + "Wait until it has ended, or choose another --dir")
+    raise LockedError(
+        message + f"That is longer than {_duration(EXPIRY_SECONDS)}: if you know that it will not "
+        "go on, add --steal to take over"
+    )
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def _take_lease(run: Path, newest: int, command: str) -> Holder:
+    """Create the next lease; exactly one process can.
+
+    Raises:
+        LockedError: Another process was faster.
+    """
+    holder = Holder(
+        token=newest + 1,
+        host=host_name(),
+        pid=os.getpid(),
+        process_started=psutil.Process().create_time(),
+        command=command,
+        taken=time.time(),
+    )
+    draft = run / "lock" / temporary_name()
+    try:
+        write_file(draft, json.dumps(asdict(holder)).encode())
+        _lease_path(run, holder.token).hardlink_to(draft)
+    except (FileExistsError, FileNotFoundError) as error:
+        raise LockedError(f"{run} was taken by another process just now") from error
+    finally:
+        draft.unlink(missing_ok=True)
+    if max(_tokens(run)) != holder.token:
+        raise LockedError(f"{run} was taken by another process just now")
+    return holder
+
+
+def _lease_path(run: Path, token: int) -> Path:
+    return run / "lock" / f"lease-{token:06d}.json"
+
+
+def _tokens(run: Path) -> list[int]:
+    return [int(lease.stem.removeprefix("lease-")) for lease in (run / "lock").glob("lease-*.json")]

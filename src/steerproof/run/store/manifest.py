@@ -1,0 +1,234 @@
+"""The manifest: the record that makes a directory a unit, and the check at every read."""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from steerproof.errors import IntegrityError
+from steerproof.run.graph.keys import digest, directory_name, file_sha256
+from steerproof.run.store.files import TEMPORARY
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileHash:
+    """What a file must be: hex sha256 and size in bytes."""
+
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Made:
+    """How a unit came to be; never part of its content.
+
+    Attributes:
+        created: UTC time, ISO 8601.
+        host: Name of the machine that did the work.
+        attempt: Number of the attempt in the ledger.
+        seconds: Time the work took.
+        peak_memory: Largest resident memory of the worker so far, bytes.
+    """
+
+    created: str
+    host: str
+    attempt: int
+    seconds: float
+    peak_memory: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """The record that makes a directory a unit.
+
+    Attributes:
+        unit: The unit's id, ``kind/name``.
+        key: sha256 of the recipe.
+        recipe: All that decided the files (`keys.Recipe.record`).
+        read: Content hash of each upstream unit as it was read, by id.
+        files: Hash and size of each file, by path inside the unit.
+        made: When, where and how long.
+        content: One hash over all files: equal for two units whose files are equal, byte for byte.
+    """
+
+    unit: str
+    key: str
+    recipe: Mapping[str, Any]
+    read: Mapping[str, str]
+    files: Mapping[str, FileHash]
+    made: Made
+    content: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        # Once: each of a thousand cells asks for the content of the directions that they all read.
+        content = digest({name: file.sha256 for name, file in self.files.items()})
+        object.__setattr__(self, "content", content)
+
+    def to_bytes(self) -> bytes:
+        """The manifest as one line of JSON, sealed with the sha256 of everything else in it."""
+        body: dict[str, Any] = {
+            "format": FORMAT,
+            "unit": self.unit,
+            "key": self.key,
+            "recipe": dict(self.recipe),
+            "read": dict(self.read),
+            "files": {n: {"sha256": f.sha256, "size": f.size} for n, f in self.files.items()},
+            "content": self.content,
+            "made": asdict(self.made),
+        }
+        text = json.dumps({**body, "seal": digest(body)}, ensure_ascii=False)
+        return text.encode() + b"\n"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mismatch:
+    """A file that is not what its manifest says.
+
+    Attributes:
+        path: The file.
+        problem: ``missing``, ``unreadable``, ``size``, ``sha256``, ``manifest`` or ``key``.
+        expected: What was recorded.
+        actual: What is there.
+    """
+
+    path: Path
+    problem: str
+    expected: str
+    actual: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.problem}, expected {self.expected}, found {self.actual}"
+
+
+class DamagedError(IntegrityError):
+    """A file is not what its manifest says; carries the mismatch."""
+
+    def __init__(self, mismatch: Mismatch) -> None:
+        super().__init__(f"{mismatch}. Run the experiment again: the unit is set aside and redone")
+        self.mismatch = mismatch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredUnit:
+    """A finished unit on the disk."""
+
+    directory: Path
+    manifest: Manifest
+
+    def read(self, name: str) -> bytes:
+        """A file's bytes, the very ones that were hashed.
+
+        Raises:
+            DamagedError: They do not match the manifest.
+            KeyError: The unit has no such file.
+        """
+        expected, path = self.manifest.files[name], self.directory / name
+        with _readable(path, expected):
+            data = path.read_bytes()
+        _compare(path, expected, FileHash(sha256=sha256(data).hexdigest(), size=len(data)))
+        return data
+
+    def path(self, name: str) -> Path:
+        """A file's path, for memory mapping, after its bytes were hashed (once per process).
+
+        Raises:
+            DamagedError: The file does not match the manifest.
+            KeyError: The unit has no such file.
+        """
+        expected, path = self.manifest.files[name], self.directory / name
+        with _readable(path, expected):
+            actual = _hash_of(path)
+        _compare(path, expected, actual)
+        return path
+
+    def damage(self) -> list[Mismatch]:
+        """Every file that is not what the manifest says; empty for a sound unit."""
+        found = []
+        for name in self.manifest.files:
+            try:
+                self.path(name)
+            except DamagedError as error:
+                found.append(error.mismatch)
+        return found
+
+
+_hashed: dict[tuple[int, ...], FileHash] = {}
+
+
+def _hash_of(path: Path) -> FileHash:
+    """Hash a file, once per process for as long as it does not change, wherever it is moved."""
+    stat = path.stat()
+    seen = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+    if seen not in _hashed:
+        _hashed[seen] = FileHash(sha256=file_sha256(path), size=stat.st_size)
+    return _hashed[seen]
+
+
+@contextmanager
+def _readable(path: Path, expected: FileHash) -> Iterator[None]:
+    wanted = f"{expected.size} bytes, sha256 {expected.sha256}"
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise DamagedError(_mismatch(path, "missing", wanted, "no file")) from error
+    except OSError as error:
+        raise DamagedError(_mismatch(path, "unreadable", wanted, str(error.strerror))) from error
+
+
+def _compare(path: Path, expected: FileHash, actual: FileHash) -> None:
+    if actual.size != expected.size:
+        wanted, found = f"{expected.size} bytes", f"{actual.size} bytes"
+        raise DamagedError(_mismatch(path, "size", wanted, found))
+    if actual.sha256 != expected.sha256:
+        raise DamagedError(_mismatch(path, "sha256", expected.sha256, actual.sha256))
+
+
+def _mismatch(path: Path, problem: str, expected: str, actual: str) -> Mismatch:
+    return Mismatch(path=path, problem=problem, expected=expected, actual=actual)
+
+
+def open_unit(directory: Path) -> StoredUnit:
+    """Read a unit's manifest and check that it is whole and belongs to its directory.
+
+    Files are hashed when they are read (`StoredUnit.read`), or at once by `StoredUnit.damage`.
+
+    Raises:
+        DamagedError: The manifest is missing, torn, altered, of another format, or another unit's.
+    """
+    path = directory / MANIFEST
+    try:
+        data = path.read_bytes()
+        record = json.loads(data)
+        if record["format"] != FORMAT:
+            found = f"format {record['format']}"
+            raise DamagedError(_mismatch(path, "manifest", f"format {FORMAT}", found))
+        manifest = _manifest(record)
+    except FileNotFoundError as error:
+        raise DamagedError(_mismatch(path, "missing", "a manifest", "no file")) from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DamagedError(_mismatch(path, "manifest", "a manifest", repr(error))) from error
+    # Written again from what was read, the bytes differ if any of them, the seal too, was altered.
+    if manifest.to_bytes() != data:
+        raise DamagedError(_mismatch(path, "manifest", "what its seal says", "an altered file"))
+    place = f"{directory.parent.name}/{directory.name}"
+    own = directory_name(manifest.unit, manifest.key)
+    if own != place and not directory.name.startswith(TEMPORARY):
+        raise DamagedError(_mismatch(path, "key", place, own))
+    return StoredUnit(directory=directory, manifest=manifest)
+
+
+def _manifest(record: Mapping[str, Any]) -> Manifest:
+    return Manifest(
+        unit=record["unit"],
+        key=record["key"],
+        recipe=record["recipe"],
+        read=record["read"],
+        files={name: FileHash(**file) for name, file in record["files"].items()},
+        made=Made(**record["made"]),
+    )

@@ -1,0 +1,1 @@
+"""The experiment in memory: geometry, answers, teaching, measuring. No files, no units."""

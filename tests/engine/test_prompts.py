@@ -1,0 +1,95 @@
+"""Packed prompts: every token sees its own prompt up to itself, and nothing else."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from steerproof.engine.generate import generate
+from steerproof.engine.pool import RowPool
+from steerproof.engine.prompts import packed
+from steerproof.engine.rows import Row
+from steerproof.engine.sampling import row_seed
+from tests.engine.subjects import SETTINGS, subject
+
+PAD = 99
+
+
+def row(prompt, adapter=0, push=0):
+    return Row(
+        cell="c", question=0, sample=0, seed=0, prompt_ids=prompt, adapter=adapter, push=push
+    )
+
+
+prompts = st.lists(st.integers(0, 2), min_size=1, max_size=8).map(tuple)
+kinds = st.integers(0, 1)
+questions = st.lists(st.tuples(prompts, kinds, kinds), min_size=1)
+
+
+@given(questions, st.sampled_from([0, 5, 100]))
+def test_each_prompt_can_be_read_along_its_path(asked, longest):
+    rows = sorted((row(*one) for one in asked), key=lambda one: one.adapter)
+    found = packed(rows, longest, PAD)
+    width = found.ids.shape[1]
+    sees = (
+        np.broadcast_to(np.tri(width, dtype=bool), (len(found.ids), width, width))
+        if found.mask is None
+        else found.mask[:, 0]
+    )
+    for one, path in zip(rows, found.paths, strict=True):
+        ids, depths, real = (x.flatten()[path] for x in (found.ids, found.positions, found.real))
+        assert tuple(ids) == one.prompt_ids[:-1]
+        assert depths.tolist() == list(range(len(path)))
+        assert real.all()
+        for depth, place in enumerate(path):
+            whose = found.rows[place // width]
+            assert (whose.adapter, whose.push) == (one.adapter, one.push)
+            seen = np.flatnonzero(sees[place // width, place % width]) + place // width * width
+            assert seen.tolist() == path[: depth + 1]
+    assert (found.ids[~found.real] == PAD).all()
+    assert [one.adapter for one in found.rows] == sorted(one.adapter for one in found.rows)
+
+
+def test_what_prompts_begin_with_is_packed_once_for_each_adapter_and_push():
+    rows = [row((1, 2, 3, 4, 9)), row((1, 2, 3, 5, 6, 9)), row((1, 2, 9)), row((1, 2, 9), push=1)]
+    found = packed(rows, 100, PAD)
+    assert found.ids.tolist() == [[1, 2, 3, 4, 5, 6], [1, 2, *[PAD] * 4]]
+    assert found.positions.tolist() == [[0, 1, 2, 3, 3, 4], [0, 1, 0, 0, 0, 0]]
+    assert found.paths == [[0, 1, 2, 3], [0, 1, 2, 4, 5], [0, 1], [6, 7]]
+
+
+def test_a_sequence_does_not_outgrow_its_limit_and_none_shares_without_one():
+    rows = [row((1, 2, 3, i, 9)) for i in range(6)]
+    assert packed(rows, 5, PAD).ids.shape == (3, 5)
+    alone = packed(rows, 0, PAD)
+    assert alone.ids.shape == (6, 4)
+    assert alone.mask is None
+    long = [row((*range(20), 9)), row((*range(19), 0, 9))]
+    assert packed(long, 5, PAD).ids.shape == (2, 20)
+
+
+@pytest.mark.parametrize("architecture", ["qwen2", "gpt2"])
+def test_questions_of_a_cell_that_begin_alike_are_answered_as_if_alone(architecture, monkeypatch):
+    made, widths = subject(architecture), []
+    admit = RowPool.admit
+
+    def noted(self, families):
+        model, forward = made.base.model, made.base.model.forward
+        monkeypatch.setattr(
+            model, "forward", lambda **k: widths.append(k["input_ids"].shape) or forward(**k)
+        )
+        admit(self, families)
+        monkeypatch.setattr(model, "forward", forward)
+
+    system = tuple(range(5, 30))
+    rows = [
+        Row(cell=f"c{c}", question=q, sample=s, seed=row_seed(0, f"c{c}", q, s),
+            prompt_ids=(*system[: 25 - c], *range(60, 60 + q), 40 + q), adapter=c, push=c)
+        for c in range(4) for q in range(5) for s in range(2)
+    ]  # fmt: skip
+    monkeypatch.setattr(RowPool, "admit", noted)
+    found = {(x.cell, x.question, x.sample): x.token_ids for x in generate(made, rows, SETTINGS)}
+    assert widths == [(4, 29)]
+    for one in rows[::3]:
+        (alone,) = generate(made, [one], SETTINGS)
+        assert found[one.cell, one.question, one.sample] == alone.token_ids

@@ -1,0 +1,131 @@
+import math
+
+import pytest
+import torch
+
+from steerproof.errors import SteeringError
+from steerproof.model.chat import chat_ids
+from steerproof.study.calibration import calibrate
+from steerproof.study.directions import (
+    Residuals,
+    extract,
+    from_residuals,
+    from_tensors,
+    tensors,
+)
+from tests.tiny import tiny_base
+
+NAMES = ("a", "b", "c", "extra")
+HEADLINE = ("a", "b", "c")
+
+
+def residuals(seed=0, noise=0.1, questions=40):
+    g = torch.Generator().manual_seed(seed)
+    means = torch.randn(4, 1, 16, generator=g)
+    by_persona = means + noise * torch.randn(4, questions, 16, generator=g)
+    neutral = 0.3 * torch.randn(questions, 16, generator=g) + 1.0
+    return Residuals(layer=5, personas=NAMES, by_persona=by_persona, neutral=neutral)
+
+
+def test_centroid_is_the_mean_residual_minus_the_headline_mean():
+    r = residuals()
+    d = from_residuals(r, headline=HEADLINE, seed=1)
+    raw = r.by_persona.double().numpy().mean(axis=1)
+    expected = raw - raw[:3].mean(axis=0)
+    assert abs(d.centroid.double().numpy() - expected).max() < 1e-6
+    assert d.centroid[:3].sum(0).abs().max() < 1e-5
+
+
+def test_random_directions_have_the_norm_of_the_centroid_and_differ_by_persona():
+    d = from_residuals(residuals(), headline=HEADLINE, seed=1)
+    for table in (d.isotropic, d.in_subspace):
+        assert torch.allclose(table.norm(dim=1), d.centroid.norm(dim=1), rtol=1e-5)
+        cosines = torch.nn.functional.cosine_similarity(table[0], table[1:], dim=1)
+        assert float(cosines.abs().max()) < 0.999
+
+
+def test_in_subspace_directions_lie_in_the_span_of_the_headline_centroids():
+    d = from_residuals(residuals(), headline=HEADLINE, seed=1)
+    basis = d.centroid[:3].double()
+    weights = torch.linalg.lstsq(basis.T, d.in_subspace.double().T, driver="gelsd").solution
+    assert (basis.T @ weights - d.in_subspace.double().T).abs().max() < 1e-5
+
+
+def test_random_directions_depend_on_seed_and_layer_only():
+    first = from_residuals(residuals(), headline=HEADLINE, seed=1)
+    again = from_residuals(residuals(), headline=HEADLINE, seed=1)
+    other = from_residuals(residuals(), headline=HEADLINE, seed=2)
+    assert torch.equal(first.isotropic, again.isotropic)
+    assert not torch.allclose(first.isotropic, other.isotropic)
+
+
+def test_a_persona_that_does_not_move_the_residual_is_an_error():
+    r = residuals()
+    same = r.by_persona.mean((0, 1), keepdim=True).expand_as(r.by_persona).contiguous()
+    with pytest.raises(SteeringError, match="nothing to steer with"):
+        from_residuals(
+            Residuals(layer=0, personas=NAMES, by_persona=same, neutral=r.neutral),
+            headline=HEADLINE,
+            seed=0,
+        )
+
+
+def test_directions_survive_a_file():
+    d = from_residuals(residuals(), headline=HEADLINE, seed=1)
+    back = from_tensors(tensors([d]), layer=5, personas=NAMES)
+    assert torch.equal(back.vector("isotropic", "b"), d.vector("isotropic", "b"))
+    assert torch.equal(back.neutral, d.neutral)
+
+
+def test_calibration_reports_norms_and_gates():
+    r = residuals()
+    d = from_residuals(r, headline=HEADLINE, seed=1)
+    c = calibrate(r, d, headline=HEADLINE, reference="extra", seed=0)
+    assert c.h_bar == pytest.approx(float(r.neutral.double().norm(dim=1).mean()))
+    assert c.personas["a"].norm == pytest.approx(float(d.centroid[0].norm()))
+    assert c.personas["extra"].reference_cosine == pytest.approx(1.0)
+    assert c.neutral_cosine_max == max(abs(c.personas[n].neutral_cosine) for n in HEADLINE)
+    assert c.cosines["a"]["b"] == pytest.approx(
+        float(torch.nn.functional.cosine_similarity(d.centroid[0], d.centroid[1], dim=0)), abs=1e-6
+    )
+
+
+def test_split_half_reliability_falls_with_noise():
+    values = []
+    for noise in (0.05, 5.0):
+        r = residuals(noise=noise)
+        d = from_residuals(r, headline=HEADLINE, seed=1)
+        c = calibrate(r, d, headline=HEADLINE, reference="a", seed=0)
+        values.append(c.personas["a"].split_half)
+    assert values[0] > 0.99
+    assert values[1] < 0.9
+
+
+def test_a_baseline_norm_that_is_not_finite_is_an_error():
+    r = residuals()
+    d = from_residuals(r, headline=HEADLINE, seed=1)
+    bad = Residuals(layer=5, personas=NAMES, by_persona=r.by_persona, neutral=r.neutral * math.inf)
+    with pytest.raises(SteeringError, match="baseline residual norm"):
+        calibrate(bad, d, headline=HEADLINE, reference="a", seed=0)
+
+
+def test_residuals_are_those_of_each_prompt_alone_at_its_last_token():
+    base = tiny_base("qwen2")
+    personas = {"a": "You are a sailor who likes long sentences.", "b": "Hi."}
+    questions = ("What is salt?", "Why is the sea so very blue today?")
+    found = extract(
+        base,
+        personas=personas,
+        neutral="Be clear.",
+        questions=questions,
+        layers=(0, 2),
+        batch_tokens=256,
+    )
+    for row, system in enumerate([*personas.values(), "Be clear."]):
+        for column, question in enumerate(questions):
+            ids = torch.tensor([chat_ids(base, system=system, user=question)])
+            with torch.no_grad():
+                hidden = base.model(ids, output_hidden_states=True).hidden_states
+            for layer, values in found.items():
+                mine = (*values.by_persona, values.neutral)[row][column]
+                assert torch.allclose(mine, hidden[layer + 1][0, -1], rtol=1e-4, atol=1e-4)
