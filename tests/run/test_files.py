@@ -15,9 +15,9 @@ from tests.run.tiny import run_tiny
 SOURCE = Path(steerproof.__file__).parent
 # Who may open a file for writing, besides the one function: why.
 ALLOWED = {
-    "run/files.py": "the one function itself, and the logs of workers",
-    "run/lock.py": "the kernel lock is an open file",
-    "run/ledger.py": "SQLite writes its file; created here for its mode",
+    "run/store/files.py": "the one function itself, and the logs of workers",
+    "run/store/hold.py": "the kernel lock is an open file",
+    "run/store/ledger.py": "SQLite writes its file; created here for its mode",
 }
 WRITING_METHODS = {"write_text", "write_bytes", "touch"}
 
@@ -148,6 +148,6 @@ def test_only_one_function_writes_in_the_run_package() -> None:
         if (lines := writes(path.read_text()))
     }
     # The worker's pipe of reports is not a file of the run directory.
-    found.pop("run/local_worker.py", None)
+    found.pop("run/driver/local_worker.py", None)
     assert set(found) <= set(ALLOWED), f"writes files without store.write_file: {found}"
-    assert {"run/files.py", "run/lock.py"} <= set(found)
+    assert {"run/store/files.py", "run/store/hold.py"} <= set(found)
