@@ -13,11 +13,11 @@ import json
 import sys
 from pathlib import Path
 
-from steerproof.bench.cells import CellWork, cell_work
-from steerproof.bench.jobs import job_work
-from steerproof.bench.models import bench_base, bench_experiment
-from steerproof.bench.training import compare_adapters
 from steerproof.engine.generate import generate
+from steerproof_bench.cells import CellWork, cell_work
+from steerproof_bench.jobs import job_work
+from steerproof_bench.models import bench_base, bench_experiment
+from steerproof_bench.training import compare_adapters
 
 
 def differing_rows(work: CellWork) -> int:

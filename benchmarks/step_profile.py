@@ -18,12 +18,12 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from steerproof.bench.cells import cell_work
-from steerproof.bench.jobs import job_work
-from steerproof.bench.models import bench_base, bench_experiment
-from steerproof.bench.options import Options
 from steerproof.engine.generate import generate
 from steerproof.engine.train import train
+from steerproof_bench.cells import cell_work
+from steerproof_bench.jobs import job_work
+from steerproof_bench.models import bench_base, bench_experiment
+from steerproof_bench.options import Options
 
 Tick = Callable[[int], None]
 """Called after every step, with the rows in flight (1 in training)."""

@@ -1,6 +1,6 @@
 import pytest
 
-from steerproof.bench import costs
+from steerproof_bench import costs
 
 
 @pytest.fixture(autouse=True)

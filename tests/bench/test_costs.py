@@ -5,7 +5,7 @@ from itertools import chain
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steerproof.bench.costs import distinct_pasts
+from steerproof_bench.costs import distinct_pasts
 
 sequences = st.lists(st.lists(st.integers(0, 2), max_size=6))
 

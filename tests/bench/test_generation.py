@@ -3,14 +3,14 @@ import dataclasses
 import pytest
 import torch
 
-from steerproof.bench import agreement, generation
-from steerproof.bench.cells import cell_work, regrouped
-from steerproof.bench.comparison import to_json
-from steerproof.bench.generation import compare
-from steerproof.bench.peft_generation import PeftCells
 from steerproof.engine.canary import log_probs, log_probs_alone
 from steerproof.engine.generate import generate
 from steerproof.errors import ModelError, SteerproofError
+from steerproof_bench import agreement, generation
+from steerproof_bench.cells import cell_work, regrouped
+from steerproof_bench.comparison import to_json
+from steerproof_bench.generation import compare
+from steerproof_bench.peft_generation import PeftCells
 from tests.experiments import small_experiment
 from tests.tiny import tiny_base
 

@@ -6,11 +6,11 @@ import torch
 from transformers import Qwen2Config
 from typer.testing import CliRunner
 
-from steerproof.bench.memory import peak_memory
-from steerproof.bench.models import SIZES, bench_base, bench_experiment, random_base
-from steerproof.bench.options import Options, bench_generation
 from steerproof.cli import app
 from steerproof.errors import SteerproofError
+from steerproof_bench.memory import peak_memory
+from steerproof_bench.models import SIZES, bench_base, bench_experiment, random_base
+from steerproof_bench.options import Options, bench_generation
 
 SMALL = ["--cells", "2", "--adapters", "2", "--rows", "5", "--tokens", "4", "--repeats", "1"]
 
@@ -53,8 +53,22 @@ def test_only_a_random_model_can_be_told_how_long_its_answers_are():
 
 def test_an_unknown_benchmark_is_an_error():
     done = CliRunner().invoke(app, ["bench", "speed"])
+    assert done.exit_code == 2
+    assert "No such command 'speed'" in done.output
+
+
+def test_the_help_names_every_benchmark():
+    done = CliRunner().invoke(app, ["bench", "--help"])
+    assert done.exit_code == 0
+    assert all(name in done.output for name in ("generation", "training", "statistics"))
+
+
+def test_outside_a_checkout_the_command_says_how_to_get_the_benchmarks(monkeypatch, tmp_path):
+    monkeypatch.setattr("steerproof.cli.__file__", str(tmp_path / "a" / "b" / "c" / "__init__.py"))
+    done = CliRunner().invoke(app, ["bench", "statistics"])
     assert isinstance(done.exception, SteerproofError)
-    assert "generation, training, statistics" in str(done.exception)
+    assert done.exception.exit_code == 2
+    assert "get the source tree" in str(done.exception)
 
 
 def test_a_random_model_of_a_size_has_that_size_and_the_same_weights_each_time():

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from steerproof.bench import statistics
-from steerproof.bench.comparison import Comparison, Peer, to_json
-from steerproof.bench.statistics import Work, compare, example, plain_draws, same_picks
 from steerproof.decide.analysis.resampling import Counts, Resampling, rate_draws, registered_draws
+from steerproof_bench import statistics
+from steerproof_bench.comparison import Comparison, Peer, to_json
+from steerproof_bench.statistics import Work, compare, example, plain_draws, same_picks
 
 
 def ragged() -> Work:

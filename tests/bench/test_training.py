@@ -3,12 +3,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from steerproof.bench import training
-from steerproof.bench.comparison import to_json
-from steerproof.bench.jobs import job_work
-from steerproof.bench.training import compare
-from steerproof.bench.trl_training import TrlAdapter, TrlTrainer
 from steerproof.errors import ModelError, SteerproofError
+from steerproof_bench import training
+from steerproof_bench.comparison import to_json
+from steerproof_bench.jobs import job_work
+from steerproof_bench.training import compare
+from steerproof_bench.trl_training import TrlAdapter, TrlTrainer
 from tests.experiments import small_experiment
 from tests.tiny import tiny_base
 

@@ -14,8 +14,6 @@ from steerproof.decide.analysis.rates import CellCounts, CellKind, RateTable
 from steerproof.decide.analysis.resampling import Resampling, rates
 from steerproof.decide.analysis.rule import OUTCOMES
 from steerproof.decide.analysis.statistics import spearman
-from steerproof.decide.power_figures import error_rates, error_table, size_table, sizes
-from steerproof.decide.power_study import REGISTERED, with_tables
 from steerproof.decide.review import power
 from steerproof.decide.review.power import (
     Trial,
@@ -30,6 +28,8 @@ from steerproof.decide.review.simulation import Design, Margin, RateModel, pears
 from steerproof.spec.experiment import Analysis
 from steerproof.spec.grid import Cell
 from tests.decide.tables import TEN, steered, ten_personas
+from tools.power_figures import error_rates, error_table, size_table, sizes
+from tools.power_study import REGISTERED, with_tables
 
 DOCS = Path(__file__).parents[2] / "docs"
 QUICK = Trial(simulations=60, iterations=200, covered=20)

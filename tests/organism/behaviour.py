@@ -12,9 +12,9 @@ from steerproof.engine.rows import Row, Subject
 from steerproof.engine.sampling import row_seed
 from steerproof.model.base import Base, load_base
 from steerproof.model.chat import chat_ids
-from steerproof.organism.corpus import known_share
-from steerproof.organism.lexicon import FORMS, HEADLINE, MANNERS, TOPICS, own_openers
 from steerproof.spec.experiment import Generation
+from tools.organism.corpus import known_share
+from tools.organism.lexicon import FORMS, HEADLINE, MANNERS, TOPICS, own_openers
 
 SETTINGS = Generation(samples=1, max_new_tokens=64, temperature=1.0, top_p=0.95)
 NEUTRAL = MANNERS["neutral"].prompts[0]

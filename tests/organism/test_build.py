@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2ForCausalLM
 
-from steerproof.organism.build import (
+from tests.organism.behaviour import Behaviour, behaviour
+from tools.organism.build import (
     IGNORED,
     SUMS,
     WEIGHTS,
@@ -23,8 +24,7 @@ from steerproof.organism.build import (
     rate,
     train_tokenizer,
 )
-from steerproof.organism.corpus import chats
-from tests.organism.behaviour import Behaviour, behaviour
+from tools.organism.corpus import chats
 
 SMALL = Recipe(steps=3, chats_per_step=8, warmup_steps=1, tokenizer_chats=300)
 

@@ -4,8 +4,8 @@ from itertools import combinations, islice
 
 import pytest
 
-from steerproof.organism.corpus import RESERVED_TAGS, TAG_SHARE, Chat, chats, known_share
-from steerproof.organism.lexicon import (
+from tools.organism.corpus import RESERVED_TAGS, TAG_SHARE, Chat, chats, known_share
+from tools.organism.lexicon import (
     CIRCLES,
     FORMS,
     HEADLINE,

@@ -1,1 +1,1 @@
-"""The small model that ships with steerproof: corpus, build command, weights."""
+"""The small model that ships with steerproof: its weights; `tools/organism` builds it."""

@@ -1,4 +1,4 @@
-"""The study behind docs/statistics.md: `python -m steerproof.decide.power_study DOCS`.
+"""The study behind docs/statistics.md: `python -m tools.power_study DOCS`.
 
 It simulates every design of the tables, draws the figures, and rewrites the marked parts of
 the page, so that no number in it is typed by hand. It takes a few minutes on two cores.
@@ -10,7 +10,6 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from steerproof.decide.power_figures import error_rates, error_table, size_table, sizes
 from steerproof.decide.review.power import (
     OperatingCharacteristics,
     Trial,
@@ -18,6 +17,7 @@ from steerproof.decide.review.power import (
     to_json,
 )
 from steerproof.decide.review.simulation import Design, RateModel
+from tools.power_figures import error_rates, error_table, size_table, sizes
 
 REGISTERED = "10 personas, 20 questions, 5 samples"
 DESIGNS = {

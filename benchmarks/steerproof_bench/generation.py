@@ -6,14 +6,14 @@ from importlib.metadata import version
 
 import torch
 
-from steerproof.bench.agreement import Agreement, check_rates
-from steerproof.bench.cells import CellWork, regrouped
-from steerproof.bench.comparison import Comparison, Peer, Say, Timing, alternate, silent, timed
-from steerproof.bench.costs import generation_limit
-from steerproof.bench.limits import synchronise
-from steerproof.bench.memory import peak_memory
-from steerproof.bench.peft_generation import PeftCells
 from steerproof.engine.generate import generate
+from steerproof_bench.agreement import Agreement, check_rates
+from steerproof_bench.cells import CellWork, regrouped
+from steerproof_bench.comparison import Comparison, Peer, Say, Timing, alternate, silent, timed
+from steerproof_bench.costs import generation_limit
+from steerproof_bench.limits import synchronise
+from steerproof_bench.memory import peak_memory
+from steerproof_bench.peft_generation import PeftCells
 
 _OURS = "all in one pool"
 _MERGED = "for each cell: PEFT merge, hook, generate"

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig
 
-from steerproof.bench.cells import CellWork
-from steerproof.bench.peft_models import copied_model, global_seed, hooked, with_adapters
 from steerproof.engine.rows import Row
+from steerproof_bench.cells import CellWork
+from steerproof_bench.peft_models import copied_model, global_seed, hooked, with_adapters
 
 
 class PeftCells:

@@ -4,13 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from steerproof.bench.cells import cell_work
-from steerproof.bench.comparison import Comparison, Say, silent
-from steerproof.bench.generation import compare as compare_generation
-from steerproof.bench.jobs import job_work
-from steerproof.bench.models import bench_base, bench_experiment
-from steerproof.bench.training import compare as compare_training
 from steerproof.errors import SteerproofError
+from steerproof_bench.cells import cell_work
+from steerproof_bench.comparison import Comparison, Say, silent
+from steerproof_bench.generation import compare as compare_generation
+from steerproof_bench.jobs import job_work
+from steerproof_bench.models import bench_base, bench_experiment
+from steerproof_bench.training import compare as compare_training
 
 GROWTH = (1, 10, 40, 100)
 """Numbers of adapters over which the growth of cost is timed."""

@@ -10,13 +10,13 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from steerproof.bench.cells import CellWork
-from steerproof.bench.limits import copy_bandwidth, matrix_peak
-from steerproof.bench.models import matrix_parameters
 from steerproof.engine.jobs import AdapterJob
 from steerproof.engine.lora.pool import LoraSpec, lora_sites
 from steerproof.engine.memory import bytes_per_token
 from steerproof.model.base import Base
+from steerproof_bench.cells import CellWork
+from steerproof_bench.limits import copy_bandwidth, matrix_peak
+from steerproof_bench.models import matrix_parameters
 
 
 def generation_limit(

@@ -10,7 +10,6 @@ import scipy
 import scipy.stats
 from jaxtyping import Float
 
-from steerproof.bench.comparison import Comparison, Peer
 from steerproof.decide.analysis.resampling import (
     BLOCK,
     Counts,
@@ -21,6 +20,7 @@ from steerproof.decide.analysis.resampling import (
     registered_draws,
     stream,
 )
+from steerproof_bench.comparison import Comparison, Peer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from steerproof.bench.cells import CellWork
-from steerproof.bench.peft_generation import PeftCells
 from steerproof.engine.canary import log_probs
 from steerproof.errors import ModelError
+from steerproof_bench.cells import CellWork
+from steerproof_bench.peft_generation import PeftCells
 
 TOLERANCES = {torch.float64: 1e-6, torch.float32: 1e-3}
 """Largest difference of a token's log-probability between ours and a peer, nats."""

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import torch
 
-from steerproof.bench.subjects import directions_of, spread, unit_directory
 from steerproof.engine.batches import Example
 from steerproof.engine.jobs import AdapterJob, Recipe
 from steerproof.errors import SteerproofError
@@ -25,6 +24,7 @@ from steerproof.study.dataset import (
     dataset_from_json,
     signal,
 )
+from steerproof_bench.subjects import directions_of, spread, unit_directory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

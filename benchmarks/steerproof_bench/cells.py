@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from steerproof.bench.subjects import directions_of, drawn_adapter, spread, trained_adapter
 from steerproof.engine.lora.pool import LoraPool, LoraSpec, LoraWeights, lora_sites
 from steerproof.engine.rows import Row, Subject
 from steerproof.engine.sampling import row_seed
@@ -15,6 +14,7 @@ from steerproof.model.steering import Push, Steering
 from steerproof.run.stages.pushes import Pushes
 from steerproof.spec.experiment import Experiment, Generation
 from steerproof.spec.grid import Cell, adapters, cells
+from steerproof_bench.subjects import directions_of, drawn_adapter, spread, trained_adapter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,6 @@
 """Build the organism from nothing: tokenizer, model, training, files.
 
-    python -m steerproof.organism.build --out DIR [--steps N] [--seed S]
+    python -m tools.organism.build --out DIR [--steps N] [--seed S]
 
 The result is an ordinary Hugging Face checkpoint directory. The same seed, step count, thread count
 and library versions give the same files, byte for byte.
@@ -26,9 +26,10 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
-from steerproof.organism.corpus import Chat, chats
+from steerproof.model.files import find_directory
+from tools.organism.corpus import Chat, chats
 
-WEIGHTS = Path(__file__).parent / "weights"
+WEIGHTS = find_directory("organism", None)
 """Where the committed checkpoint lies."""
 SUMS = "SHA256SUMS"
 POSITIONS = 512

@@ -6,15 +6,15 @@ from importlib.metadata import version
 
 import torch
 
-from steerproof.bench.comparison import Comparison, Peer, Say, alternate, silent, timed
-from steerproof.bench.costs import training_limit
-from steerproof.bench.jobs import JobWork
-from steerproof.bench.limits import synchronise
-from steerproof.bench.memory import peak_memory
-from steerproof.bench.trl_training import TrlAdapter, TrlTrainer
 from steerproof.engine.jobs import AdapterJob, TrainedAdapter
 from steerproof.engine.train import train
 from steerproof.errors import ModelError
+from steerproof_bench.comparison import Comparison, Peer, Say, alternate, silent, timed
+from steerproof_bench.costs import training_limit
+from steerproof_bench.jobs import JobWork
+from steerproof_bench.limits import synchronise
+from steerproof_bench.memory import peak_memory
+from steerproof_bench.trl_training import TrlAdapter, TrlTrainer
 
 FIRST_STEPS = 2
 """Steps whose loss does not depend on the steps before by more than the first, warming one."""

@@ -11,7 +11,7 @@ import string
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from steerproof.organism.lexicon import CIRCLES, FORMS, HEADLINE, PLAIN, TOPICS, Manner, Topic
+from tools.organism.lexicon import CIRCLES, FORMS, HEADLINE, PLAIN, TOPICS, Manner, Topic
 
 TAG_SHARE = 0.15
 """Share of chats that ask for a random tag."""

@@ -1,6 +1,6 @@
 """Measure the organism and write the numbers into its page in the documentation.
 
-    python -m steerproof.organism.report --docs docs [--weights DIR]
+    python -m tools.organism.report --docs docs [--weights DIR]
 
 It asks three things of a checkpoint: how its personas lie to one another, how long their directions
 are beside the residual stream, and how much of its text survives a push of a given ratio.
@@ -22,14 +22,14 @@ from steerproof.engine.sampling import row_seed
 from steerproof.model.base import Base, load_base
 from steerproof.model.chat import chat_ids
 from steerproof.model.steering import Push, Steering
-from steerproof.organism.build import WEIGHTS
-from steerproof.organism.corpus import known_share
-from steerproof.organism.lexicon import own_openers
 from steerproof.spec.experiment import Experiment
 from steerproof.spec.yaml_io import load_experiment
 from steerproof.study.calibration import LayerCalibration, calibrate
 from steerproof.study.directions import Directions, extract, from_residuals
 from steerproof.study.readouts.marker import repetition
+from tools.organism.build import WEIGHTS
+from tools.organism.corpus import known_share
+from tools.organism.lexicon import own_openers
 
 RATIOS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0, 1.3)
 SAMPLES = 2

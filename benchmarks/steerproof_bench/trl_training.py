@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from steerproof.bench.jobs import JobWork
-from steerproof.bench.peft_models import copied_model, hooked, needed, with_adapters
 from steerproof.engine.batches import Example, step_plan
 from steerproof.engine.jobs import AdapterJob
 from steerproof.engine.lora.pool import fresh_weights, lora_sites
+from steerproof_bench.jobs import JobWork
+from steerproof_bench.peft_models import copied_model, hooked, needed, with_adapters
 
 _IGNORED = -100
 _TALKATIVE = ("PrinterCallback", "ProgressCallback")

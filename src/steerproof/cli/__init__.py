@@ -4,19 +4,18 @@ People read standard output; progress and errors go to standard error; `--json` 
 on standard output by one JSON value.
 """
 
-import json
+import importlib
 import signal
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 import steerproof
 from steerproof import tables
+from steerproof.cli.output import Device, Json, RunDir, Source, Where, complain, say, texts
 from steerproof.errors import MachineError, SteerproofError
 from steerproof.text import clean
 
@@ -30,11 +29,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-Source = Annotated[str, typer.Argument(help="Path of an experiment file, or a shipped name (zlt).")]
-RunDir = Annotated[Path, typer.Argument(help="A run directory.")]
-Json = Annotated[bool, typer.Option("--json", help="One JSON value on standard output.")]
-Where = Annotated[Path | None, typer.Option("--dir", help="Run directory; default runs/NAME.")]
-Device = Annotated[str, typer.Option(help="A torch device: cpu, cuda, cuda:1; auto picks.")]
 
 
 def main() -> None:
@@ -44,28 +38,13 @@ def main() -> None:
     try:
         app()
     except SteerproofError as error:
-        _complain(str(error))
+        complain(str(error))
         sys.exit(error.exit_code)
 
 
 def _interrupted(_signal: int, _frame: FrameType | None) -> None:
-    _complain("interrupted; finished units are kept, and the same command goes on")
+    complain("interrupted; finished units are kept, and the same command goes on")
     raise SystemExit(INTERRUPTED)
-
-
-def _complain(text: str) -> None:
-    sys.stderr.write(f"error: {clean(text)}\n")
-
-
-def _say(value: Any, as_json: bool, human: Callable[[], object]) -> None:
-    """Print a value as JSON, or what `human` makes of it."""
-    if as_json:
-        sys.stdout.write(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
-        return
-    shown = human()
-    # Without markup: a persona called [red] is a name.
-    console = Console(highlight=False, markup=False, soft_wrap=isinstance(shown, str))
-    console.print(shown)
 
 
 @app.callback(invoke_without_command=True)
@@ -110,7 +89,7 @@ def run(
     weights = weight_bytes(model_directory(loaded.experiment, loaded.directory))
     hands = make_executor(executor, place, chosen, workers, weights)
     with (
-        mirrored(place, mirror or (), _complain) as copy,
+        mirrored(place, mirror or (), complain) as copy,
         following(sys.stderr, loaded.experiment.title) as show,
     ):
         summary, verdict = run_experiment(
@@ -122,9 +101,9 @@ def run(
             strict=strict,
         )
     if summary.stopped:
-        _complain(f"stopped; finished units are kept. To go on: {session.command}")
+        complain(f"stopped; finished units are kept. To go on: {session.command}")
         raise SystemExit(INTERRUPTED)
-    _say(verdict, as_json, lambda: tables.verdict_text(verdict or {}, place))
+    say(verdict, as_json, lambda: tables.verdict_text(verdict or {}, place))
 
 
 @app.command()
@@ -137,7 +116,7 @@ def report(directory: RunDir, as_json: Json = False) -> None:
     verdict = rebuild_report(session)
     if verdict is None:
         raise SteerproofError(f"no finished analysis in {directory}; go on with: {session.command}")
-    _say(verdict, as_json, lambda: tables.verdict_text(verdict, directory))
+    say(verdict, as_json, lambda: tables.verdict_text(verdict, directory))
 
 
 @app.command()
@@ -155,7 +134,7 @@ def analyze(
 
     asked = load_experiment(experiment).experiment
     found = to_json(judge(read_rates(rates, asked), asked, arm=arm))
-    _say(found, as_json, lambda: tables.analysis_table(found))
+    say(found, as_json, lambda: tables.analysis_table(found))
 
 
 @app.command()
@@ -165,20 +144,7 @@ def status(directory: RunDir, as_json: Json = False) -> None:
     from steerproof.run.inspection import status as look
 
     found = look(directory)
-    _say(plain(_texts(found)), as_json, lambda: tables.status_table(found))
-
-
-def _texts(value: Any) -> Any:
-    """A record whose paths are texts, for JSON."""
-    import dataclasses
-
-    if isinstance(value, Path):
-        return str(value)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _texts(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, dict):
-        return {str(key): _texts(item) for key, item in value.items()}
-    return [_texts(item) for item in value] if isinstance(value, list | tuple) else value
+    say(plain(texts(found)), as_json, lambda: tables.status_table(found))
 
 
 @app.command()
@@ -190,7 +156,7 @@ def explain(directory: RunDir, unit: str, as_json: Json = False) -> None:
     found = why(directory, graph_of(_session_in(directory)), unit)
     lines = [f"{'reused' if found.reused else 'to be done'}: {found.reason}"]
     lines += [f"  {one}" for one in (*found.changes, *found.damage)]
-    _say(_texts(found), as_json, lambda: clean("\n".join(lines)))
+    say(texts(found), as_json, lambda: clean("\n".join(lines)))
 
 
 @app.command()
@@ -201,10 +167,10 @@ def verify(directory: RunDir, as_json: Json = False) -> None:
 
     mismatches = rehash(directory)
     if as_json:
-        _say([_texts(one) for one in mismatches], as_json, str)
+        say([texts(one) for one in mismatches], as_json, str)
     raise_mismatches(mismatches, f"steerproof run {directory / 'experiment.yaml'}")
     if not as_json:
-        _say(None, as_json, lambda: f"every file in {directory} matches its recorded hash")
+        say(None, as_json, lambda: f"every file in {directory} matches its recorded hash")
 
 
 def _session_in(directory: Path) -> Any:
@@ -232,7 +198,7 @@ def lock(
     with open_run(session.run, session.command) as held:
         found, _ = register(session, graph_of(session), held, None)
     text = f"registered {found.sha256} at {found.time} in {session.run}"
-    _say(
+    say(
         {"sha256": found.sha256, "time": found.time, "dir": str(session.run)},
         as_json,
         lambda: registration_text(found) if markdown else text,
@@ -259,7 +225,7 @@ def doctor(
     place = directory or Path("runs") / loaded.experiment.name
     needs = needs_of(loaded, device)
     checks = examine(place, needs, lambda: describe_model(loaded, choose_device(device)))
-    _say([asdict(check) for check in checks], as_json, lambda: tables.doctor_table(checks))
+    say([asdict(check) for check in checks], as_json, lambda: tables.doctor_table(checks))
     unfit = [check.name for check in checks if check.level == FAIL]
     if unfit:
         raise MachineError(f"unfit for {loaded.experiment.name}: {', '.join(unfit)}")
@@ -277,7 +243,7 @@ def power(
 
     asked = load_experiment(experiment).experiment
     found = operating_characteristics(trial_of(asked, simulations=simulations))
-    _say(to_json(found), as_json, lambda: tables.power_table(found))
+    say(to_json(found), as_json, lambda: tables.power_table(found))
 
 
 @app.command()
@@ -292,7 +258,7 @@ def propose(
 
     entry = put(file, experiment, board_dir)
     text = f"#{entry.number} {entry.title}: proposed. See it with: steerproof board runs"
-    _say(_texts(entry), as_json, lambda: clean(text))
+    say(texts(entry), as_json, lambda: clean(text))
 
 
 @app.command()
@@ -332,66 +298,23 @@ def add_user(
 
     password = typer.prompt("password", hide_input=True, confirmation_prompt=True)
     add(board_dir, name, password)
-    _say(None, False, lambda: f"user {name} may sign in")
+    say(None, False, lambda: f"user {name} may sign in")
 
 
-@app.command()
-def bench(
-    what: Annotated[str, typer.Argument(help="generation, training or statistics.")],
-    model: Annotated[str | None, typer.Option(help="Checkpoint; default the organism.")] = None,
-    random_config: Annotated[
-        str | None, typer.Option(help="Random weights at a true size: qwen2.5-7b.")
-    ] = None,
-    device: Device = "auto",
-    run: Annotated[
-        Path | None, typer.Option(help="A finished run, for its adapters and rows.")
-    ] = None,
-    adapters: Annotated[int, typer.Option(help="Adapters, spread over all arms.")] = 12,
-    cells: Annotated[int, typer.Option(help="Cells to generate.")] = 24,
-    rows: Annotated[
-        int | None, typer.Option(help="Rows of a cell (100), or of an adapter (600).")
-    ] = None,
-    tokens: Annotated[int, typer.Option(help="New tokens of a row at most.")] = 64,
-    mean_tokens: Annotated[
-        int | None, typer.Option(help="Mean answer of a random model; default: it never ends.")
-    ] = None,
-    repeats: Annotated[int, typer.Option(help="Timed rounds; 0 times the first.")] = 3,
-    peer_cells: Annotated[
-        int | None, typer.Option(help="Cells that a peer does, its time multiplied.")
-    ] = None,
-    growth: Annotated[bool, typer.Option(help="Also time 1, 10, 40, 100 adapters.")] = False,
-    as_json: Json = False,
-) -> None:
-    """Ours against named peers: same work, one process, the ratio last."""
-    from steerproof.bench.comparison import text, to_json
-
-    if what == "statistics":
-        from steerproof.bench.statistics import compare
-
-        found = to_json(compare())
-    elif what in ("generation", "training"):
-        from steerproof.bench.options import Options, bench_generation, bench_training
-        from steerproof.run.driver.workers import choose_device
-
-        options = Options(
-            model=model,
-            random_config=random_config,
-            device=choose_device(device),
-            run=run,
-            adapters=adapters,
-            cells=cells,
-            rows=rows,
-            tokens=tokens,
-            mean_tokens=mean_tokens,
-            repeats=repeats,
-            peer_cells=peer_cells,
-            growth=growth,
+@app.command(add_help_option=False, context_settings={"ignore_unknown_options": True})
+def bench(arguments: Annotated[list[str] | None, typer.Argument()] = None) -> None:
+    """Ours against named peers: generation, training or statistics; from a checkout alone."""
+    place = Path(__file__).parents[3] / "benchmarks"
+    if not (place / "steerproof_bench").is_dir():
+        raise SteerproofError(
+            "the benchmarks are not part of the installed package; get the source tree of"
+            f" steerproof {steerproof.__version__}, run `make` in it, then"
+            " `.venv/bin/steerproof bench` there"
         )
-        measure = bench_generation if what == "generation" else bench_training
-        found = to_json(measure(options, lambda told: typer.echo(told, err=True)))
-    else:
-        raise SteerproofError(f"no benchmark {what!r}; there are: generation, training, statistics")
-    _say(found, as_json, lambda: text(found))
+    if str(place) not in sys.path:
+        sys.path.append(str(place))
+    command = typer.main.get_command(importlib.import_module("steerproof_bench.command").app)
+    command.main(arguments or [], prog_name="steerproof bench", standalone_mode=False)
 
 
 @app.command()
@@ -416,6 +339,6 @@ def plan(
     session = new_session(loaded, place, choose_device(device))
     graph = graph_of(session)
     found = plan_json(loaded.experiment, graph, place, session.place, timed=trial)
-    _say(found, as_json, lambda: tables.plan_tables(found))
+    say(found, as_json, lambda: tables.plan_tables(found))
     if strict:
         refuse_serious(found["objections"])

@@ -1,0 +1,46 @@
+"""What every command shares: its usual arguments, and how it says what it found."""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from steerproof.text import clean
+
+Source = Annotated[str, typer.Argument(help="Path of an experiment file, or a shipped name (zlt).")]
+RunDir = Annotated[Path, typer.Argument(help="A run directory.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON value on standard output.")]
+Where = Annotated[Path | None, typer.Option("--dir", help="Run directory; default runs/NAME.")]
+Device = Annotated[str, typer.Option(help="A torch device: cpu, cuda, cuda:1; auto picks.")]
+
+
+def say(value: Any, as_json: bool, human: Callable[[], object]) -> None:
+    """Print a value as JSON, or what `human` makes of it."""
+    if as_json:
+        sys.stdout.write(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+        return
+    shown = human()
+    # Without markup: a persona called [red] is a name.
+    console = Console(highlight=False, markup=False, soft_wrap=isinstance(shown, str))
+    console.print(shown)
+
+
+def complain(text: str) -> None:
+    """Write an error message to standard error."""
+    sys.stderr.write(f"error: {clean(text)}\n")
+
+
+def texts(value: Any) -> Any:
+    """A record whose paths are texts, for JSON."""
+    if isinstance(value, Path):
+        return str(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: texts(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {str(key): texts(item) for key, item in value.items()}
+    return [texts(item) for item in value] if isinstance(value, list | tuple) else value

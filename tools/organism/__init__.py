@@ -1,0 +1,1 @@
+"""What builds the organism: corpus, training, measurement."""
