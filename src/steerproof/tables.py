@@ -1,4 +1,4 @@
-"""What the commands show on a terminal: texts and tables, from the JSON or records they have.
+"""What the commands show on a terminal: texts and tables, from the records they have.
 
 Names, errors and remedies may hold hostile text: control and bidirectional characters are taken
 out before anything is shown.
@@ -6,54 +6,54 @@ out before anything is shown.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Group
 from rich.table import Table
 
 from steerproof.text import clean
 
+if TYPE_CHECKING:  # the help and the version need neither numpy nor pydantic
+    from steerproof.decide.analysis.records import Analysis, Bounds
 
-def verdict_text(verdict: dict[str, Any], place: Path) -> str:
+
+def verdict_text(analysis: "Analysis", place: Path) -> str:
     """The verdict, what it means, and where the report is."""
-    arm = verdict["arms"][verdict["arm"]]["primary"]
-    rho = "undefined" if arm["rho"] is None else f"{arm['rho']:+.2f}"
-    bounds = arm["interval"]
-    interval = "no interval" if bounds is None else f"[{bounds[0]:+.2f}, {bounds[1]:+.2f}]"
+    primary = analysis.tested.primary
+    rho = "undefined" if primary.rho is None else f"{primary.rho:+.2f}"
+    interval = "no interval" if primary.interval is None else _bounds(primary.interval)
     return "\n".join(
         [
-            f"{verdict['verdict']}: {verdict['reason']}",
-            f"  {verdict['reading']}",
-            f"  rho = {rho} {interval}, arm {verdict['arm']}, {arm['n']} personas",
+            f"{analysis.verdict}: {analysis.reason}",
+            f"  {analysis.reading}",
+            f"  rho = {rho} {interval}, arm {analysis.arm}, {primary.n} personas",
             f"  report: {place / 'results' / 'report.html'}",
         ]
     )
 
 
-def analysis_table(found: dict[str, Any]) -> Table:
-    """Every arm at both strengths, from the JSON of an analysis."""
+def analysis_table(analysis: "Analysis") -> Table:
+    """Every arm at both strengths."""
     table = Table(
-        title=f"{found['verdict']}: {found['reason']}",
-        caption=found["reading"],
+        title=f"{analysis.verdict}: {analysis.reason}",
+        caption=analysis.reading,
         title_justify="left",
     )
     for column in ("arm", "strength", "rho", "interval", "leave one out", "p", "passes", "kills"):
         table.add_column(column)
-    for name, arm in found["arms"].items():
-        fired = [kill for kill, value in arm["kills"].items() if value["fired"]]
-        for level in ("primary", "co_primary"):
-            one = arm[level]
-            if one is None:
-                continue
+    for name, arm in analysis.arms.items():
+        fired = [kill for kill, result in arm.kills.items() if result.fired]
+        for result in arm.strengths:
+            first = result is arm.primary
             table.add_row(
-                name if level == "primary" else "",
-                one["strength"],
-                _number(one["rho"]),
-                _bounds(one["interval"]),
-                _bounds(one["leave_one_out"]),
-                _number(one["permutation_p"], "{:.4f}"),
-                {True: "yes", False: "no", None: "undecided"}[one["passes"]],
-                ", ".join(fired) if level == "primary" else "",
+                name if first else "",
+                result.strength,
+                _number(result.rho),
+                _bounds(result.interval),
+                _bounds(result.leave_one_out),
+                _number(result.permutation_p, "{:.4f}"),
+                {True: "yes", False: "no", None: "undecided"}[result.passes],
+                ", ".join(fired) if first else "",
             )
     return table
 
@@ -62,7 +62,7 @@ def _number(value: float | None, form: str = "{:+.3f}") -> str:
     return "undefined" if value is None else form.format(value)
 
 
-def _bounds(value: list[float] | None) -> str:
+def _bounds(value: "Bounds | None") -> str:
     return "none" if value is None else f"[{value[0]:+.2f}, {value[1]:+.2f}]"
 
 

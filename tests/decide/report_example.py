@@ -14,7 +14,6 @@ from matplotlib.figure import Figure
 
 from steerproof.decide.analysis.analyze import analyze
 from steerproof.decide.analysis.rates import RateRow, RateTable, table_of
-from steerproof.decide.analysis.records import to_json
 from steerproof.decide.report.figures import Drawing, draw_all
 from steerproof.decide.report.inputs import (
     Completion,
@@ -134,7 +133,7 @@ def inputs(effect: float = 1.0, seed: int = 5) -> ReportInputs:
     return ReportInputs(
         experiment=design,
         rates=table,
-        analysis=json.loads(json.dumps(to_json(analyze(table, design, geometry=cosines)))),
+        analysis=analyze(table, design, geometry=cosines),
         calibration=calibration,
         training=_training(design, rng),
         completions=_completions(design, rng),
@@ -304,4 +303,4 @@ def without_cells(given: ReportInputs, arm: str, persona: str) -> ReportInputs:
     """The same run with one persona's cells of an arm missing, analysed again."""
     kept = {c: v for c, v in given.rates.cells.items() if (c.arm, c.persona) != (arm, persona)}
     table = RateTable(cells=kept)
-    return replace(given, rates=table, analysis=to_json(analyze(table, given.experiment)))
+    return replace(given, rates=table, analysis=analyze(table, given.experiment))

@@ -49,7 +49,7 @@ def test_a_table_with_all_that_the_hypothesis_asks_for_supports_it():
     assert "rho = 1.00" in found.reason
     assert [name for name, kill in found.arms["A"].kills.items() if kill.fired is not False] == []
     for role in ("baseline", "isotropic"):
-        control = found.controls[role]
+        control = found.controls.arms[role]
         assert isinstance(control, ControlArm)
         assert control.ok is True
 
@@ -262,7 +262,7 @@ def test_the_sign_check_counts_personas_whose_rate_drops():
     up = tuple(0.3 for _ in TEN)
     down = (0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.3, 0.4)
     found = analysed({steered("A", "ratio=+0.2"): up, steered("A", "ratio=-0.2"): down})
-    check = found.controls["sign_check"]
+    check = found.controls.sign_check
     assert isinstance(check, SignCheck)
     assert (check.n, check.n_lower, check.n_higher, check.n_equal) == (10, 8, 1, 1)
     # Nine non-zero differences: sign test P(>= 8 of 9) = 10 / 512. Sizes: eight of 0.2 (ranks
@@ -273,7 +273,7 @@ def test_the_sign_check_counts_personas_whose_rate_drops():
 
 
 def test_the_sign_check_says_what_is_missing():
-    check = analysed(drop=[steered("A", "ratio=-0.2")]).controls["sign_check"]
+    check = analysed(drop=[steered("A", "ratio=-0.2")]).controls.sign_check
     assert isinstance(check, SignCheck)
     assert (check.n, check.holds, check.mean_negative) == (0, None, None)
     assert check.reason is not None
@@ -282,7 +282,7 @@ def test_the_sign_check_says_what_is_missing():
 def test_an_arm_compared_with_itself_differs_by_exactly_nothing():
     # Only because both sides are resampled on the same questions.
     same = {steered("C", "c=+2"): supported()[PRIMARY]}
-    compared = analysed(same).comparisons["steered_vs_baseline_arm"]
+    compared = analysed(same).comparisons.steered_vs_baseline_arm
     assert compared is not None
     assert compared.rho_difference_interval == (0.0, 0.0)
     assert compared.mean_difference_interval == (0.0, 0.0)
@@ -291,7 +291,8 @@ def test_an_arm_compared_with_itself_differs_by_exactly_nothing():
 
 def test_both_readings_of_the_question_are_reported_and_one_bears_the_load():
     found = analysed(load_bearing="steered_vs_prompted")
-    first, second = found.comparisons.values()
+    first = found.comparisons.steered_vs_baseline_arm
+    second = found.comparisons.steered_vs_prompted
     assert first is not None
     assert second is not None
     assert (first.load_bearing, second.load_bearing) == (False, True)
@@ -319,7 +320,7 @@ def test_arms_with_other_questions_are_not_paired():
         for cell, counts in full.cells.items()
     }
     found = analyze(type(full)(cells=cells), ten_personas(Analysis(iterations=200)))
-    compared = found.comparisons["steered_vs_baseline_arm"]
+    compared = found.comparisons.steered_vs_baseline_arm
     assert compared is not None
     assert compared.mean_difference is not None
     assert compared.mean_difference_interval is None
@@ -330,7 +331,7 @@ def test_arms_with_other_questions_are_not_paired():
 def test_another_arm_can_be_put_to_the_rule():
     found = analysed({steered("C", "c=+2"): RISING}, arm="C")
     assert found.arm == "C"
-    assert found.controls["baseline"] is None
+    assert found.controls.baseline is None
     assert found.verdict is Verdict.SUPPORTED
     assert found.reading.startswith("nothing to explain")
     failing = analysed(arm="C")

@@ -11,7 +11,7 @@ from playwright.sync_api import sync_playwright
 
 from steerproof.decide.analysis.analyze import analyze
 from steerproof.decide.analysis.rates import CellCounts, RateTable
-from steerproof.decide.analysis.records import to_json
+from steerproof.decide.analysis.rule import Verdict
 from steerproof.decide.report import view as report_view
 from steerproof.decide.report import wording
 from steerproof.decide.report.figures import Drawing
@@ -137,7 +137,7 @@ def test_hostile_text_of_the_experiment_changes_no_element(drawings, shown):
     changed = given.experiment.model_copy(
         update={"title": hostile, "hypothesis": hostile, "neutral_prompt": hostile}
     )
-    analysis = {**given.analysis, "reason": hostile, "reading": hostile, "notes": [hostile]}
+    analysis = replace(given.analysis, reason=hostile, reading=hostile, notes=(hostile,))
     worse = Page(
         page(
             replace(
@@ -192,12 +192,12 @@ def test_the_same_inputs_give_the_same_page_and_the_same_files(drawings):
 )
 def test_each_verdict_comes_first_in_one_sentence_with_its_reading(word, lead, sign, drawings):
     given = verdicts()[word]
-    assert given.analysis["verdict"] == word
+    assert given.analysis.verdict == word
     html = page(given, drawings)
     body = html[html.index('id="verdict"') : html.index('class="tiles"')]
     text = spoken(body[body.index(">") + 1 :])
     assert text.startswith(f"{sign}{word} {lead}")
-    assert f"What that means. {wording.sentence(given.analysis['reading'])}" in text
+    assert f"What that means. {wording.sentence(given.analysis.reading)}" in text
     assert html.index(lead) < html.index("<figure")
 
 
@@ -217,10 +217,11 @@ def verdicts() -> dict[str, ReportInputs]:
 
 
 def test_the_numbers_beside_the_verdict_are_those_of_the_analysis(shown):
-    primary = example.inputs().analysis["arms"]["A"]["primary"]
+    primary = example.inputs().analysis.arms["A"].primary
     text = " ".join(shown.words.split())
-    assert f"Spearman’s ρ, arm A at c=+2 {primary['rho']:+.2f}" in text
-    low, high = primary["interval"]
+    assert f"Spearman’s ρ, arm A at c=+2 {primary.rho:+.2f}" in text
+    assert primary.interval is not None
+    low, high = primary.interval
     assert f"registered (these personas) {low:+.2f} to {high:+.2f}" in text
     assert "Personas ranked n = 10" in text
     assert "Cells measured 232 of 232" in text
@@ -264,12 +265,12 @@ def test_a_table_of_totals_has_a_report_that_says_why_there_is_no_interval():
             for cell, counts in given.rates.cells.items()
         }
     )
-    analysis = to_json(analyze(totals, given.experiment))
+    analysis = analyze(totals, given.experiment)
     bare = ReportInputs(experiment=given.experiment, rates=totals, analysis=analysis)
     html = build(bare).html
     text = spoken(html)
     assert "registered (these personas) undefined" in text
-    assert analysis["arms"]["A"]["primary"]["reason"] in text
+    assert (analysis.arms["A"].primary.reason or "no reason") in text
     assert "no interval" in text
     for words in (
         "not measured: no fluency rows were given",
@@ -298,7 +299,7 @@ def test_a_kill_shows_the_numbers_and_the_limit_that_decided_it():
     row = next(
         r for r in report_view.kill_rows(example.inputs(), "A") if r.name == "no_correlation"
     )
-    rho = example.inputs().analysis["arms"]["A"]["kills"]["no_correlation"]["rho"]
+    rho = example.inputs().analysis.arms["A"].kills["no_correlation"].numbers["rho"]
     assert (row.state, row.limit) == ("not fired", "ρ < 0.4")
     assert row.numbers == (("ρ", f"{rho:+.2f}"),)
 
@@ -308,7 +309,7 @@ def test_deviating_results_are_kept_apart_from_registered_ones(drawings):
     text = spoken(page(given, drawings))
     assert "The experiment was changed once after it was locked" in text
     assert "No result answers to the locked experiment alone" in text
-    registered = {**given.analysis, "verdict": "REFUTED", "reason": "as it was locked"}
+    registered = replace(given.analysis, verdict=Verdict.REFUTED, reason="as it was locked")
     both = spoken(page(replace(given, registered=registered), drawings))
     assert "By the locked rule, the verdict is REFUTED: as it was locked" in both
     clean = spoken(page(replace(given, deviations=()), drawings))

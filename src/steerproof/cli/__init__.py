@@ -47,6 +47,18 @@ def _interrupted(_signal: int, _frame: FrameType | None) -> None:
     raise SystemExit(INTERRUPTED)
 
 
+def _say_verdict(verdict: dict[str, Any] | None, place: Path, as_json: bool) -> None:
+    """Print verdict.json, or its head in words."""
+    from steerproof.decide.analysis.records import Analysis
+
+    def words() -> str:
+        if verdict is None:
+            return "no verdict: there is no finished analysis"
+        return tables.verdict_text(Analysis.from_json(verdict), place)
+
+    say(verdict, as_json, words)
+
+
 @app.callback(invoke_without_command=True)
 def _root(
     version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
@@ -103,7 +115,7 @@ def run(
     if summary.stopped:
         complain(f"stopped; finished units are kept. To go on: {session.command}")
         raise SystemExit(INTERRUPTED)
-    say(verdict, as_json, lambda: tables.verdict_text(verdict or {}, place))
+    _say_verdict(verdict, place, as_json)
 
 
 @app.command()
@@ -116,7 +128,7 @@ def report(directory: RunDir, as_json: Json = False) -> None:
     verdict = rebuild_report(session)
     if verdict is None:
         raise SteerproofError(f"no finished analysis in {directory}; go on with: {session.command}")
-    say(verdict, as_json, lambda: tables.verdict_text(verdict, directory))
+    _say_verdict(verdict, directory, as_json)
 
 
 @app.command()
@@ -133,8 +145,8 @@ def analyze(
     from steerproof.spec.yaml_io import load_experiment
 
     asked = load_experiment(experiment).experiment
-    found = to_json(judge(read_rates(rates, asked), asked, arm=arm))
-    say(found, as_json, lambda: tables.analysis_table(found))
+    analysis = judge(read_rates(rates, asked), asked, arm=arm)
+    say(to_json(analysis), as_json, lambda: tables.analysis_table(analysis))
 
 
 @app.command()

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from steerproof.decide.analysis.rates_csv import read_rates
+from steerproof.decide.analysis.records import Analysis
 from steerproof.decide.report.inputs import (
     Completion,
     Deviation,
@@ -96,7 +97,7 @@ def report_inputs(gathered: Gathered) -> ReportInputs:
     return ReportInputs(
         experiment=experiment,
         rates=read_rates(score.path("rates.csv"), experiment),
-        analysis=read_json(finished["analysis/all"], "analysis.json"),
+        analysis=Analysis.from_json(read_json(finished["analysis/all"], "analysis.json")),
         calibration=found,
         training=_training(experiment, finished),
         completions=_completions(experiment, finished),

@@ -18,8 +18,8 @@ from steerproof.decide.analysis.records import (
     Analysis,
     ArmResult,
     ControlArm,
+    ControlResults,
     KillResult,
-    SignCheck,
     number,
     truth,
 )
@@ -128,9 +128,7 @@ def control_flag(control: str | None, tested: str, primaries: Mapping[str, Estim
     return np.asarray(np.nan if passes is None else float(passes))
 
 
-def find_controls(
-    study: Study, tested: str, primaries: Mapping[str, Estimate]
-) -> dict[str, ControlArm | SignCheck | None]:
+def find_controls(study: Study, tested: str, primaries: Mapping[str, Estimate]) -> ControlResults:
     """The control arms that the experiment names, and the sign check."""
     analysis = study.experiment.analysis
     asked = {
@@ -138,17 +136,16 @@ def find_controls(
         "isotropic": (analysis.isotropic_arm, True),
         "contrast": (analysis.contrast_arm, False),
     }
-    controls: dict[str, ControlArm | SignCheck | None] = {}
+    arms: dict[str, ControlArm | None] = {}
     for role, (name, must_fail) in asked.items():
         if name is None or name == tested:
-            controls[role] = None
+            arms[role] = None
             continue
         both = dict(primaries)
         if name not in both:
             both[name] = estimate(study, name, analysis.primary_strength)
-        controls[role] = control_arm(study, tested, name, both, must_fail=must_fail)
-    controls["sign_check"] = sign_check(study, tested)
-    return controls
+        arms[role] = control_arm(study, tested, name, both, must_fail=must_fail)
+    return ControlResults(**arms, sign_check=sign_check(study, tested))
 
 
 def arm_rates(study: Study, arm: str) -> ArmRates:

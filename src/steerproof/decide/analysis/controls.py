@@ -11,10 +11,11 @@ from steerproof.decide.analysis.permutation import paired_test, permutation_test
 from steerproof.decide.analysis.rates import CellKind, canonical_strength, cell_rates
 from steerproof.decide.analysis.records import (
     Bounds,
-    Comparison,
+    ComparisonResults,
     ControlArm,
-    Geometry,
-    LayerGeometry,
+    CosineCorrelation,
+    CosineLayer,
+    PairedComparison,
     SignCheck,
     number,
 )
@@ -91,7 +92,9 @@ def bounds_of(
     return (float(interval.low), float(interval.high)), None
 
 
-def comparison(study: Study, left: CellKind, right: CellKind, *, load_bearing: bool) -> Comparison:
+def comparison(
+    study: Study, left: CellKind, right: CellKind, *, load_bearing: bool
+) -> PairedComparison:
     """Two kinds of cell against the bridge, against each other, and in their mean rate."""
     bridge, one, two = (rates_of(study, kind) for kind in (study.bridge, left, right))
     rhos = [spearman(one, bridge), spearman(two, bridge), spearman(one, two)]
@@ -101,7 +104,7 @@ def comparison(study: Study, left: CellKind, right: CellKind, *, load_bearing: b
     missing = missing_personas(study, study.bridge, left, right)
     left_out = f"no rate for {', '.join(missing)}" if missing else None
     reasons = dict.fromkeys(r for r in (left_out, difference_reason, between_reason) if r)
-    return Comparison(
+    return PairedComparison(
         left=left.name,
         right=right.name,
         load_bearing=load_bearing,
@@ -131,7 +134,7 @@ def paired_intervals(
     return between, mean, reason
 
 
-def comparisons(study: Study, arm: str) -> dict[str, Comparison | None]:
+def comparisons(study: Study, arm: str) -> ComparisonResults:
     """The two readings of the question, one of them declared load-bearing."""
     analysis = study.experiment.analysis
     steered = steered_kind(study, arm, analysis.primary_strength)
@@ -150,7 +153,9 @@ def comparisons(study: Study, arm: str) -> dict[str, Comparison | None]:
         CellKind(arm=arm, prompt="persona"),
         load_bearing=analysis.load_bearing == "steered_vs_prompted",
     )
-    return {"steered_vs_baseline_arm": against_arm, "steered_vs_prompted": against_prompt}
+    return ComparisonResults(
+        steered_vs_baseline_arm=against_arm, steered_vs_prompted=against_prompt
+    )
 
 
 def sign_check(study: Study, arm: str) -> SignCheck | None:
@@ -189,7 +194,9 @@ def sign_check(study: Study, arm: str) -> SignCheck | None:
     )
 
 
-def correlate_geometry(study: Study, cosines: Mapping[str, Mapping[str, float]]) -> Geometry:
+def correlate_geometry(
+    study: Study, cosines: Mapping[str, Mapping[str, float]]
+) -> CosineCorrelation:
     """Correlate each layer's cosine to the reference persona with the bridge rate.
 
     Args:
@@ -201,12 +208,12 @@ def correlate_geometry(study: Study, cosines: Mapping[str, Mapping[str, float]])
         str(layer): layer_geometry(study, str(layer), everyone, by_persona)
         for layer, by_persona in cosines.items()
     }
-    return Geometry(reference=study.experiment.reference_persona, layers=layers)
+    return CosineCorrelation(reference=study.experiment.reference_persona, layers=layers)
 
 
 def layer_geometry(
     study: Study, layer: str, everyone: tuple[str, ...], cosines: Mapping[str, float]
-) -> LayerGeometry:
+) -> CosineLayer:
     """One layer of the cosine-to-firing correlation."""
     cosine = np.array([cosines.get(name, np.nan) for name in everyone], dtype=float)
     rate = cell_rates(study.table, study.bridge, everyone)
@@ -223,7 +230,7 @@ def layer_geometry(
     reason = f"no cosine or no bridge for {', '.join(absent)}" if absent else None
     if np.isnan(rho):
         reason = reason or "a constant has no ranking"
-    return LayerGeometry(
+    return CosineLayer(
         n=int(present.sum()),
         rho=number(rho),
         permutation_p=test and test.p,

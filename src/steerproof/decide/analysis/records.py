@@ -4,11 +4,13 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import BeforeValidator, TypeAdapter, ValidationError
 
 from steerproof.decide.analysis.rule import Outcome, Verdict
+from steerproof.errors import IntegrityError
 
 Bounds = tuple[float, float]
 
@@ -69,6 +71,14 @@ class KillResult:
     numbers: Mapping[str, float | int | None]
 
 
+def _numbers_apart(value: Any) -> Any:
+    """A criterion as `plain` writes it, its numbers back in a mapping of their own."""
+    if not isinstance(value, Mapping):
+        return value
+    numbers = {key: item for key, item in value.items() if key not in ("fired", "reason")}
+    return {"fired": value.get("fired"), "reason": value.get("reason"), "numbers": numbers}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArmResult:
     """All that is said of one arm."""
@@ -79,9 +89,14 @@ class ArmResult:
     """Mean over headline personas: `unsteered`, `prompted`, `primary`, `co_primary`."""
     primary: StrengthResult
     co_primary: StrengthResult | None
-    kills: Mapping[str, KillResult]
+    kills: Mapping[str, Annotated[KillResult, BeforeValidator(_numbers_apart)]]
     passes: bool | None
     """The rule at the primary strength; kills are counted in the verdict."""
+
+    @property
+    def strengths(self) -> tuple[StrengthResult, ...]:
+        """The registered strengths that the arm was judged at, primary first."""
+        return (self.primary,) if self.co_primary is None else (self.primary, self.co_primary)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,7 +141,29 @@ class SignCheck:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Comparison:
+class ControlResults:
+    """The controls that the experiment names; None where it has none."""
+
+    baseline: ControlArm | None
+    """Arm that must fail the same rule."""
+    isotropic: ControlArm | None
+    """Arm with a random direction; must fail too."""
+    contrast: ControlArm | None
+    """Arm at another layer; nothing is demanded."""
+    sign_check: SignCheck | None
+
+    @property
+    def arms(self) -> Mapping[str, ControlArm | None]:
+        """The control arms by role."""
+        return {
+            "baseline": self.baseline,
+            "isotropic": self.isotropic,
+            "contrast": self.contrast,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairedComparison:
     """Two kinds of cell over the same personas, paired question by question."""
 
     left: str
@@ -149,7 +186,17 @@ class Comparison:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LayerGeometry:
+class ComparisonResults:
+    """The two readings of the question; None where there is nothing to compare with."""
+
+    steered_vs_baseline_arm: PairedComparison | None
+    """Did training rescue steering?"""
+    steered_vs_prompted: PairedComparison | None
+    """Did the direction replace the prompt?"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CosineLayer:
     """Cosine to the reference persona's direction against the bridge, at one layer."""
 
     n: int
@@ -162,11 +209,11 @@ class LayerGeometry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Geometry:
+class CosineCorrelation:
     """The cosine-to-firing correlation, layer by layer."""
 
     reference: str
-    layers: Mapping[str, LayerGeometry]
+    layers: Mapping[str, CosineLayer]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,10 +231,9 @@ class Analysis:
     iterations: int
     seed: int
     arms: Mapping[str, ArmResult]
-    controls: Mapping[str, ControlArm | SignCheck | None]
-    """`baseline`, `isotropic`, `contrast`, `sign_check`; None where the experiment has none."""
-    comparisons: Mapping[str, Comparison | None]
-    geometry: Geometry | None
+    controls: ControlResults
+    comparisons: ComparisonResults
+    geometry: CosineCorrelation | None
     outcome: Outcome
     """Machine-readable reason of the verdict."""
     verdict: Verdict
@@ -199,6 +245,28 @@ class Analysis:
     """The arm passes at one of the two strengths only; None if one of them is undecided."""
     notes: tuple[str, ...]
     """What a reader should know of the table, such as incomplete cells."""
+
+    @property
+    def tested(self) -> ArmResult:
+        """The arm that the verdict is about."""
+        return self.arms[self.arm]
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "Analysis":
+        """The record that `to_json` wrote, typed again.
+
+        Args:
+            value: Parsed `analysis.json` or `verdict.json`; keys of other parts are left alone.
+
+        Raises:
+            IntegrityError: a field is missing or has another type, so this is no analysis.
+        """
+        try:
+            return TypeAdapter(cls).validate_python(value)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(key) for key in first["loc"])
+            raise IntegrityError(f"not an analysis: {where}: {first['msg']}") from error
 
 
 def to_json(analysis: Analysis) -> dict[str, Any]:

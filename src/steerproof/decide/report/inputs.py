@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from steerproof.decide.analysis.rates import CellKind, RateTable, canonical_strength
+from steerproof.decide.analysis.records import Analysis
 from steerproof.spec.experiment import Experiment, PromptKind
 from steerproof.spec.grid import Cell
 
@@ -104,8 +105,7 @@ class ReportInputs:
 
     experiment: Experiment
     rates: RateTable
-    analysis: Json
-    """`records.to_json(analysis)`."""
+    analysis: Analysis
     calibration: Json = field(default_factory=dict)
     """`calibration.json`: layers -> h_bar, personas, cosines; empty if there is none."""
     training: Sequence[TrainingSummary] = ()
@@ -121,7 +121,7 @@ class ReportInputs:
     """sha256 of what went in and came out, by name."""
     lock: Lock | None = None
     deviations: Sequence[Deviation] = ()
-    registered: Json | None = None
+    registered: Analysis | None = None
     """The analysis under the locked experiment, where a deviation changed the analysis alone."""
     facts: RunFacts | None = None
     command: str = ""

@@ -66,7 +66,7 @@ def page(inputs: ReportInputs, drawings: Mapping[str, Drawing]) -> str:
             experiment=inputs.experiment,
             asked=inputs.experiment.analysis,
             found=inputs.analysis,
-            tested=inputs.analysis["arms"][inputs.analysis["arm"]],
+            tested=inputs.analysis.tested,
             drawings=drawings,
             view=report_view,
             words=wording,

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 
 from steerproof.decide.analysis.rates import CellKind, canonical_strength, lookup
+from steerproof.decide.analysis.records import Bounds, PairedComparison
 from steerproof.decide.report import wording
 from steerproof.decide.report.figures.fluency import CLIFF
 from steerproof.decide.report.inputs import Completion, Json, ReportInputs, bridge_kind, short_name
@@ -76,8 +77,8 @@ class Sample:
 def headline(inputs: ReportInputs) -> Headline:
     """The verdict as one sentence, its reading, and what a reader must know with it."""
     found = inputs.analysis
-    caveats = [wording.sentence(note) for note in found.get("notes", ())]
-    if found.get("magnitude_bound"):
+    caveats = [wording.sentence(note) for note in found.notes]
+    if found.magnitude_bound:
         caveats.insert(0, "Magnitude-bound: the arm passes at one of the two strengths only.")
     if inputs.lock is None:
         caveats.insert(0, "Not registered: there is no lock, so read this as exploration.")
@@ -96,9 +97,9 @@ def headline(inputs: ReportInputs) -> Headline:
             "Objections."
         )
     return Headline(
-        word=found["verdict"],
-        sentence=f"{_LEADS[found['verdict']]}: {wording.with_meanings(found['reason'])}.",
-        reading=wording.sentence(found["reading"]),
+        word=found.verdict,
+        sentence=f"{_LEADS[found.verdict]}: {wording.with_meanings(found.reason)}.",
+        reading=wording.sentence(found.reading),
         caveats=tuple(caveats),
     )
 
@@ -106,7 +107,7 @@ def headline(inputs: ReportInputs) -> Headline:
 def kill_rows(inputs: ReportInputs, arm: str) -> Iterator[KillRow]:
     """The kills of an arm with the numbers that decided each."""
     thresholds = inputs.experiment.analysis.thresholds.model_dump()
-    for name, kill in inputs.analysis["arms"][arm]["kills"].items():
+    for name, kill in inputs.analysis.arms[arm].kills.items():
         limits = [f"{words} {thresholds[key]:g}" for words, key in _LIMITS.get(name, ())]
         if name == "direction_not_specific":
             limits.append("and mean rates closer than the larger Wilson half-width")
@@ -114,13 +115,12 @@ def kill_rows(inputs: ReportInputs, arm: str) -> Iterator[KillRow]:
             name=name,
             meaning=wording.KILL_MEANINGS.get(name, ""),
             limit=" ".join(limits),
-            state=wording.yes(kill["fired"], ("fired", "not fired")),
+            state=wording.yes(kill.fired, ("fired", "not fired")),
             numbers=tuple(
                 (wording.number_name(key), _kill_number(key, value))
-                for key, value in kill.items()
-                if key not in ("fired", "reason")
+                for key, value in kill.numbers.items()
             ),
-            reason=kill["reason"],
+            reason=kill.reason,
         )
 
 
@@ -181,30 +181,45 @@ def sample(completion: Completion, marker: str) -> Sample:
     return Sample(completion=completion, question=reveal(completion.question), parts=parts)
 
 
-def comparison_rows(pairs: Mapping[str, Json | None]) -> list[tuple[str, list[str]]]:
+def comparison_rows(pairs: Sequence[PairedComparison]) -> list[tuple[str, list[str]]]:
     """The comparisons side by side: name of the quantity, then one value per comparison."""
-    found = [pair for pair in pairs.values() if pair is not None]
 
-    def both(pair: Json, left: str, right: str) -> str:
-        return f"{wording.fixed(pair[left])} and {wording.fixed(pair[right])}"
+    def both(left: float | None, right: float | None) -> str:
+        return f"{wording.fixed(left)} and {wording.fixed(right)}"
 
-    def within(pair: Json, name: str) -> str:
-        return f"{wording.signed(pair[name])} ({wording.bounds(pair[name + '_interval'])})"
+    def within(value: float | None, interval: Bounds | None) -> str:
+        return f"{wording.signed(value)} ({wording.bounds(interval)})"
 
     rows = [
-        ("Against", [pair["right"] for pair in found]),
-        ("ρ with the bridge, both", [both(pair, "rho_left", "rho_right") for pair in found]),
-        ("Difference of ρ (interval)", [within(pair, "rho_difference") for pair in found]),
-        ("ρ with each other (interval)", [within(pair, "rho_between") for pair in found]),
-        ("Mean rates, both", [both(pair, "mean_left", "mean_right") for pair in found]),
+        ("Against", [pair.right for pair in pairs]),
+        ("ρ with the bridge, both", [both(pair.rho_left, pair.rho_right) for pair in pairs]),
+        (
+            "Difference of ρ (interval)",
+            [within(pair.rho_difference, pair.rho_difference_interval) for pair in pairs],
+        ),
+        (
+            "ρ with each other (interval)",
+            [within(pair.rho_between, pair.rho_between_interval) for pair in pairs],
+        ),
+        ("Mean rates, both", [both(pair.mean_left, pair.mean_right) for pair in pairs]),
         (
             "Difference of mean rates (interval)",
-            [within(pair, "mean_difference") for pair in found],
+            [within(pair.mean_difference, pair.mean_difference_interval) for pair in pairs],
         ),
     ]
-    if any(pair["reason"] for pair in found):
-        rows.append(("Note", [pair["reason"] or "–" for pair in found]))
+    if any(pair.reason for pair in pairs):
+        rows.append(("Note", [pair.reason or "–" for pair in pairs]))
     return rows
+
+
+def comparisons(inputs: ReportInputs) -> dict[str, PairedComparison]:
+    """The comparisons that could be made, each under its question."""
+    found = inputs.analysis.comparisons
+    asked = {
+        "Did training rescue steering?": found.steered_vs_baseline_arm,
+        "Did the direction replace the prompt?": found.steered_vs_prompted,
+    }
+    return {question: pair for question, pair in asked.items() if pair is not None}
 
 
 def bridge_line(inputs: ReportInputs) -> tuple[str, str]:

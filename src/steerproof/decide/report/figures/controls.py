@@ -35,7 +35,7 @@ def control_arms(inputs: ReportInputs) -> Drawing | None:
     experiment = inputs.experiment
     asked = experiment.analysis
     named = (asked.isotropic_arm, asked.contrast_arm)
-    arms = [arm for arm in named if arm is not None and arm != inputs.analysis["arm"]]
+    arms = [arm for arm in named if arm is not None and arm != inputs.analysis.arm]
     if not arms:
         return None
     kinds = [kind_of(experiment, arm, asked.primary_strength) for arm in arms]
@@ -80,7 +80,7 @@ def pushes(inputs: ReportInputs) -> Drawing | None:
 
 
 def _pairs(inputs: ReportInputs) -> list[Pair]:
-    experiment, arm = inputs.experiment, str(inputs.analysis["arm"])
+    experiment, arm = inputs.experiment, inputs.analysis.arm
     asked = experiment.analysis
     pairs = []
     if asked.negative_strength is not None and asked.co_primary_strength is not None:

@@ -1,16 +1,17 @@
 """rho of every arm with its intervals, and the bootstrap distributions behind them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from steerproof.decide.analysis.records import Histogram, StrengthResult
 from steerproof.decide.report.figures.canvas import Drawing, Layout, drawing, panels, style
 from steerproof.decide.report.figures.marks import guide, say_empty, tipped
 from steerproof.decide.report.figures.palette import BLUE, GREEN, INK, ORANGE, QUIET, SERIES
 from steerproof.decide.report.figures.ranking import tested_arms
-from steerproof.decide.report.inputs import Json, ReportInputs
+from steerproof.decide.report.inputs import ReportInputs
 from steerproof.decide.report.wording import bounds
 
 
@@ -19,18 +20,15 @@ class Row:
     """One arm at one strength."""
 
     label: str
-    result: Json
+    result: StrengthResult
 
 
 def rows(inputs: ReportInputs) -> Iterator[Row]:
     """Every estimate of the analysis, arms in the experiment's order, the tested arm first."""
-    arms = inputs.analysis["arms"]
-    first = inputs.analysis["arm"]
+    arms, first = inputs.analysis.arms, inputs.analysis.arm
     for arm in sorted(arms, key=lambda name: name != first):
-        for place in ("primary", "co_primary"):
-            result = arms[arm].get(place)
-            if result is not None:
-                yield Row(label=f"{arm}, {result['strength']}", result=result)
+        for result in arms[arm].strengths:
+            yield Row(label=f"{arm}, {result.strength}", result=result)
 
 
 def estimates(inputs: ReportInputs) -> Drawing:
@@ -57,7 +55,7 @@ def estimates(inputs: ReportInputs) -> Drawing:
             "registered interval (these personas, questions resampled). Thin bar: two-level "
             "interval (personas in general). Brackets: range with one persona left out. To pass, "
             f"the point must reach {threshold:g} and the broad bar must lie right of 0.",
-            tuple(f"{row.label}: {row.result['reason']}" for row in found if row.result["reason"]),
+            tuple(f"{row.label}: {row.result.reason}" for row in found if row.result.reason),
         )
 
 
@@ -70,26 +68,26 @@ def _rho_axis(axes: Axes, threshold: float) -> None:
     guide(axes, threshold, f"threshold {threshold:g}", strong=True)
 
 
-def _estimate(axes: Axes, y: int, result: Json) -> None:
-    colour = BLUE if result["passes"] else ORANGE
-    if result["two_level"] is not None:
-        axes.plot(result["two_level"], [y, y], color=QUIET, linewidth=1.1)
-    if result["interval"] is not None:
+def _estimate(axes: Axes, y: int, result: StrengthResult) -> None:
+    colour = BLUE if result.passes else ORANGE
+    if result.two_level is not None:
+        axes.plot(result.two_level, [y, y], color=QUIET, linewidth=1.1)
+    if result.interval is not None:
         axes.plot(
-            result["interval"], [y, y], color=colour, linewidth=5, alpha=0.55, solid_capstyle="butt"
+            result.interval, [y, y], color=colour, linewidth=5, alpha=0.55, solid_capstyle="butt"
         )
-    for end, sign in zip(result["leave_one_out"] or (), ("[", "]"), strict=False):
+    for end, sign in zip(result.leave_one_out or (), ("[", "]"), strict=False):
         axes.annotate(sign, (end, y), ha="center", va="center", fontsize=10, color=INK)
-    if result["rho"] is None:
+    if result.rho is None:
         axes.annotate(
             "undefined", (0, y), (8, 0), textcoords="offset points", va="center", color=QUIET
         )
         return
-    words = f"rho {result['rho']:+.3f}, registered {bounds(result['interval'])}"
+    words = f"rho {result.rho:+.3f}, registered {bounds(result.interval)}"
     axes.plot(
-        [result["rho"]],
+        [result.rho],
         [y],
-        "o" if result["passes"] else "s",
+        "o" if result.passes else "s",
         color=colour,
         markersize=6.5,
         markeredgewidth=0,
@@ -101,20 +99,26 @@ def _estimate(axes: Axes, y: int, result: Json) -> None:
 def bootstrap(inputs: ReportInputs) -> Drawing:
     """Bootstrap distributions of rho at the primary strength: registered and two-level."""
     asked = inputs.experiment.analysis
-    arms = [arm for arm in tested_arms(inputs) if arm in inputs.analysis["arms"]]
-    results = {arm: inputs.analysis["arms"][arm]["primary"] for arm in arms}
+    results = {
+        arm: inputs.analysis.arms[arm].primary
+        for arm in tested_arms(inputs)
+        if arm in inputs.analysis.arms
+    }
     missing: tuple[str, ...] = ()
     with style():
         figure, grid = panels(Layout(height=2.75, top=0.55, columns=2, gap=0.08))
-        for axes, (field, words) in zip(grid, _KINDS, strict=True):
-            for place, arm in enumerate(arms):
-                if results[arm][field] is None:
-                    missing += (f"arm {arm}, {words}: {results[arm]['reason']}",)
+        for axes, (words, distribution) in zip(grid, _DISTRIBUTIONS.items(), strict=True):
+            drawn = 0
+            for place, (arm, result) in enumerate(results.items()):
+                histogram = distribution(result)
+                if histogram is None:
+                    missing += (f"arm {arm}, {words}: {result.reason}",)
                 else:
-                    _histogram(axes, results[arm], field, f"Arm {arm}", place)
+                    _histogram(axes, histogram, result.rho, f"Arm {arm}", place)
+                    drawn += 1
             axes.set_title(words, pad=18)
             _rho_axis(axes, asked.thresholds.rho)
-            if all(results[arm][field] is None for arm in arms):
+            if not drawn:
                 say_empty(axes, "no interval")
             else:
                 axes.legend(loc="upper left")
@@ -132,34 +136,33 @@ def bootstrap(inputs: ReportInputs) -> Drawing:
         )
 
 
-_KINDS = (
-    ("distribution", "Registered: these personas"),
-    ("two_level_distribution", "Two-level: personas in general"),
-)
+_DISTRIBUTIONS: Mapping[str, Callable[[StrengthResult], Histogram | None]] = {
+    "Registered: these personas": lambda result: result.distribution,
+    "Two-level: personas in general": lambda result: result.two_level_distribution,
+}
 
 
-def _histogram(axes: Axes, result: Json, field: str, label: str, place: int) -> None:
-    edges, counts = result[field]["edges"], result[field]["counts"]
-    total = sum(counts) or 1
-    shares = [100 * count / total for count in counts]
+def _histogram(axes: Axes, histogram: Histogram, rho: float | None, label: str, place: int) -> None:
+    total = sum(histogram.counts) or 1
+    shares = [100 * count / total for count in histogram.counts]
     colour = (BLUE, ORANGE, GREEN)[place]
-    axes.stairs(shares, edges, fill=True, color=colour, alpha=0.3, linewidth=0)
+    axes.stairs(shares, histogram.edges, fill=True, color=colour, alpha=0.3, linewidth=0)
     axes.stairs(
         shares,
-        edges,
+        histogram.edges,
         color=colour,
         linewidth=1.2,
         label=label,
         linestyle="-" if place == 0 else (0, (3, 1.2)),
     )
-    if result["rho"] is not None:
+    if rho is not None:
         axes.plot(
-            [result["rho"]],
+            [rho],
             [0],
             SERIES[0 if place == 0 else 2][1],
             color=colour,
             clip_on=False,
             markersize=6,
             zorder=6,
-            gid=tipped(f"{label}: rho {result['rho']:+.3f}"),
+            gid=tipped(f"{label}: rho {rho:+.3f}"),
         )

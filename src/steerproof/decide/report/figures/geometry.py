@@ -112,9 +112,9 @@ def reference(inputs: ReportInputs) -> Drawing | None:
 
 
 def _title(inputs: ReportInputs, layer: str) -> str:
-    geometry = inputs.analysis.get("geometry") or {"layers": {}}
-    found = geometry["layers"].get(layer)
-    return f"Layer {layer}: ρ = {signed(None if found is None else found['rho'])}"
+    correlation = inputs.analysis.geometry
+    at_layer = None if correlation is None else correlation.layers.get(layer)
+    return f"Layer {layer}: ρ = {signed(None if at_layer is None else at_layer.rho)}"
 
 
 def _against_bridge(

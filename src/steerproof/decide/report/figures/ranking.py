@@ -47,16 +47,15 @@ def ranking(inputs: ReportInputs, strength: str, name: str) -> Drawing:
 
 def tested_arms(inputs: ReportInputs) -> list[str]:
     """The arm that the verdict is about, and the one that must fail the same rule."""
-    arms = (inputs.analysis["arm"], inputs.experiment.analysis.baseline_arm)
+    arms = (inputs.analysis.arm, inputs.experiment.analysis.baseline_arm)
     return list(dict.fromkeys(arm for arm in arms if arm is not None))
 
 
 def _title(inputs: ReportInputs, arm: str, strength: str) -> str:
-    results = inputs.analysis["arms"].get(arm, {})
-    for place in ("primary", "co_primary"):
-        result = results.get(place)
-        if result is not None and result["strength"] == canonical_strength(strength):
-            return f"Arm {arm} at {strength}: ρ = {signed(result['rho'])}"
+    measured = inputs.analysis.arms.get(arm)
+    for result in measured.strengths if measured else ():
+        if result.strength == canonical_strength(strength):
+            return f"Arm {arm} at {strength}: ρ = {signed(result.rho)}"
     return f"Arm {arm} at {strength}: not measured"
 
 

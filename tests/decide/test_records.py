@@ -1,0 +1,64 @@
+"""Records of the analysis as JSON and back: the same values, the same bytes."""
+
+import json
+
+import pytest
+
+from steerproof.decide.analysis.analyze import analyze
+from steerproof.decide.analysis.rates_csv import read_rates
+from steerproof.decide.analysis.records import Analysis, SignCheck, to_json
+from steerproof.decide.analysis.rule import Outcome, Verdict
+from steerproof.errors import IntegrityError
+from steerproof.spec.yaml_io import load_experiment
+from tests.decide import report_example as example
+from tests.decide.test_published import DATA
+
+GOLDEN = DATA.with_name("issue267_analysis.json")
+
+
+def text_of(analysis: Analysis) -> str:
+    """As analysis.json is written."""
+    return json.dumps(to_json(analysis), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def test_the_bytes_of_an_analysis_are_those_of_earlier_versions():
+    experiment = load_experiment("published-267").experiment
+    table = read_rates(DATA.with_name("issue267_rates.csv"), experiment)
+    cosines = {"20": {p.name: i / 20 - 0.3 for i, p in enumerate(experiment.personas)}}
+    analysis = analyze(table, experiment, arm="C", geometry=cosines)
+    assert text_of(analysis) == GOLDEN.read_text(encoding="utf-8")
+
+
+def test_an_analysis_of_an_earlier_version_is_read_and_written_as_it_was():
+    text = GOLDEN.read_text(encoding="utf-8")
+    analysis = Analysis.from_json(json.loads(text))
+    assert text_of(analysis) == text
+    assert (analysis.verdict, analysis.outcome) == (Verdict.REFUTED, Outcome.SIGN_INVERTED)
+    assert analysis.tested.kills["sign_inverted"].numbers == {"n_inverted": 10, "n": 10}
+
+
+def test_an_analysis_with_every_part_comes_back_as_the_same_record():
+    analysis = example.inputs().analysis
+    assert isinstance(analysis.controls.sign_check, SignCheck)
+    assert analysis.geometry is not None
+    assert analysis.tested.primary.distribution is not None
+    assert Analysis.from_json(json.loads(text_of(analysis))) == analysis
+
+
+def test_what_stands_beside_the_analysis_in_verdict_json_is_left_alone():
+    analysis = example.inputs().analysis
+    published = {**to_json(analysis), "gates": [{"layer": 4}], "lock": "a1b2"}
+    assert Analysis.from_json(published) == analysis
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"verdict": "PROBABLY"}, "not an analysis: verdict"),
+        ({"personas": None}, "not an analysis: personas"),
+        ({"arms": {"A": {}}}, "not an analysis: arms.A.direction"),
+    ],
+)
+def test_what_is_no_analysis_is_refused_with_the_place(change, message):
+    with pytest.raises(IntegrityError, match=message):
+        Analysis.from_json({**to_json(example.inputs().analysis), **change})
