@@ -15,7 +15,7 @@ import typer
 
 import steerproof
 from steerproof import tables
-from steerproof.cli.output import Device, Json, RunDir, Source, Where, complain, say, texts
+from steerproof.cli.output import Device, Json, RunDir, Source, Where, complain, needing, say, texts
 from steerproof.errors import MachineError, SteerproofError
 from steerproof.text import clean
 
@@ -80,9 +80,6 @@ def run(
     deviate: Annotated[str | None, typer.Option(help="Go on although it differs: why.")] = None,
     steal: Annotated[bool, typer.Option(help="Take over from a process that is gone.")] = False,
     strict: Annotated[bool, typer.Option(help="Let serious objections block the run.")] = False,
-    mirror: Annotated[
-        list[str] | None, typer.Option(help="Copy the timeline: tensorboard, wandb, mlflow.")
-    ] = None,
     as_json: Json = False,
 ) -> None:
     """Do what is missing, then the verdict and the report. The same command resumes."""
@@ -90,7 +87,6 @@ def run(
     from steerproof.progress import following
     from steerproof.run.driver.workers import choose_device, make_executor
     from steerproof.run.graph.units import model_directory
-    from steerproof.run.mirrors import mirrored
     from steerproof.run.session import new_session, run_experiment
     from steerproof.spec.yaml_io import load_experiment
 
@@ -100,17 +96,9 @@ def run(
     session = new_session(loaded, place, chosen)
     weights = weight_bytes(model_directory(loaded.experiment, loaded.directory))
     hands = make_executor(executor, place, chosen, workers, weights)
-    with (
-        mirrored(place, mirror or (), complain) as copy,
-        following(sys.stderr, loaded.experiment.title) as show,
-    ):
+    with following(sys.stderr, loaded.experiment.title) as show:
         summary, verdict = run_experiment(
-            session,
-            hands,
-            listen=lambda event, progress: (show(event, progress), copy(event, progress))[0],
-            deviate=deviate,
-            steal=steal,
-            strict=strict,
+            session, hands, listen=show, deviate=deviate, steal=steal, strict=strict
         )
     if summary.stopped:
         complain(f"stopped; finished units are kept. To go on: {session.command}")
@@ -266,7 +254,8 @@ def propose(
     as_json: Json = False,
 ) -> None:
     """Put a proposal on the board."""
-    from steerproof.board.entries import propose as put
+    with needing("board"):
+        from steerproof.board.entries import propose as put
 
     entry = put(file, experiment, board_dir)
     text = f"#{entry.number} {entry.title}: proposed. See it with: steerproof board runs"
@@ -286,7 +275,8 @@ def board(
     board_dir: Annotated[Path, typer.Option(help="The board's own data.")] = Path("board"),
 ) -> None:
     """The web page over run directories, on loopback."""
-    from steerproof.board.server import serve
+    with needing("board"):
+        from steerproof.board.server import serve
 
     for number in (signal.SIGINT, signal.SIGTERM):  # the usual end of a server is no interruption
         signal.signal(number, lambda _signal, _frame: sys.exit(0))
@@ -306,7 +296,8 @@ def add_user(
     board_dir: Annotated[Path, typer.Option(help="The board's own data.")] = Path("board"),
 ) -> None:
     """Create a user of the board, or give one a new password."""
-    from steerproof.board.users import add_user as add
+    with needing("board"):
+        from steerproof.board.users import add_user as add
 
     password = typer.prompt("password", hide_input=True, confirmation_prompt=True)
     add(board_dir, name, password)

@@ -3,13 +3,15 @@
 import dataclasses
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
+from steerproof.errors import MachineError
 from steerproof.text import clean
 
 Source = Annotated[str, typer.Argument(help="Path of an experiment file, or a shipped name (zlt).")]
@@ -44,3 +46,22 @@ def texts(value: Any) -> Any:
     if isinstance(value, dict):
         return {str(key): texts(item) for key, item in value.items()}
     return [texts(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+@contextmanager
+def needing(extra: str) -> Iterator[None]:
+    """Around imports that an extra brings: one that is missing says how to install it.
+
+    Raises:
+        MachineError: a library of the extra is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing == "steerproof":
+            raise
+        raise MachineError(
+            f"{missing} is not installed, and this command needs it; install it with:"
+            f" pip install 'steerproof[{extra}]'"
+        ) from None

@@ -20,8 +20,8 @@ from steerproof.run.store.hold import kernel_lock_works
 
 OK, WARN, FAIL = "ok", "warn", "fail"
 _NEEDED = ("torch", "transformers", "safetensors", "numpy", "scipy", "pyarrow")
-_OPTIONAL = ("ray", "tensorboard", "wandb", "mlflow-skinny")
-_TOKENS = ("HF_TOKEN", "WANDB_API_KEY", "MLFLOW_TRACKING_TOKEN")
+_OPTIONAL = ("ray",)
+_TOKENS = ("HF_TOKEN",)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
