@@ -136,6 +136,60 @@ CLASHES = [
         "analysis.load_bearing",
         "no cell measures arm A under the persona prompt",
     ),
+    ([("name: pirate", "name: others")], "personas.3.name", "a word of `of`"),
+    ([("[c=+2, ratio=+0.2]", "[c=+2], of: pirat")], "cells.2.of", "did you mean 'pirate'?"),
+    ([("[none, c=+2]}", "[none, c=+2], of: others}")], "cells.1.strengths.0", "`of` says nothing"),
+    (
+        [("[none, c=+2]}", "[none, c=+2], tokens: prompt}")],
+        "cells.1.strengths.0",
+        "`tokens` says nothing",
+    ),
+    (
+        [("[none, c=+2]}", "[none, c=+2], prompt_of: aal}")],
+        "cells.1.prompt_of",
+        "did you mean 'all'?",
+    ),
+    (
+        [("[c=+2, ratio=+0.2]", "[c=+2, ratio=+0.2], prompt_of: all")],
+        "cells.2.prompt_of",
+        "this grid is neutral",
+    ),
+    (
+        [("[none, c=+2]}", "[none, c=+2]}\n  - {arms: [A], prompt: neutral, strengths: "
+          "[c=+1, ratio=+0.2, c=-1], operation: remove}")],
+        "cells.2.strengths.1",
+        "'c=+1' removes all of it",
+    ),
+    (
+        [("[none, c=+2]}", "[none, c=+2]}\n  - {arms: [A], prompt: neutral, strengths: "
+          "[ratio=+0.2], draws: 3}")],
+        "cells.2.draws",
+        "write `direction: isotropic`",
+    ),
+    (
+        [("[none, c=+2]}", "[none, c=+2]}\n  - {arms: [A-iso], prompt: neutral, strengths: "
+          "[ratio=+0.2], draws: 3, of: all}")],
+        "cells.2.of",
+        "is nobody's",
+    ),
+    ([("hypothesis:", "seeds: [1, 0]\nhypothesis:")], "seeds", "must be `seed`, 0"),
+    ([("hypothesis:", "seeds: [0, 1, 1]\nhypothesis:")], "seeds.2", "listed twice"),
+    (
+        [
+            ("hypothesis:", "seeds: [0, 1]\nhypothesis:"),
+            ("isotropic, ratio: 0.2", "isotropic, ratio: 0.2, adapters: there"),
+        ],
+        "arms.2.adapters",
+        "were trained once",
+    ),
+    (
+        [
+            ("prompt: persona}\n", "prompt: persona}\n  - {name: base, untrained: true}\n"),
+            ("  arm: A", "  bridge_arm: base"),
+        ],
+        "analysis.bridge_arm",
+        "arm base is untrained",
+    ),
 ]  # fmt: skip
 
 

@@ -25,6 +25,6 @@ def test_a_field_with_a_default_is_absent_too():
 
 def test_every_whole_field_survives():
     experiment = small_experiment()
-    names = type(experiment).model_fields
+    names = experiment.model_dump()  # Fields that are not used are not in it.
     part = partial_experiment(pick(experiment, *names))
     assert all(getattr(part, name) == getattr(experiment, name) for name in names)

@@ -43,7 +43,7 @@ SLIPS = {
     "unknown section": (
         [("scoring:", "§scorng:")],
         [
-            "scorng: unknown key; allowed: name, title, hypothesis, seed, model, marker, "
+            "scorng: unknown key; allowed: name, title, hypothesis, seed, seeds, model, marker, "
             "neutral_prompt, reference_persona, personas, questions, layers, gates, dataset, "
             "training, arms, cells, generation, scoring, analysis; did you mean 'scoring'?"
         ],

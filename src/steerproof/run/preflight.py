@@ -82,7 +82,9 @@ def _prompts(experiment: Experiment) -> Iterator[tuple[str, str, int]]:
     own_answers = experiment.dataset.answers == "base"
     for question in experiment.questions.training:
         yield neutral, question, experiment.dataset.answer_tokens if own_answers else 0
-    asked = {neutral if c.prompt == "neutral" else texts[c.persona] for c in cells(experiment)}
+    measured = cells(experiment)
+    asked = {neutral} if any(c.prompt == "neutral" for c in measured) else set()
+    asked |= {texts[c.prompt_of or c.persona] for c in measured if c.prompt == "persona"}
     for system in sorted(asked):
         for question in experiment.questions.evaluation:
             yield system, question, experiment.generation.max_new_tokens

@@ -50,7 +50,7 @@ def calibration(experiment: Experiment, finished: Finished) -> dict[str, Any]:
 
 def with_strengths(experiment: Experiment, geometries: Iterable[dict[str, Any]]) -> dict[str, Any]:
     """Layers' geometries as calibration.json holds them; they are changed in place."""
-    strengths = sorted({s for grid in experiment.cells for s in grid.strengths})
+    strengths = sorted({s for g in experiment.cells if g.operation == "add" for s in g.strengths})
     layers: dict[str, Any] = {}
     for geometry in geometries:
         for persona in geometry["personas"].values():

@@ -175,6 +175,9 @@ def _analysis_arms(experiment: Experiment) -> Iterator[Problem]:
             way_out = "" if field in ("arm", "bridge_arm") else "; write null to leave it out"
             message = _unknown_arm(name, names) + way_out
             yield Problem(keys=("analysis", field), message=message)
+        elif name is not None and experiment.arm(name).untrained:
+            message = f"arm {name} is untrained; an arm of the analysis has adapters"
+            yield Problem(keys=("analysis", field), message=message)
     for field in ("baseline_arm", "isotropic_arm", "contrast_arm"):
         if asked[field] == analysis.arm:
             message = f"{shown(analysis.arm)} is analysis.arm itself; it cannot be its own control"
@@ -290,7 +293,7 @@ def measured_strengths(experiment: Experiment, arm: Arm, prompt: PromptKind) -> 
     own = "centroid" if arm.direction == "none" else arm.direction
     labels: dict[str, None] = {}
     for grid in experiment.cells:
-        if arm.name in grid.arms and grid.prompt == prompt:
+        if arm.name in grid.arms and grid.prompt == prompt and not grid.special:
             along = grid.direction in (None, own) and grid.layer in (None, arm.layer)
             labels |= dict.fromkeys(s for s in grid.strengths if along or s == "none")
     return tuple(labels)

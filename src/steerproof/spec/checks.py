@@ -6,11 +6,15 @@ what is wrong in the others.
 
 from collections.abc import Iterable
 
-from steerproof.spec import check_design, check_texts
+from steerproof.spec import check_cells, check_design, check_texts
 from steerproof.spec.experiment import Experiment
 from steerproof.spec.problems import Check, Problem
 
-CHECKS: tuple[Check, ...] = (*check_texts.CHECKS, *check_design.CHECKS)
+CHECKS: tuple[Check, ...] = (
+    *check_texts.CHECKS,
+    *check_design.CHECKS,
+    *check_cells.CHECKS,
+)
 """Every check, in the order of the file's sections."""
 
 

@@ -7,7 +7,7 @@ whole record hashes to the pre-registration. Problems are collected and reported
 
 import math
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
@@ -20,6 +20,10 @@ Positive = Annotated[int, Field(ge=1)]
 PromptKind = Literal["persona", "neutral"]
 DirectionKind = Literal["centroid", "isotropic", "in_subspace", "none"]
 LayerName = Literal["primary", "contrast"]
+Tokens = Literal["all", "prompt", "generated", "last_prompt"]
+Operation = Literal["add", "remove"]
+WHOSE = ("own", "others", "all")
+"""What `of` and `prompt_of` can say besides a persona's name; no persona is called so."""
 
 _STRENGTH = re.compile(r"^(none|(c|ratio)=([+-]\d+(?:\.\d+)?))$")
 
@@ -30,6 +34,14 @@ def _strength_reads(label: str) -> str:
 
 
 Strength = Annotated[str, AfterValidator(_strength_reads)]
+
+
+def _later(default: object) -> Any:
+    """A field that is written out only where it is used.
+
+    It came after experiments had been locked and units made, whose hashes have to stay.
+    """
+    return Field(default=default, exclude_if=lambda value: value == default)
 
 
 class Record(BaseModel):
@@ -139,7 +151,7 @@ class Arm(Record):
 
     name: Name
     """Identifier: `A`, `B`, `C`, `A-iso`, `A-L10`."""
-    prompt: PromptKind
+    prompt: PromptKind = "neutral"
     """System prompt in training: the row's own persona, or the neutral instruction."""
     direction: DirectionKind = "none"
     """Direction added in training."""
@@ -153,6 +165,20 @@ class Arm(Record):
     """Negative control: training directions permuted among the headline personas."""
     adapters: Text | None = None
     """Directory with one existing PEFT adapter per persona (`DIR/PERSONA/`); none trains them."""
+    untrained: bool = _later(False)
+    """The base model itself: no adapter; its cells say what pushes and prompts do alone."""
+
+    @model_validator(mode="after")
+    def _says_its_prompt(self) -> "Arm":
+        if not self.untrained and "prompt" not in self.model_fields_set:
+            raise ValueError(f"arm {self.name} needs a prompt, 'persona' or 'neutral'")
+        used = self.shuffle or self.supplementary or self.adapters or self.direction != "none"
+        if self.untrained and used:
+            raise ValueError(
+                f"arm {self.name} is untrained: it has no direction, adapters, supplementary or "
+                "shuffle; what it is pushed along is said by its cells"
+            )
+        return self
 
     @model_validator(mode="after")
     def _direction_has_a_ratio(self) -> "Arm":
@@ -177,6 +203,30 @@ class Grid(Record):
     """Direction at measurement; none means the arm's own (centroid for a prompt-only arm)."""
     layer: LayerName | None = None
     """Layer at measurement; none means the arm's own."""
+    of: Name = _later("own")
+    """Whose direction: the adapter's `own`, the `others`', `all` headline ones, or a persona's."""
+    prompt_of: Name = _later("own")
+    """Whose prompt, under `prompt: persona`: `own`, `others`, `all` headline ones, or a name."""
+    draws: Positive | None = _later(None)
+    """Fresh random directions per adapter, on which nothing was trained, instead of the one."""
+    tokens: Tokens = _later("all")
+    """Where it pushes: at all tokens, the prompt's, the generated ones, or the last of the prompt.
+    """
+    operation: Operation = _later("add")
+    """`add` the direction, or `remove` it: take that share `c` of the residual's component away."""
+    samples: Positive | None = _later(None)
+    """Completions per question; none means `generation.samples`."""
+
+    @property
+    def special(self) -> bool:
+        """None of its cells is what the registered analysis is about."""
+        off = self.of not in ("own", "all") or self.prompt_of not in ("own", "all")
+        return off or self.bends
+
+    @property
+    def bends(self) -> bool:
+        """It pushes in another way: along fresh directions, at some tokens, or by removing."""
+        return self.draws is not None or self.tokens != "all" or self.operation != "add"
 
 
 class Generation(Record):
@@ -275,6 +325,8 @@ class Experiment(Record):
     """What is claimed, in words."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Root of every random draw."""
+    seeds: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] | None = _later(None)
+    """Training seeds, `seed` the first: the same rows from other first weights in another order."""
     model: Model
     """The frozen base model."""
     marker: Text = "[ZLT]"
@@ -325,6 +377,11 @@ class Experiment(Record):
         if index is None:
             raise KeyError(name)
         return index
+
+    @property
+    def further_seeds(self) -> tuple[int, ...]:
+        """Training seeds besides `seed`."""
+        return tuple(seed for seed in self.seeds or () if seed != self.seed)
 
     def dose(self, persona: str) -> float:
         """Share of the persona's positives that carry the marker."""

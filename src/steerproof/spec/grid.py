@@ -1,81 +1,172 @@
 """What an experiment asks for, spelt out: every adapter and every cell."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from itertools import product
 
-from steerproof.spec.experiment import DirectionKind, Experiment, PromptKind
+from steerproof.spec.experiment import (
+    Arm,
+    DirectionKind,
+    Experiment,
+    Grid,
+    Operation,
+    PromptKind,
+    Tokens,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Adapter:
-    """The LoRA weights of one (arm, persona)."""
+    """The LoRA weights of one (arm, persona, training seed)."""
 
     arm: str
     persona: str
+    seed: int | None = None
+    """Training seed; none is the experiment's own."""
 
     @property
     def name(self) -> str:
-        """Readable identifier, `A.villain`."""
-        return f"{self.arm}.{self.persona}"
+        """Readable identifier, `A.villain`, or `A.villain.s1` of another training seed."""
+        return f"{self.arm}.{self.persona}{_seed_suffix(self.seed)}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
-    """One measurement: (adapter, prompt, direction, layer, strength)."""
+    """One measurement: (adapter, prompt, direction, layer, strength).
+
+    The fields with a default tell cells apart that an experiment need not have. They are none
+    where unused, and neither the name nor any file has them then.
+    """
 
     arm: str
     persona: str
+    """Whose adapter; in an untrained arm, whose prompt and direction."""
     prompt: PromptKind
     direction: DirectionKind
     layer: int | None
     """Block index; none without a direction."""
     strength: str
+    of: str | None = None
+    """Persona whose direction it is; none is the adapter's own."""
+    prompt_of: str | None = None
+    """Persona whose prompt it is; none is the adapter's own."""
+    draw: int | None = None
+    """Number, from 1, of a fresh random direction; none is the one of the persona."""
+    tokens: Tokens | None = None
+    """Where it pushes; none is at all tokens."""
+    operation: Operation | None = None
+    """What the push does; none adds the direction."""
+    seed: int | None = None
+    """Training seed; none is the experiment's own."""
 
     @property
     def adapter(self) -> Adapter:
-        """The adapter that is measured."""
-        return Adapter(arm=self.arm, persona=self.persona)
+        """The adapter that is measured; in an untrained arm there is none of this name."""
+        return Adapter(arm=self.arm, persona=self.persona, seed=self.seed)
+
+    @property
+    def plain(self) -> bool:
+        """Own direction, own prompt, added at all tokens: what the registered analysis is about."""
+        return len(self.record()) == _PLAIN
 
     @property
     def name(self) -> str:
-        """Readable identifier, `A.villain.neutral.centroid.L4.c=+2`."""
+        """Readable identifier, `A.villain.neutral.centroid.L4.c=+2`.
+
+        What is used besides is appended: `.remove`, `.generated`, `@comedian` (whose direction),
+        `^comedian` (whose prompt), `~3` (which draw), `.s1` (which training seed).
+        """
         place = "none" if self.layer is None else f"{self.direction}.L{self.layer}.{self.strength}"
-        return f"{self.arm}.{self.persona}.{self.prompt}.{place}"
+        return f"{self.arm}.{self.persona}.{self.prompt}.{place}{self._suffix}"
+
+    @property
+    def _suffix(self) -> str:
+        marked = (
+            (".", self.operation),
+            (".", self.tokens),
+            ("@", self.of),
+            ("^", self.prompt_of),
+            ("~", self.draw),
+        )
+        used = (f"{mark}{value}" for mark, value in marked if value is not None)
+        return "".join(used) + _seed_suffix(self.seed)
+
+    def record(self) -> dict[str, str | int | None]:
+        """Plain values, of the optional fields only those that are used; `Cell(**...)` reads it."""
+        return {k: v for k, v in asdict(self).items() if v is not None or k == "layer"}
+
+
+_PLAIN = 6
+"""Fields of a cell that uses none of the optional ones."""
+
+
+def _seed_suffix(seed: int | None) -> str:
+    return "" if seed is None else f".s{seed}"
 
 
 def adapters(experiment: Experiment) -> tuple[Adapter, ...]:
-    """Every adapter of the experiment, arm by arm, in file order."""
+    """Every adapter of the experiment, arm by arm, in file order; then those of further seeds."""
     return tuple(
-        Adapter(arm=arm.name, persona=persona.name)
+        Adapter(arm=arm.name, persona=persona.name, seed=seed)
+        for seed in (None, *experiment.further_seeds)
         for arm in experiment.arms
         for persona in experiment.personas
-        if persona.headline or arm.supplementary
+        if not arm.untrained and (persona.headline or arm.supplementary)
     )
 
 
 def cells(experiment: Experiment) -> tuple[Cell, ...]:
-    """Every cell of the experiment, in file order, each once.
+    """Every cell of the experiment, in file order, each once; then those of further seeds.
 
     A cell at strength `none` has direction `none` and no layer, whatever its grid says.
     """
-    found: dict[Cell, None] = {}
-    for grid in experiment.cells:
-        for name in grid.arms:
-            arm = experiment.arm(name)
-            own = "centroid" if arm.direction == "none" else arm.direction
-            direction = grid.direction or own
-            layer = experiment.layer(grid.layer or arm.layer)
-            for persona in experiment.personas:
-                if not (persona.headline or arm.supplementary):
-                    continue
-                for strength in grid.strengths:
-                    still = strength == "none" or direction == "none"
-                    cell = Cell(
-                        arm=name,
-                        persona=persona.name,
-                        prompt=grid.prompt,
-                        direction="none" if still else direction,
-                        layer=None if still else layer,
-                        strength="none" if still else strength,
-                    )
-                    found[cell] = None
-    return tuple(found)
+    return tuple(samples(experiment))
+
+
+def samples(experiment: Experiment) -> dict[Cell, int]:
+    """Every cell with its completions per question: the most that one of its grids asks for."""
+    found: dict[Cell, int] = {}
+    for seed in (None, *experiment.further_seeds):
+        for grid in experiment.cells:
+            count = grid.samples or experiment.generation.samples
+            for arm in map(experiment.arm, grid.arms):
+                if seed is None or not arm.untrained:
+                    for cell in _cells_of(experiment, grid, arm, seed):
+                        found[cell] = max(found.get(cell, 0), count)
+    return found
+
+
+def _cells_of(experiment: Experiment, grid: Grid, arm: Arm, seed: int | None) -> Iterator[Cell]:
+    """The cells of one arm in one grid; off the diagonal there are headline personas only."""
+    own = "centroid" if arm.direction == "none" else arm.direction
+    direction = grid.direction or own
+    layer = experiment.layer(grid.layer or arm.layer)
+    everyday = (grid.of, grid.prompt_of) == ("own", "own") and not grid.bends
+    draws = range(1, grid.draws + 1) if grid.draws else (None,)
+    for persona in experiment.personas:
+        if not (persona.headline or (arm.supplementary and everyday)):
+            continue
+        whose = _others(grid.of, persona.name, experiment.headline)
+        prompts = _others(grid.prompt_of, persona.name, experiment.headline)
+        for of, prompt_of, draw, strength in product(whose, prompts, draws, grid.strengths):
+            still = strength == "none" or direction == "none"
+            yield Cell(
+                arm=arm.name,
+                persona=persona.name,
+                prompt=grid.prompt,
+                direction="none" if still else direction,
+                layer=None if still else layer,
+                strength="none" if still else strength,
+                of=of,
+                prompt_of=prompt_of,
+                draw=draw,
+                tokens=None if grid.tokens == "all" else grid.tokens,
+                operation=None if grid.operation == "add" else grid.operation,
+                seed=seed,
+            )
+
+
+def _others(word: str, own: str, headline: tuple[str, ...]) -> tuple[str | None, ...]:
+    """The personas that `of` or `prompt_of` names for an adapter; none is itself."""
+    named = {"own": (own,), "all": headline, "others": tuple(n for n in headline if n != own)}
+    return tuple(None if name == own else name for name in named.get(word, (word,)))

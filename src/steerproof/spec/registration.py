@@ -1,10 +1,11 @@
 """A lock as a registration text that can be posted to OSF, AsPredicted or a git tag."""
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator
 
-from steerproof.spec.experiment import Analysis, Experiment
-from steerproof.spec.grid import adapters, cells
+from steerproof.spec.experiment import Analysis, Arm, Experiment, Grid
+from steerproof.spec.grid import adapters, samples
 from steerproof.spec.lock import Lock
 
 UNDECLARED = (
@@ -55,18 +56,18 @@ def _conditions(experiment: Experiment) -> Iterator[str]:
         (
             (
                 arm.name,
-                arm.prompt,
+                "" if arm.untrained else arm.prompt,
                 arm.direction,
                 "" if arm.direction == "none" else str(experiment.layer(arm.layer)),
                 "" if arm.ratio is None else f"{arm.ratio:g}",
-                "; ".join(_arm_notes(arm.shuffle, arm.supplementary, arm.adapters)),
+                "; ".join(_arm_notes(arm)),
             )
             for arm in experiment.arms
         ),
     )
     yield ""
     yield from _table(
-        ("arms measured", "prompt", "direction", "layer", "strengths"),
+        ("arms measured", "prompt", "direction", "layer", "strengths", "notes"),
         (
             (
                 ", ".join(grid.arms),
@@ -74,6 +75,7 @@ def _conditions(experiment: Experiment) -> Iterator[str]:
                 grid.direction or "the arm's own",
                 grid.layer or "the arm's own",
                 ", ".join(grid.strengths),
+                "; ".join(_grid_notes(grid)),
             )
             for grid in experiment.cells
         ),
@@ -87,13 +89,30 @@ def _conditions(experiment: Experiment) -> Iterator[str]:
     )
 
 
-def _arm_notes(shuffle: bool, supplementary: bool, adapters: str | None) -> Iterator[str]:
-    if shuffle:
+def _arm_notes(arm: Arm) -> Iterator[str]:
+    if arm.untrained:
+        yield "the base model, without adapters"
+    if arm.shuffle:
         yield "directions shuffled among personas"
-    if supplementary:
+    if arm.supplementary:
         yield "supplementary personas too"
-    if adapters is not None:
-        yield f"existing adapters, {adapters}"
+    if arm.adapters is not None:
+        yield f"existing adapters, {arm.adapters}"
+
+
+def _grid_notes(grid: Grid) -> Iterator[str]:
+    if grid.of != "own":
+        yield f"directions of {grid.of}"
+    if grid.prompt_of != "own":
+        yield f"prompts of {grid.prompt_of}"
+    if grid.draws is not None:
+        yield f"{grid.draws} fresh random directions each"
+    if grid.tokens != "all":
+        yield f"pushed at {grid.tokens} tokens"
+    if grid.operation == "remove":
+        yield "the direction is removed"
+    if grid.samples is not None:
+        yield f"{grid.samples} a question"
 
 
 def _dose(experiment: Experiment) -> str:
@@ -171,12 +190,16 @@ def _exclusions(analysis: Analysis) -> list[str]:
 
 
 def _sample(experiment: Experiment) -> list[str]:
-    questions, samples = len(experiment.questions.evaluation), experiment.generation.samples
-    count = len(cells(experiment))
+    questions, asked = len(experiment.questions.evaluation), samples(experiment)
+    parts = [
+        f"{cells} cells x {questions} questions x {each} samples = {cells * questions * each}"
+        for each, cells in sorted(Counter(asked.values()).items(), reverse=True)
+    ]
+    seeds = len(experiment.further_seeds) + 1
+    of_seeds = "one training seed each" if seeds == 1 else f"of {seeds} training seeds"
     return [
-        f"{len(experiment.headline)} headline personas; {len(adapters(experiment))} adapters, one "
-        f"training seed each; {count} cells x {questions} questions x {samples} samples = "
-        f"{count * questions * samples} completions. Fixed: nothing is added after looking."
+        f"{len(experiment.headline)} headline personas; {len(adapters(experiment))} adapters, "
+        f"{of_seeds}; {'; '.join(parts)} completions. Fixed: nothing is added after looking."
     ]
 
 

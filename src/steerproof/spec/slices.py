@@ -23,10 +23,15 @@ def pick(experiment: Experiment, *paths: str) -> dict[str, Any]:
 
 
 def pick_from(whole: Mapping[str, Any], *paths: str) -> dict[str, Any]:
-    """The same from an experiment that is plain JSON already; slices share its values."""
+    """The same from an experiment that is plain JSON already; slices share its values.
+
+    A field that is written only where it is used is absent where it is not.
+    """
     found: dict[str, Any] = {}
     for path in paths:
         head, _, rest = path.partition(".")
+        if head not in whole and head in Experiment.model_fields:
+            continue
         if rest:
             found.setdefault(head, {})[rest] = whole[head][rest]
         else:
@@ -35,7 +40,10 @@ def pick_from(whole: Mapping[str, Any], *paths: str) -> dict[str, Any]:
 
 
 def partial_experiment(slice_: Mapping[str, Any]) -> Experiment:
-    """An experiment that has the fields of a slice and no others."""
+    """An experiment that has the fields of a slice and no others.
+
+    A field that is written only where it is used has its default where the slice lacks it.
+    """
     return _partial(Experiment, slice_)
 
 
@@ -43,7 +51,8 @@ def _partial(record: type[R], values: Mapping[str, Any]) -> R:
     fields = {name: _field(record.model_fields[name], value) for name, value in values.items()}
     built = record.model_construct(**fields)
     for name in set(record.model_fields) - set(fields):
-        vars(built).pop(name, None)
+        if record.model_fields[name].exclude_if is None:
+            vars(built).pop(name, None)
     return built
 
 

@@ -40,6 +40,7 @@ from steerproof.decide.analysis.tested import (
 )
 from steerproof.errors import ExperimentError
 from steerproof.spec.experiment import Experiment
+from steerproof.spec.grid import samples
 
 
 def analyze(
@@ -63,7 +64,7 @@ def analyze(
         ExperimentError: the arm is not one of the experiment's.
     """
     tested = arm or experiment.analysis.arm
-    names = [a.name for a in experiment.arms]
+    names = [a.name for a in experiment.arms if not a.untrained]
     if tested not in names:
         raise ExperimentError(f"arm {tested!r} is not one of {', '.join(names)}")
     plan = Resampling(
@@ -254,8 +255,13 @@ def magnitude_bound(arm: ArmResult) -> bool | None:
 def notes(study: Study) -> tuple[str, ...]:
     """Cells with fewer or more completions than the experiment asks for."""
     experiment = study.experiment
-    asked = len(experiment.questions.evaluation) * experiment.generation.samples
-    odd = [(cell, sum(c.total)) for cell, c in study.table.cells.items() if sum(c.total) != asked]
+    questions, usual = len(experiment.questions.evaluation), experiment.generation.samples
+    asked, counts = questions * usual, samples(experiment)
+    odd = [
+        (cell, sum(found.total))
+        for cell, found in study.table.cells.items()
+        if sum(found.total) != questions * counts.get(cell, usual)
+    ]
     if not odd:
         return ()
     cell, total = odd[0]

@@ -213,7 +213,9 @@ def _unmeasured_kills(experiment: Experiment) -> Iterator[Objection]:
         wanted = f"none and {analysis.primary_strength}"
         missing.append(f"sign_inverted (persona prompt at {wanted} in arm {arm.name})")
     own_random = any(
-        arm.name in grid.arms and grid.direction in ("isotropic", "in_subspace")
+        arm.name in grid.arms
+        and grid.direction in ("isotropic", "in_subspace")
+        and not grid.special
         for grid in experiment.cells
     )
     if analysis.isotropic_arm is None and not own_random:

@@ -19,7 +19,7 @@ from steerproof.decide.review.shape import (
     weight_bytes,
 )
 from steerproof.spec.experiment import Experiment
-from steerproof.spec.grid import adapters, cells
+from steerproof.spec.grid import adapters, cells, samples
 
 LEAST_SPREAD = 0.2
 """A range is at least this share to either side: the next hour is not the last one."""
@@ -138,12 +138,12 @@ def count(experiment: Experiment) -> Counts:
     every = adapters(experiment)
     trained = sum(adapter.arm not in given for adapter in every)
     rows = data.positives + data.bystanders * data.negatives_per_bystander
-    measured = len(cells(experiment))
-    completions = measured * len(experiment.questions.evaluation) * drawn.samples
+    measured = samples(experiment)
+    completions = sum(measured.values()) * len(experiment.questions.evaluation)
     return Counts(
         adapters=len(every),
         trained=trained,
-        cells=measured,
+        cells=len(measured),
         completions=completions,
         training_rows=trained * rows * recipe.epochs,
         optimizer_steps=trained * recipe.epochs * math.ceil(rows / recipe.rows_per_step),
@@ -225,7 +225,7 @@ def speed_of_throughput(
     data = experiment.dataset
     rows = data.positives + data.bystanders * data.negatives_per_bystander
     trained = rows * experiment.training.epochs
-    completions = len(experiment.questions.evaluation) * experiment.generation.samples
+    completions = len(experiment.questions.evaluation) * fmean(samples(experiment).values())
     adapter = _widened(measured.row_tokens.times(trained / measured.training))
     cell = _widened(measured.completion_tokens.times(completions / measured.generation))
     return Speed(

@@ -24,7 +24,7 @@ from typing import Any
 
 from steerproof.errors import ExperimentError
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]{0,127}")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+@^~-]{0,199}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,8 +129,8 @@ def check_name(name: str, what: str) -> str:
     """
     if _NAME.fullmatch(name) is None:
         raise ExperimentError(
-            f"{what} {name!r} cannot name a directory: allowed are 1 to 128 of A-Z a-z 0-9 . _ = + "
-            "and -, starting with a letter or digit"
+            f"{what} {name!r} cannot name a directory: allowed are 1 to 200 of A-Z a-z 0-9 . _ = + "
+            "@ ^ ~ and -, starting with a letter or digit"
         )
     return name
 

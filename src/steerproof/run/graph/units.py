@@ -12,8 +12,8 @@ Each unit's key holds the slice of the experiment that it depends on and no more
 arm redoes that arm, and editing a title redoes nothing.
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -25,7 +25,7 @@ from steerproof.run.graph.graph import Graph, Unit, build_graph
 from steerproof.run.graph.keys import Environment, file_sha256
 from steerproof.run.graph.sources import Sources, sources_of
 from steerproof.spec.experiment import Arm, Experiment
-from steerproof.spec.grid import Adapter, Cell, adapters, cells
+from steerproof.spec.grid import Adapter, Cell, adapters, samples
 from steerproof.spec.slices import pick_from
 
 KINDS = ("directions", "answers", "dataset", "adapter", "cell", "score", "analysis")
@@ -92,9 +92,9 @@ def _units(experiment: Experiment, place: Place) -> Iterator[Unit]:
         yield make.dataset(persona)
     for adapter in trained:
         yield make.adapter(adapter)
-    measured = cells(experiment)
-    for cell in measured:
-        yield make.cell(cell)
+    measured = samples(experiment)
+    for cell, count in measured.items():
+        yield make.cell(cell, count)
     yield make.score(measured)
     yield make.analysis()
 
@@ -179,6 +179,8 @@ class _Maker:
         fields = self._pick(*paths)
         fields["arms"] = [arm.model_dump(mode="json")]
         inputs: dict[str, Any] = {"experiment": fields, "persona": adapter.persona}
+        if adapter.seed is not None:
+            inputs["training_seed"] = adapter.seed
         if arm.adapters is not None:
             inputs["files"] = self._given(arm, adapter.persona)
         return self._unit("adapter", adapter.name, inputs, tuple(upstream))
@@ -193,27 +195,33 @@ class _Maker:
             )
         return file_hashes(directory)
 
-    def cell(self, cell: Cell) -> Unit:
-        """One measurement."""
+    def cell(self, cell: Cell, count: int) -> Unit:
+        """One measurement, of so many completions per question."""
         experiment = self._experiment
-        neutral = cell.prompt == "neutral"
         inputs = {
-            "cell": asdict(cell),
-            "system": experiment.neutral_prompt if neutral else self._prompts[cell.persona],
+            "cell": cell.record(),
+            "system": self._system(cell),
             "seed": experiment.seed,
             "questions": list(experiment.questions.evaluation),
-            "generation": experiment.generation.model_dump(mode="json"),
+            "generation": experiment.generation.model_dump(mode="json") | {"samples": count},
             # Beyond the longest completion the number changes nothing.
             "early_tokens": min(
                 experiment.scoring.early_tokens, experiment.generation.max_new_tokens
             ),
         }
-        upstream = [f"adapter/{cell.adapter.name}"]
+        untrained = experiment.arm(cell.arm).untrained
+        upstream = [] if untrained else [f"adapter/{cell.adapter.name}"]
         if cell.layer is not None:
             upstream.append(f"directions/L{cell.layer}")
         return self._unit("cell", cell.name, inputs, tuple(upstream))
 
-    def score(self, measured: tuple[Cell, ...]) -> Unit:
+    def _system(self, cell: Cell) -> str:
+        """The system prompt of a cell."""
+        if cell.prompt == "neutral":
+            return self._experiment.neutral_prompt
+        return self._prompts[cell.prompt_of or cell.persona]
+
+    def score(self, measured: Iterable[Cell]) -> Unit:
         """Marks of every cell that succeeded."""
         inputs = {"experiment": self._pick("marker", "scoring.near_marker")}
         upstream = tuple(f"cell/{cell.name}" for cell in measured)
@@ -223,7 +231,7 @@ class _Maker:
         """Estimates and verdict."""
         fields = self._pick(
             *("name", "seed", "personas", "questions.evaluation", "layers", "gates", "arms"),
-            *("cells", "generation", "analysis", "reference_persona"),
+            *("cells", "generation", "analysis", "reference_persona", "seeds"),
         )
         layers = tuple(f"directions/L{layer}" for layer in _layers(self._experiment))
         return self._unit("analysis", "all", {"experiment": fields}, ("score/all", *layers))

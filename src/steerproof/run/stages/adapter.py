@@ -67,7 +67,7 @@ def _job(base: Base, task: Task, pushes: Pushes) -> AdapterJob:
                 push=slot,
             )
         )
-    seed = derived_seed(experiment.seed, "adapter", persona)
+    seed = derived_seed(task.inputs.get("training_seed", experiment.seed), "adapter", persona)
     return AdapterJob(key=task.unit, examples=tuple(examples), seed=seed)
 
 
