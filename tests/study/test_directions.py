@@ -24,7 +24,9 @@ def residuals(seed=0, noise=0.1, questions=40):
     means = torch.randn(4, 1, 16, generator=g)
     by_persona = means + noise * torch.randn(4, questions, 16, generator=g)
     neutral = 0.3 * torch.randn(questions, 16, generator=g) + 1.0
-    return Residuals(layer=5, personas=NAMES, by_persona=by_persona, neutral=neutral)
+    return Residuals(
+        layer=5, module="blocks.5", personas=NAMES, by_persona=by_persona, neutral=neutral
+    )
 
 
 def test_centroid_is_the_mean_residual_minus_the_headline_mean():
@@ -64,7 +66,9 @@ def test_a_persona_that_does_not_move_the_residual_is_an_error():
     same = r.by_persona.mean((0, 1), keepdim=True).expand_as(r.by_persona).contiguous()
     with pytest.raises(SteeringError, match="nothing to steer with"):
         from_residuals(
-            Residuals(layer=0, personas=NAMES, by_persona=same, neutral=r.neutral),
+            Residuals(
+                layer=0, module="blocks.0", personas=NAMES, by_persona=same, neutral=r.neutral
+            ),
             headline=HEADLINE,
             seed=0,
         )
@@ -104,7 +108,13 @@ def test_split_half_reliability_falls_with_noise():
 def test_a_baseline_norm_that_is_not_finite_is_an_error():
     r = residuals()
     d = from_residuals(r, headline=HEADLINE, seed=1)
-    bad = Residuals(layer=5, personas=NAMES, by_persona=r.by_persona, neutral=r.neutral * math.inf)
+    bad = Residuals(
+        layer=5,
+        module="blocks.5",
+        personas=NAMES,
+        by_persona=r.by_persona,
+        neutral=r.neutral * math.inf,
+    )
     with pytest.raises(SteeringError, match="baseline residual norm"):
         calibrate(bad, d, headline=HEADLINE, reference="a", seed=0)
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from steerproof.codec import plain
 from steerproof.decide.review.plan import Range, Throughput
 from steerproof.engine.batches import Example
 from steerproof.engine.generate import Completion, generate
@@ -93,7 +94,7 @@ def _geometry(experiment: Experiment, seen: Residuals) -> dict[str, Any]:
         reference=experiment.reference_persona,
         seed=experiment.seed,
     )
-    return {"layer": found.layer, **measured.to_json()}
+    return plain(measured)
 
 
 def _push(experiment: Experiment, base: Base) -> Push:

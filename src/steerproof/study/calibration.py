@@ -5,49 +5,17 @@ prompt, and `c(ratio) = ratio * h_bar / ||v||`. A coefficient that is mild for o
 past the point where another's text falls apart, so everything here is per persona.
 """
 
-from dataclasses import asdict, dataclass
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from steerproof.decide.analysis.calibration import LayerCalibration, PersonaCalibration
 from steerproof.errors import SteeringError
 from steerproof.spec.seeds import derived_seed
 from steerproof.study.directions import Directions, Residuals, centred
 
 SPLITS = 20
 """Random halves of the questions that the split-half reliability is averaged over."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PersonaCalibration:
-    """What one persona's centroid is like at one layer."""
-
-    norm: float
-    """||v||, the norm of the centred centroid."""
-    split_half: float
-    """Mean cosine between centroids from two halves of the questions."""
-    neutral_cosine: float
-    """Cosine with the neutral prompt's centred vector."""
-    reference_cosine: float
-    """Cosine with the reference persona's centroid."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LayerCalibration:
-    """Calibration of one layer."""
-
-    h_bar: float
-    """Baseline residual norm."""
-    personas: dict[str, PersonaCalibration]
-    neutral_cosine_max: float
-    """Largest |cosine| of the neutral vector with a headline persona: a gate."""
-    cosines: dict[str, dict[str, float]]
-    """Cosine of every pair of centroids."""
-
-    def to_json(self) -> dict[str, object]:
-        """Plain values for calibration.json."""
-        return asdict(self)
 
 
 def calibrate(
@@ -84,6 +52,10 @@ def calibrate(
             reference_cosine=float(cosine[i, names.index(reference)]),
         )
     return LayerCalibration(
+        layer=residuals.layer,
+        module=residuals.module,
+        hidden_states_index=residuals.layer + 1,
+        questions=len(residuals.neutral),
         h_bar=h_bar,
         personas=personas,
         neutral_cosine_max=max(abs(personas[name].neutral_cosine) for name in headline),

@@ -44,6 +44,16 @@ class Dataset:
         return asdict(self)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answers:
+    """What the training rows answer, before any marker is added."""
+
+    answers: Mapping[str, tuple[str, ...]]
+    """By training question, in the order in which they are used."""
+    redrawn: int
+    """How many draws of the base model were thrown away; 0 for answers from a file."""
+
+
 def dataset_from_json(value: Mapping[str, object]) -> Dataset:
     """Read back what `Dataset.to_json` wrote."""
     rows = value["rows"]

@@ -25,6 +25,8 @@ class Residuals:
     """Residuals of one layer at the last prompt token, float32."""
 
     layer: int
+    module: str
+    """Path of the block whose output this is, such as `model.layers.3`."""
     personas: tuple[str, ...]
     by_persona: Float[Tensor, "persona question hidden"]
     neutral: Float[Tensor, "question hidden"]
@@ -91,6 +93,7 @@ def extract(
     return {
         layer: Residuals(
             layer=layer,
+            module=f"{base.block_path}.{layer}",
             personas=tuple(personas),
             by_persona=values.view(shape)[:-1],
             neutral=values.view(shape)[-1],

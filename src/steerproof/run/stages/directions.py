@@ -2,14 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 
-from safetensors.torch import save as save_tensors
-
+from steerproof.run.artefacts.directions import to_files
 from steerproof.run.driver.worker import Files, Task, each
 from steerproof.run.stages.base import base_of
-from steerproof.run.stages.files import to_json
 from steerproof.spec.slices import partial_experiment
 from steerproof.study.calibration import calibrate
-from steerproof.study.directions import extract, from_residuals, tensors
+from steerproof.study.directions import extract, from_residuals
 
 
 def directions(tasks: Sequence[Task]) -> Iterator[tuple[str, Files | Exception]]:
@@ -34,14 +32,6 @@ def directions(tasks: Sequence[Task]) -> Iterator[tuple[str, Files | Exception]]
             reference=experiment.reference_persona,
             seed=experiment.seed,
         )
-        geometry = {
-            "layer": found.layer,
-            "module": f"{base.block_path}.{found.layer}",
-            "hidden_states_index": found.layer + 1,
-            "questions": len(experiment.direction_questions),
-            **calibration.to_json(),
-        }
-        stored = save_tensors(tensors([found]), metadata={"layer": str(found.layer)})
-        return {"directions.safetensors": stored, "geometry.json": to_json(geometry)}
+        return to_files(found, calibration)
 
     yield from each(tasks, one)

@@ -1,0 +1,85 @@
+"""What the base model's directions are like at a layer: their sizes, reliability and angles.
+
+`study` measures it and the directions unit holds it; gates, objections and the report read it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from steerproof.spec.experiment import Experiment, coefficient
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PersonaCalibration:
+    """What one persona's centroid is like at one layer."""
+
+    norm: float
+    """||v||, the norm of the centred centroid."""
+    split_half: float
+    """Mean cosine between centroids from two halves of the questions."""
+    neutral_cosine: float
+    """Cosine with the neutral prompt's centred vector."""
+    reference_cosine: float
+    """Cosine with the reference persona's centroid."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerCalibration:
+    """Calibration of one layer."""
+
+    layer: int
+    """0-based index of the decoder block whose output is meant."""
+    module: str
+    """The block's module path, such as `model.layers.3`."""
+    hidden_states_index: int
+    """Where `output_hidden_states` has the same residual: `layer + 1`."""
+    questions: int
+    """Number of questions that the centroids are means over."""
+    h_bar: float
+    """Baseline residual norm: mean under the neutral prompt, last prompt token."""
+    personas: Mapping[str, PersonaCalibration]
+    """By persona, in file order."""
+    neutral_cosine_max: float
+    """Largest |cosine| of the neutral vector with a headline persona: a gate."""
+    cosines: Mapping[str, Mapping[str, float]]
+    """Cosine of every pair of centroids."""
+
+    def coefficient(self, persona: str, strength: str) -> float:
+        """The number that multiplies a persona's direction at a strength."""
+        return coefficient(strength, h_bar=self.h_bar, norm=self.personas[persona].norm)
+
+    def ratio(self, persona: str, strength: str) -> float:
+        """Signed size of the push at a strength: `c ||v|| / h_bar`."""
+        return self.coefficient(persona, strength) * self.personas[persona].norm / self.h_bar
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerGate:
+    """What a layer's directions had to satisfy, with the numbers."""
+
+    layer: int
+    h_bar: float
+    neutral_cosine_max: float
+    neutral_cosine_allowed: float
+    passed: bool
+    """The neutral prompt is not too near any persona."""
+    split_half: Mapping[str, float]
+    """Reliability of each headline persona's centroid."""
+
+
+def layer_gate(experiment: Experiment, measured: LayerCalibration) -> LayerGate:
+    """Hold a layer's calibration to the experiment's gates.
+
+    Args:
+        experiment: Its `gates` and headline personas are read.
+        measured: The layer.
+    """
+    allowed = experiment.gates.neutral_cosine
+    return LayerGate(
+        layer=measured.layer,
+        h_bar=measured.h_bar,
+        neutral_cosine_max=measured.neutral_cosine_max,
+        neutral_cosine_allowed=allowed,
+        passed=measured.neutral_cosine_max <= allowed,
+        split_half={name: measured.personas[name].split_half for name in experiment.headline},
+    )

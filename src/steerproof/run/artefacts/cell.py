@@ -1,0 +1,94 @@
+"""A cell unit: what was asked and what arrived, and every completion that came of it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+
+import pyarrow as pa
+
+from steerproof.codec import json_bytes, read_record
+from steerproof.run.artefacts.parquet import read_table, table_bytes
+from steerproof.run.store.manifest import StoredUnit
+from steerproof.spec.grid import Cell
+from steerproof.study.measured import Completion, MeasuredCell
+
+FILE, COMPLETIONS = "cell.json", "completions.parquet"
+_COLUMNS = {
+    "question": pa.int32(),
+    "sample": pa.int32(),
+    "seed": pa.int64(),
+    "text": pa.string(),
+    "token_ids": pa.list_(pa.int32()),
+    "tokens": pa.int32(),
+    "finish": pa.string(),
+    "early_chars": pa.int32(),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CellRecord:
+    """`cell.json`: a `MeasuredCell` without its completions; its fields are explained there."""
+
+    cell: Cell
+    coefficient: float
+    ratio: float
+    asked_norm: float
+    achieved_norm: float | None
+    token_ratio: float | None
+    canary: Mapping[str, str | float | None]
+
+    @property
+    def signed_ratio(self) -> float:
+        """`c ||v|| / h_bar`."""
+        return -self.ratio if self.coefficient < 0 else self.ratio
+
+
+def to_files(measured: MeasuredCell) -> Mapping[str, bytes]:
+    """The unit's files."""
+    record = CellRecord(**{f.name: getattr(measured, f.name) for f in fields(CellRecord)})
+    table = pa.table(
+        {
+            name: pa.array([_plain(getattr(done, name)) for done in measured.completions], kind)
+            for name, kind in _COLUMNS.items()
+        }
+    )
+    return {COMPLETIONS: table_bytes(table), FILE: json_bytes(record)}
+
+
+def from_unit(unit: StoredUnit) -> MeasuredCell:
+    """The measurement with all its completions.
+
+    Raises:
+        IntegrityError: A file is not what its manifest says.
+    """
+    record = record_of(unit)
+    return MeasuredCell(
+        **{f.name: getattr(record, f.name) for f in fields(CellRecord)},
+        completions=completions_of(unit),
+    )
+
+
+def record_of(unit: StoredUnit) -> CellRecord:
+    """What was asked and what arrived, without the completions.
+
+    Raises:
+        IntegrityError: The file is not what its manifest says.
+    """
+    return read_record(CellRecord, unit.read(FILE), f"{unit.directory / FILE}")
+
+
+def completions_of(unit: StoredUnit) -> tuple[Completion, ...]:
+    """The completions, in order of question and sample.
+
+    Raises:
+        IntegrityError: The file is not what its manifest says.
+    """
+    names = [f.name for f in fields(Completion)]
+    columns = [read_table(unit, COMPLETIONS)[name].to_pylist() for name in names]
+    return tuple(
+        Completion(**{**dict(zip(names, row, strict=True)), "token_ids": tuple(row[4])})
+        for row in zip(*columns, strict=True)
+    )
+
+
+def _plain(value: object) -> object:
+    return list(value) if isinstance(value, tuple) else value

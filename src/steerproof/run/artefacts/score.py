@@ -1,0 +1,68 @@
+"""A score unit: scores.parquet has the marks of every completion, rates.csv the rate table."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
+
+import pyarrow as pa
+
+from steerproof.decide.analysis.rates import RateRow, RateTable
+from steerproof.decide.analysis.rates_csv import format_rates, read_rates
+from steerproof.run.artefacts.parquet import read_table, table_bytes
+from steerproof.run.store.manifest import StoredUnit
+from steerproof.spec.experiment import Experiment
+from steerproof.study.marks import Mark
+
+FILE, RATES = "scores.parquet", "rates.csv"
+Marks = Mapping[str, Sequence[Mark]]
+"""By cell name, in order of question and sample; a cell that failed is not there."""
+_COLUMNS = {
+    "question": pa.int32(),
+    "sample": pa.int32(),
+    "finish": pa.string(),
+    "tokens": pa.int32(),
+    "fired": pa.bool_(),
+    "near": pa.bool_(),
+    "fired_early": pa.bool_(),
+    "repetition": pa.float32(),
+}
+
+
+def to_files(marks: Marks, rates: Iterable[RateRow]) -> Mapping[str, bytes]:
+    """The unit's files.
+
+    Args:
+        marks: Of every cell that succeeded.
+        rates: The rate table's rows, in order.
+    """
+    rows = [mark for marked in marks.values() for mark in marked]
+    names = [cell for cell, marked in marks.items() for _ in marked]
+    columns = {
+        name: pa.array([getattr(mark, name) for mark in rows], kind)
+        for name, kind in _COLUMNS.items()
+    }
+    table = pa.table({"cell": pa.array(names, pa.string()), **columns})
+    return {FILE: table_bytes(table), RATES: format_rates(list(rates)).encode()}
+
+
+def from_unit(unit: StoredUnit) -> Marks:
+    """The marks.
+
+    Raises:
+        IntegrityError: The file is not what its manifest says.
+    """
+    table = read_table(unit, FILE)
+    names = [f.name for f in fields(Mark)]
+    columns = [table[name].to_pylist() for name in names]
+    marks: dict[str, list[Mark]] = {}
+    for cell, *row in zip(table["cell"].to_pylist(), *columns, strict=True):
+        marks.setdefault(cell, []).append(Mark(**dict(zip(names, row, strict=True))))
+    return marks
+
+
+def rates_of(unit: StoredUnit, experiment: Experiment) -> RateTable:
+    """The rate table.
+
+    Raises:
+        IntegrityError: The file is not what its manifest says.
+    """
+    return read_rates(unit.path(RATES), experiment)

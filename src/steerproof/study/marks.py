@@ -1,0 +1,39 @@
+"""What was read off every completion, and the summaries that are shown of it. No torch."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mark:
+    """The marks of one completion of one cell."""
+
+    question: int
+    sample: int
+    finish: str
+    """`eos` or `length`."""
+    tokens: int
+    fired: bool
+    """The marker is a case-insensitive substring."""
+    near: bool
+    """The near-marker pattern occurs."""
+    fired_early: bool
+    """Fired within the first `scoring.early_tokens` tokens."""
+    repetition: float | None
+    """Share of token 3-grams that occurred before; None below three tokens."""
+
+
+def rate(marks: Sequence[Mark]) -> float | None:
+    """Share that fired; None of none."""
+    return mean(mark.fired for mark in marks)
+
+
+def truncated(marks: Sequence[Mark]) -> float | None:
+    """Share that reached the length limit; None of none."""
+    return mean(mark.finish == "length" for mark in marks)
+
+
+def mean(values: Iterable[float | None]) -> float | None:
+    """Mean of those that are defined; None if none is."""
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None

@@ -1,0 +1,57 @@
+"""A measured cell as a value: the push that really arrived, and every completion. No torch."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from steerproof.spec.grid import Cell
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completion:
+    """One completion of a cell."""
+
+    question: int
+    """Index of the evaluation question."""
+    sample: int
+    """Which of the question's completions, from 0."""
+    seed: int
+    """Seed of its draws, from (experiment seed, cell, question, sample) alone."""
+    text: str
+    """As decoded; hostile until escaped."""
+    token_ids: tuple[int, ...]
+    """Without the token that ended it."""
+    finish: str
+    """`eos` or `length`."""
+    early_chars: int
+    """Length of the text that its first `scoring.early_tokens` tokens decode to."""
+
+    @property
+    def tokens(self) -> int:
+        """Length in tokens."""
+        return len(self.token_ids)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeasuredCell:
+    """One measurement: questions x samples completions of an adapter under a prompt and a push."""
+
+    cell: Cell
+    coefficient: float
+    """The number that the direction was multiplied by; 0 unsteered."""
+    ratio: float
+    """`|c| ||v|| / h_bar`, without a sign; 0 unsteered."""
+    asked_norm: float
+    """`||c v||` as asked; 0 unsteered."""
+    achieved_norm: float | None
+    """Mean norm of the push that arrived; None unsteered."""
+    token_ratio: float | None
+    """Mean `||delta|| / ||h||`, each token's own residual; None unsteered."""
+    canary: Mapping[str, str | float | None]
+    """What a fixed text showed of the cell (`engine.canary.Canary`): kept, read by nobody."""
+    completions: tuple[Completion, ...]
+    """In order of question and sample."""
+
+    @property
+    def signed_ratio(self) -> float:
+        """`c ||v|| / h_bar`."""
+        return -self.ratio if self.coefficient < 0 else self.ratio
