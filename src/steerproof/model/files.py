@@ -12,6 +12,8 @@ from pathlib import Path
 from huggingface_hub import snapshot_download
 
 from steerproof.errors import ModelError
+from steerproof.model.fetch import FETCHABLE, fetched_directory
+from steerproof.model.gguf import SUFFIX, converted
 
 SHIPPED = {"organism": "steerproof.organism"}
 """Checkpoints that ship with the package, by the name an experiment gives them."""
@@ -22,18 +24,28 @@ _FILES = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model")
 
 
 def find_directory(path: str | Path, revision: str | None) -> Path:
-    """The directory of a checkpoint: shipped, local, or fetched from the hub at a revision.
+    """The directory of a checkpoint: shipped, fetched, local, or from the hub at a revision.
+
+    A GGUF file's is the one that it was converted into, the first time here.
 
     Raises:
-        ModelError: there is no such directory, or a hub id has no pinned revision.
+        ModelError: There is no such directory, a model has not been fetched, a GGUF file cannot be
+            read, or a hub id has no pinned revision.
     """
     if path in SHIPPED:
         return Path(str(files(SHIPPED[str(path)]) / "weights"))
     directory = Path(path)
     if directory.is_dir():
         return directory
+    if path in FETCHABLE:
+        return fetched_directory(str(path))
+    if directory.suffix == SUFFIX and directory.is_file():
+        return converted(directory)
     if directory.exists():
-        raise ModelError(f"model path {str(path)!r} is a file; give the checkpoint's directory")
+        raise ModelError(
+            f"model.path {str(path)!r} is a file; give the checkpoint's directory, or a"
+            f" {SUFFIX} file"
+        )
     if not isinstance(path, str) or not _HUB_ID.fullmatch(path):
         raise ModelError(f"no such model directory: {str(path)!r}")
     if revision is None or not _REVISION.fullmatch(revision):

@@ -70,7 +70,7 @@ def experiment_graph(experiment: Experiment, place: Place) -> Graph:
 def model_path(experiment: Experiment, directory: Path) -> str:
     """The base model's path as `load_base` takes it: a local one resolved, others as they are."""
     local = directory / experiment.model.path
-    return str(local.resolve()) if local.is_dir() else experiment.model.path
+    return str(local.resolve()) if local.exists() else experiment.model.path
 
 
 def model_directory(experiment: Experiment, directory: Path) -> Path:
