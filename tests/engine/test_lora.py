@@ -9,7 +9,8 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 
 from steerproof.engine.lora import products as lora_products
-from steerproof.engine.lora.gradients import Dropout, LoraGradients, keep_mask
+from steerproof.engine.lora.dropout import Dropout, keep_mask
+from steerproof.engine.lora.gradients import LoraGradients
 from steerproof.engine.lora.peft_files import read_peft, write_peft
 from steerproof.engine.lora.pool import (
     LoraPool,

@@ -12,7 +12,7 @@ from transformers import get_cosine_schedule_with_warmup
 
 from steerproof.engine import train as training
 from steerproof.engine.batches import Example, StepRows, cosine_rate, micro_batches, step_plan
-from steerproof.engine.lora.gradients import Dropout, keep_mask
+from steerproof.engine.lora.dropout import Dropout, keep_mask
 from steerproof.engine.lora.pool import LoraWeights, fresh_weights, lora_sites
 from steerproof.engine.train import (
     AdapterJob,

@@ -15,7 +15,7 @@ from steerproof.model.base import Base
 
 CPU_TOKENS = 2048
 """Measured on two cores, width 128: fewer and starting costs, more and tensors leave the cache."""
-GPU_TOKENS = (2048, 16384)
+GPU_TOKENS = (2048, 32768)
 """The first micro-batch, whose memory is measured, and the most that is worth while."""
 CPU_START, GPU_START = 64, 4096
 """What starting a micro-batch costs, in tokens that could be computed meanwhile: measured on two

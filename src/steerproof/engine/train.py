@@ -15,7 +15,6 @@ from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -36,8 +35,10 @@ from steerproof.engine.jobs import (
     Recipe,
     TrainedAdapter,
 )
-from steerproof.engine.lora.gradients import Dropout, LoraGradients
+from steerproof.engine.lora.dropout import Dropout
+from steerproof.engine.lora.gradients import LoraGradients
 from steerproof.engine.lora.pool import LoraPool, fresh_weights
+from steerproof.engine.loss import nll
 from steerproof.engine.norms import quick_norms
 from steerproof.engine.shards import Send, Supply, replica, shard_count, side_by_side
 from steerproof.errors import ModelError, SteerproofError
@@ -240,8 +241,13 @@ class _Pool:
         for batch in micro_batches(steps, budget.tokens, self.base.pad_id, budget.start_cost):
             with budget.measured(batch.ids.numel()):
                 self._backward(batch, losses)
-        values = losses.tolist()
-        ended = [e for r in list(self.residents) if (e := self._advance(r, values[r.slot], report))]
+        # Clipped in their own kernels, read together: the host waits for the GPU once a step.
+        limit = self.recipe.max_grad_norm
+        norms = [nn.utils.clip_grad_norm_([r.parameter], limit) for r in self.residents]
+        reached = torch.stack([losses[r.slot] for r in self.residents] + norms).tolist()
+        count = len(self.residents)
+        pairs = zip(list(self.residents), reached[:count], reached[count:], strict=True)
+        ended = [e for r, loss, norm in pairs if (e := self._advance(r, loss, norm, report))]
         self.gradients.refresh()
         self._share_time(steps, (time.perf_counter() - started) / self._shards)
         return [self._finish(resident, error) for resident, error in ended]
@@ -256,10 +262,8 @@ class _Pool:
         self.steering.route(batch.push_slots, batch.mask)
         self._take = sent(batch.predicting, device)
         output: Any = self.base.model(input_ids=sent(batch.ids, device), use_cache=False)
-        logits = output.logits[0]
-        logits = logits if logits.dtype == torch.float64 else logits.float()
-        nll = F.cross_entropy(logits, sent(batch.targets, device), reduction="none")
-        shares = nll * sent(batch.weights.to(nll.dtype), device)
+        losses_here = nll(output.logits[0], sent(batch.targets, device))
+        shares = losses_here * sent(batch.weights.to(losses_here.dtype), device)
         with self.steering.replaying():
             shares.sum().backward()
         losses.index_add_(0, sent(batch.owners, device), shares.detach().double())
@@ -268,12 +272,10 @@ class _Pool:
             resident.firings += resident.slot in steered
 
     def _advance(
-        self, resident: _Resident, loss: float, report: StepReport | None
+        self, resident: _Resident, loss: float, norm: float, report: StepReport | None
     ) -> tuple[_Resident, SteerproofError | None] | None:
         """Apply one adapter's gradient; returns it when it has ended, with why if it failed."""
-        parameter, step, total = resident.parameter, resident.step, len(resident.plan)
-        limit = self.recipe.max_grad_norm
-        norm = float(nn.utils.clip_grad_norm_([parameter], limit))
+        step, total = resident.step, len(resident.plan)
         if not (loss == loss and abs(loss) < float("inf") and norm < float("inf")):
             error = ModelError(
                 f"adapter {resident.job.key}: loss {loss} and gradient norm {norm} at step"

@@ -10,7 +10,7 @@ of `x` each, to be added up. Here a linear layer with its adapters is one node,
 which adds the adapters' gradients straight into one buffer `[slots, parameters]`.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -21,34 +21,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from steerproof.engine.lora.dropout import Dropout, Mask, NoMask, mask_of
 from steerproof.engine.lora.pool import LoraPool
 from steerproof.engine.lora.products import thin_product
 from steerproof.errors import ModelError
-
-# Multipliers and the increment of splitmix64 (Steele, Lea, Flood 2014), as signed 64-bit numbers.
-_WEYL, _MIX_1, _MIX_2 = -7046029254386353131, -4658895280553007687, -7723592293110705685
-# A 64-bit hash is cut into draws of so many bits: hashing is what a mask costs.
-_LANE_BITS, _LANES = 16, 4
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Dropout:
-    """Dropout on the adapter's input, a function of (row key, layer, position, channel) alone."""
-
-    rate: float
-    """Share of elements to drop; in effect a multiple of 2^-16."""
-    row_keys: Tensor
-    """`[rows]` int64: derived from the adapter's seed, its step and the row."""
-
-    @property
-    def dropped(self) -> int:
-        """How many of 2^16 draws are dropped."""
-        return round(self.rate * 2**_LANE_BITS)
-
-    @property
-    def scale(self) -> float:
-        """What makes up for the dropped elements: `1 / (1 - rate)`."""
-        return 1.0 / (1.0 - self.dropped / 2**_LANE_BITS)
 
 
 class LoraGradients:
@@ -105,11 +81,10 @@ class LoraGradients:
         if slots not in self._layers:
             self._layers[slots] = [self._layer(i, slots) for i in range(len(self.pool.sites))]
         layer = self._layers[slots][place]
-        scaling, keep = layer.scaling, None
-        if self._dropout is not None and self._dropout.dropped:
-            keep = keep_mask(self._dropout, place, x.shape[1], x.shape[2])
+        mask, scaling = mask_of(self._dropout, place, x), layer.scaling
+        if self._dropout is not None:
             scaling *= self._dropout.scale
-        adapted: Any = _AdaptedLinear.apply(x, self._anchor, layer, scaling, keep)
+        adapted: Any = _AdaptedLinear.apply(x, self._anchor, layer, scaling, mask)
         return adapted
 
     def _layer(self, place: int, slots: tuple[int, ...]) -> "_Layer":
@@ -147,35 +122,36 @@ class _Layer:
 class _AdaptedLinear(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, _anchor: Tensor, layer: _Layer, scaling: float, keep: Tensor | None
+        ctx: Any, x: Tensor, _anchor: Tensor, layer: _Layer, scaling: float, mask: Mask
     ) -> Tensor:
         groups = layer.a.shape[0]
         y = F.linear(x, layer.weight, layer.bias)
-        inner = (x if keep is None else x * keep).view(groups, -1, x.shape[-1])
+        inner = mask.kept(x).view(groups, -1, x.shape[-1])
         t = thin_product(inner, layer.a)
         y.view(groups, -1, y.shape[-1]).baddbmm_(t, layer.b, alpha=scaling)
-        ctx.layer, ctx.scaling = layer, scaling
-        ctx.save_for_backward(x, t, keep)
+        ctx.layer, ctx.scaling, ctx.mask = layer, scaling, mask
+        ctx.save_for_backward(x, t)
         return y
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, None, None, None, None]:
         layer: _Layer = ctx.layer
         scaling: float = ctx.scaling
-        x, t, keep = ctx.saved_tensors
+        mask: Mask = ctx.mask
+        x, t = ctx.saved_tensors
         groups = layer.a.shape[0]
         dy = grad_outputs[0].reshape(groups, -1, layer.weight.shape[0])
         dt = thin_product(dy, layer.b)
-        inner = (x if keep is None else x * keep).view(groups, -1, x.shape[-1])
+        inner = mask.kept(x).view(groups, -1, x.shape[-1])
         layer.grad_a.add_(torch.bmm(dt.mT, inner), alpha=scaling)
         layer.grad_b.add_(torch.bmm(t.mT, dy), alpha=scaling)
         if not ctx.needs_input_grad[0]:
             return None, None, None, None, None
-        dx = torch.mm(dy.view(-1, dy.shape[-1]), layer.weight).view(inner.shape)
-        if keep is None:
-            dx.baddbmm_(dt, layer.a, alpha=scaling)
+        dx = torch.mm(dy.view(-1, dy.shape[-1]), layer.weight)
+        if isinstance(mask, NoMask):
+            dx.view(inner.shape).baddbmm_(dt, layer.a, alpha=scaling)
         else:
-            dx.add_(torch.bmm(dt, layer.a).mul_(keep.view(dx.shape)), alpha=scaling)
+            mask.add_kept(dx.view(x.shape), torch.bmm(dt, layer.a).view(x.shape), scaling)
         return dx.view(x.shape), None, None, None, None
 
 
@@ -184,36 +160,3 @@ def _matrix(module: nn.Module) -> tuple[Tensor, Tensor | None]:
     parameters: dict[str, Any] = module._parameters
     weight = parameters["weight"]
     return weight.T if isinstance(module, Conv1D) else weight, parameters["bias"]
-
-
-def keep_mask(dropout: Dropout, place: int, seq: int, width: int) -> Tensor:
-    """Which elements of a layer's input dropout keeps.
-
-    Every four channels hash (row key, layer, position, channels) with splitmix64, so a row's mask
-    is the same whatever rows ride along and however wide the batch is padded.
-
-    Returns:
-        `[rows, seq, width]` bool.
-    """
-    layer = torch.full_like(dropout.row_keys, place + 1) * _WEYL
-    keys = _mixed(dropout.row_keys ^ layer)
-    hashes = -(-width // _LANES)
-    counter = torch.arange(seq * hashes, device=keys.device) * _WEYL
-    draws = _mixed(keys[:, None] + counter).view(torch.int16).view(-1, seq, hashes * _LANES)
-    return draws[:, :, :width] >= dropout.dropped - 2 ** (_LANE_BITS - 1)
-
-
-def _mixed(z: Tensor) -> Tensor:
-    z = (z ^ _shifted(z, 30)) * _MIX_1
-    z = (z ^ _shifted(z, 27)) * _MIX_2
-    return z ^ _shifted(z, 31)
-
-
-def _shifted(z: Tensor, bits: int) -> Tensor:
-    """Logical shift to the right: torch's keeps the sign."""
-    return (z >> bits) & ((1 << (64 - bits)) - 1)
-
-
-def row_keys(keys: Sequence[int], device: torch.device) -> Tensor:
-    """Row keys as the tensor that `Dropout` takes."""
-    return torch.tensor(list(keys), dtype=torch.int64, device=device)

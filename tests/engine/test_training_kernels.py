@@ -1,0 +1,72 @@
+"""Training's Triton kernels against their definitions: interpreted on a CPU, compiled on a GPU."""
+
+import pytest
+import torch
+
+from tests.interpreted import interpreted
+
+pytest.importorskip("triton", reason="Triton comes with torch for GPUs")
+
+HERE = """
+import torch
+from tests.engine.test_training_kernels import check_dropout, check_loss
+check_dropout(torch.device("cpu"), torch.float32)
+check_loss(torch.device("cpu"), torch.float32)
+"""
+
+
+def check_dropout(device, dtype):
+    """Masks are the definition's to the bit; what is added is rounded once."""
+    from steerproof.engine.lora.dropout import Dropout, keep_mask, layer_keys
+    from steerproof.engine.lora.dropout_kernels import add_kept, kept
+
+    generator = torch.Generator().manual_seed(0)
+    keys = torch.randint(-(2**63), 2**63 - 1, (3,), generator=generator)
+    for seq, width in ((5, 12), (7, 30), (33, 65)):
+        dropout = Dropout(rate=0.3, row_keys=keys)
+        keep = keep_mask(dropout, 4, seq, width)
+        assert 0 < int(keep.sum()) < keep.numel()
+        x = torch.randn(3, seq, width, generator=generator).to(dtype)
+        places = layer_keys(dropout, 4).to(device)
+        assert torch.equal(kept(x.to(device), places, dropout.dropped).cpu(), x * keep)
+        total = torch.randn(3, seq, width, generator=generator).to(dtype)
+        wanted = (total.double() + 0.7 * (x * keep).double()).to(dtype)
+        result = total.to(device).clone()
+        add_kept(result, x.to(device), places, dropout.dropped, 0.7)
+        assert torch.equal(result.cpu()[~keep], total[~keep])
+        precise = 1e-6 if dtype == torch.float32 else 1e-2
+        assert torch.allclose(result.cpu(), wanted, rtol=precise, atol=precise)
+
+
+def check_loss(device, dtype):
+    """Losses and gradients against float64; a token without weight has no gradient."""
+    from steerproof.engine.loss_kernels import gradient, losses
+
+    generator = torch.Generator().manual_seed(1)
+    for tokens, vocab in ((3, 50), (5, 9000)):
+        logits = (4 * torch.randn(tokens, vocab, generator=generator)).to(dtype)
+        targets = torch.randint(vocab, (tokens,), generator=generator)
+        weights = torch.rand(tokens, generator=generator)
+        weights[0] = 0.0
+        exact = logits.double().requires_grad_()
+        wanted = torch.nn.functional.cross_entropy(exact, targets, reduction="none")
+        (wanted * weights).sum().backward()
+        on = (logits.to(device), targets.to(device))
+        values, norms = losses(*on)
+        assert (values.cpu().double() - wanted).abs().max() < 1e-4
+        result = gradient(*on, norms, weights.to(device)).cpu().double()
+        assert exact.grad is not None
+        precise = 1e-5 if dtype == torch.float32 else 1e-2
+        assert (result - exact.grad).norm() < precise * exact.grad.norm()
+        assert not result[0].any()
+
+
+def test_interpreted_kernels_drop_and_score_by_the_definition(monkeypatch):
+    interpreted(HERE, monkeypatch)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_compiled_kernels_drop_and_score_by_the_definition(dtype):
+    check_dropout(torch.device("cuda"), dtype)
+    check_loss(torch.device("cuda"), dtype)
