@@ -21,10 +21,10 @@ R = TypeVar("R")
 
 
 @runtime_checkable
-class _Plain(Protocol):
+class _Recorded(Protocol):
     """A record whose JSON is not simply its fields."""
 
-    def plain(self) -> Any: ...
+    def record(self) -> Any: ...
 
 
 def plain(value: Any) -> Any:
@@ -33,8 +33,8 @@ def plain(value: Any) -> Any:
     Raises:
         ValueError: A number is not finite; an undefined one must be None by now.
     """
-    if isinstance(value, _Plain):
-        return plain(value.plain())
+    if isinstance(value, _Recorded):
+        return plain(value.record())
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, Mapping):
