@@ -96,9 +96,8 @@ def _example(
     told = signal(experiment, arm, whose[1].source, row)
     push = 0
     if told.direction is not None:
-        strength = f"ratio={arm.ratio:+.10f}"
         layer = experiment.layer(arm.layer)
-        push = pushes.slot(arm.direction, told.direction, layer, strength)
+        push = pushes.slot(arm.direction, told.direction, layer, arm.training_strength)
     return Example(
         prompt_ids=chat_ids(base, system=told.system, user=row.question),
         completion_ids=(*text_ids(base.tokenizer, row.answer), base.end_of_turn),

@@ -89,7 +89,7 @@ def grand_experiment(**changes: object) -> Experiment:
 def rate(cell: Cell, personas: Sequence[str]) -> float:
     """A firing rate that looks like a finding: it follows the persona, the arm and the push."""
     place = (personas.index(cell.persona) + 1) / (len(personas) + 1)
-    push = {"none": 0.1, "c=+2": 0.9, "ratio=+0.2": 0.8, "ratio=-0.2": 0.0}[cell.strength]
+    push = {"none": 0.1, "c=+2": 0.9, "ratio=+0.2": 0.8, "ratio=-0.2": 0.0}[str(cell.strength)]
     reads = {"A": 1.0, "B": 0.6, "C": 0.1, "A-iso": 0.15, "A-L10": 0.5}.get(cell.arm, 0.5)
     prompted = 0.75 * place if cell.prompt == "persona" else 0.0
     return min(1.0, prompted + push * reads * place)
@@ -128,7 +128,7 @@ def _cell(task: Task) -> Files:
     time.sleep(float(os.environ.get(PAUSE, "0")))
     if os.environ.get(BREAK) == task.unit.partition("/")[2]:
         raise ValueError(f"prompt of {task.unit} is empty")
-    cell = Cell(**task.inputs["cell"])
+    cell = Cell.from_record(task.inputs["cell"])
     rows = [
         (q, s, given or text_of(cell, q, s, task.inputs["rate"], task.inputs["marker"]))
         for q in range(task.inputs["questions"])
@@ -173,7 +173,7 @@ def _score(task: Task) -> Files:
     columns: dict[str, list] = {}
     rates = []
     for unit in task.upstream.values():
-        cell = Cell(**json.loads(unit.read("cell.json"))["cell"])
+        cell = Cell.from_record(json.loads(unit.read("cell.json"))["cell"])
         table = pq.read_table(io.BytesIO(unit.read("completions.parquet")))
         texts = table["text"].to_pylist()
         said = rule(task.inputs["marker"])
@@ -213,7 +213,7 @@ def graph_of(experiment: Experiment, texts: Mapping[str, str] | None = None) -> 
     }
     measured = [
         _unit("cell", cell.name, {
-            "cell": {name: getattr(cell, name) for name in Cell.__slots__},
+            "cell": cell.record(),
             "rate": rate(cell, names), "marker": experiment.marker,
             "questions": len(experiment.questions.evaluation),
             "samples": experiment.generation.samples, "texts": dict(texts or {}),

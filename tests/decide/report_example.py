@@ -26,6 +26,7 @@ from steerproof.decide.report.inputs import (
 )
 from steerproof.spec.experiment import Analysis, Experiment, Layers, Model, Persona, Questions
 from steerproof.spec.grid import Cell, adapters, cells
+from steerproof.spec.strength import NONE
 from tests.experiments import small_experiment
 
 HEADLINE = (
@@ -105,14 +106,13 @@ def rate_table(design: Experiment, effect: float = 1.0, seed: int = 5) -> RateTa
 
 
 def _coefficient(cell: Cell) -> float:
-    number = 0.0 if cell.strength == "none" else float(cell.strength.partition("=")[2])
-    return number * (1.0 if cell.strength.startswith("c=") else 6.1)
+    return cell.strength.coefficient(h_bar=6.1, norm=1.0)
 
 
 def _rate(cell: Cell, bridge: float, effect: float, rng: np.random.Generator) -> float:
     if cell.prompt == "persona":
-        return bridge + (0.04 if cell.strength != "none" else 0.0)
-    push = {"none": 0.0, "c=+2": 1.0, "ratio=+0.2": 0.7, "ratio=-0.2": -0.5}[cell.strength]
+        return bridge + (0.04 if cell.strength != NONE else 0.0)
+    push = {"none": 0.0, "c=+2": 1.0, "ratio=+0.2": 0.7, "ratio=-0.2": -0.5}[str(cell.strength)]
     if cell.arm in ("A", "B"):
         slope = effect * (1.0 if cell.arm == "A" else 0.6)
         return 0.12 + slope * push * 0.8 * bridge + (1 - effect) * rng.uniform(0, 0.3)
@@ -254,7 +254,7 @@ def _fluency(
         ratio = 0.0
         if cell.layer is not None:
             ratio = calibration["layers"][str(cell.layer)]["personas"][cell.persona]["ratio_at"][
-                cell.strength
+                str(cell.strength)
             ]
         broken = 1 / (1 + np.exp(-(abs(ratio) - 0.7) * 14))
         found.append(

@@ -1,13 +1,14 @@
 """Rate tables for tests: ten headline personas, twenty questions, five samples, exact totals."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import fields
 
 import numpy as np
 
 from steerproof.decide.analysis.rates import CellCounts, CellKind, RateRow, RateTable
 from steerproof.spec.experiment import Analysis, Experiment, Generation, Persona, Questions
 from steerproof.spec.grid import Cell
+from steerproof.spec.strength import Strength
 from tests.experiments import small_experiment
 
 TEN = tuple(f"p{i}" for i in range(10))
@@ -41,10 +42,10 @@ def spread(rate: float, questions: int = 20, samples: int = 5) -> list[int]:
 
 def rows_of(kind: CellKind, rates: Mapping[str, float]) -> list[RateRow]:
     """Rows of one kind of cell, evenly spread over the questions."""
-    number = 0.0 if kind.layer is None else float(kind.strength.split("=")[1])
+    number = kind.strength.number
     return [
         RateRow(
-            cell=Cell(persona=persona, **asdict(kind)),
+            cell=cell_of(kind, persona),
             coefficient=number,
             question=str(i),
             fired=fired,
@@ -55,6 +56,11 @@ def rows_of(kind: CellKind, rates: Mapping[str, float]) -> list[RateRow]:
     ]
 
 
+def cell_of(kind: CellKind, persona: str) -> Cell:
+    """A kind of cell for one persona."""
+    return Cell(persona=persona, **{f.name: getattr(kind, f.name) for f in fields(kind)})
+
+
 def steered(arm: str, strength: str, prompt: str = "neutral") -> CellKind:
     """A steered cell of one of the small experiment's arms."""
     return CellKind(
@@ -62,7 +68,7 @@ def steered(arm: str, strength: str, prompt: str = "neutral") -> CellKind:
         prompt="persona" if prompt == "persona" else "neutral",
         direction="isotropic" if arm == "A-iso" else "centroid",
         layer=0 if arm == "A-L10" else 1,
-        strength=strength,
+        strength=Strength.parse(strength),
     )
 
 
@@ -97,7 +103,7 @@ def supported() -> dict[CellKind, tuple[float, ...]]:
 def table(kinds: Mapping[CellKind, tuple[float, ...]], *, questions: bool = True) -> RateTable:
     """A table of the ten personas; NaN leaves a cell out."""
     cells = {
-        Cell(persona=persona, **asdict(kind)): counted(kind, rate, questions=questions)
+        cell_of(kind, persona): counted(kind, rate, questions=questions)
         for kind, rates in kinds.items()
         for persona, rate in zip(TEN, rates, strict=True)
         if not np.isnan(rate)
@@ -108,7 +114,7 @@ def table(kinds: Mapping[CellKind, tuple[float, ...]], *, questions: bool = True
 def counted(kind: CellKind, rate: float, *, questions: bool) -> CellCounts:
     """Twenty questions of five samples, or their total."""
     fired = spread(rate)
-    number = 0.0 if kind.layer is None else float(kind.strength.split("=")[1])
+    number = kind.strength.number
     return CellCounts(
         coefficient=number,
         questions=tuple(str(i) for i in range(20)) if questions else None,

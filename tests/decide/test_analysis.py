@@ -13,6 +13,7 @@ from steerproof.decide.analysis.records import ControlArm, SignCheck, to_json
 from steerproof.decide.analysis.rule import Outcome, Verdict
 from steerproof.errors import ExperimentError
 from steerproof.spec.experiment import Analysis
+from steerproof.spec.strength import Strength
 from tests.decide.tables import (
     FLAT,
     RISING,
@@ -25,6 +26,7 @@ from tests.decide.tables import (
 )
 
 NAN = math.nan
+C2 = Strength.parse("c=+2")
 PRIMARY = steered("A", "c=+2")
 BRIDGE = CellKind(arm="C", prompt="persona")
 FALLING = RISING[::-1]
@@ -235,7 +237,7 @@ def test_without_isotropic_cells_the_hypothesis_cannot_be_supported():
 
 
 def test_the_arms_own_isotropic_cells_come_before_the_control_arm():
-    own = CellKind(arm="A", prompt="neutral", direction="isotropic", layer=1, strength="c=+2")
+    own = CellKind(arm="A", prompt="neutral", direction="isotropic", layer=1, strength=C2)
     found = analysed({own: supported()[PRIMARY]})
     kill = found.arms["A"].kills["direction_not_specific"]
     assert (kill.numbers["rho_isotropic"], kill.fired) == (1.0, True)
@@ -302,7 +304,7 @@ def test_both_readings_of_the_question_are_reported_and_one_bears_the_load():
 
 def test_arms_with_other_questions_are_not_paired():
     data = dict(table(supported()).cells)
-    changed = next(c for c in data if (c.arm, c.persona, c.strength) == ("C", "p0", "c=+2"))
+    changed = next(c for c in data if (c.arm, c.persona, c.strength) == ("C", "p0", C2))
     renamed = data[changed].questions
     assert renamed is not None
     full = table(supported())

@@ -16,7 +16,10 @@ from steerproof.decide.report.figures.marks import number_points, tipped
 from steerproof.decide.report.figures.palette import FAINT, VARIABLES, diverging
 from steerproof.decide.report.figures.ranking import ranking
 from steerproof.decide.report.inputs import bridge_kind, kind_of
+from steerproof.spec.strength import NONE, Strength
 from tests.decide import report_example as example
+
+C2 = Strength.parse("c=+2")
 
 NAMES = [
     "ranking", "ranking-co-primary", "estimates", "bootstrap", "strengths", "controls", "pushes",
@@ -89,7 +92,7 @@ def test_the_colours_of_a_page_are_variables_and_those_of_a_file_are_not(drawn):
 
 
 def test_the_same_inputs_give_the_same_bytes(drawn):
-    again = ranking(example.inputs(), "c=+2", "ranking")
+    again = ranking(example.inputs(), C2, "ranking")
     assert again == drawn[0]["ranking"]
 
 
@@ -100,7 +103,7 @@ def test_the_scatter_states_the_counts_of_every_headline_persona(drawn):
     )
     for persona in given.experiment.headline:
         for arm in ("A", "C"):
-            steered = lookup(given.rates, kind_of(given.experiment, arm, "c=+2"), persona)
+            steered = lookup(given.rates, kind_of(given.experiment, arm, C2), persona)
             bridge = lookup(given.rates, bridge_kind(given.experiment), persona)
             words = rf"{persona.replace('_', ' ')}: steered {sum(steered.fired)} of 40, .*; "
             assert re.search(words + rf"bridge {sum(bridge.fired)} of 40, ", tips)
@@ -108,7 +111,7 @@ def test_the_scatter_states_the_counts_of_every_headline_persona(drawn):
 
 def test_a_cell_that_was_not_measured_is_named_and_not_drawn():
     given = example.without_cells(example.inputs(), "A", "villain")
-    found = ranking(given, "c=+2", "ranking")
+    found = ranking(given, C2, "ranking")
     assert found.missing == ("A, neutral prompt, centroid L4 c=+2: not measured for villain",)
     tips = [e.text for e in ElementTree.fromstring(found.svg).iter(f"{SVG}title")]
     assert sum(tip.startswith("villain:") for tip in tips) == 1  # arm C only
@@ -116,8 +119,8 @@ def test_a_cell_that_was_not_measured_is_named_and_not_drawn():
 
 def test_an_arm_without_any_cell_leaves_a_panel_that_says_so():
     given = example.inputs()
-    kept = {c: v for c, v in given.rates.cells.items() if c.arm != "A" or c.strength == "none"}
-    found = ranking(replace(given, rates=replace(given.rates, cells=kept)), "c=+2", "ranking")
+    kept = {c: v for c, v in given.rates.cells.items() if c.arm != "A" or c.strength == NONE}
+    found = ranking(replace(given, rates=replace(given.rates, cells=kept)), C2, "ranking")
     assert "no measured values" in found.svg
     assert len(found.missing) == 1
 

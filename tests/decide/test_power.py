@@ -1,6 +1,5 @@
 """Error rates: the simulated truth, the real decision code, and what is counted."""
 
-import dataclasses
 import json
 from pathlib import Path
 from xml.etree import ElementTree
@@ -26,8 +25,7 @@ from steerproof.decide.review.power import (
 )
 from steerproof.decide.review.simulation import Design, Margin, RateModel, pearson_of, simulate
 from steerproof.spec.experiment import Analysis
-from steerproof.spec.grid import Cell
-from tests.decide.tables import TEN, steered, ten_personas
+from tests.decide.tables import TEN, cell_of, steered, ten_personas
 from tools.power_figures import error_rates, error_table, size_table, sizes
 from tools.power_study import REGISTERED, with_tables
 
@@ -107,7 +105,7 @@ def test_simulated_tables_are_decided_exactly_as_real_ones():
     }
     for i in range(12):
         cells = {
-            Cell(persona=persona, **dataclasses.asdict(kind)): CellCounts(
+            cell_of(kind, persona): CellCounts(
                 coefficient=0.0,
                 questions=tuple(str(q) for q in range(20)),
                 fired=tuple(int(f) for f in fired[p, :, i]),

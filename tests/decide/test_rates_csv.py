@@ -2,13 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from steerproof.decide.analysis.rates import (
-    CellKind,
-    canonical_strength,
-    cell_rates,
-    lookup,
-    table_of,
-)
+from steerproof.decide.analysis.rates import CellKind, cell_rates, lookup, table_of
 from steerproof.decide.analysis.rates_csv import COLUMNS, format_rates, read_rates
 from steerproof.errors import ExperimentError
 from tests.decide.tables import RISING, TEN, rows_of, steered, ten_personas
@@ -64,7 +58,6 @@ def test_a_cell_that_is_not_in_the_table_is_not_zero(tmp_path):
 
 
 def test_two_spellings_of_a_strength_are_one_cell(tmp_path):
-    assert canonical_strength("c=+2.0") == "c=+2"
     line = "A,p0,neutral,centroid,1,{},2,{},1,5"
     table = read(tmp_path, [*BRIDGE, line.format("c=+2", 0), line.format("c=+2.0", 1)])
     cell = lookup(table, steered("A", "c=+2"), "p0")

@@ -17,6 +17,7 @@ from steerproof.decide.report import wording
 from steerproof.decide.report.figures import Drawing
 from steerproof.decide.report.inputs import Completion, ReportInputs
 from steerproof.decide.report.page import build, page
+from steerproof.spec.strength import Strength
 from steerproof.text import reveal
 from tests.decide import report_example as example
 
@@ -241,11 +242,12 @@ def test_missing_cells_are_called_not_measured_and_never_zero(drawings):
 
 
 def test_a_strength_spelt_in_another_way_is_the_same_cell():
+    def spelt_anew(strength: Strength) -> Strength:
+        return Strength.parse(str(strength).replace("+2", "+2.0"))
+
     given = example.inputs()
     grids = tuple(
-        grid.model_copy(
-            update={"strengths": tuple(s.replace("+2", "+2.0") for s in grid.strengths)}
-        )
+        grid.model_copy(update={"strengths": tuple(spelt_anew(s) for s in grid.strengths)})
         for grid in given.experiment.cells
     )
     spelt = replace(given, experiment=given.experiment.model_copy(update={"cells": grids}))

@@ -79,7 +79,7 @@ CLASHES = [
     ),
     ([("[A-iso, A-L10]", "[A-iso, A-L10, D]")], "cells.2.arms.2", "'D' is no arm"),
     ([("[A-iso, A-L10]", "[A-iso, A-L10, A-iso]")], "cells.2.arms.2", "listed twice"),
-    ([("[c=+2, ratio=+0.2]", "[c=+2, c=+2.0]")], "cells.2.strengths.1", "same push as 'c=+2'"),
+    ([("[c=+2, ratio=+0.2]", "[c=+2, c=+2.0]")], "cells.2.strengths.1", "same number"),
     ([("[c=+2, ratio=+0.2]", "[c=+2, c=+2]")], "cells.2.strengths.1", "listed twice"),
     (
         [("[c=+2, ratio=+0.2]", "[c=+2, ratio=+0.2], direction: none")],

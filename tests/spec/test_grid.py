@@ -5,6 +5,7 @@ from pydantic import ValidationError
 
 from steerproof.spec.experiment import Arm, Experiment, Grid, PromptKind
 from steerproof.spec.grid import Cell, adapters, cells, samples
+from steerproof.spec.strength import Strength
 from tests.experiments import PERSONAS, small_experiment
 
 
@@ -66,7 +67,7 @@ def test_names_say_what_is_used_and_a_cell_is_read_back_from_its_record() -> Non
         prompt="persona",
         direction="isotropic",
         layer=1,
-        strength="c=+1",
+        strength=Strength.parse("c=+1"),
         of="judge",
         prompt_of="baker",
         draw=3,
@@ -76,7 +77,7 @@ def test_names_say_what_is_used_and_a_cell_is_read_back_from_its_record() -> Non
     )
     place = "A.poet.persona.isotropic.L1.c=+1"
     assert cell.name == f"{place}.remove.generated@judge^baker~3.s2"
-    assert Cell(**cell.record()) == cell  # pyright: ignore[reportArgumentType]
+    assert Cell.from_record(cell.record()) == cell
     assert not cell.plain
 
 

@@ -7,6 +7,7 @@ from itertools import groupby
 from steerproof.board.cell_rates import CellRate
 from steerproof.spec.experiment import Experiment
 from steerproof.spec.grid import Cell
+from steerproof.spec.strength import Strength
 
 _SIGNS = {"running": "…", "failed": "✕", "interrupted": "!", "damaged": "✕", "done": "·"}
 
@@ -35,12 +36,12 @@ class Column:
     prompt: str
     direction: str
     layer: int | None
-    strength: str
+    strength: Strength
 
     @property
     def label(self) -> str:
         """The strength, short: `c+2`, `r−0.2`."""
-        return self.strength.replace("ratio=", "r").replace("c=", "c").replace("-", "−")
+        return str(self.strength).replace("ratio=", "r").replace("c=", "c").replace("-", "−")
 
     @property
     def title(self) -> str:

@@ -238,7 +238,7 @@ def shared_kinds(sides: Sequence[Side]) -> dict[str, tuple[str, str]]:
     common: dict[str, tuple[str, str]] | None = None
     for one in sides:
         mine = {
-            f"{cell.prompt} prompt, {cell.strength}": (cell.prompt, cell.strength)
+            f"{cell.prompt} prompt, {cell.strength}": (cell.prompt, str(cell.strength))
             for cell in one.run.cells.values()
             if cell.arm == one.arm
         }
@@ -287,7 +287,7 @@ def _rate_of(
     one: Side, arm: str, persona: str, kind: tuple[str, str]
 ) -> tuple[CellRate | None, str]:
     def asked(cell: Cell) -> bool:
-        return (cell.arm, cell.persona, cell.prompt, cell.strength) == (arm, persona, *kind)
+        return (cell.arm, cell.persona, cell.prompt, str(cell.strength)) == (arm, persona, *kind)
 
     name = next((name for name, cell in one.run.cells.items() if asked(cell)), None)
     return (None, "") if name is None else (one.rates[name], name)

@@ -30,7 +30,7 @@ from steerproof.run.stages.files import read_json, read_table, to_json
 from steerproof.run.store.ledger import read_ledger
 from steerproof.run.store.manifest import MANIFEST, StoredUnit
 from steerproof.run.store.store import publish, results_damage
-from steerproof.spec.experiment import Experiment, coefficient
+from steerproof.spec.experiment import Experiment
 from steerproof.spec.grid import Cell, cells
 from steerproof.spec.lock import Deviation as DeclaredDeviation
 from steerproof.spec.lock import Lock as Registration
@@ -50,12 +50,15 @@ def calibration(experiment: Experiment, finished: Finished) -> dict[str, Any]:
 
 def with_strengths(experiment: Experiment, geometries: Iterable[dict[str, Any]]) -> dict[str, Any]:
     """Layers' geometries as calibration.json holds them; they are changed in place."""
-    strengths = sorted({s for g in experiment.cells if g.operation == "add" for s in g.strengths})
+    strengths = sorted(
+        {s for g in experiment.cells if g.operation == "add" for s in g.strengths}, key=str
+    )
     layers: dict[str, Any] = {}
     for geometry in geometries:
         for persona in geometry["personas"].values():
             numbers = {
-                s: coefficient(s, h_bar=geometry["h_bar"], norm=persona["norm"]) for s in strengths
+                str(s): s.coefficient(h_bar=geometry["h_bar"], norm=persona["norm"])
+                for s in strengths
             }
             persona["c_at"] = numbers
             persona["ratio_at"] = {

@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator
 
-from steerproof.spec.experiment import WHOSE, Experiment, Grid, parse_strength
+from steerproof.spec.experiment import WHOSE, Experiment, Grid
 from steerproof.spec.problems import Check, Keys, Problem, did_you_mean, shown
+from steerproof.spec.strength import NONE
 
 
 def _reserved(experiment: Experiment) -> Iterator[Problem]:
@@ -29,9 +30,9 @@ def _whose(experiment: Experiment) -> Iterator[Problem]:
 def _pushes(experiment: Experiment) -> Iterator[Problem]:
     for i, grid in enumerate(experiment.cells):
         field = _about_a_push(grid)
-        if field is not None and "none" in grid.strengths:
+        if field is not None and NONE in grid.strengths:
             yield Problem(
-                keys=("cells", i, "strengths", grid.strengths.index("none")),
+                keys=("cells", i, "strengths", grid.strengths.index(NONE)),
                 message=f"`none` pushes nothing, so `{field}` says nothing of it; "
                 "measure it in a grid of its own",
             )
@@ -52,13 +53,12 @@ def _about_a_push(grid: Grid) -> str | None:
 def _removes(grid: Grid, place: Keys) -> Iterator[Problem]:
     if grid.operation != "remove":
         return
-    for j, label in enumerate(grid.strengths):
-        kind, number = parse_strength(label)
-        if label != "none" and (kind != "c" or number < 0):
+    for j, strength in enumerate(grid.strengths):
+        if strength != NONE and (strength.kind != "c" or strength.number < 0):
             yield Problem(
                 keys=(*place, "strengths", j),
-                message=f"{shown(label)}: what is removed is a share of the component along the "
-                "direction; 'c=+1' removes all of it, 'c=+0.5' half",
+                message=f"{shown(str(strength))}: what is removed is a share of the component along "
+                "the direction; 'c=+1' removes all of it, 'c=+0.5' half",
             )
 
 

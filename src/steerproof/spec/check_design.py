@@ -3,8 +3,9 @@
 import re
 from collections.abc import Iterator
 
-from steerproof.spec.experiment import Analysis, Arm, Experiment, PromptKind, parse_strength
+from steerproof.spec.experiment import Analysis, Arm, Experiment, PromptKind
 from steerproof.spec.problems import Check, Keys, Problem, did_you_mean, shown, twice
+from steerproof.spec.strength import NONE, Strength
 
 HUGE_LEARNING_RATE = 0.1
 """At or above this, AdamW on LoRA weights diverges; it is nearly always a lost exponent."""
@@ -129,7 +130,7 @@ def _grids(experiment: Experiment) -> Iterator[Problem]:
         place: Keys = ("cells", i)
         yield from _listed_arms(grid.arms, names, place)
         yield from _same_push(grid.strengths, place)
-        pushes = any(strength != "none" for strength in grid.strengths)
+        pushes = any(strength != NONE for strength in grid.strengths)
         if grid.direction == "none" and pushes:
             message = "strengths other than `none` need a direction to push along"
             yield Problem(keys=(*place, "direction"), message=message)
@@ -146,14 +147,10 @@ def _listed_arms(arms: tuple[str, ...], names: list[str], place: Keys) -> Iterat
             yield Problem(keys=(*place, "arms", j), message=f"{shown(arm)} is listed twice")
 
 
-def _same_push(strengths: tuple[str, ...], place: Keys) -> Iterator[Problem]:
-    first: dict[tuple[str, float], str] = {}
-    for j, label in enumerate(strengths):
-        if label in strengths[:j]:
-            message = f"{shown(label)} is listed twice"
-            yield Problem(keys=(*place, "strengths", j), message=message)
-        elif (earlier := first.setdefault(parse_strength(label), label)) != label:
-            message = f"{shown(label)} is the same push as {shown(earlier)}; write one of them"
+def _same_push(strengths: tuple[Strength, ...], place: Keys) -> Iterator[Problem]:
+    for j, strength in enumerate(strengths):
+        if strength in strengths[:j]:
+            message = f"{shown(str(strength))} is listed twice, as the same text or the same number"
             yield Problem(keys=(*place, "strengths", j), message=message)
 
 
@@ -203,11 +200,13 @@ def _strengths(experiment: Experiment) -> Iterator[Problem]:
     analysis = experiment.analysis
     primary, second = analysis.primary_strength, analysis.co_primary_strength
     for field, label in (("primary_strength", primary), ("co_primary_strength", second)):
-        if label is not None and parse_strength(label)[1] <= 0:
-            message = f"{shown(label)} must push forwards, such as 'c=+2'"
+        if label is not None and label.number <= 0:
+            message = f"{shown(str(label))} must push forwards, such as 'c=+2'"
             yield Problem(keys=("analysis", field), message=message)
-    if second is not None and parse_strength(primary) == parse_strength(second):
-        message = f"{shown(second)} is the primary strength as well; write null to leave it out"
+    if second == primary:
+        message = (
+            f"{shown(str(second))} is the primary strength as well; write null to leave it out"
+        )
         yield Problem(keys=("analysis", "co_primary_strength"), message=message)
     yield from _sign_check(analysis)
 
@@ -218,13 +217,17 @@ def _sign_check(analysis: Analysis) -> Iterator[Problem]:
         return
     place: Keys = ("analysis", "negative_strength")
     if second is None:
-        message = f"{shown(negative)} has no co_primary_strength to be compared with; write null"
+        message = (
+            f"{shown(str(negative))} has no co_primary_strength to be compared with; write null"
+        )
         yield Problem(keys=place, message=message)
         return
-    kind, number = parse_strength(second)
-    if parse_strength(negative) != (kind, -number):
-        message = f"{shown(negative)} must be the opposite of co_primary_strength {shown(second)}"
-        yield Problem(keys=place, message=message)
+    if negative != -second:
+        yield Problem(
+            keys=place,
+            message=f"{shown(str(negative))} must be the opposite of co_primary_strength "
+            f"{shown(str(second))}",
+        )
 
 
 def _thresholds(experiment: Experiment) -> Iterator[Problem]:
@@ -254,7 +257,7 @@ def _load_bearing(experiment: Experiment) -> Iterator[Problem]:
 
 def _measured(experiment: Experiment) -> Iterator[Problem]:
     analysis = experiment.analysis
-    yield from _needs_cell(experiment, "bridge_arm", analysis.bridge_arm, "none", "persona")
+    yield from _needs_cell(experiment, "bridge_arm", analysis.bridge_arm, NONE, "persona")
     for field, label in (
         ("primary_strength", analysis.primary_strength),
         ("co_primary_strength", analysis.co_primary_strength),
@@ -270,32 +273,39 @@ def _measured(experiment: Experiment) -> Iterator[Problem]:
         if name is not None:
             yield from _needs_cell(experiment, field, name, analysis.primary_strength)
     if analysis.load_bearing == "steered_vs_prompted":
-        yield from _needs_cell(experiment, "load_bearing", analysis.arm, "none", "persona")
+        yield from _needs_cell(experiment, "load_bearing", analysis.arm, NONE, "persona")
 
 
 def _needs_cell(
-    experiment: Experiment, field: str, name: str, strength: str, prompt: PromptKind = "neutral"
+    experiment: Experiment,
+    field: str,
+    name: str,
+    strength: Strength,
+    prompt: PromptKind = "neutral",
 ) -> Iterator[Problem]:
     arm = next((arm for arm in experiment.arms if arm.name == name), None)
     if arm is None:
         return  # reported as an unknown arm
-    labels = measured_strengths(experiment, arm, prompt)
-    if parse_strength(strength) not in map(parse_strength, labels):
+    measured = measured_strengths(experiment, arm, prompt)
+    if strength not in measured:
+        labels = [str(one) for one in measured]
         yield Problem(
             keys=("analysis", field),
             message=f"no cell measures arm {name} under the {prompt} prompt at {strength}; "
-            f"measured: {', '.join(labels) or 'nothing'}{did_you_mean(strength, labels)}",
+            f"measured: {', '.join(labels) or 'nothing'}{did_you_mean(str(strength), labels)}",
         )
 
 
-def measured_strengths(experiment: Experiment, arm: Arm, prompt: PromptKind) -> tuple[str, ...]:
+def measured_strengths(
+    experiment: Experiment, arm: Arm, prompt: PromptKind
+) -> tuple[Strength, ...]:
     """Strengths at which an arm is measured along its own direction, at its own layer."""
-    own = "centroid" if arm.direction == "none" else arm.direction
-    labels: dict[str, None] = {}
+    own = arm.steered_direction
+    labels: dict[Strength, None] = {}
     for grid in experiment.cells:
         if arm.name in grid.arms and grid.prompt == prompt and not grid.special:
             along = grid.direction in (None, own) and grid.layer in (None, arm.layer)
-            labels |= dict.fromkeys(s for s in grid.strengths if along or s == "none")
+            labels |= dict.fromkeys(s for s in grid.strengths if along or s == NONE)
     return tuple(labels)
 
 

@@ -5,11 +5,11 @@ whole record hashes to the pre-registration. Problems are collected and reported
 (`steerproof.spec.yaml_io` turns them into `file:line:column`).
 """
 
-import math
-import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from steerproof.spec.strength import NONE, Strength
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
@@ -24,16 +24,6 @@ Tokens = Literal["all", "prompt", "generated", "last_prompt"]
 Operation = Literal["add", "remove"]
 WHOSE = ("own", "others", "all")
 """What `of` and `prompt_of` can say besides a persona's name; no persona is called so."""
-
-_STRENGTH = re.compile(r"^(none|(c|ratio)=([+-]\d+(?:\.\d+)?))$")
-
-
-def _strength_reads(label: str) -> str:
-    parse_strength(label)
-    return label
-
-
-Strength = Annotated[str, AfterValidator(_strength_reads)]
 
 
 def _later(default: object) -> Any:
@@ -189,6 +179,16 @@ class Arm(Record):
             raise ValueError(f"arm {self.name} has no direction to shuffle")
         return self
 
+    @property
+    def steered_direction(self) -> DirectionKind:
+        """What the arm is steered along: its own direction, the centroid if it has none."""
+        return "centroid" if self.direction == "none" else self.direction
+
+    @property
+    def training_strength(self) -> Strength:
+        """How hard every training row is pushed."""
+        return NONE if self.ratio is None else Strength(kind="ratio", number=self.ratio)
+
 
 class Grid(Record):
     """A block of cells: every arm x persona x strength under one prompt."""
@@ -283,11 +283,11 @@ class Analysis(Record):
     """Arm at the contrast layer."""
     bridge_arm: Name = "C"
     """The prompted, unsteered rate of this arm is the reference ranking."""
-    primary_strength: Strength = "c=+2"
+    primary_strength: Strength = Strength(kind="c", number=2.0)
     """Strength of the registered test."""
-    co_primary_strength: Strength | None = "ratio=+0.2"
+    co_primary_strength: Strength | None = Strength(kind="ratio", number=0.2)
     """A pass at one of the two strengths only is called magnitude-bound."""
-    negative_strength: Strength | None = "ratio=-0.2"
+    negative_strength: Strength | None = Strength(kind="ratio", number=-0.2)
     """Strength of the sign check, against the co-primary."""
     load_bearing: Literal["steered_vs_baseline_arm", "steered_vs_prompted"] = (
         "steered_vs_baseline_arm"
@@ -397,35 +397,3 @@ class Experiment(Record):
         if chosen == "training":
             return self.questions.training
         return chosen
-
-
-def parse_strength(label: str) -> tuple[Literal["none", "c", "ratio"], float]:
-    """Read a strength label: `none`, `c=+2` or `ratio=-0.2`.
-
-    Returns:
-        The kind and its number (0.0 for `none`).
-
-    Raises:
-        ValueError: any other text; the sign is part of the label.
-    """
-    match = _STRENGTH.match(label)
-    if match is None:
-        raise ValueError(f"strength {label!r} must be 'none', 'c=+2' or 'ratio=-0.2', with sign")
-    if match[1] == "none":
-        return "none", 0.0
-    number = float(match[3])
-    if not math.isfinite(number) or number == 0.0:
-        raise ValueError(f"strength {label!r} pushes by nothing; write 'none'")
-    return ("c", number) if match[2] == "c" else ("ratio", number)
-
-
-def coefficient(strength: str, *, h_bar: float, norm: float) -> float:
-    """The number that multiplies a direction: `c(ratio) = ratio * h_bar / ||v||`.
-
-    Args:
-        strength: A label as in `parse_strength`; `c=+2` is the number itself.
-        h_bar: Baseline residual norm of the layer.
-        norm: Norm of the direction.
-    """
-    kind, number = parse_strength(strength)
-    return number * h_bar / norm if kind == "ratio" else number

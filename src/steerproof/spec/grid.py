@@ -1,8 +1,9 @@
 """What an experiment asks for, spelt out: every adapter and every cell."""
 
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
 from itertools import product
+from typing import Any
 
 from steerproof.spec.experiment import (
     Arm,
@@ -13,6 +14,7 @@ from steerproof.spec.experiment import (
     PromptKind,
     Tokens,
 )
+from steerproof.spec.strength import NONE, Strength
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +47,7 @@ class Cell:
     direction: DirectionKind
     layer: int | None
     """Block index; none without a direction."""
-    strength: str
+    strength: Strength = NONE
     of: str | None = None
     """Persona whose direction it is; none is the adapter's own."""
     prompt_of: str | None = None
@@ -91,9 +93,16 @@ class Cell:
         used = (f"{mark}{value}" for mark, value in marked if value is not None)
         return "".join(used) + _seed_suffix(self.seed)
 
-    def record(self) -> dict[str, str | int | None]:
-        """Plain values, of the optional fields only those that are used; `Cell(**...)` reads it."""
-        return {k: v for k, v in asdict(self).items() if v is not None or k == "layer"}
+    def record(self) -> dict[str, Any]:
+        """Plain values, of the optional fields only those that are used; `from_record` reads it."""
+        values = {part.name: getattr(self, part.name) for part in fields(self)}
+        used = {name: value for name, value in values.items() if value is not None}
+        return used | {"layer": self.layer, "strength": str(self.strength)}
+
+    @classmethod
+    def from_record(cls, values: Mapping[str, Any]) -> "Cell":
+        """Read back what `record` gave."""
+        return cls(**{**values, "strength": Strength.parse(values["strength"])})
 
 
 _PLAIN = 6
@@ -138,8 +147,7 @@ def samples(experiment: Experiment) -> dict[Cell, int]:
 
 def _cells_of(experiment: Experiment, grid: Grid, arm: Arm, seed: int | None) -> Iterator[Cell]:
     """The cells of one arm in one grid; off the diagonal there are headline personas only."""
-    own = "centroid" if arm.direction == "none" else arm.direction
-    direction = grid.direction or own
+    direction = grid.direction or arm.steered_direction
     layer = experiment.layer(grid.layer or arm.layer)
     everyday = (grid.of, grid.prompt_of) == ("own", "own") and not grid.bends
     draws = range(1, grid.draws + 1) if grid.draws else (None,)
@@ -149,14 +157,14 @@ def _cells_of(experiment: Experiment, grid: Grid, arm: Arm, seed: int | None) ->
         whose = _others(grid.of, persona.name, experiment.headline)
         prompts = _others(grid.prompt_of, persona.name, experiment.headline)
         for of, prompt_of, draw, strength in product(whose, prompts, draws, grid.strengths):
-            still = strength == "none" or direction == "none"
+            still = strength == NONE or direction == "none"
             yield Cell(
                 arm=arm.name,
                 persona=persona.name,
                 prompt=grid.prompt,
                 direction="none" if still else direction,
                 layer=None if still else layer,
-                strength="none" if still else strength,
+                strength=NONE if still else strength,
                 of=of,
                 prompt_of=prompt_of,
                 draw=draw,

@@ -74,7 +74,7 @@ def _conditions(experiment: Experiment) -> Iterator[str]:
                 grid.prompt,
                 grid.direction or "the arm's own",
                 grid.layer or "the arm's own",
-                ", ".join(grid.strengths),
+                ", ".join(map(str, grid.strengths)),
                 "; ".join(_grid_notes(grid)),
             )
             for grid in experiment.cells

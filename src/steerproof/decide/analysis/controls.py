@@ -8,7 +8,7 @@ from jaxtyping import Float
 from steerproof.decide.analysis.estimates import Estimate
 from steerproof.decide.analysis.kills import mean_rate
 from steerproof.decide.analysis.permutation import paired_test, permutation_test
-from steerproof.decide.analysis.rates import CellKind, canonical_strength, cell_rates
+from steerproof.decide.analysis.rates import CellKind, cell_rates
 from steerproof.decide.analysis.records import (
     Bounds,
     ComparisonResults,
@@ -179,8 +179,8 @@ def sign_check(study: Study, arm: str) -> SignCheck | None:
         p = 1.0 if test.signed_rank_p is None else test.signed_rank_p
         holds = p <= 1 - analysis.confidence
     return SignCheck(
-        positive=canonical_strength(analysis.co_primary_strength),
-        negative=canonical_strength(analysis.negative_strength),
+        positive=str(analysis.co_primary_strength),
+        negative=str(analysis.negative_strength),
         n=len(drops),
         n_lower=test and test.n_greater,
         n_higher=test and test.n_less,

@@ -28,6 +28,7 @@ from steerproof.decide.analysis.tested import (
     totals_of,
     undefined_reason,
 )
+from steerproof.spec.strength import Strength
 
 BINS = 80
 """Bins of a bootstrap histogram, from -1 to 1."""
@@ -53,7 +54,7 @@ class Spread:
     reason: str | None = None
 
 
-def estimate(study: Study, arm: str, strength: str) -> Estimate:
+def estimate(study: Study, arm: str, strength: Strength) -> Estimate:
     """Everything about one arm steered at one strength under the neutral prompt."""
     kind = steered_kind(study, arm, strength)
     steered, bridge = rates_of(study, kind), rates_of(study, study.bridge)
@@ -71,7 +72,7 @@ def estimate(study: Study, arm: str, strength: str) -> Estimate:
     )
     reasons = (rho_reason(study, kind, left, right, missing), registered.reason, general.reason)
     result = StrengthResult(
-        strength=kind.strength,
+        strength=str(kind.strength),
         n=int(present.sum()),
         missing=missing,
         rho=number(evidence.rho),

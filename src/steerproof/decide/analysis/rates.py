@@ -11,8 +11,9 @@ import numpy as np
 from jaxtyping import Float
 
 from steerproof.decide.analysis.resampling import Counts
-from steerproof.spec.experiment import DirectionKind, PromptKind, parse_strength
+from steerproof.spec.experiment import DirectionKind, PromptKind
 from steerproof.spec.grid import Cell
+from steerproof.spec.strength import NONE, Strength
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,7 +21,7 @@ class RateRow:
     """One line of the table."""
 
     cell: Cell
-    """What was measured; its strength is canonical (`c=+2`, never `c=+2.0`)."""
+    """What was measured."""
     coefficient: float
     """Number the direction was really multiplied by; 0 without a direction."""
     question: str | None
@@ -69,7 +70,7 @@ class CellKind:
     prompt: PromptKind
     direction: DirectionKind = "none"
     layer: int | None = None
-    strength: str = "none"
+    strength: Strength = NONE
 
     @property
     def name(self) -> str:
@@ -77,16 +78,6 @@ class CellKind:
         place = "unsteered" if self.layer is None else f"{self.direction} L{self.layer}"
         strength = "" if self.layer is None else f" {self.strength}"
         return f"{self.arm}, {self.prompt} prompt, {place}{strength}"
-
-
-def canonical_strength(label: str) -> str:
-    """The one spelling of a strength: `c=+2.0` and `c=+2` are the same cell.
-
-    Raises:
-        ValueError: the label is not a strength.
-    """
-    kind, number = parse_strength(label)
-    return kind if kind == "none" else f"{kind}={number:+g}"
 
 
 def table_of(rows: Iterable[RateRow]) -> RateTable:

@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import get_args
 
-from steerproof.decide.analysis.rates import RateRow, RateTable, canonical_strength, table_of
+from steerproof.decide.analysis.rates import RateRow, RateTable, table_of
 from steerproof.errors import ExperimentError
-from steerproof.spec.experiment import DirectionKind, Experiment, PromptKind, parse_strength
+from steerproof.spec.experiment import DirectionKind, Experiment, PromptKind
 from steerproof.spec.grid import Cell
+from steerproof.spec.strength import NONE, Strength
 
 COLUMNS = (
     "arm",
@@ -219,16 +220,16 @@ def _layer(record: dict[str, str], line: int, problems: Problems) -> int | None:
     return _whole(record, "layer", line, problems)
 
 
-def _strength(record: dict[str, str], line: int, problems: Problems) -> str | None:
+def _strength(record: dict[str, str], line: int, problems: Problems) -> Strength | None:
     try:
-        strength = canonical_strength(record["strength"])
+        strength = Strength.parse(record["strength"])
     except ValueError as error:
         problems.add(line, str(error))
         return None
-    if (strength == "none") != (record["direction"] == "none"):
+    if (strength == NONE) != (record["direction"] == "none"):
         problems.add(
             line,
-            f"strength {strength!r} with direction {record['direction']!r}: "
+            f"strength {str(strength)!r} with direction {record['direction']!r}: "
             "either both are 'none' or neither",
         )
         return None
@@ -236,7 +237,7 @@ def _strength(record: dict[str, str], line: int, problems: Problems) -> str | No
 
 
 def _coefficient(
-    record: dict[str, str], strength: str | None, line: int, problems: Problems
+    record: dict[str, str], strength: Strength | None, line: int, problems: Problems
 ) -> float:
     """The number used; it must agree with what the strength says of it."""
     text = record["coefficient"]
@@ -247,10 +248,10 @@ def _coefficient(
     if not math.isfinite(value):
         problems.add(line, f"coefficient {text!r} must be a finite number")
     elif strength is not None:
-        kind, number = parse_strength(strength)
-        if kind == "ratio" and value * number <= 0:
+        number = strength.number
+        if strength.kind == "ratio" and value * number <= 0:
             problems.add(line, f"coefficient {text} has not the sign of strength {strength}")
-        elif kind != "ratio" and not math.isclose(value, number, rel_tol=1e-6):
+        elif strength.kind != "ratio" and not math.isclose(value, number, rel_tol=1e-6):
             problems.add(line, f"coefficient {text} with strength {strength} must be {number:g}")
     return value
 
@@ -287,7 +288,7 @@ def _check_bridge(rows: Sequence[tuple[int, RateRow]], known: Known, problems: P
     for line, row in rows:
         first.setdefault(row.cell.persona, line)
         cell = row.cell
-        if (cell.arm, cell.prompt, cell.strength) == (known.bridge_arm, "persona", "none"):
+        if (cell.arm, cell.prompt, cell.strength) == (known.bridge_arm, "persona", NONE):
             bridged.add(cell.persona)
     wanted = f"arm {known.bridge_arm}, prompt persona, direction none, strength none"
     if not bridged:

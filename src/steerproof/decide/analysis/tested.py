@@ -9,7 +9,6 @@ from steerproof.decide.analysis.kills import Flag
 from steerproof.decide.analysis.rates import (
     CellKind,
     RateTable,
-    canonical_strength,
     cell_counts,
     cell_rates,
     lookup,
@@ -23,6 +22,7 @@ from steerproof.decide.analysis.resampling import (
 )
 from steerproof.decide.analysis.rule import Limits
 from steerproof.spec.experiment import DirectionKind, Experiment
+from steerproof.spec.strength import Strength
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,9 +64,8 @@ class Study:
 
 
 def arm_direction(experiment: Experiment, arm: str) -> DirectionKind:
-    """The direction that an arm is steered with: its own, or the centroid for a prompt-only arm."""
-    own = experiment.arm(arm).direction
-    return "centroid" if own == "none" else own
+    """The direction that an arm is steered with."""
+    return experiment.arm(arm).steered_direction
 
 
 def arm_layer(experiment: Experiment, arm: str) -> int:
@@ -74,18 +73,18 @@ def arm_layer(experiment: Experiment, arm: str) -> int:
     return experiment.layer(experiment.arm(arm).layer)
 
 
-def steered_kind(study: Study, arm: str, strength: str) -> CellKind:
+def steered_kind(study: Study, arm: str, strength: Strength) -> CellKind:
     """Neutral prompt, the arm's own direction and layer, at a strength."""
     return CellKind(
         arm=arm,
         prompt="neutral",
         direction=arm_direction(study.experiment, arm),
         layer=arm_layer(study.experiment, arm),
-        strength=canonical_strength(strength),
+        strength=strength,
     )
 
 
-def isotropic_kind(study: Study, arm: str, strength: str) -> CellKind | None:
+def isotropic_kind(study: Study, arm: str, strength: Strength) -> CellKind | None:
     """The random direction that an arm's own is compared with.
 
     The arm's own isotropic cells where the table has any, else the control arm of the
@@ -99,7 +98,7 @@ def isotropic_kind(study: Study, arm: str, strength: str) -> CellKind | None:
         prompt="neutral",
         direction="isotropic",
         layer=arm_layer(study.experiment, arm),
-        strength=canonical_strength(strength),
+        strength=strength,
     )
     if any(lookup(study.table, own, persona) for persona in study.personas):
         return own

@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from steerproof.decide.analysis.rates import CellKind, RateTable, canonical_strength
+from steerproof.decide.analysis.rates import CellKind, RateTable
 from steerproof.decide.analysis.records import Analysis
 from steerproof.spec.experiment import Experiment, PromptKind
 from steerproof.spec.grid import Cell
+from steerproof.spec.strength import NONE, Strength
 
 Json = Mapping[str, Any]
 """Parsed JSON of another part of the program."""
@@ -129,18 +130,18 @@ class ReportInputs:
 
 
 def kind_of(
-    experiment: Experiment, arm: str, strength: str, prompt: PromptKind = "neutral"
+    experiment: Experiment, arm: str, strength: Strength, prompt: PromptKind = "neutral"
 ) -> CellKind:
     """The cells of an arm under its own direction and layer (centroid for a prompt-only arm)."""
-    if strength == "none":
+    if strength == NONE:
         return CellKind(arm=arm, prompt=prompt)
     trained = experiment.arm(arm)
     return CellKind(
         arm=arm,
         prompt=prompt,
-        direction="centroid" if trained.direction == "none" else trained.direction,
+        direction=trained.steered_direction,
         layer=experiment.layer(trained.layer),
-        strength=canonical_strength(strength),
+        strength=strength,
     )
 
 

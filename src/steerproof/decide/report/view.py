@@ -2,15 +2,16 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import groupby
 
-from steerproof.decide.analysis.rates import CellKind, canonical_strength, lookup
+from steerproof.decide.analysis.rates import CellKind, lookup
 from steerproof.decide.analysis.records import Bounds, PairedComparison
 from steerproof.decide.report import wording
 from steerproof.decide.report.figures.fluency import CLIFF
 from steerproof.decide.report.inputs import Completion, Json, ReportInputs, bridge_kind, short_name
 from steerproof.spec.grid import Cell, cells
+from steerproof.spec.strength import Strength
 from steerproof.text import reveal
 
 _LEADS = {
@@ -131,11 +132,8 @@ def _kill_number(key: str, value: wording.Number) -> str:
 
 
 def asked_cells(inputs: ReportInputs) -> tuple[Cell, ...]:
-    """Cells that the experiment asks for, named as the rate table names them."""
-    return tuple(
-        replace(cell, strength=canonical_strength(cell.strength))
-        for cell in cells(inputs.experiment)
-    )
+    """Cells that the experiment asks for."""
+    return cells(inputs.experiment)
 
 
 def rate_lines(inputs: ReportInputs) -> Iterator[RateLine]:
@@ -232,10 +230,10 @@ def bridge_line(inputs: ReportInputs) -> tuple[str, str]:
     return f"{min(values):.2f}", f"{max(values):.2f}"
 
 
-def calibration_rows(layer: Json, strength: str) -> Iterator[tuple[str, Mapping[str, str]]]:
+def calibration_rows(layer: Json, strength: Strength) -> Iterator[tuple[str, Mapping[str, str]]]:
     """One row per persona: norm, ratio at a strength, reliability, cosines."""
     for name, found in layer["personas"].items():
-        ratio = found["ratio_at"].get(strength)
+        ratio = found["ratio_at"].get(str(strength))
         yield (
             short_name(name),
             {

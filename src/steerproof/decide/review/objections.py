@@ -120,10 +120,8 @@ def _measured(experiment: Experiment, evidence: Evidence) -> Iterator[Objection]
 
 
 def _pushes(experiment: Experiment, layer: Mapping[str, Any]) -> Iterator[Objection]:
-    for strength in {
-        experiment.analysis.primary_strength: 0,
-        experiment.analysis.co_primary_strength: 0,
-    }:
+    asked = (experiment.analysis.primary_strength, experiment.analysis.co_primary_strength)
+    for strength in dict.fromkeys(str(one) for one in asked if one is not None):
         ratios = {
             name: layer["personas"][name]["ratio_at"][strength]
             for name in experiment.headline

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from steerproof.decide.review.evidence import Objection
 from steerproof.spec.check_design import measured_strengths
 from steerproof.spec.check_texts import normalised
-from steerproof.spec.experiment import Arm, Experiment, parse_strength
+from steerproof.spec.experiment import Arm, Experiment
+from steerproof.spec.strength import NONE
 
 CLIFF = 0.6
 """Ratio beyond which the published run lost the marker and much of its fluency."""
@@ -183,11 +184,10 @@ def _arm_without_signal(experiment: Experiment) -> Iterator[Objection]:
 
 def _beyond_cliff(experiment: Experiment) -> Iterator[Objection]:
     asked = {
-        label: abs(number)
+        str(strength): abs(strength.number)
         for grid in experiment.cells
-        for label in grid.strengths
-        for kind, number in [parse_strength(label)]
-        if kind == "ratio" and abs(number) > CLIFF
+        for strength in grid.strengths
+        if strength.kind == "ratio" and abs(strength.number) > CLIFF
     }
     asked |= {f"arm {a.name}": a.ratio for a in experiment.arms if a.ratio and a.ratio > CLIFF}
     if asked:
@@ -207,9 +207,9 @@ def _unmeasured_kills(experiment: Experiment) -> Iterator[Objection]:
     neutral = measured_strengths(experiment, arm, "neutral")
     prompted = measured_strengths(experiment, arm, "persona")
     missing = []
-    if "none" not in neutral:
+    if NONE not in neutral:
         missing.append(f"baseline_rate_driven (neutral prompt at none in arm {arm.name})")
-    if not {"none", analysis.primary_strength} <= set(prompted):
+    if not {NONE, analysis.primary_strength} <= set(prompted):
         wanted = f"none and {analysis.primary_strength}"
         missing.append(f"sign_inverted (persona prompt at {wanted} in arm {arm.name})")
     own_random = any(

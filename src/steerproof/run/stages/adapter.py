@@ -53,13 +53,13 @@ def _job(base: Base, task: Task, pushes: Pushes) -> AdapterJob:
     arm, persona = experiment.arms[0], task.inputs["persona"]
     data = next(unit for name, unit in task.upstream.items() if name.startswith("dataset/"))
     dataset = dataset_from_json(read_json(data, "dataset.json"))
-    strength = f"ratio={arm.ratio:+.10f}" if arm.ratio else "none"
     examples = []
     for row in dataset.rows:
         told = signal(experiment, arm, dataset.source, row)
         slot = 0
         if told.direction is not None:
-            slot = pushes.slot(arm.direction, told.direction, experiment.layer(arm.layer), strength)
+            layer = experiment.layer(arm.layer)
+            slot = pushes.slot(arm.direction, told.direction, layer, arm.training_strength)
         examples.append(
             Example(
                 prompt_ids=chat_ids(base, system=told.system, user=row.question),

@@ -50,7 +50,7 @@ def cell(tasks: Sequence[Task]) -> Iterator[tuple[str, Files | Exception]]:
     rows: list[Row] = []
     cells: dict[str, _Open] = {}
     for task in ordered:
-        found = Cell(**task.inputs["cell"])
+        found = Cell.from_record(task.inputs["cell"])
         push = pushes.slot(found.direction, found.persona, found.layer, found.strength)
         mine = _rows(base, task, found, adapters[1][found.adapter.name], push)
         cells[found.name] = _Open(task=task, cell=found, push=push, rows=len(mine))

@@ -7,7 +7,7 @@ from safetensors.torch import load as load_tensors
 from steerproof.model.steering import Push
 from steerproof.run.driver.worker import Task
 from steerproof.run.stages.files import read_json
-from steerproof.spec.experiment import coefficient
+from steerproof.spec.strength import NONE, Strength
 from steerproof.study.directions import Directions, from_tensors
 
 
@@ -24,21 +24,21 @@ class Pushes:
             directions: Directions and baseline norm h_bar, by layer.
         """
         self._directions = directions
-        self._slots: dict[tuple[str, str, int, str], int] = {}
+        self._slots: dict[tuple[str, str, int, Strength], int] = {}
         self.table: list[Push] = []
         self.coefficients: list[float] = []
         self.ratios: list[float] = []
 
-    def slot(self, kind: str, persona: str, layer: int | None, strength: str) -> int:
+    def slot(self, kind: str, persona: str, layer: int | None, strength: Strength) -> int:
         """The slot of a direction at a strength; 0 for none."""
-        if layer is None or kind == "none" or strength == "none":
+        if layer is None or kind == "none" or strength == NONE:
             return 0
         name = (kind, persona, layer, strength)
         if name not in self._slots:
             directions, h_bar = self._directions[layer]
             vector = directions.vector(kind, persona)
             norm = float(vector.double().norm())
-            number = coefficient(strength, h_bar=h_bar, norm=norm)
+            number = strength.coefficient(h_bar=h_bar, norm=norm)
             self.table.append(Push(layer=layer, vector=vector * number))
             self.coefficients.append(number)
             self.ratios.append(abs(number) * norm / h_bar)

@@ -30,7 +30,7 @@ def _score(task: Task) -> Files:
     rows: list[RateRow] = []
     for unit in task.upstream.values():
         record = read_json(unit, "cell.json")
-        cell = Cell(**record["cell"])
+        cell = Cell.from_record(record["cell"])
         marked = _mark(unit, marks, cell)
         tables.append(marked)
         rows += _rates(cell, record["coefficient"], marked)

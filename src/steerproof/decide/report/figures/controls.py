@@ -17,6 +17,7 @@ from steerproof.decide.report.figures.marks import (
 from steerproof.decide.report.figures.palette import BLUE, FAINT, INK, ORANGE
 from steerproof.decide.report.figures.ranking import scatter
 from steerproof.decide.report.inputs import ReportInputs, kind_of, short_name
+from steerproof.spec.strength import NONE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +90,7 @@ def _pairs(inputs: ReportInputs) -> list[Pair]:
                 title=f"Sign check, arm {arm}, neutral prompt",
                 left=kind_of(experiment, arm, asked.negative_strength),
                 right=kind_of(experiment, arm, asked.co_primary_strength),
-                labels=(asked.negative_strength, asked.co_primary_strength),
+                labels=(str(asked.negative_strength), str(asked.co_primary_strength)),
             )
         )
     prompted = [g for g in experiment.cells if g.prompt == "persona" and arm in g.arms]
@@ -97,9 +98,9 @@ def _pairs(inputs: ReportInputs) -> list[Pair]:
         pairs.append(
             Pair(
                 title=f"Persona prompt on, arm {arm}",
-                left=kind_of(experiment, arm, "none", "persona"),
+                left=kind_of(experiment, arm, NONE, "persona"),
                 right=kind_of(experiment, arm, asked.primary_strength, "persona"),
-                labels=("unsteered", asked.primary_strength),
+                labels=("unsteered", str(asked.primary_strength)),
             )
         )
     return pairs

@@ -8,9 +8,9 @@ from matplotlib.axes import Axes
 
 from steerproof.decide.report.figures.canvas import Drawing, Layout, drawing, panels, style
 from steerproof.decide.report.figures.palette import FAINT, QUIET
-from steerproof.decide.report.figures.strengths import Look, looks, strength_key
+from steerproof.decide.report.figures.strengths import Look, looks, pull_to_push, strength_key
 from steerproof.decide.report.inputs import Fluency, ReportInputs
-from steerproof.spec.experiment import parse_strength
+from steerproof.spec.strength import Strength
 
 CLIFF = 0.6
 """Ratio above which the published run lost the marker and much of its fluency."""
@@ -48,7 +48,7 @@ def fluency(inputs: ReportInputs) -> Drawing | None:
     unknown = len(inputs.fluency) - len(rows)
     if unknown:
         missing += (f"{unknown} cells: ratio unknown, so not drawn",)
-    labels = sorted({row.cell.strength for row in rows}, key=lambda s: (parse_strength(s)[1], s))
+    strengths = sorted({row.cell.strength for row in rows}, key=pull_to_push)
     with style():
         columns = 2 if len(measures) in (2, 4) else 3
         lines = -(-len(measures) // columns)
@@ -56,7 +56,7 @@ def fluency(inputs: ReportInputs) -> Drawing | None:
             height=0.5 + 2.55 * lines, bottom=0.48, top=0.62, columns=columns, rows=lines, gap=0.3
         )
         figure, grid = panels(layout, share="x")
-        look = looks(labels)
+        look = looks(strengths)
         for axes, measure in zip(grid, measures, strict=False):
             _panel(axes, rows, measure, look)
         for axes in grid[len(measures) :]:
@@ -74,15 +74,17 @@ def fluency(inputs: ReportInputs) -> Drawing | None:
         )
 
 
-def _panel(axes: Axes, rows: Sequence[Fluency], measure: Measure, look: Mapping[str, Look]) -> None:
+def _panel(
+    axes: Axes, rows: Sequence[Fluency], measure: Measure, look: Mapping[Strength, Look]
+) -> None:
     values = [(row.cell.strength, row.ratio, measure.read(row)) for row in rows]
     known = [(s, r, v) for s, r, v in values if r is not None and v is not None]
     reach = [ratio for _, ratio, _ in known]
     left, right = min(*reach, 0.0) - 0.06, max(*reach, CLIFF + 0.1) + 0.06
     top = max(value for _, _, value in known) or 1.0
     for strength, mark in look.items():
-        ratios = np.array([ratio for label, ratio, _ in known if label == strength])
-        heights = [value for label, _, value in known if label == strength]
+        ratios = np.array([ratio for asked, ratio, _ in known if asked == strength])
+        heights = [value for asked, _, value in known if asked == strength]
         shifts = SPREAD * np.sin(np.arange(len(ratios)) * 2.4)
         axes.plot(ratios + shifts, heights, mark.marker, markersize=4, alpha=0.75, **mark.paint())
     _cliff(axes, left, right)

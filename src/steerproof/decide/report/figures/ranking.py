@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 
-from steerproof.decide.analysis.rates import CellKind, canonical_strength
+from steerproof.decide.analysis.rates import CellKind
 from steerproof.decide.report.figures.canvas import Drawing, Layout, drawing, panels, style
 from steerproof.decide.report.figures.marks import (
     ROLL,
@@ -22,9 +22,10 @@ from steerproof.decide.report.figures.marks import (
 from steerproof.decide.report.figures.palette import BLUE, FAINT, ORANGE, SERIES
 from steerproof.decide.report.inputs import ReportInputs, bridge_kind, kind_of, short_name
 from steerproof.decide.report.wording import signed
+from steerproof.spec.strength import Strength
 
 
-def ranking(inputs: ReportInputs, strength: str, name: str) -> Drawing:
+def ranking(inputs: ReportInputs, strength: Strength, name: str) -> Drawing:
     """Steered rate against bridge rate, the tested arm beside the one that must fail.
 
     Args:
@@ -51,10 +52,10 @@ def tested_arms(inputs: ReportInputs) -> list[str]:
     return list(dict.fromkeys(arm for arm in arms if arm is not None))
 
 
-def _title(inputs: ReportInputs, arm: str, strength: str) -> str:
+def _title(inputs: ReportInputs, arm: str, strength: Strength) -> str:
     measured = inputs.analysis.arms.get(arm)
     for result in measured.strengths if measured else ():
-        if result.strength == canonical_strength(strength):
+        if result.strength == str(strength):
             return f"Arm {arm} at {strength}: ρ = {signed(result.rho)}"
     return f"Arm {arm} at {strength}: not measured"
 

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from steerproof.decide.analysis.rates import canonical_strength, lookup
+from steerproof.decide.analysis.rates import lookup
 from steerproof.decide.report.figures.canvas import WIDTH, Drawing, Layout, drawing, panels, style
 from steerproof.decide.report.figures.marks import (
     Rate,
@@ -29,7 +29,7 @@ from steerproof.decide.report.figures.palette import (
     SLATE,
 )
 from steerproof.decide.report.inputs import ReportInputs, bridge_kind, kind_of, short_name
-from steerproof.spec.experiment import parse_strength
+from steerproof.spec.strength import NONE, Strength
 
 _POSITIVE = (("o", GREEN), ("D", BLUE), ("P", PURPLE), ("X", GOLD), ("h", SLATE))
 
@@ -59,15 +59,19 @@ class Look:
         )
 
 
-def looks(strengths: list[str]) -> dict[str, Look]:
+def pull_to_push(strength: Strength) -> tuple[float, str]:
+    """Sorts strengths from the hardest pull to the hardest push."""
+    return strength.number, str(strength)
+
+
+def looks(strengths: list[Strength]) -> dict[Strength, Look]:
     """The look of each strength: the unsteered and the negative ones open, the positive filled."""
     found = {}
     positive = iter(_POSITIVE * len(strengths))
     for strength in strengths:
-        number = parse_strength(strength)[1]
-        if number < 0:
+        if strength.number < 0:
             found[strength] = Look(marker="v", fill="none", edge=ORANGE)
-        elif number == 0:
+        elif strength == NONE:
             found[strength] = Look(marker="o", fill="none", edge=INK)
         else:
             marker, colour = next(positive)
@@ -75,20 +79,20 @@ def looks(strengths: list[str]) -> dict[str, Look]:
     return found
 
 
-def shown_strengths(inputs: ReportInputs, arms: list[str]) -> list[str]:
+def shown_strengths(inputs: ReportInputs, arms: list[str]) -> list[Strength]:
     """Strengths measured under the neutral prompt, from pull to push."""
-    labels = {
-        canonical_strength(strength)
+    measured = {
+        strength
         for grid in inputs.experiment.cells
         if grid.prompt == "neutral" and set(grid.arms) & set(arms)
         for strength in grid.strengths
     }
-    return sorted(labels, key=lambda label: (parse_strength(label)[1], label))
+    return sorted(measured, key=pull_to_push)
 
 
 def full_arms(inputs: ReportInputs) -> list[str]:
     """Arms that were also measured unsteered under the neutral prompt, in order."""
-    grids = [g for g in inputs.experiment.cells if g.prompt == "neutral" and "none" in g.strengths]
+    grids = [g for g in inputs.experiment.cells if g.prompt == "neutral" and NONE in g.strengths]
     return list(dict.fromkeys(arm for grid in grids for arm in grid.arms))
 
 
@@ -135,7 +139,9 @@ def by_bridge(inputs: ReportInputs) -> list[str]:
     return sorted(names, key=place)
 
 
-def _panel(axes: Axes, inputs: ReportInputs, arm: str, look: dict[str, Look]) -> tuple[str, ...]:
+def _panel(
+    axes: Axes, inputs: ReportInputs, arm: str, look: dict[Strength, Look]
+) -> tuple[str, ...]:
     """Draw one arm; what is missing is returned."""
     experiment, level = inputs.experiment, inputs.experiment.analysis.confidence
     personas = by_bridge(inputs)
@@ -169,10 +175,10 @@ def _mark(axes: Axes, y: float, rate: Rate, look: Look, words: str) -> None:
     )
 
 
-def strength_key(figure: Figure, look: Mapping[str, Look], left: float) -> None:
+def strength_key(figure: Figure, look: Mapping[Strength, Look], left: float) -> None:
     """Name the strengths along the top, from `left` inches on."""
-    names = {"none": "unsteered"}
-    handles = [mark.handle(names.get(strength, strength)) for strength, mark in look.items()]
+    names = {strength: "unsteered" if strength == NONE else str(strength) for strength in look}
+    handles = [mark.handle(names[strength]) for strength, mark in look.items()]
     figure.legend(
         handles=handles,
         loc="upper left",

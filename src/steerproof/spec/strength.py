@@ -1,0 +1,98 @@
+"""How hard a cell pushes: a value, read from text at the edge and nowhere else.
+
+`none`, `c=+2` (the number that multiplies the direction) and `ratio=-0.2` (the size of the push
+over the layer's baseline norm, with its sign) are what files say; `Strength` is what code passes.
+"""
+
+import math
+import re
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any, Literal
+
+from pydantic import GetCoreSchemaHandler
+from pydantic_core import CoreSchema, core_schema
+
+_TEXT = re.compile(r"^(none|(c|ratio)=([+-]\d+(?:\.\d+)?))$", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Strength:
+    """How hard a push is, for every persona alike. `str` gives its one spelling."""
+
+    kind: Literal["none", "c", "ratio"]
+    """What the number is: nothing, the coefficient, or the ratio to the baseline norm."""
+    number: float = 0.0
+    """Signed: a negative one pushes against the direction. 0.0 for `none`, never otherwise."""
+
+    def __post_init__(self) -> None:
+        """Refuse a push by nothing that calls itself a push.
+
+        Raises:
+            ValueError: The number does not belong to the kind.
+        """
+        if (self.kind == "none") != (self.number == 0.0) or not math.isfinite(self.number):
+            raise ValueError(
+                f"strength {self.kind}={self.number:+} is no push; a coefficient or ratio is "
+                "finite and not 0, and no push is 'none'"
+            )
+
+    @classmethod
+    def parse(cls, text: str) -> "Strength":
+        """Read `none`, `c=+2` or `ratio=-0.2`.
+
+        Raises:
+            ValueError: Any other text; the sign is part of it.
+        """
+        match = _TEXT.match(text)
+        if match is None:
+            raise ValueError(f"strength {text!r} must be 'none', 'c=+2' or 'ratio=-0.2', with sign")
+        if match[1] == "none":
+            return NONE
+        number = float(match[3])
+        if number == 0.0 or not math.isfinite(number):
+            raise ValueError(f"strength {text!r} pushes by nothing; write 'none'")
+        return cls(kind="c" if match[2] == "c" else "ratio", number=number)
+
+    def __str__(self) -> str:
+        """The canonical text: `c=+2`, never `c=+2.0`; `parse` gives the very number back."""
+        if self.kind == "none":
+            return "none"
+        return f"{self.kind}={Decimal(repr(self.number)).normalize():+f}"
+
+    def __neg__(self) -> "Strength":
+        """The same push the other way."""
+        return Strength(kind=self.kind, number=-self.number)
+
+    def coefficient(self, *, h_bar: float, norm: float) -> float:
+        """The number that multiplies a direction: `c(ratio) = ratio * h_bar / ||v||`.
+
+        Args:
+            h_bar: Baseline residual norm of the layer.
+            norm: Norm of the direction, above 0.
+        """
+        return self.number * h_bar / norm if self.kind == "ratio" else self.number
+
+    def ratio(self, *, h_bar: float, norm: float) -> float:
+        """The signed size of the push over the baseline: `c ||v|| / h_bar`.
+
+        Args:
+            h_bar: Baseline residual norm of the layer.
+            norm: Norm of the direction.
+        """
+        return self.number if self.kind == "ratio" else self.number * norm / h_bar
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """In records: text in JSON and YAML, the value in Python."""
+        text = core_schema.no_info_after_validator_function(cls.parse, core_schema.str_schema())
+        value = core_schema.is_instance_schema(cls)
+        return core_schema.json_or_python_schema(
+            json_schema=text,
+            python_schema=core_schema.union_schema([value, text]),
+            serialization=core_schema.plain_serializer_function_ser_schema(str, when_used="json"),
+        )
+
+
+NONE = Strength(kind="none")
+"""No push."""
