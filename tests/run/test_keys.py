@@ -58,9 +58,9 @@ def test_what_is_measured_besides_leaves_every_adapter_and_cell_its_key(
             "cells": (
                 *small.cells,
                 small.cells[0].model_copy(
-                    update={"strengths": ("ratio=+0.2",), "of": "all", "samples": 1}
+                    update={"strengths": (Strength.parse("ratio=+0.2"),), "of": "all", "samples": 1}
                 ),
-                small.cells[1].model_copy(update={"strengths": ("none",), "prompt_of": "all"}),
+                small.cells[1].model_copy(update={"strengths": (NONE,), "prompt_of": "all"}),
             ),
             "seeds": (0, 1),
         }

@@ -57,8 +57,8 @@ def _removes(grid: Grid, place: Keys) -> Iterator[Problem]:
         if strength != NONE and (strength.kind != "c" or strength.number < 0):
             yield Problem(
                 keys=(*place, "strengths", j),
-                message=f"{shown(str(strength))}: what is removed is a share of the component along "
-                "the direction; 'c=+1' removes all of it, 'c=+0.5' half",
+                message=f"{shown(str(strength))}: what is removed is a share of the component "
+                "along the direction; 'c=+1' removes all of it, 'c=+0.5' half",
             )
 
 
