@@ -6,7 +6,7 @@ import time
 import pytest
 
 from steerproof.board import comments, entries, live
-from steerproof.board.charts import loss_chart
+from steerproof.board.drawings import losses
 from steerproof.board.templating import highlight
 from steerproof.run.store.ledger import read_ledger
 from steerproof.spec.experiment import Persona, Questions
@@ -102,7 +102,9 @@ def test_an_experiment_shows_grid_verdict_curves_and_downloads(one):
     html = one.get("/experiments/1").text
     assert html.count('class="cell rate-') == 20
     assert "SUPPORTED" in html
-    assert html.count('<svg class="chart"') == 2
+    losses = html[html.index('id="losses-title"') :]
+    assert ">Arm A<" in losses
+    assert ">Arm C<" in losses
     assert "/experiments/1/figures/ranking.svg" in html
     assert "/experiments/1/files/rates.csv" in html
     assert "No deviations" in html
@@ -139,8 +141,8 @@ def test_two_cells_stand_side_by_side(one):
 
 def test_two_arms_are_compared_on_the_same_axes(one):
     html = one.get("/compare?left=1:A&right=1:C").text
-    assert html.count('<svg class="chart"') == 2
-    assert html.count("<circle") == 8
+    assert html.count(">steered firing rate (share)<") == 1
+    assert html.count("; bridge ") == 8  # a point per persona and arm says both of its rates
     assert "Right − left" in html
     assert one.get("/compare?left=9:A&right=1:%3Cx%3E").status_code == 200
 
@@ -303,7 +305,12 @@ def test_two_hundred_runs_are_listed_and_only_read_once(visitor, judged_run):
     visitor.get("/?text=nothing")
 
 
-def test_a_curve_of_many_steps_is_averaged_down():
-    svg = str(loss_chart("Arm A", {"x<y": [2.0] * 5000}, 2.0))
-    assert len(svg) < 5000
+def test_a_curve_of_many_steps_is_averaged_down_and_a_name_is_escaped():
+    svg = str(losses((("A", (("x<y", (2.0,) * 5000),)),)))
+    assert len(svg) < 12_000
     assert "x&lt;y" in svg
+
+
+def test_a_board_draws_what_has_not_changed_only_once():
+    asked = (("A", (("librarian", (2.0, 1.0)),)),)
+    assert losses(asked) is losses(asked)

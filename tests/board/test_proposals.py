@@ -92,6 +92,12 @@ def test_front_matter_says_what_it_is():
     assert one.markdown == "# Question\nSee #342.\n"
 
 
+BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "\n".join(
+    f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 9)
+)
+"""Nine lines of aliases that stand for a thousand million values."""
+
+
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
@@ -101,7 +107,11 @@ def test_front_matter_says_what_it_is():
         ("---\nparent: ../../etc\n---\ntext", "parent"),
         ("---\nstatus: won\n---\ntext", "status"),
         ("---\n- a\n---\ntext", "key: value"),
-        ("---\na: [\n---\ntext", "YAML"),
+        ("---\na: [\n---\ntext", "line 2, column 5: front matter"),
+        ("---\ntitle: x\ntitle: y\n---\ntext", "line 3, column 1: .*written twice"),
+        ("---\ntags: !!python/name:os.system x\n---\ntext", "not allowed"),
+        (f"---\n{BOMB}\n---\ntext", "values"),
+        (f"---\ntags: {'[' * 100}{']' * 100}\n---\ntext", "nested deeper"),
     ],
 )
 def test_wrong_front_matter_is_refused_with_the_reason(text, complaint):

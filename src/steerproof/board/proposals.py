@@ -12,10 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
-
 from steerproof.errors import ExperimentError
+from steerproof.spec.yaml_tree import UnreadableError, read_tree
 
 LONGEST = 1_000_000
 """Largest proposal, in bytes."""
@@ -107,10 +105,7 @@ def _from_front_matter(text: str, lines: list[str], source: str) -> Proposal:
     end = next((i for i, line in enumerate(lines[1:], 1) if line.strip() == "---"), None)
     if end is None:
         raise ExperimentError(f"{source}: the front matter has no closing '---' line")
-    try:
-        values = YAML(typ="safe", pure=True).load("\n".join(lines[1:end])) or {}
-    except YAMLError as error:
-        raise ExperimentError(f"{source}: the front matter is not YAML: {error}") from error
+    values = _read_yaml("\n".join(lines[1:end]), source)
     if not isinstance(values, dict):
         raise ExperimentError(f"{source}: the front matter must be 'key: value' lines")
     unknown = sorted(str(key) for key in values if key not in _KEYS)
@@ -120,6 +115,25 @@ def _from_front_matter(text: str, lines: list[str], source: str) -> Proposal:
             f"allowed: {', '.join(sorted(_KEYS))}"
         )
     return _from_markdown(text, lines[end + 1 :], _typed(values, source))
+
+
+def _read_yaml(text: str, source: str) -> object:
+    """The front matter's plain values, under the bounds on depth and aliases of any YAML here."""
+    if not text.strip():
+        return {}
+    try:
+        tree = read_tree(text)
+    except UnreadableError as error:
+        wrong = (error.position, error.message)
+    else:
+        if not tree.complaints:
+            return tree.data
+        wrong = tree.complaints[0]
+    position, message = wrong
+    # The line of dashes before it is the file's first.
+    raise ExperimentError(
+        f"{source}: line {position.line + 1}, column {position.column}: front matter: {message}"
+    )
 
 
 def _typed(values: dict[str, Any], source: str) -> dict[str, Any]:

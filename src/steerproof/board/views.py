@@ -7,10 +7,9 @@ from typing import Any
 
 from markupsafe import Markup
 
-from steerproof.board import charts, downloads, entries, grid, jobs, markdown, runs
 from steerproof.board import comments as commenting
+from steerproof.board import downloads, drawings, entries, grid, jobs, markdown, runs
 from steerproof.board.cell_rates import CellRate, cell_rates
-from steerproof.board.charts import Dot
 from steerproof.board.comments import Comment
 from steerproof.board.context import Board, Run, find_entry, run_of
 from steerproof.board.entries import Entry
@@ -89,7 +88,7 @@ class Side:
 class Compared:
     """Two sides, persona by persona."""
 
-    charts: tuple[Markup, ...]
+    chart: Markup
     rows: tuple[tuple[str, tuple[tuple[CellRate | None, CellRate | None, str], ...]], ...]
     """Persona, then per side: its bridge, its rate, the address name of its cell."""
 
@@ -145,19 +144,23 @@ def results(run: Run | None) -> Results:
     )
 
 
-def training(run: Run | None) -> tuple[Markup, ...]:
-    """One chart of training losses per arm, on the same axis."""
+def training(run: Run | None) -> Markup | None:
+    """Training losses of every adapter, one panel per arm; none before the first has ended."""
     if run is None:
-        return ()
+        return None
     losses = {name: curve for name, curve in runs.training_losses(run.directory).items() if curve}
-    top = max((max(curve) for curve in losses.values()), default=0.0)
-    found = []
-    for arm in run.experiment.arms:
-        head = f"{arm.name}."
-        mine = {n.removeprefix(head): c for n, c in losses.items() if n.startswith(head)}
-        if mine:
-            found.append(charts.loss_chart(f"Arm {arm.name}", mine, top))
-    return tuple(found)
+    arms = tuple(
+        (
+            arm.name,
+            tuple(
+                (n.removeprefix(f"{arm.name}."), tuple(c))
+                for n, c in losses.items()
+                if n.startswith(f"{arm.name}.")
+            ),
+        )
+        for arm in run.experiment.arms
+    )
+    return drawings.losses(tuple((name, curves) for name, curves in arms if curves))
 
 
 def timeline(board: Board, entry: Entry) -> tuple[Moment, ...]:
@@ -256,22 +259,32 @@ def compare(sides: Sequence[Side], kind: tuple[str, str]) -> Compared:
     """Rates of both sides against the bridge of their own experiment, on the same axes."""
     personas = list(dict.fromkeys(p.name for one in sides for p in one.run.experiment.personas))
     table = [[_measured(one, persona, kind) for one in sides] for persona in personas]
-    panels = []
-    for place, one in enumerate(sides):
-        dots = [
-            Dot(name=p, x=bridge.rate, y=rate.rate, fired=rate.fired or 0, total=rate.total or 1)
-            for p, row in zip(personas, table, strict=True)
-            for bridge, rate, _ in [row[place]]
-            if bridge and rate and bridge.rate is not None and rate.rate is not None
-        ]
-        label = f"rate, {kind[0]} prompt, {kind[1]}"
-        panels.append(charts.scatter(one.title, dots, "bridge rate", label))
+    panels = tuple(
+        (
+            one.title,
+            tuple(
+                (persona, _counts(row[place][0]), _counts(row[place][1]))
+                for persona, row in zip(personas, table, strict=True)
+                if _scored(row[place][0]) and _scored(row[place][1])
+            ),
+        )
+        for place, one in enumerate(sides)
+    )
     rows = tuple(
         (persona, tuple(row))
         for persona, row in zip(personas, table, strict=True)
         if any(rate for _, rate, _ in row)
     )
-    return Compared(charts=tuple(panels), rows=rows)
+    return Compared(chart=drawings.compared(panels, f"{kind[0]} prompt, {kind[1]}"), rows=rows)
+
+
+def _scored(cell: CellRate | None) -> bool:
+    return cell is not None and cell.rate is not None
+
+
+def _counts(cell: CellRate | None) -> tuple[int, int]:
+    assert cell is not None
+    return cell.fired or 0, cell.total or 1
 
 
 def _measured(

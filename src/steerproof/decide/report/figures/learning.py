@@ -1,6 +1,6 @@
 """How the adapters learnt: losses, and the push that training really gave."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -30,13 +30,23 @@ def by_arm(inputs: ReportInputs) -> dict[str, list[TrainingSummary]]:
 
 def losses(inputs: ReportInputs) -> Drawing | None:
     """Loss against step for every adapter, one panel per arm."""
-    arms = by_arm(inputs)
-    if not arms:
-        return None
+    arms = {
+        arm: [(short_name(one.persona), one.losses) for one in summaries]
+        for arm, summaries in by_arm(inputs).items()
+    }
+    return loss_panels(arms) if arms else None
+
+
+def loss_panels(arms: Mapping[str, Sequence[tuple[str, Sequence[float]]]]) -> Drawing:
+    """Loss against step, one panel per arm.
+
+    Args:
+        arms: Of each arm its adapters: a name, and a loss for every step.
+    """
     with style():
         figure, grid = panels(Layout(height=2.6, left=0.65, columns=len(arms), gap=0.08))
-        for axes, (arm, summaries) in zip(grid, arms.items(), strict=True):
-            _curves(axes, summaries)
+        for axes, (arm, adapters) in zip(grid, arms.items(), strict=True):
+            _curves(axes, adapters)
             axes.set_title(f"Arm {arm}")
             axes.set_xlabel("step (updates)")
         grid[0].set_ylabel("loss (nats per token)")
@@ -49,13 +59,12 @@ def losses(inputs: ReportInputs) -> Drawing | None:
         )
 
 
-def _curves(axes: Axes, summaries: Sequence[TrainingSummary]) -> None:
-    for summary in summaries:
-        steps, values = thinned(summary.losses)
-        words = f"{short_name(summary.persona)}: {summary.losses[-1]:.3f} at the end"
-        axes.plot(steps, values, color=BLUE, alpha=0.4, linewidth=0.8, gid=tipped(words))
-    length = min(len(summary.losses) for summary in summaries)
-    middle = np.median([summary.losses[:length] for summary in summaries], axis=0)
+def _curves(axes: Axes, adapters: Sequence[tuple[str, Sequence[float]]]) -> None:
+    for name, losses in adapters:
+        words = f"{name}: {losses[-1]:.3f} at the end"
+        axes.plot(*thinned(losses), color=BLUE, alpha=0.4, linewidth=0.8, gid=tipped(words))
+    length = min(len(losses) for _, losses in adapters)
+    middle = np.median([losses[:length] for _, losses in adapters], axis=0)
     axes.plot(*thinned(middle), color=INK, linewidth=1.8)
     axes.tick_params(length=3)
 

@@ -39,7 +39,11 @@ class Rate:
 
 def rate_of(counts: CellCounts, confidence: float) -> Rate:
     """The rate of one cell over all its questions."""
-    fired, total = sum(counts.fired), sum(counts.total)
+    return rate(sum(counts.fired), sum(counts.total), confidence)
+
+
+def rate(fired: int, total: int, confidence: float) -> Rate:
+    """The rate of so many completions, with its Wilson interval."""
     low, high = wilson_interval(np.array(float(fired)), np.array(float(total)), confidence)
     return Rate(fired=fired, total=total, value=fired / total, low=float(low), high=float(high))
 

@@ -1,6 +1,7 @@
 """The question itself: does steering recover the ranking that the prompt gives?"""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -78,26 +79,43 @@ def scatter(
     """
     personas, level = inputs.experiment.headline, inputs.experiment.analysis.confidence
     bridge = rates_of(inputs.rates, bridge_kind(inputs.experiment), personas, level)
-    numbers = numbered(bridge)
     missing = absent(bridge_kind(inputs.experiment), personas, bridge)
+    drawn = []
+    for words, kind in kinds:
+        steered = rates_of(inputs.rates, kind, personas, level)
+        missing += absent(kind, personas, steered)
+        drawn.append(Panel(title=words, bridge=bridge, steered=steered))
+    description = (
+        "One numbered point per headline persona, the same number in every panel; bars are "
+        f"{level:.0%} Wilson intervals of each rate. {reading}"
+    )
+    return rate_panels(drawn, name, title, description, missing)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Panel:
+    """Two rates for each persona: the horizontal and the vertical place of its point."""
+
+    title: str
+    bridge: Mapping[str, Rate]
+    steered: Mapping[str, Rate]
+
+
+def rate_panels(
+    shown: Sequence[Panel], name: str, title: str, description: str, missing: tuple[str, ...] = ()
+) -> Drawing:
+    """Steered rate against bridge rate, with intervals; a persona has one number in all panels."""
+    everyone = {persona: rate for one in reversed(shown) for persona, rate in one.bridge.items()}
+    numbers = numbered(everyone)
     with style():
-        figure, grid = panels(square_panels(len(kinds)))
-        for place, (axes, (words, kind)) in enumerate(zip(grid, kinds, strict=True)):
-            steered = rates_of(inputs.rates, kind, personas, level)
-            missing += absent(kind, personas, steered)
-            axes.set_title(words)
+        figure, grid = panels(square_panels(len(shown)))
+        for place, (axes, one) in enumerate(zip(grid, shown, strict=True)):
+            axes.set_title(one.title)
             rate_axis(axes, "bridge: prompted firing rate (share)", vertical=False)
             rate_axis(axes, "steered firing rate (share)" if place == 0 else "", vertical=True)
-            _points(axes, bridge, steered, numbers, place)
+            _points(axes, one, numbers, place)
         roll(figure, numbers)
-        return drawing(
-            figure,
-            name,
-            title,
-            "One numbered point per headline persona, the same number in every panel; bars are "
-            f"{level:.0%} Wilson intervals of each rate. {reading}",
-            missing,
-        )
+        return drawing(figure, name, title, description, missing)
 
 
 def square_panels(columns: int) -> Layout:
@@ -107,12 +125,12 @@ def square_panels(columns: int) -> Layout:
 
 def _points(
     axes: Axes,
-    bridge: Mapping[str, Rate],
-    steered: Mapping[str, Rate],
+    panel: Panel,
     numbers: Mapping[str, str],
     place: int,
 ) -> None:
-    both = [persona for persona in numbers if persona in steered]
+    bridge, steered = panel.bridge, panel.steered
+    both = [persona for persona in numbers if persona in bridge and persona in steered]
     if not both:
         say_empty(axes)
         return
