@@ -16,6 +16,7 @@ KEYS = Path(__file__).parents[1] / "data" / "zlt-keys.json"
 files, model and libraries stubbed as below."""
 SHIPPED = Path(__file__).parents[2] / "experiments"
 ARMS = ("A", "B", "C", "A-iso", "A-L10")
+from steerproof.spec.strength import NONE, Strength
 
 
 @pytest.fixture
