@@ -9,6 +9,7 @@ from steerproof.run.graph import units
 from steerproof.run.graph.units import Place, experiment_graph
 from steerproof.spec.experiment import Arm, Experiment
 from steerproof.spec.lock import canonical, resolved
+from steerproof.spec.strength import NONE, Strength
 from steerproof.spec.yaml_io import load_experiment
 
 KEYS = Path(__file__).parents[1] / "data" / "zlt-keys.json"
@@ -16,7 +17,6 @@ KEYS = Path(__file__).parents[1] / "data" / "zlt-keys.json"
 files, model and libraries stubbed as below."""
 SHIPPED = Path(__file__).parents[2] / "experiments"
 ARMS = ("A", "B", "C", "A-iso", "A-L10")
-from steerproof.spec.strength import NONE, Strength
 
 
 @pytest.fixture
