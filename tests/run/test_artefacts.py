@@ -29,6 +29,7 @@ from steerproof.run.graph.keys import Environment, Recipe
 from steerproof.run.store.manifest import Made, StoredUnit
 from steerproof.run.store.store import commit, prepare
 from steerproof.spec.grid import Cell
+from steerproof.spec.strength import Strength
 from steerproof.study.dataset import Answers, Dataset, TrainingRow
 from steerproof.study.directions import Directions
 from steerproof.study.marks import Mark
@@ -37,7 +38,12 @@ from steerproof.study.trained import PushAudit, TrainingRecord
 
 MADE = Made(created="2026-01-01T00:00:00+00:00", host="here", attempt=1, seconds=1.0, peak_memory=1)
 CELL = Cell(
-    arm="A", persona="villain", prompt="neutral", direction="centroid", layer=3, strength="c=-2"
+    arm="A",
+    persona="villain",
+    prompt="neutral",
+    direction="centroid",
+    layer=3,
+    strength=Strength.parse("c=-2"),
 )
 
 
@@ -94,9 +100,11 @@ def test_directions_come_back_with_their_calibration(tmp_path: Path) -> None:
 
 def test_a_strength_is_a_number_and_a_ratio_of_its_layer() -> None:
     measured = layer_calibration()
-    assert measured.coefficient("villain", "ratio=-0.2") == pytest.approx(-0.2 * 10.0 / 4.0)
-    assert measured.ratio("villain", "ratio=-0.2") == pytest.approx(-0.2)
-    assert measured.ratio("villain", "c=+2") == pytest.approx(2 * 4.0 / 10.0)
+    assert measured.coefficient("villain", Strength.parse("ratio=-0.2")) == pytest.approx(
+        -0.2 * 10.0 / 4.0
+    )
+    assert measured.ratio("villain", Strength.parse("ratio=-0.2")) == pytest.approx(-0.2)
+    assert measured.ratio("villain", Strength.parse("c=+2")) == pytest.approx(2 * 4.0 / 10.0)
 
 
 def test_answers_and_datasets_come_back(tmp_path: Path) -> None:

@@ -60,6 +60,10 @@ class Strength:
             return "none"
         return f"{self.kind}={Decimal(repr(self.number)).normalize():+f}"
 
+    def record(self) -> str:
+        """What files hold: the text."""
+        return str(self)
+
     def __neg__(self) -> "Strength":
         """The same push the other way."""
         return Strength(kind=self.kind, number=-self.number)
@@ -78,9 +82,9 @@ class Strength:
 
         Args:
             h_bar: Baseline residual norm of the layer.
-            norm: Norm of the direction.
+            norm: Norm of the direction, above 0.
         """
-        return self.number if self.kind == "ratio" else self.number * norm / h_bar
+        return self.coefficient(h_bar=h_bar, norm=norm) * norm / h_bar
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:

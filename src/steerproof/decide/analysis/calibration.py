@@ -6,7 +6,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from steerproof.spec.experiment import Experiment, coefficient
+from steerproof.spec.experiment import Experiment
+from steerproof.spec.strength import Strength
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,13 +45,13 @@ class LayerCalibration:
     cosines: Mapping[str, Mapping[str, float]]
     """Cosine of every pair of centroids."""
 
-    def coefficient(self, persona: str, strength: str) -> float:
+    def coefficient(self, persona: str, strength: Strength) -> float:
         """The number that multiplies a persona's direction at a strength."""
-        return coefficient(strength, h_bar=self.h_bar, norm=self.personas[persona].norm)
+        return strength.coefficient(h_bar=self.h_bar, norm=self.personas[persona].norm)
 
-    def ratio(self, persona: str, strength: str) -> float:
+    def ratio(self, persona: str, strength: Strength) -> float:
         """Signed size of the push at a strength: `c ||v|| / h_bar`."""
-        return self.coefficient(persona, strength) * self.personas[persona].norm / self.h_bar
+        return strength.ratio(h_bar=self.h_bar, norm=self.personas[persona].norm)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
