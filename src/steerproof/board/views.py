@@ -133,7 +133,7 @@ def results(run: Run | None) -> Results:
     outcome = runs.read_json(run.directory / "results" / "verdict.json")
     left, partial = runs.seconds_left(run.directory)
     return Results(
-        matrix=grid.matrix(run.experiment, run.cells.values(), rates),
+        matrix=grid.matrix(run.experiment, _plain(run), rates),
         kinds=_kinds(told.states),
         left=left,
         partial=partial,
@@ -242,7 +242,7 @@ def shared_kinds(sides: Sequence[Side]) -> dict[str, tuple[str, str]]:
     for one in sides:
         mine = {
             f"{cell.prompt} prompt, {cell.strength}": (cell.prompt, str(cell.strength))
-            for cell in one.run.cells.values()
+            for cell in _plain(one.run)
             if cell.arm == one.arm
         }
         common = mine if common is None else {k: v for k, v in common.items() if k in mine}
@@ -302,8 +302,13 @@ def _rate_of(
     def asked(cell: Cell) -> bool:
         return (cell.arm, cell.persona, cell.prompt, str(cell.strength)) == (arm, persona, *kind)
 
-    name = next((name for name, cell in one.run.cells.items() if asked(cell)), None)
+    name = next((cell.name for cell in _plain(one.run) if asked(cell)), None)
     return (None, "") if name is None else (one.rates[name], name)
+
+
+def _plain(run: Run) -> tuple[Cell, ...]:
+    """The cells on the diagonal, one for each persona: those that a column can hold."""
+    return tuple(cell for cell in run.cells.values() if cell.plain)
 
 
 def _kinds(states: Mapping[str, str]) -> list[tuple[str, int, int, int]]:

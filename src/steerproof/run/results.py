@@ -179,7 +179,8 @@ def _completions(experiment: Experiment, finished: Finished) -> tuple[Completion
     found = []
     for cell in cells(experiment):
         stored = finished.get(f"cell/{cell.name}")
-        if stored is None or cell.arm not in wanted or cell.persona not in experiment.headline:
+        shown = cell.plain and cell.arm in wanted and cell.persona in experiment.headline
+        if stored is None or not shown:
             continue
         texts = read_table(stored, "completions.parquet").to_pylist()
         fired = [row["fired"] for row in marks[cell.name]]
@@ -206,7 +207,7 @@ def _fluency(experiment: Experiment, finished: Finished) -> tuple[Fluency, ...]:
     found = []
     for cell in cells(experiment):
         stored = finished.get(f"cell/{cell.name}")
-        if stored is None:
+        if stored is None or not cell.plain:
             continue
         record, rows = read_json(stored, "cell.json"), marks[cell.name]
         sign = -1.0 if record["coefficient"] < 0 else 1.0

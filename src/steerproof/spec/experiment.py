@@ -363,6 +363,11 @@ class Experiment(Record):
         """Names of the personas that take part in rankings, in file order."""
         return tuple(p.name for p in self.personas if p.headline)
 
+    @property
+    def adapter_arms(self) -> tuple[Arm, ...]:
+        """The arms that have adapters: all but those of the untrained base model."""
+        return tuple(arm for arm in self.arms if not arm.untrained)
+
     def persona(self, name: str) -> Persona:
         """The persona called `name`; KeyError if there is none."""
         return {p.name: p for p in self.personas}[name]

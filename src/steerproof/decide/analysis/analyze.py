@@ -64,7 +64,7 @@ def analyze(
         ExperimentError: the arm is not one of the experiment's.
     """
     tested = arm or experiment.analysis.arm
-    names = [a.name for a in experiment.arms if not a.untrained]
+    names = [a.name for a in experiment.adapter_arms]
     if tested not in names:
         raise ExperimentError(f"arm {tested!r} is not one of {', '.join(names)}")
     plan = Resampling(

@@ -5,13 +5,13 @@ total. A cell that is not in the table is absent. It is never zero.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from jaxtyping import Float
 
 from steerproof.decide.analysis.resampling import Counts
-from steerproof.spec.experiment import DirectionKind, PromptKind
+from steerproof.spec.experiment import DirectionKind, Experiment, PromptKind
 from steerproof.spec.grid import Cell
 from steerproof.spec.strength import NONE, Strength
 
@@ -89,6 +89,21 @@ def table_of(rows: Iterable[RateRow]) -> RateTable:
     for row in rows:
         grouped.setdefault(row.cell, []).append(row)
     return RateTable(cells={cell: _cell_counts(found) for cell, found in grouped.items()})
+
+
+def of_seed(table: RateTable, experiment: Experiment, seed: int) -> RateTable:
+    """The part of a table that is of one training seed, as if it were the experiment's own.
+
+    Cells of an untrained arm are of every seed.
+    """
+    wanted = None if seed == experiment.seed else seed
+    trained = {arm.name for arm in experiment.adapter_arms}
+    found = {
+        replace(cell, seed=None): counts
+        for cell, counts in table.cells.items()
+        if cell.seed == wanted or cell.arm not in trained
+    }
+    return RateTable(cells=found)
 
 
 def _cell_counts(rows: list[RateRow]) -> CellCounts:

@@ -8,11 +8,11 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from steerproof.decide.analysis.rates import RateRow, RateTable, table_of
 from steerproof.errors import ExperimentError
-from steerproof.spec.experiment import DirectionKind, Experiment, PromptKind
+from steerproof.spec.experiment import DirectionKind, Experiment, Operation, PromptKind, Tokens
 from steerproof.spec.grid import Cell
 from steerproof.spec.strength import NONE, Strength
 
@@ -29,6 +29,10 @@ COLUMNS = (
     "total",
 )
 """Header of `rates.csv` in writing order; reading takes any order."""
+FURTHER = ("direction_of", "prompt_of", "draw", "tokens", "operation", "seed")
+"""Columns that follow where some cell uses them; empty where a cell does not."""
+_NEEDED_FOR = {"direction_of": "direction", "prompt_of": "prompt"}
+"""What must be there for somebody else's to be named."""
 
 _WHOLE = re.compile(r"^\d{1,9}$", re.ASCII)
 _PROBLEMS_SHOWN = 50
@@ -99,14 +103,25 @@ def format_rates(rows: Iterable[RateRow]) -> str:
     """The table as CSV text, one line per row, columns in the documented order."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    rows = list(rows)
+    used = {name for row in rows for name, value in _further(row.cell).items() if value is not None}
+    more = [name for name in FURTHER if name in used]
+    writer.writerow((*COLUMNS, *more))
     for row in rows:
         cell = row.cell
+        further = _further(cell)
         place = (cell.direction, "" if cell.layer is None else cell.layer, cell.strength)
         question = "" if row.question is None else row.question
         counts = (f"{row.coefficient:.9g}", question, row.fired, row.total)
-        writer.writerow((cell.arm, cell.persona, cell.prompt, *place, *counts))
+        ends = ("" if further[name] is None else further[name] for name in more)
+        writer.writerow((cell.arm, cell.persona, cell.prompt, *place, *counts, *ends))
     return out.getvalue()
+
+
+def _further(cell: Cell) -> dict[str, str | int | None]:
+    """What tells a cell apart besides `COLUMNS`, by column."""
+    values = (cell.of, cell.prompt_of, cell.draw, cell.tokens, cell.operation, cell.seed)
+    return dict(zip(FURTHER, values, strict=True))
 
 
 def _text(path: Path) -> str:
@@ -144,12 +159,13 @@ def _records(text: str, problems: Problems) -> Iterable[tuple[int, dict[str, str
 
 def _header_is_right(header: Sequence[str], problems: Problems) -> bool:
     missing = [name for name in COLUMNS if name not in header]
-    unknown = [name for name in header if name not in COLUMNS]
+    unknown = [name for name in header if name not in (*COLUMNS, *FURTHER)]
     twice = sorted({name for name in header if header.count(name) > 1})
     for what, names in (("missing", missing), ("unknown", unknown), ("repeated", twice)):
         if names:
             listed = ", ".join(repr(name) for name in names)
-            problems.add(1, f"{what} columns: {listed}; the columns are {','.join(COLUMNS)}")
+            columns = f"{','.join(COLUMNS)}, and where they are used {','.join(FURTHER)}"
+            problems.add(1, f"{what} columns: {listed}; the columns are {columns}")
     return not (missing or unknown or twice)
 
 
@@ -167,6 +183,10 @@ def _row(record: dict[str, str], line: int, known: Known, problems: Problems) ->
     layer = _layer(record, line, problems)
     strength = _strength(record, line, problems)
     coefficient = _coefficient(record, strength, line, problems)
+    of, prompt_of = (_persona(record, column, line, known, problems) for column in _NEEDED_FOR)
+    draw, seed = (_number(record, column, line, problems) for column in ("draw", "seed"))
+    tokens = _word(record, "tokens", get_args(Tokens), line, problems)
+    operation = _word(record, "operation", get_args(Operation), line, problems)
     fired, total = (_whole(record, column, line, problems) for column in ("fired", "total"))
     if total == 0:
         problems.add(line, "total is 0; a cell that was not measured has no row")
@@ -181,6 +201,12 @@ def _row(record: dict[str, str], line: int, known: Known, problems: Problems) ->
         direction=_direction(record["direction"]),
         layer=layer,
         strength=strength,
+        of=of,
+        prompt_of=prompt_of,
+        draw=draw,
+        tokens=tokens,
+        operation=operation,
+        seed=seed,
     )
     return RateRow(
         cell=cell,
@@ -189,6 +215,34 @@ def _row(record: dict[str, str], line: int, known: Known, problems: Problems) ->
         fired=fired,
         total=total,
     )
+
+
+def _persona(
+    record: dict[str, str], column: str, line: int, known: Known, problems: Problems
+) -> str | None:
+    """Another persona's name; None where the column is absent, empty, or names the row's own."""
+    name, needs = record.get(column, ""), _NEEDED_FOR[column]
+    if not name:
+        return None
+    if name not in known.personas:
+        problems.add(line, _unknown(column, name, known.personas))
+    if record[needs] in ("none", "neutral"):
+        problems.add(line, f"{column} {name!r} with {needs} {record[needs]!r}; leave it empty")
+    return None if name == record["persona"] else name
+
+
+def _word(
+    record: dict[str, str], column: str, words: Sequence[Any], line: int, problems: Problems
+) -> Any:
+    """One of the words; None where the column is absent, empty, or says the first, the usual."""
+    word = record.get(column, "")
+    if word and word not in words:
+        problems.add(line, _unknown(column, word, words))
+    return None if word in ("", words[0]) else word
+
+
+def _number(record: dict[str, str], column: str, line: int, problems: Problems) -> int | None:
+    return _whole(record, column, line, problems) if record.get(column) else None
 
 
 def _direction(text: str) -> DirectionKind:
@@ -288,7 +342,8 @@ def _check_bridge(rows: Sequence[tuple[int, RateRow]], known: Known, problems: P
     for line, row in rows:
         first.setdefault(row.cell.persona, line)
         cell = row.cell
-        if (cell.arm, cell.prompt, cell.strength) == (known.bridge_arm, "persona", NONE):
+        bridge = (cell.arm, cell.prompt, cell.strength) == (known.bridge_arm, "persona", NONE)
+        if bridge and cell.plain:
             bridged.add(cell.persona)
     wanted = f"arm {known.bridge_arm}, prompt persona, direction none, strength none"
     if not bridged:

@@ -110,7 +110,8 @@ def sweep_kinds(study: Study, arm: str) -> tuple[CellKind, ...]:
     """Every strength that the table has for an arm's own direction and layer, neutral prompt."""
     direction, layer = arm_direction(study.experiment, arm), arm_layer(study.experiment, arm)
     fixed = (arm, "neutral", direction, layer)
-    found = (c for c in study.table.cells if (c.arm, c.prompt, c.direction, c.layer) == fixed)
+    plain = (c for c in study.table.cells if c.plain)
+    found = (c for c in plain if (c.arm, c.prompt, c.direction, c.layer) == fixed)
     return tuple(steered_kind(study, arm, s) for s in dict.fromkeys(c.strength for c in found))
 
 

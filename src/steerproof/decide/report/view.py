@@ -145,6 +145,7 @@ def rate_lines(inputs: ReportInputs) -> Iterator[RateLine]:
             arm=c.arm, prompt=c.prompt, direction=c.direction, layer=c.layer, strength=c.strength
         ): None
         for c in (*asked, *inputs.rates.cells)
+        if c.plain
     }
     wanted = {(c.arm, c.persona) for c in asked}
     for kind in kinds:

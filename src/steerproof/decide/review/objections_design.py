@@ -118,14 +118,16 @@ def _fixed_personas(experiment: Experiment, coverage: float | None) -> Iterator[
 
 
 def _one_seed(experiment: Experiment, training_seeds: int) -> Iterator[Objection]:
-    trained = [arm.name for arm in experiment.arms if arm.adapters is None]
+    trained = [arm.name for arm in experiment.adapter_arms if arm.adapters is None]
+    training_seeds = max(training_seeds, len(experiment.further_seeds) + 1)
     if trained and training_seeds < 2:
         yield Objection(
             code="one_seed",
             severity="note",
             finding=f"each adapter of {', '.join(trained)} is trained with {training_seeds} seed; "
             "the variation between trainings is not estimated",
-            remedy="run again with another `seed`, at least two more for the arms that decide",
+            remedy=f"write seeds: [{experiment.seed}, {experiment.seed + 1}, "
+            f"{experiment.seed + 2}], or run again with another `seed`",
             numbers={"training_seeds": training_seeds},
         )
 
@@ -154,7 +156,7 @@ def _confounded_arms(experiment: Experiment) -> Iterator[Objection]:
             continue
         between = [
             arm.name
-            for arm in experiment.arms
+            for arm in experiment.adapter_arms
             if len(_differences(tested, arm)) == 1 and len(_differences(arm, control)) == 1
         ]
         yield Objection(
@@ -170,7 +172,7 @@ def _confounded_arms(experiment: Experiment) -> Iterator[Objection]:
 
 
 def _arm_without_signal(experiment: Experiment) -> Iterator[Objection]:
-    for arm in experiment.arms:
+    for arm in experiment.adapter_arms:
         if (arm.prompt, arm.direction) == ("neutral", "none"):
             yield Objection(
                 code="arm_without_signal",

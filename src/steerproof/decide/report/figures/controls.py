@@ -94,7 +94,7 @@ def _pairs(inputs: ReportInputs) -> list[Pair]:
             )
         )
     prompted = [g for g in experiment.cells if g.prompt == "persona" and arm in g.arms]
-    if any(asked.primary_strength in grid.strengths for grid in prompted):
+    if any(asked.primary_strength in g.strengths and not g.special for g in prompted):
         pairs.append(
             Pair(
                 title=f"Persona prompt on, arm {arm}",

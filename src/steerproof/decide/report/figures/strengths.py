@@ -84,7 +84,7 @@ def shown_strengths(inputs: ReportInputs, arms: list[str]) -> list[Strength]:
     measured = {
         strength
         for grid in inputs.experiment.cells
-        if grid.prompt == "neutral" and set(grid.arms) & set(arms)
+        if grid.prompt == "neutral" and set(grid.arms) & set(arms) and not grid.special
         for strength in grid.strengths
     }
     return sorted(measured, key=pull_to_push)
