@@ -17,6 +17,7 @@ from steerproof.errors import ExperimentError
 from steerproof.spec.check_design import measured_strengths
 from steerproof.spec.experiment import Analysis, Arm, Grid
 from steerproof.spec.grid import Cell
+from steerproof.spec.strength import NONE, Strength
 from tests.decide.tables import FLAT, RISING, TEN, rows_of, steered, supported, table, ten_personas
 
 EVERY_ARM = ("A", "C", "A-iso", "A-L10")
@@ -55,11 +56,11 @@ def test_a_silent_arm_stays_silent_when_other_directions_make_it_fire() -> None:
     small = table(kinds)
     # At a strength, too, that the own direction was not measured at.
     weak = {
-        replace(cell, of="p9", strength="c=+1"): counts
+        replace(cell, of="p9", strength=Strength.parse("c=+1")): counts
         for cell, counts in small.cells.items()
-        if cell.strength == "c=+2" and cell.persona != "p9"
+        if cell.strength == Strength.parse("c=+2") and cell.persona != "p9"
     }
-    beside = RateTable(cells=crowded(small, 1.0).cells | weak)
+    beside = RateTable(cells={**crowded(small, 1.0).cells, **weak})
     found = analyze(beside, ten_personas(Analysis(iterations=300)))
     assert found.arms["A"].kills["uniform_zero"].fired is True
 
@@ -86,7 +87,7 @@ def test_what_lies_off_the_diagonal_counts_as_measured_nowhere() -> None:
     codes = {one.code for one in design_objections(asked, training_seeds=3, coverage=None)}
     assert "unmeasured_kills" in codes
     whole = small.model_copy(update={"cells": (special[0].model_copy(update={"of": "all"}),)})
-    assert measured_strengths(whole, whole.arm("A"), "neutral") == ("c=+2",)
+    assert measured_strengths(whole, whole.arm("A"), "neutral") == (Strength.parse("c=+2"),)
 
 
 def test_a_line_for_each_persona_holds_no_other_directions_cell_on_the_board() -> None:
@@ -107,7 +108,7 @@ def cell_of(**fields: object) -> Cell:
         "prompt": "persona",
         "direction": "none",
         "layer": None,
-        "strength": "none",
+        "strength": NONE,
     }
     return Cell(**usual | fields)  # pyright: ignore[reportArgumentType]
 
@@ -128,7 +129,12 @@ def test_further_columns_are_written_only_where_they_are_used(tmp_path: Path) ->
 
 def test_every_further_field_survives_the_table(tmp_path: Path) -> None:
     steered_cell = replace(
-        cell_of(), direction="centroid", layer=1, strength="c=+1", operation="remove", of="p2"
+        cell_of(),
+        direction="centroid",
+        layer=1,
+        strength=Strength.parse("c=+1"),
+        operation="remove",
+        of="p2",
     )
     cells = [
         steered_cell,

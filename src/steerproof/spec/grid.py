@@ -69,7 +69,8 @@ class Cell:
     @property
     def plain(self) -> bool:
         """Own direction, own prompt, added at all tokens: what the registered analysis is about."""
-        return len(self.record()) == _PLAIN
+        further = (self.of, self.prompt_of, self.draw, self.tokens, self.operation, self.seed)
+        return all(value is None for value in further)
 
     @property
     def name(self) -> str:
@@ -96,17 +97,13 @@ class Cell:
     def record(self) -> dict[str, Any]:
         """Plain values, of the optional fields only those that are used; `from_record` reads it."""
         values = {part.name: getattr(self, part.name) for part in fields(self)}
-        used = {name: value for name, value in values.items() if value is not None}
-        return used | {"layer": self.layer, "strength": str(self.strength)}
+        values["strength"] = str(self.strength)
+        return {k: value for k, value in values.items() if value is not None or k == "layer"}
 
     @classmethod
     def from_record(cls, values: Mapping[str, Any]) -> "Cell":
         """Read back what `record` gave."""
         return cls(**{**values, "strength": Strength.parse(values["strength"])})
-
-
-_PLAIN = 6
-"""Fields of a cell that uses none of the optional ones."""
 
 
 def _seed_suffix(seed: int | None) -> str:
