@@ -11,7 +11,14 @@ from torch.nn.functional import cross_entropy
 from transformers import get_cosine_schedule_with_warmup
 
 from steerproof.engine import train as training
-from steerproof.engine.batches import Example, StepRows, cosine_rate, micro_batches, step_plan
+from steerproof.engine.batches import (
+    Example,
+    Rounding,
+    StepRows,
+    cosine_rate,
+    micro_batches,
+    step_plan,
+)
 from steerproof.engine.lora.dropout import Dropout, keep_mask
 from steerproof.engine.lora.pool import LoraWeights, fresh_weights, lora_sites
 from steerproof.engine.train import (
@@ -151,6 +158,43 @@ def reference(model, job: AdapterJob, how: Recipe, pushes: list[Push], start: Lo
         losses.append(loss.item())
     weights = {key: named[key.replace(".weight", ".default.weight")] for key in start.tensors}
     return losses, LoraWeights(spec=how.spec, tensors={k: v.detach() for k, v in weights.items()})
+
+
+@pytest.mark.parametrize("architecture", ["qwen2", "gpt2"])
+def test_rounding_shapes_changes_no_trajectory(architecture, monkeypatch):
+    base = tiny_base(architecture, dtype=torch.float64)
+    how = recipe(dropout=0.3)
+    plain = trained(base, mixed_jobs(), how)
+    widths = set()
+
+    def rounded(steps, tokens, pad_id, start_cost, _rounding):
+        rounding = Rounding(width=8, parts=3)
+        for batch in micro_batches(steps, 60, pad_id, start_cost, rounding):
+            widths.add(batch.ids.shape[1])
+            yield batch
+
+    monkeypatch.setattr(training, "micro_batches", rounded)
+    for key, result in trained(base, mixed_jobs(), how).items():
+        assert isinstance(result, TrainedAdapter)
+        assert result.losses == pytest.approx(plain[key].losses, abs=ROUNDING)
+        assert difference(result.weights, plain[key].weights) < ROUNDING
+    assert widths <= {8, 16, 24}
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("architecture", ["qwen2", "gpt2"])
+def test_on_a_gpu_captured_passes_train_what_a_cpu_trains(architecture):
+    how = recipe(dropout=0.3, epochs=6)
+    expected = trained(tiny_base(architecture), mixed_jobs(), how)
+    there = base_of(tiny_model(architecture).to("cuda"), tiny_tokenizer())
+    results = trained(there, mixed_jobs(), how)
+    for key, result in results.items():
+        assert isinstance(result, TrainedAdapter)
+        assert result.losses == pytest.approx(expected[key].losses, abs=1e-3)
+        assert result.losses[-1] < result.losses[0]
+        assert bool(result.firings) == bool(expected[key].firings)
+        for mine, theirs in zip(result.pushes, expected[key].pushes, strict=True):
+            assert mine.measured.positions == theirs.measured.positions
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")

@@ -100,6 +100,7 @@ class Steering:
         with torch.inference_mode(False):
             self._tables = _tables(self._pushes, self.layers, device, dtype)
             self._store = torch.zeros(0, dtype=torch.int64, device=device)
+        self._by_shape: dict[tuple[int, int], Tensor] = {}
         self._counts = _Counts(len(self.layers), len(pushes) + 1, device)
         self._replicas: list[Steering] = []
         self._index: Tensor | None = None
@@ -120,7 +121,7 @@ class Steering:
         other = copy.copy(self)
         other._blocks, other._replicas, other._index = blocks, [], None
         with torch.inference_mode(False):
-            other._store = torch.zeros_like(self._store)
+            other._store, other._by_shape = torch.zeros_like(self._store), {}
         other._counts = _Counts(len(self.layers), len(self._pushes) + 1, self._store.device)
         self._replicas.append(other)
         try:
@@ -150,11 +151,19 @@ class Steering:
         if mask is not None and mask.shape[0] != slots.shape[0]:
             raise SteeringError(f"{slots.shape[0]} slots for a mask of {mask.shape[0]} rows")
         if mask is not None:
-            self._index = sent(slots[:, None] * mask, self._store.device)
+            self._index = self._masked((mask.shape[0], mask.shape[1]))
+            self._index.copy_(sent(slots[:, None] * mask, self._store.device))
             return
         self.reserve(len(slots))
         self._index = self._store[: len(slots), None]
         self._index.copy_(sent(slots, self._store.device)[:, None])
+
+    def _masked(self, shape: tuple[int, int]) -> Tensor:
+        """Where routes with a mask of this shape lie: always the same memory."""
+        if shape not in self._by_shape:
+            with torch.inference_mode(False):
+                self._by_shape[shape] = self._store.new_zeros(shape)
+        return self._by_shape[shape]
 
     def reserve(self, rows: int) -> None:
         """Make routes without a mask, of up to so many rows, lie in the same memory.
@@ -195,11 +204,11 @@ class Steering:
     @contextmanager
     def replaying(self) -> Iterator[None]:
         """Around `backward()`: what fires in here is a recomputation, pushed alike, not counted."""
-        self._replaying = True
+        before, self._replaying = self._replaying, True
         try:
             yield
         finally:
-            self._replaying = False
+            self._replaying = before
 
     def audit(self) -> SteeringAudit:
         """Read what was counted and measured since this object was made."""
