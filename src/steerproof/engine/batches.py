@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from steerproof.model.steering import Push
 from steerproof.spec.seeds import derived_seed
 
 
@@ -23,8 +24,8 @@ class Example:
     prompt_ids: tuple[int, ...]
     completion_ids: tuple[int, ...]
     """What is learned, the end of turn included."""
-    push: int
-    """Slot of the direction in the list of pushes; 0 for none."""
+    push: Push | None = None
+    """None for none. Examples share a push when they have the same object."""
 
     @property
     def length(self) -> int:

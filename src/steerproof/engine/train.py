@@ -51,7 +51,6 @@ def train(
     base: Base,
     jobs: Sequence[AdapterJob],
     recipe: Recipe,
-    pushes: Sequence[Push],
     pooling: Pooling | None = None,
     on_step: StepReport | None = None,
 ) -> Iterator[TrainedAdapter | FailedAdapter]:
@@ -61,10 +60,8 @@ def train(
 
     Args:
         base: The frozen model.
-        jobs: What to train, in order of admission.
+        jobs: What to train, in order of admission; each example with its push.
         recipe: The same for all.
-        pushes: The directions, already multiplied by their coefficients; an example's `push` is a
-            1-based index into them.
         pooling: How to pack the work.
         on_step: Called after every step of every adapter.
 
@@ -72,7 +69,7 @@ def train(
         ModelError: A row is too long, or has no completion; an adapter has no row.
         SteeringError: A direction cannot be added.
     """
-    check_jobs(base, jobs, recipe, pushes)
+    check_jobs(base, jobs, recipe)
     if not jobs:
         return
     packed = pooling or Pooling()
@@ -81,7 +78,6 @@ def train(
     work = _Work(
         jobs=tuple(jobs),
         recipe=recipe,
-        pushes=tuple(pushes),
         pooling=_divided(packed, shards),
         slots=-(-slots // shards),
         supply=Supply(jobs, _tokens, shards),
@@ -110,7 +106,6 @@ class _Work:
 
     jobs: tuple[AdapterJob, ...]
     recipe: Recipe
-    pushes: tuple[Push, ...]
     pooling: Pooling
     """Of each shard."""
     slots: int
@@ -158,14 +153,14 @@ class _Resident:
     plan: list[tuple[int, ...]]
     parameter: nn.Parameter
     optimiser: torch.optim.AdamW
-    push_slots: Mapping[int, int]
+    push_slots: Mapping[Push | None, int]
     """An example's push -> this adapter's own steering slot."""
     step: int = 0
     losses: list[float] = field(default_factory=list)
     gradient_norms: list[float] = field(default_factory=list)
     firings: int = 0
     tokens: int = 0
-    pushed: dict[int, int] = field(default_factory=dict)
+    pushed: dict[Push, int] = field(default_factory=dict)
     """Push -> token positions that were to be pushed."""
     seconds: float = 0.0
 
@@ -191,14 +186,13 @@ class _Pool:
         self.base = base
         self.recipe = recipe = work.recipe
         self.pooling = work.pooling
-        self.pushes = work.pushes
         self.residents: list[_Resident] = []
         self._take_job = partial(work.supply.take, shard)
         self._shards = work.shards
         # Every adapter has steering slots of its own, so that the audit tells adapters apart.
         pairs = [(job.key, push) for job in work.jobs for push in _used_pushes(job)]
         self._own = {pair: slot for slot, pair in enumerate(pairs, start=1)}
-        own_pushes = [self.pushes[push - 1] for _, push in pairs]
+        own_pushes = [push for _, push in pairs]
         self.steering = Steering(base.blocks, own_pushes, device=base.device, dtype=base.dtype)
         master = torch.float64 if base.dtype == torch.float64 else torch.float32
         self.lora = LoraPool(base, slots=work.slots, spec=recipe.spec, dtype=master)
@@ -268,7 +262,7 @@ class _Pool:
         resident.gradient_norms.append(norm)
         for example in (resident.job.examples[i] for i in resident.plan[step]):
             resident.tokens += example.length
-            if example.push:
+            if example.push is not None:
                 seen = resident.pushed.get(example.push, 0)
                 resident.pushed[example.push] = seen + example.length
         resident.step += 1
@@ -296,7 +290,7 @@ class _Pool:
                 plan=plan,
                 parameter=parameter,
                 optimiser=optimiser,
-                push_slots={0: 0, **own},
+                push_slots={None: 0, **own},
             )
             self.residents.append(resident)
         self.residents.sort(key=lambda resident: resident.slot)
@@ -314,11 +308,7 @@ class _Pool:
         key = resident.job.key
         slots = self.steering.audit().slots
         audits = tuple(
-            PushAudit(
-                push=push,
-                asked_norm=float(self.pushes[push - 1].vector.double().norm()),
-                measured=slots[self._own[key, push] - 1],
-            )
+            PushAudit(push=push, measured=slots[self._own[key, push] - 1])
             for push in _used_pushes(resident.job)
         )
         error = error or steering_fault(key, resident.pushed, audits)
@@ -341,5 +331,7 @@ class _Pool:
             resident.seconds += seconds * tokens[resident.slot] / sum(tokens.values())
 
 
-def _used_pushes(job: AdapterJob) -> list[int]:
-    return sorted({example.push for example in job.examples} - {0})
+def _used_pushes(job: AdapterJob) -> list[Push]:
+    """In order of first appearance."""
+    pushes = dict.fromkeys(example.push for example in job.examples)
+    return [push for push in pushes if push is not None]

@@ -22,9 +22,9 @@ from steerproof.errors import SteeringError
 from steerproof.model.transfer import sent
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Push:
-    """A direction times its coefficient, added to the output of one block."""
+    """A direction times its coefficient, added to the output of one block; known by identity."""
 
     layer: int
     """0-based index of the decoder block (index in `hidden_states` minus one)."""
