@@ -5,9 +5,9 @@ from dataclasses import fields
 
 import numpy as np
 
-from steerproof.decide.analysis.rates import CellCounts, CellKind, RateRow, RateTable
+from steerproof.decide.analysis.rates import CellCounts, RateRow, RateTable
 from steerproof.spec.experiment import Analysis, Experiment, Generation, Persona, Questions
-from steerproof.spec.grid import Cell
+from steerproof.spec.grid import Cell, CellKind
 from steerproof.spec.strength import Strength
 from tests.experiments import small_experiment
 

@@ -8,11 +8,11 @@ import pytest
 import scipy.stats
 
 from steerproof.decide.analysis.analyze import analyze
-from steerproof.decide.analysis.rates import CellKind
 from steerproof.decide.analysis.records import ControlArm, SignCheck, to_json
 from steerproof.decide.analysis.rule import Outcome, Verdict
 from steerproof.errors import ExperimentError
 from steerproof.spec.experiment import Analysis
+from steerproof.spec.grid import CellKind
 from steerproof.spec.strength import Strength
 from tests.decide.tables import (
     FLAT,
@@ -108,26 +108,26 @@ def test_the_number_of_workers_changes_nothing():
     [
         (
             {PRIMARY: FLAT, steered("A", "ratio=+0.2"): (0.05,) * 10},
-            Outcome.UNIFORM_ZERO,
+            "uniform_zero",
             "REFUTED",
             "direction not expressive enough",
         ),
-        ({PRIMARY: SHUFFLED}, Outcome.NO_CORRELATION, "REFUTED", "direction not expressive enough"),
+        ({PRIMARY: SHUFFLED}, "no_correlation", "REFUTED", "direction not expressive enough"),
         (
             {steered("A", "c=+2", "persona"): FLAT},
-            Outcome.SIGN_INVERTED,
+            "sign_inverted",
             "REFUTED",
             "direction not expressive enough",
         ),
         (
             {CellKind(arm="A", prompt="neutral"): RISING},
-            Outcome.BASELINE_RATE_DRIVEN,
+            "baseline_rate_driven",
             "REFUTED",
             "direction not expressive enough",
         ),
         (
             {steered("A-iso", "c=+2"): supported()[PRIMARY]},
-            Outcome.DIRECTION_NOT_SPECIFIC,
+            "direction_not_specific",
             "REFUTED",
             "not specific",
         ),
@@ -195,7 +195,7 @@ def test_totals_give_point_estimates_and_kills_and_say_why_there_is_no_interval(
     assert found.outcome is Outcome.NO_INTERVAL
     assert found.arms["A"].kills["direction_not_specific"].fired is False
     killed = analysed({PRIMARY: SHUFFLED}, questions=False)
-    assert killed.outcome is Outcome.NO_CORRELATION
+    assert killed.outcome == "no_correlation"
 
 
 def test_a_constant_rate_has_no_rho_and_a_reason():
@@ -337,7 +337,7 @@ def test_another_arm_can_be_put_to_the_rule():
     assert found.verdict is Verdict.SUPPORTED
     assert found.reading.startswith("nothing to explain")
     failing = analysed(arm="C")
-    assert failing.outcome is Outcome.UNIFORM_ZERO
+    assert failing.outcome == "uniform_zero"
     assert failing.reading.startswith("prompt-trained adapters")
 
 

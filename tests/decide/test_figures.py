@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
+from steerproof.decide.analysis.kinds import bridge_kind, steered_kind
 from steerproof.decide.analysis.rates import lookup
 from steerproof.decide.report.figures import Drawing
 from steerproof.decide.report.figures.canvas import Layout, drawing, panels, style
@@ -15,7 +16,6 @@ from steerproof.decide.report.figures.learning import POINTS, thinned
 from steerproof.decide.report.figures.marks import number_points, tipped
 from steerproof.decide.report.figures.palette import FAINT, VARIABLES, diverging
 from steerproof.decide.report.figures.ranking import ranking
-from steerproof.decide.report.inputs import bridge_kind, kind_of
 from steerproof.spec.strength import NONE, Strength
 from tests.decide import report_example as example
 
@@ -103,7 +103,7 @@ def test_the_scatter_states_the_counts_of_every_headline_persona(drawn):
     )
     for persona in given.experiment.headline:
         for arm in ("A", "C"):
-            steered = lookup(given.rates, kind_of(given.experiment, arm, C2), persona)
+            steered = lookup(given.rates, steered_kind(given.experiment, arm, C2), persona)
             bridge = lookup(given.rates, bridge_kind(given.experiment), persona)
             words = rf"{persona.replace('_', ' ')}: steered {sum(steered.fired)} of 40, .*; "
             assert re.search(words + rf"bridge {sum(bridge.fired)} of 40, ", tips)

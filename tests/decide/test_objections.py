@@ -144,7 +144,13 @@ def test_an_arm_between_two_confounded_ones_softens_the_objection():
     assert found.severity == "note"
     assert found.numbers == {"differences": ["prompt", "direction"], "between": ["B"]}
     without = experiment.model_copy(
-        update={"arms": tuple(arm for arm in experiment.arms if arm.name != "B")}
+        update={
+            "arms": tuple(arm for arm in experiment.arms if arm.name != "B"),
+            "cells": tuple(
+                grid.model_copy(update={"arms": tuple(arm for arm in grid.arms if arm != "B")})
+                for grid in experiment.cells
+            ),
+        }
     )
     assert raised(without)["confounded_arms"].severity == "serious"
 

@@ -9,14 +9,14 @@ import pytest
 from steerproof.board.cell_rates import CellRate
 from steerproof.board.grid import matrix
 from steerproof.decide.analysis.analyze import analyze
-from steerproof.decide.analysis.rates import CellKind, RateRow, RateTable, of_seed, table_of
+from steerproof.decide.analysis.rates import RateRow, RateTable, of_seed, table_of
 from steerproof.decide.analysis.rates_csv import COLUMNS, format_rates, read_rates
 from steerproof.decide.analysis.records import to_json
 from steerproof.decide.review.objections_design import design_objections
 from steerproof.errors import ExperimentError
 from steerproof.spec.check_design import measured_strengths
 from steerproof.spec.experiment import Analysis, Arm, Grid
-from steerproof.spec.grid import Cell
+from steerproof.spec.grid import Cell, CellKind
 from steerproof.spec.strength import NONE, Strength
 from tests.decide.tables import FLAT, RISING, TEN, rows_of, steered, supported, table, ten_personas
 

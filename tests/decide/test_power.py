@@ -9,9 +9,9 @@ import pytest
 import scipy.stats
 
 from steerproof.decide.analysis.analyze import analyze
-from steerproof.decide.analysis.rates import CellCounts, CellKind, RateTable
+from steerproof.decide.analysis.rates import CellCounts, RateTable
 from steerproof.decide.analysis.resampling import Resampling, rates
-from steerproof.decide.analysis.rule import OUTCOMES
+from steerproof.decide.analysis.rule import outcomes
 from steerproof.decide.analysis.statistics import spearman
 from steerproof.decide.review import power
 from steerproof.decide.review.power import (
@@ -25,6 +25,7 @@ from steerproof.decide.review.power import (
 )
 from steerproof.decide.review.simulation import Design, Margin, RateModel, pearson_of, simulate
 from steerproof.spec.experiment import Analysis
+from steerproof.spec.grid import CellKind
 from tests.decide.tables import TEN, cell_of, steered, ten_personas
 from tools.power_figures import error_rates, error_table, size_table, sizes
 from tools.power_study import REGISTERED, with_tables
@@ -116,7 +117,7 @@ def test_simulated_tables_are_decided_exactly_as_real_ones():
         }
         found = analyze(RateTable(cells=cells), experiment)
         primary = found.arms["A"].primary
-        assert found.outcome == OUTCOMES[judged.outcome[i]]
+        assert found.outcome == outcomes()[judged.outcome[i]]
         assert primary.interval == (judged.interval.low[i], judged.interval.high[i])
         assert primary.two_level == pytest.approx(
             (judged.two_level.low[i], judged.two_level.high[i]), abs=1e-12
@@ -125,7 +126,7 @@ def test_simulated_tables_are_decided_exactly_as_real_ones():
             np.testing.assert_equal(
                 float(judged.kills[name][i]), np.nan if kill.fired is None else kill.fired
             )
-    assert len({OUTCOMES[code] for code in judged.outcome}) > 1
+    assert len({outcomes()[code] for code in judged.outcome}) > 1
 
 
 def test_shares_add_up_and_follow_the_truth(quick):

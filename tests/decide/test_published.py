@@ -10,7 +10,7 @@ import scipy.stats
 from steerproof.decide.analysis.analyze import analyze
 from steerproof.decide.analysis.rates_csv import read_rates
 from steerproof.decide.analysis.records import Analysis
-from steerproof.decide.analysis.rule import Outcome, Verdict
+from steerproof.decide.analysis.rule import Verdict
 from steerproof.decide.analysis.statistics import spearman
 from steerproof.spec.yaml_io import load_experiment
 
@@ -87,7 +87,7 @@ def test_the_parent_runs_kills_and_the_numbers_that_decided_them(parent_run):
 
 def test_the_parent_run_is_refuted_by_its_inverted_sign(parent_run):
     # The published outcome: "Sign-inverted bucket".
-    assert (parent_run.outcome, parent_run.verdict) == (Outcome.SIGN_INVERTED, Verdict.REFUTED)
+    assert (parent_run.outcome, parent_run.verdict) == ("sign_inverted", Verdict.REFUTED)
     assert parent_run.reading.startswith("prompt-trained adapters")
     assert "only totals" in (parent_run.arms["C"].primary.reason or "")
     assert parent_run.arms["C"].primary.interval is None

@@ -2,9 +2,14 @@ from pathlib import Path
 
 import pytest
 
-from steerproof.decide.analysis.rates import CellKind, cell_rates, lookup, table_of
+from steerproof.decide.analysis.rates import (
+    cell_rates,
+    lookup,
+    table_of,
+)
 from steerproof.decide.analysis.rates_csv import COLUMNS, format_rates, read_rates
 from steerproof.errors import ExperimentError
+from steerproof.spec.grid import CellKind
 from tests.decide.tables import RISING, TEN, rows_of, steered, ten_personas
 
 HEADER = ",".join(COLUMNS)

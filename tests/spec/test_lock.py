@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from steerproof.decide.analysis.kills import conditions
 from steerproof.errors import IntegrityError, RegistrationError
 from steerproof.spec.changes import differences
 from steerproof.spec.lock import (
@@ -199,7 +200,7 @@ def test_two_trees_differ_exactly_when_a_change_is_found(old, new):
 
 def test_the_registration_text_holds_what_a_reader_must_know():
     lock = lock_of(changed(("You are a pirate.", '"You are a | pirate, <b>and</b> [x](y)"')))
-    text = markdown(lock, data_seen="None of these adapters exists yet.")
+    text = markdown(lock, kills=conditions, data_seen="None of these adapters exists yet.")
     for heading in (
         "Hypothesis", "Data already seen", "Dependent variable", "Conditions", "Analyses",
         "Exclusions and missing data", "Sample size", "Hashes and versions",
@@ -219,11 +220,4 @@ def test_the_registration_text_holds_what_a_reader_must_know():
     ):
         assert fact in text
     assert "You are a \\| pirate, \\<b\\>and\\</b\\> \\[x\\](y)" in text
-    assert "Not declared" in markdown(lock)
-
-
-def test_the_answers_numbers_are_locked_where_they_are_set_and_change_no_older_lock():
-    assert "answers" not in lock_of().experiment
-    chosen = lock_of(TINY + "answers: {attainable: 0.7}\n")
-    assert chosen.experiment["answers"]["attainable"] == 0.7
-    assert chosen.fingerprint != lock_of().fingerprint
+    assert "Not declared" in markdown(lock, kills=conditions)

@@ -6,8 +6,7 @@ from itertools import groupby
 
 from steerproof.board.cell_rates import CellRate
 from steerproof.spec.experiment import Experiment
-from steerproof.spec.grid import Cell
-from steerproof.spec.strength import Strength
+from steerproof.spec.grid import Cell, CellKind
 
 _SIGNS = {"running": "…", "failed": "✕", "interrupted": "!", "damaged": "✕", "done": "·"}
 
@@ -32,22 +31,19 @@ class Square:
 class Column:
     """A kind of cell, the same for every persona."""
 
-    arm: str
-    prompt: str
-    direction: str
-    layer: int | None
-    strength: Strength
+    kind: CellKind
 
     @property
     def label(self) -> str:
         """The strength, short: `c+2`, `r−0.2`."""
-        return str(self.strength).replace("ratio=", "r").replace("c=", "c").replace("-", "−")
+        return str(self.kind.strength).replace("ratio=", "r").replace("c=", "c").replace("-", "−")
 
     @property
     def title(self) -> str:
         """The whole of it in words."""
-        push = "unsteered" if self.layer is None else f"{self.direction} L{self.layer}"
-        return f"arm {self.arm}, {self.prompt} prompt, {push}, strength {self.strength}"
+        kind = self.kind
+        push = "unsteered" if kind.layer is None else f"{kind.direction} L{kind.layer}"
+        return f"arm {kind.arm}, {kind.prompt} prompt, {push}, strength {kind.strength}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,22 +74,22 @@ def matrix(experiment: Experiment, cells: Iterable[Cell], rates: Mapping[str, Ce
         cells: every cell that is asked for.
         rates: what is known of each, by name.
     """
-    found = {(_column(cell), cell.persona): cell for cell in cells}
+    asked = {(cell.kind, cell.persona): cell for cell in cells}
     order = {arm.name: place for place, arm in enumerate(experiment.arms)}
     kinds = sorted(
-        dict.fromkeys(column for column, _ in found),
+        dict.fromkeys(kind for kind, _ in asked),
         key=lambda c: (order[c.arm], c.prompt != "neutral"),
     )
-    personas = [p for p in experiment.personas if any((k, p.name) in found for k in kinds)]
+    personas = [p for p in experiment.personas if any((k, p.name) in asked for k in kinds)]
     return Matrix(
         arms=tuple(_arm_bands(kinds)),
         prompts=tuple(
             Band(title=prompt, detail="", width=len(list(group)))
             for (_, prompt), group in groupby(kinds, key=lambda c: (c.arm, c.prompt))
         ),
-        columns=tuple(kinds),
+        columns=tuple(Column(kind=kind) for kind in kinds),
         rows=tuple(
-            (p.name, p.headline, tuple(_square(found.get((k, p.name)), rates) for k in kinds))
+            (p.name, p.headline, tuple(_square(asked.get((k, p.name)), rates) for k in kinds))
             for p in personas
         ),
     )
@@ -118,18 +114,8 @@ def _square(cell: Cell | None, rates: Mapping[str, CellRate]) -> Square | None:
     return None if cell is None else square(cell.name, rates[cell.name])
 
 
-def _column(cell: Cell) -> Column:
-    return Column(
-        arm=cell.arm,
-        prompt=cell.prompt,
-        direction=cell.direction,
-        layer=cell.layer,
-        strength=cell.strength,
-    )
-
-
-def _arm_bands(kinds: Iterable[Column]) -> Iterable[Band]:
+def _arm_bands(kinds: Iterable[CellKind]) -> Iterable[Band]:
     for arm, group in groupby(kinds, key=lambda c: c.arm):
-        columns = list(group)
-        pushes = dict.fromkeys(f"{c.direction} L{c.layer}" for c in columns if c.layer is not None)
-        yield Band(title=arm, detail=", ".join(pushes), width=len(columns))
+        own = list(group)
+        pushes = dict.fromkeys(f"{c.direction} L{c.layer}" for c in own if c.layer is not None)
+        yield Band(title=arm, detail=", ".join(pushes), width=len(own))

@@ -188,6 +188,7 @@ def lock(
     as_json: Json = False,
 ) -> None:
     """Register the experiment in its run directory without running it."""
+    from steerproof.decide.analysis.kills import conditions
     from steerproof.run.session import graph_of, new_session, register
     from steerproof.run.store.directory import open_run
     from steerproof.spec.registration import markdown as registration_text
@@ -201,7 +202,7 @@ def lock(
     say(
         {"sha256": found.sha256, "time": found.time, "dir": str(session.run)},
         as_json,
-        lambda: registration_text(found) if markdown else text,
+        lambda: registration_text(found, kills=conditions) if markdown else text,
     )
 
 

@@ -45,5 +45,4 @@ class _Nll(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None]:
         from steerproof.engine.loss_kernels import gradient
 
-        logits, targets, norms = ctx.saved_tensors
-        return gradient(logits, targets, norms, grad_outputs[0]), None
+        return gradient(*ctx.saved_tensors, grad_outputs[0]), None

@@ -62,6 +62,12 @@ class Cell:
     """Training seed; none is the experiment's own."""
 
     @property
+    def kind(self) -> "CellKind":
+        """All of it but the persona."""
+        names = (field.name for field in fields(self) if field.name != "persona")
+        return CellKind(**{name: getattr(self, name) for name in names})
+
+    @property
     def adapter(self) -> Adapter:
         """The adapter that is measured; in an untrained arm there is none of this name."""
         return Adapter(arm=self.arm, persona=self.persona, seed=self.seed)
@@ -104,6 +110,45 @@ class Cell:
     def from_record(cls, values: Mapping[str, Any]) -> "Cell":
         """Read back what `record` gave."""
         return cls(**{**values, "strength": Strength.parse(values["strength"])})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CellKind:
+    """A cell for every persona: what is held fixed when personas are compared."""
+
+    arm: str
+    prompt: PromptKind
+    direction: DirectionKind = "none"
+    layer: int | None = None
+    strength: Strength = NONE
+    of: str | None = None
+    prompt_of: str | None = None
+    draw: int | None = None
+    tokens: Tokens | None = None
+    operation: Operation | None = None
+    seed: int | None = None
+
+    def cell(self, persona: str) -> Cell:
+        """The cell of one persona."""
+        names = (field.name for field in fields(self))
+        return Cell(persona=persona, **{name: getattr(self, name) for name in names})
+
+    @property
+    def name(self) -> str:
+        """Readable, `A, neutral prompt, centroid L4 c=+2`, then whatever else is used."""
+        push = "unsteered"
+        if self.layer is not None:
+            push = f"{self.direction} L{self.layer} {self.strength}"
+        special = (
+            ("direction of", self.of),
+            ("prompt of", self.prompt_of),
+            ("draw", self.draw),
+            ("tokens", self.tokens),
+            ("operation", self.operation),
+            ("training seed", self.seed),
+        )
+        used = [f"{words} {value}" for words, value in special if value is not None]
+        return ", ".join([self.arm, f"{self.prompt} prompt", push, *used])
 
 
 def _seed_suffix(seed: int | None) -> str:

@@ -2,23 +2,26 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from steerproof.spec.experiment import Analysis, Arm, Experiment, Grid
 from steerproof.spec.grid import adapters, samples
 from steerproof.spec.lock import Lock
 
+Kills = Callable[[Analysis], Iterable[tuple[str, str]]]
+"""Every kill criterion's name, and when it fires under the registered numbers."""
 UNDECLARED = (
     "Not declared. Whoever posts this text states here what was known of the outcome when the "
     "experiment was locked. The run's ledger shows whether a completion came before the lock."
 )
 
 
-def markdown(lock: Lock, *, data_seen: str | None = None) -> str:
+def markdown(lock: Lock, *, kills: Kills, data_seen: str | None = None) -> str:
     """The registration text.
 
     Args:
         lock: What was fixed.
+        kills: The kill criteria of the analysis.
         data_seen: The authors' answer to "have data been collected already?".
     """
     experiment = Experiment.model_validate_json(json.dumps(lock.experiment))
@@ -27,7 +30,7 @@ def markdown(lock: Lock, *, data_seen: str | None = None) -> str:
         ("Data already seen", [_plain(data_seen) if data_seen else UNDECLARED]),
         ("Dependent variable", _dependent(experiment)),
         ("Conditions", _conditions(experiment)),
-        ("Analyses", _analyses(experiment)),
+        ("Analyses", _analyses(experiment, kills(experiment.analysis))),
         ("Exclusions and missing data", _exclusions(experiment.analysis)),
         ("Sample size", _sample(experiment)),
         ("Materials", _materials(experiment)),
@@ -122,7 +125,7 @@ def _dose(experiment: Experiment) -> str:
     return f"{dose:g}"
 
 
-def _analyses(experiment: Experiment) -> Iterator[str]:
+def _analyses(experiment: Experiment, kills: Iterable[tuple[str, str]]) -> Iterator[str]:
     analysis, limits = experiment.analysis, experiment.analysis.thresholds
     yield (
         f"Over the {len(experiment.headline)} headline personas, rho is the Spearman correlation "
@@ -145,31 +148,7 @@ def _analyses(experiment: Experiment) -> Iterator[str]:
     yield f"- Isotropic control, which must fail: {analysis.isotropic_arm or 'none'}."
     yield f"- Contrast layer: {analysis.contrast_arm or 'none'}."
     yield ""
-    yield from _table(
-        ("kill", "fires when"),
-        (
-            (
-                "uniform_zero",
-                f"every steered centroid cell has a rate <= {limits.uniform_zero_rate:g}",
-            ),
-            (
-                "baseline_rate_driven",
-                f"rho(unsteered neutral, steered) >= {limits.baseline_steered:g} and "
-                f"rho(unsteered neutral, bridge) >= {limits.baseline_bridge:g}",
-            ),
-            (
-                "sign_inverted",
-                f"rate({analysis.primary_strength}) < rate(none) under the persona prompt for at "
-                f"least {limits.inverted_share:.0%} of the personas",
-            ),
-            ("no_correlation", f"rho < {limits.no_correlation:g}"),
-            (
-                "direction_not_specific",
-                f"rho(centroid) - rho(isotropic) < {limits.specific_rho:g} and the mean rates "
-                "differ by less than the larger Wilson half-width",
-            ),
-        ),
-    )
+    yield from _table(("kill", "fires when"), kills)
 
 
 def _strengths(analysis: Analysis) -> str:

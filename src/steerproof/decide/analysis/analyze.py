@@ -4,40 +4,27 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from steerproof.decide.analysis.arms import JudgedArm, judge_arm
+from steerproof.decide.analysis.case import Case, case_of, rates_of
 from steerproof.decide.analysis.controls import (
-    comparisons,
+    compare_both_ways,
     control_arm,
     correlate_geometry,
     sign_check,
 )
-from steerproof.decide.analysis.estimates import Estimate, estimate
-from steerproof.decide.analysis.kills import ArmRates, Kill, kills, mean_rate
-from steerproof.decide.analysis.rates import CellKind, RateTable
+from steerproof.decide.analysis.estimates import estimate
+from steerproof.decide.analysis.flags import Flag
+from steerproof.decide.analysis.rates import RateTable
 from steerproof.decide.analysis.readings import reading, reason
 from steerproof.decide.analysis.records import (
     Analysis,
     ArmResult,
     ControlArm,
     ControlResults,
-    KillResult,
+    StrengthResult,
     number,
-    truth,
 )
-from steerproof.decide.analysis.resampling import Resampling
-from steerproof.decide.analysis.rule import OUTCOMES, Controls, decide, verdict_of
-from steerproof.decide.analysis.statistics import is_constant
-from steerproof.decide.analysis.tested import (
-    Study,
-    arm_direction,
-    arm_layer,
-    isotropic_kind,
-    missing_personas,
-    rates_of,
-    steered_kind,
-    sweep_kinds,
-    totals_of,
-    zero,
-)
+from steerproof.decide.analysis.rule import ControlFlags, decide, outcomes, verdict_of
 from steerproof.errors import ExperimentError
 from steerproof.spec.experiment import Experiment
 from steerproof.spec.grid import samples
@@ -67,205 +54,102 @@ def analyze(
     names = [a.name for a in experiment.adapter_arms]
     if tested not in names:
         raise ExperimentError(f"arm {tested!r} is not one of {', '.join(names)}")
-    plan = Resampling(
-        seed=experiment.seed, iterations=experiment.analysis.iterations, workers=workers
-    )
-    study = Study(table=table, experiment=experiment, plan=plan)
-    wanted = dict.fromkeys([tested, *(n for n in names if n in table.arms)])
-    primaries = {n: estimate(study, n, experiment.analysis.primary_strength) for n in wanted}
-    found = {n: arm_kills(study, n) for n in wanted}
-    arms = {n: arm_result(study, n, primaries[n], found[n]) for n in wanted}
-    return conclude(study, tested, primaries, found, arms, geometry)
+    case = case_of(table, experiment, workers=workers)
+    wanted = dict.fromkeys([tested, *(name for name in names if name in table.arms)])
+    arms = {name: judge_arm(case, name) for name in wanted}
+    return _conclude(case, arms[tested], arms, geometry)
 
 
-def conclude(
-    study: Study,
-    tested: str,
-    primaries: Mapping[str, Estimate],
-    found: Mapping[str, Mapping[str, Kill]],
-    arms: Mapping[str, ArmResult],
+def _conclude(
+    case: Case,
+    tested: JudgedArm,
+    arms: Mapping[str, JudgedArm],
     cosines: Mapping[str, Mapping[str, float]] | None,
 ) -> Analysis:
-    """Controls, verdict and reading, once every arm is estimated."""
-    experiment, analysis = study.experiment, study.experiment.analysis
-    controls = find_controls(study, tested, primaries)
-    code = decide(
-        primaries[tested].evidence,
-        dict(found[tested]),
-        Controls(
-            isotropic_passes=control_flag(analysis.isotropic_arm, tested, primaries),
-            baseline_passes=control_flag(analysis.baseline_arm, tested, primaries),
-        ),
-        study.limits,
+    """Controls, verdict and reading, once every arm is judged by itself."""
+    experiment, analysis = case.experiment, case.experiment.analysis
+    flags = ControlFlags(
+        isotropic_passes=_passes(analysis.isotropic_arm, tested, arms),
+        baseline_passes=_passes(analysis.baseline_arm, tested, arms),
     )
-    outcome = OUTCOMES[int(code)]
-    bridge = rates_of(study, study.bridge)
+    outcome = outcomes()[int(decide(tested.primary.seen, tested.kills, flags, analysis))]
+    results = {name: judged.result for name, judged in arms.items()}
+    bridge = rates_of(case, case.bridge)
     return Analysis(
         experiment=experiment.name,
-        arm=tested,
-        personas=study.personas,
-        bridge={p: number(r) for p, r in zip(study.personas, bridge, strict=True)},
+        arm=tested.name,
+        personas=case.personas,
+        bridge={p: number(r) for p, r in zip(case.personas, bridge, strict=True)},
         confidence=analysis.confidence,
         iterations=analysis.iterations,
         seed=experiment.seed,
-        arms=arms,
-        controls=controls,
-        comparisons=comparisons(study, tested),
-        geometry=None if cosines is None else correlate_geometry(study, cosines),
+        arms=results,
+        controls=_controls(case, tested, arms),
+        comparisons=compare_both_ways(case, tested.name),
+        geometry=None if cosines is None else correlate_geometry(case, cosines),
         outcome=outcome,
         verdict=verdict_of(outcome),
-        reason=reason(outcome, experiment, arms, tested),
-        reading=reading(outcome, experiment, tested),
-        magnitude_bound=magnitude_bound(arms[tested]),
-        notes=notes(study),
+        reason=reason(outcome, experiment, results, tested.name),
+        reading=reading(outcome, experiment, tested.name),
+        magnitude_bound=_magnitude_bound(tested.result),
+        notes=_notes(case),
     )
 
 
-def control_flag(control: str | None, tested: str, primaries: Mapping[str, Estimate]) -> np.ndarray:
+def _passes(control: str | None, tested: JudgedArm, arms: Mapping[str, JudgedArm]) -> Flag:
     """Whether a control passes: 0 where there is none to demand, NaN where it was not measured."""
-    if control is None or control == tested:
-        return zero()
-    passes = primaries[control].result.passes if control in primaries else None
+    if control is None or control == tested.name:
+        return np.zeros(())
+    passes = arms[control].result.passes if control in arms else None
     return np.asarray(np.nan if passes is None else float(passes))
 
 
-def find_controls(study: Study, tested: str, primaries: Mapping[str, Estimate]) -> ControlResults:
+def _controls(case: Case, tested: JudgedArm, arms: Mapping[str, JudgedArm]) -> ControlResults:
     """The control arms that the experiment names, and the sign check."""
-    analysis = study.experiment.analysis
-    asked = {
-        "baseline": (analysis.baseline_arm, True),
-        "isotropic": (analysis.isotropic_arm, True),
-        "contrast": (analysis.contrast_arm, False),
-    }
-    arms: dict[str, ControlArm | None] = {}
-    for role, (name, must_fail) in asked.items():
-        if name is None or name == tested:
-            arms[role] = None
-            continue
-        both = dict(primaries)
-        if name not in both:
-            both[name] = estimate(study, name, analysis.primary_strength)
-        arms[role] = control_arm(study, tested, name, both, must_fail=must_fail)
-    return ControlResults(**arms, sign_check=sign_check(study, tested))
+    analysis = case.experiment.analysis
 
+    def control(name: str | None, *, must_fail: bool) -> ControlArm | None:
+        if name is None or name == tested.name:
+            return None
+        ours, theirs = tested.result.primary, _primary(case, name, arms)
+        return control_arm(case, (tested.name, ours), (name, theirs), must_fail=must_fail)
 
-def arm_rates(study: Study, arm: str) -> ArmRates:
-    """Every rate that an arm's kills look at."""
-    steered = steered_kind(study, arm, study.experiment.analysis.primary_strength)
-    isotropic = isotropic_kind(study, arm, steered.strength)
-    sweep = [rates_of(study, kind) for kind in sweep_kinds(study, arm)]
-    return ArmRates(
-        bridge=rates_of(study, study.bridge),
-        steered=rates_of(study, steered),
-        unsteered=rates_of(study, CellKind(arm=arm, prompt="neutral")),
-        prompted=rates_of(study, CellKind(arm=arm, prompt="persona")),
-        prompted_steered=rates_of(study, with_persona_prompt(steered)),
-        sweep=np.array(sweep).reshape(len(sweep), len(study.personas)),
-        isotropic=rates_of(study, isotropic),
-        steered_total=totals_of(study, steered),
-        isotropic_total=totals_of(study, isotropic),
+    return ControlResults(
+        baseline=control(analysis.baseline_arm, must_fail=True),
+        isotropic=control(analysis.isotropic_arm, must_fail=True),
+        contrast=control(analysis.contrast_arm, must_fail=False),
+        sign_check=sign_check(case, tested.name),
     )
 
 
-def with_persona_prompt(kind: CellKind) -> CellKind:
-    """The same push with the persona prompt on."""
-    return CellKind(
-        arm=kind.arm,
-        prompt="persona",
-        direction=kind.direction,
-        layer=kind.layer,
-        strength=kind.strength,
-    )
+def _primary(case: Case, name: str, arms: Mapping[str, JudgedArm]) -> StrengthResult:
+    """A control at the primary strength, also one that the table has no cells of."""
+    if name in arms:
+        return arms[name].result.primary
+    return estimate(case, name, case.experiment.analysis.primary_strength).result
 
 
-def arm_kills(study: Study, arm: str) -> dict[str, Kill]:
-    """The five criteria of one arm."""
-    analysis = study.experiment.analysis
-    return kills(arm_rates(study, arm), analysis.thresholds, analysis.confidence)
-
-
-def arm_result(study: Study, arm: str, primary: Estimate, found: Mapping[str, Kill]) -> ArmResult:
-    """One arm at both strengths, with its kills and their reasons."""
-    strength = study.experiment.analysis.co_primary_strength
-    other = None if strength is None else estimate(study, arm, strength).result
-    rates = arm_rates(study, arm)
-    means = {"unsteered": rates.unsteered, "prompted": rates.prompted, "primary": rates.steered}
-    if strength is not None:
-        means["co_primary"] = rates_of(study, steered_kind(study, arm, strength))
-    return ArmResult(
-        direction=arm_direction(study.experiment, arm),
-        layer=arm_layer(study.experiment, arm),
-        mean_rates={name: number(mean_rate(values)) for name, values in means.items()},
-        primary=primary.result,
-        co_primary=other,
-        kills={name: kill_result(study, arm, name, kill) for name, kill in found.items()},
-        passes=primary.result.passes,
-    )
-
-
-def kill_result(study: Study, arm: str, name: str, kill: Kill) -> KillResult:
-    """A criterion with None for NaN, and why."""
-    values = {key: number(value) for key, value in kill.numbers.items()}
-    counts = {k: int(v) for k, v in values.items() if k.startswith("n") and v is not None}
-    undefined = np.isnan(kill.fired) or None in values.values()
-    return KillResult(
-        fired=truth(kill.fired),
-        reason=kill_reason(study, arm, name) if undefined else None,
-        numbers={**values, **counts},
-    )
-
-
-def kill_reason(study: Study, arm: str, name: str) -> str:
-    """Which cells of a criterion are missing or constant."""
-    steered = steered_kind(study, arm, study.experiment.analysis.primary_strength)
-    unsteered = CellKind(arm=arm, prompt="neutral")
-    prompted = (CellKind(arm=arm, prompt="persona"), with_persona_prompt(steered))
-    isotropic = isotropic_kind(study, arm, steered.strength)
-    if name == "direction_not_specific" and isotropic is None:
-        return "no isotropic cells of this arm, and no isotropic arm to compare with"
-    kinds: dict[str, tuple[CellKind | None, ...]] = {
-        "uniform_zero": sweep_kinds(study, arm) or (steered,),
-        "baseline_rate_driven": (unsteered, steered, study.bridge),
-        "sign_inverted": prompted,
-        "no_correlation": (steered, study.bridge),
-        "direction_not_specific": (steered, isotropic, study.bridge),
-    }
-    parts = [why_undefined(study, kind) for kind in kinds[name] if kind is not None]
-    return "; ".join(part for part in parts if part) or "undefined"
-
-
-def why_undefined(study: Study, kind: CellKind) -> str | None:
-    """What is wrong with a kind of cell: missing personas, or a constant rate."""
-    missing = missing_personas(study, kind)
-    if len(missing) == len(study.personas):
-        return f"no cells of {kind.name}"
-    if missing:
-        return f"no rate of {kind.name} for {', '.join(missing)}"
-    values = rates_of(study, kind)
-    return f"{kind.name} is {values[0]:.3g} for every persona" if is_constant(values) else None
-
-
-def magnitude_bound(arm: ArmResult) -> bool | None:
+def _magnitude_bound(arm: ArmResult) -> bool | None:
     """Whether the arm passes at exactly one of the two registered strengths."""
     if arm.co_primary is None or arm.passes is None or arm.co_primary.passes is None:
         return None
     return arm.passes != arm.co_primary.passes
 
 
-def notes(study: Study) -> tuple[str, ...]:
+def _notes(case: Case) -> tuple[str, ...]:
     """Cells with fewer or more completions than the experiment asks for."""
-    experiment = study.experiment
+    experiment = case.experiment
     questions, usual = len(experiment.questions.evaluation), experiment.generation.samples
     asked, counts = questions * usual, samples(experiment)
     odd = [
-        (cell, sum(found.total))
-        for cell, found in study.table.cells.items()
-        if sum(found.total) != questions * counts.get(cell, usual)
+        (cell, sum(counted.total))
+        for cell, counted in case.table.cells.items()
+        if sum(counted.total) != questions * counts.get(cell, usual)
     ]
     if not odd:
         return ()
     cell, total = odd[0]
     return (
-        f"{len(odd)} of {len(study.table.cells)} cells do not have the {asked} completions that "
+        f"{len(odd)} of {len(case.table.cells)} cells do not have the {asked} completions that "
         f"the experiment asks for (first: {cell.name} has {total})",
     )

@@ -11,9 +11,8 @@ import numpy as np
 from jaxtyping import Float
 
 from steerproof.decide.analysis.resampling import Counts
-from steerproof.spec.experiment import DirectionKind, Experiment, PromptKind
-from steerproof.spec.grid import Cell
-from steerproof.spec.strength import NONE, Strength
+from steerproof.spec.experiment import Experiment
+from steerproof.spec.grid import Cell, CellKind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,24 +61,6 @@ class RateTable:
         return tuple(dict.fromkeys(cell.arm for cell in self.cells))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CellKind:
-    """A cell for every persona: what is held fixed when personas are compared."""
-
-    arm: str
-    prompt: PromptKind
-    direction: DirectionKind = "none"
-    layer: int | None = None
-    strength: Strength = NONE
-
-    @property
-    def name(self) -> str:
-        """Readable, `A neutral centroid L4 c=+2`."""
-        place = "unsteered" if self.layer is None else f"{self.direction} L{self.layer}"
-        strength = "" if self.layer is None else f" {self.strength}"
-        return f"{self.arm}, {self.prompt} prompt, {place}{strength}"
-
-
 def table_of(rows: Iterable[RateRow]) -> RateTable:
     """Group rows by cell, questions in natural order (2 before 10).
 
@@ -88,7 +69,7 @@ def table_of(rows: Iterable[RateRow]) -> RateTable:
     grouped: dict[Cell, list[RateRow]] = {}
     for row in rows:
         grouped.setdefault(row.cell, []).append(row)
-    return RateTable(cells={cell: _cell_counts(found) for cell, found in grouped.items()})
+    return RateTable(cells={cell: _cell_counts(rows) for cell, rows in grouped.items()})
 
 
 def of_seed(table: RateTable, experiment: Experiment, seed: int) -> RateTable:
@@ -124,24 +105,15 @@ def _natural(question: str) -> tuple[int, int, str]:
 
 def lookup(table: RateTable, kind: CellKind, persona: str) -> CellCounts | None:
     """The counts of one persona's cell, or None if it was not measured."""
-    return table.cells.get(
-        Cell(
-            arm=kind.arm,
-            persona=persona,
-            prompt=kind.prompt,
-            direction=kind.direction,
-            layer=kind.layer,
-            strength=kind.strength,
-        )
-    )
+    return table.cells.get(kind.cell(persona))
 
 
 def cell_rates(
     table: RateTable, kind: CellKind, personas: Iterable[str]
 ) -> Float[np.ndarray, " personas"]:
     """One rate per persona; NaN where the cell was not measured."""
-    found = (lookup(table, kind, persona) for persona in personas)
-    return np.array([np.nan if cell is None else cell.rate for cell in found])
+    counts = (lookup(table, kind, persona) for persona in personas)
+    return np.array([np.nan if cell is None else cell.rate for cell in counts])
 
 
 def cell_counts(

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import BeforeValidator, TypeAdapter, ValidationError
 
-from steerproof.decide.analysis.rule import Outcome, Verdict
+from steerproof.decide.analysis.rule import Verdict
 from steerproof.errors import IntegrityError
 
 Bounds = tuple[float, float]
@@ -234,8 +234,8 @@ class Analysis:
     controls: ControlResults
     comparisons: ComparisonResults
     geometry: CosineCorrelation | None
-    outcome: Outcome
-    """Machine-readable reason of the verdict."""
+    outcome: str
+    """Machine-readable reason of the verdict: an `Outcome`, or the name of the kill that fired."""
     verdict: Verdict
     reason: str
     """The verdict's reason in one sentence, with its numbers."""

@@ -1,18 +1,20 @@
 """The rule: when an arm passes, and which verdict follows. Written once, for any batch of tables.
 
-`analysis.py` applies it to one real table, `power.py` to thousands of simulated ones.
+`analyze` applies it to one real table, `power` to thousands of simulated ones.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from steerproof.decide.analysis.kills import Flag, Kill, Rates, all_present
+from steerproof.decide.analysis.flags import Flag, Rates, all_present
+from steerproof.decide.analysis.kills import Kill, criteria
 from steerproof.decide.analysis.resampling import Interval
 from steerproof.decide.analysis.statistics import is_constant, spearman
-from steerproof.spec.experiment import Thresholds
+from steerproof.spec.experiment import Analysis
 
 
 class Verdict(StrEnum):
@@ -24,16 +26,11 @@ class Verdict(StrEnum):
 
 
 class Outcome(StrEnum):
-    """Why; the first that applies, in this order, decides the verdict."""
+    """Why; beside these, the name of the kill that fired."""
 
     MISSING_PERSONAS = "missing_personas"
-    UNIFORM_ZERO = "uniform_zero"
-    SIGN_INVERTED = "sign_inverted"
     UNDEFINED_RHO = "undefined_rho"
     UNDEFINED_RESAMPLES = "undefined_resamples"
-    DIRECTION_NOT_SPECIFIC = "direction_not_specific"
-    BASELINE_RATE_DRIVEN = "baseline_rate_driven"
-    NO_CORRELATION = "no_correlation"
     BELOW_THRESHOLD = "below_threshold"
     NO_INTERVAL = "no_interval"
     NOT_PASSED = "not_passed"
@@ -45,29 +42,30 @@ class Outcome(StrEnum):
     SUPPORTED = "supported"
 
 
-OUTCOMES = tuple(Outcome)
-"""Outcomes by code."""
+def outcomes() -> tuple[str, ...]:
+    """Outcomes by code; the first that applies, in this order, decides the verdict.
 
-_REFUTING = {
-    Outcome.UNIFORM_ZERO,
-    Outcome.SIGN_INVERTED,
-    Outcome.DIRECTION_NOT_SPECIFIC,
-    Outcome.BASELINE_RATE_DRIVEN,
-    Outcome.NO_CORRELATION,
-    Outcome.BELOW_THRESHOLD,
-}
+    Order matters twice. A kill that counts rates needs no rho and is decided first; a kill that
+    rests on a rho waits until that rho is known to be stable.
+    """
+    ordered = sorted(criteria(), key=lambda criterion: criterion.precedence)
+    counting = [criterion.name for criterion in ordered if not criterion.rests_on_rho]
+    resting = [criterion.name for criterion in ordered if criterion.rests_on_rho]
+    after = {Outcome.MISSING_PERSONAS: counting, Outcome.UNDEFINED_RESAMPLES: resting}
+    return tuple(name for first in Outcome for name in (first, *after.get(first, ())))
 
 
-def verdict_of(outcome: Outcome) -> Verdict:
+def verdict_of(outcome: str) -> Verdict:
     """The verdict that an outcome means."""
-    if outcome is Outcome.SUPPORTED:
+    if outcome == Outcome.SUPPORTED:
         return Verdict.SUPPORTED
-    return Verdict.REFUTED if outcome in _REFUTING else Verdict.INCONCLUSIVE
+    refuting = {Outcome.BELOW_THRESHOLD, *(criterion.name for criterion in criteria())}
+    return Verdict.REFUTED if outcome in refuting else Verdict.INCONCLUSIVE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Evidence:
-    """What one arm shows at one strength."""
+class Seen:
+    """What the rule sees of one arm at one strength."""
 
     rho: Float[np.ndarray, "*batch"]
     """Spearman of steered rate and bridge; NaN where undefined."""
@@ -83,7 +81,7 @@ class Evidence:
     """All steered rates are equal, while the bridge rates are not."""
 
 
-def evidence_of(steered: Rates, bridge: Rates, interval: Interval | None) -> Evidence:
+def seen_of(steered: Rates, bridge: Rates, interval: Interval | None) -> Seen:
     """What the rule sees of one kind of cell.
 
     Args:
@@ -93,7 +91,7 @@ def evidence_of(steered: Rates, bridge: Rates, interval: Interval | None) -> Evi
     """
     rho = spearman(steered, bridge)
     none = np.full_like(rho, np.nan)
-    return Evidence(
+    return Seen(
         rho=rho,
         low=none if interval is None else interval.low,
         high=none if interval is None else interval.high,
@@ -103,33 +101,23 @@ def evidence_of(steered: Rates, bridge: Rates, interval: Interval | None) -> Evi
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """The registered numbers that the rule needs."""
-
-    thresholds: Thresholds
-    max_undefined: float
-
-
-def passes(evidence: Evidence, limits: Limits) -> Flag:
+def passes(seen: Seen, analysis: Analysis) -> Flag:
     """Whether the arm passes: rho at or above the threshold, and its lower bound above 0.
 
     Rates that are all equal carry no ranking: fully measured, they do not pass. A missing
     persona, a constant bridge, too many undefined resamples or a missing interval leave it open,
     except that a rho below the threshold cannot pass whatever its interval.
     """
-    below = evidence.flat | (evidence.rho < limits.thresholds.rho)
+    below = seen.flat | (seen.rho < analysis.thresholds.rho)
     open_ = (
-        np.isnan(evidence.rho)
-        | np.isnan(evidence.low)
-        | (evidence.undefined_share > limits.max_undefined)
+        np.isnan(seen.rho) | np.isnan(seen.low) | (seen.undefined_share > analysis.max_undefined)
     )
-    decided = np.where(open_, np.nan, np.where(evidence.low > 0, 1.0, 0.0))
-    return np.asarray(np.where(evidence.complete, np.where(below, 0.0, decided), np.nan))
+    decided = np.where(open_, np.nan, np.where(seen.low > 0, 1.0, 0.0))
+    return np.asarray(np.where(seen.complete, np.where(below, 0.0, decided), np.nan))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Controls:
+class ControlFlags:
     """Whether the arms that must fail pass; a control that does not apply is 0."""
 
     isotropic_passes: Flag
@@ -137,35 +125,31 @@ class Controls:
 
 
 def decide(
-    evidence: Evidence, found: dict[str, Kill], controls: Controls, limits: Limits
+    seen: Seen, killed: Mapping[str, Kill], controls: ControlFlags, analysis: Analysis
 ) -> Int[np.ndarray, "*batch"]:
-    """The outcome of every table, as an index into `OUTCOMES`.
+    """The outcome of every table, as an index into `outcomes()`.
 
-    Order matters twice. A kill that counts rates (uniform_zero, sign_inverted) needs no rho and
-    is decided first; a kill that rests on a rho waits until that rho is known to be stable.
+    Args:
+        seen: The tested arm at the primary strength.
+        killed: Its kills by name.
+        controls: Whether the arms that must fail pass.
+        analysis: The registered numbers.
     """
-    thresholds = limits.thresholds
-    fired = {name: kill.fired == 1 for name, kill in found.items()}
-    unsure = np.any([np.isnan(kill.fired) for kill in found.values()], axis=0)
-    passed = passes(evidence, limits)
+    passed = passes(seen, analysis)
     conditions = {
-        Outcome.MISSING_PERSONAS: ~evidence.complete,
-        Outcome.UNIFORM_ZERO: fired["uniform_zero"],
-        Outcome.SIGN_INVERTED: fired["sign_inverted"],
-        Outcome.UNDEFINED_RHO: np.isnan(evidence.rho),
-        Outcome.UNDEFINED_RESAMPLES: evidence.undefined_share > limits.max_undefined,
-        Outcome.DIRECTION_NOT_SPECIFIC: fired["direction_not_specific"],
-        Outcome.BASELINE_RATE_DRIVEN: fired["baseline_rate_driven"],
-        Outcome.NO_CORRELATION: fired["no_correlation"],
-        Outcome.BELOW_THRESHOLD: evidence.high < thresholds.rho,
-        Outcome.NO_INTERVAL: np.isnan(evidence.low),
+        **{name: kill.fired == 1 for name, kill in killed.items()},
+        Outcome.MISSING_PERSONAS: ~seen.complete,
+        Outcome.UNDEFINED_RHO: np.isnan(seen.rho),
+        Outcome.UNDEFINED_RESAMPLES: seen.undefined_share > analysis.max_undefined,
+        Outcome.BELOW_THRESHOLD: seen.high < analysis.thresholds.rho,
+        Outcome.NO_INTERVAL: np.isnan(seen.low),
         Outcome.NOT_PASSED: passed != 1,
-        Outcome.KILL_UNDECIDED: unsure,
+        Outcome.KILL_UNDECIDED: np.any([np.isnan(kill.fired) for kill in killed.values()], axis=0),
         Outcome.ISOTROPIC_PASSES: controls.isotropic_passes == 1,
         Outcome.ISOTROPIC_UNDECIDED: np.isnan(controls.isotropic_passes),
         Outcome.BASELINE_PASSES: controls.baseline_passes == 1,
         Outcome.BASELINE_UNDECIDED: np.isnan(controls.baseline_passes),
-        Outcome.SUPPORTED: np.ones_like(evidence.complete),
+        Outcome.SUPPORTED: np.ones_like(seen.complete),
     }
-    stacked = np.array([np.broadcast_to(conditions[o], passed.shape) for o in OUTCOMES])
+    stacked = np.array([np.broadcast_to(conditions[o], passed.shape) for o in outcomes()])
     return np.asarray(stacked.argmax(axis=0))

@@ -137,3 +137,24 @@ def wilson_half_width(
     rate = fired / total
     spread = np.sqrt(rate * (1 - rate) / total + z * z / (4 * total * total))
     return np.asarray(z / (1 + z * z / total) * spread)
+
+
+def mean_rate(values: Float[np.ndarray, "personas *batch"]) -> Float[np.ndarray, "*batch"]:
+    """Unweighted mean over the personas that are present; NaN if there is none."""
+    present = ~np.isnan(values)
+    count = present.sum(axis=0)
+    total = np.where(present, values, 0.0).sum(axis=0)
+    return np.asarray(np.where(count > 0, total / np.maximum(count, 1), np.nan))
+
+
+def pooled_half_width(
+    values: Float[np.ndarray, "personas *batch"],
+    total: Float[np.ndarray, " personas"],
+    confidence: float,
+) -> Float[np.ndarray, "*batch"]:
+    """Wilson half-width of the completions of all personas together; NaN if there is none."""
+    trials = np.where(np.isnan(values), 0.0, total.reshape(-1, *[1] * (values.ndim - 1)))
+    fired = np.asarray(np.where(np.isnan(values), 0.0, values * trials).sum(axis=0))
+    trials = np.asarray(trials.sum(axis=0))
+    half = wilson_half_width(fired, np.asarray(np.maximum(trials, 1.0)), confidence)
+    return np.asarray(np.where(trials > 0, half, np.nan))

@@ -8,11 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from steerproof.decide.analysis.rates import CellKind, RateTable
+from steerproof.decide.analysis.rates import RateTable
 from steerproof.decide.analysis.records import Analysis
-from steerproof.spec.experiment import Experiment, PromptKind
+from steerproof.spec.experiment import Experiment
 from steerproof.spec.grid import Cell
-from steerproof.spec.strength import NONE, Strength
 
 Json = Mapping[str, Any]
 """Parsed JSON of another part of the program."""
@@ -127,27 +126,6 @@ class ReportInputs:
     facts: RunFacts | None = None
     command: str = ""
     """The command that reproduces the run; empty derives it from the experiment's name."""
-
-
-def kind_of(
-    experiment: Experiment, arm: str, strength: Strength, prompt: PromptKind = "neutral"
-) -> CellKind:
-    """The cells of an arm under its own direction and layer (centroid for a prompt-only arm)."""
-    if strength == NONE:
-        return CellKind(arm=arm, prompt=prompt)
-    trained = experiment.arm(arm)
-    return CellKind(
-        arm=arm,
-        prompt=prompt,
-        direction=trained.steered_direction,
-        layer=experiment.layer(trained.layer),
-        strength=strength,
-    )
-
-
-def bridge_kind(experiment: Experiment) -> CellKind:
-    """The cells of the reference ranking: bridge arm, prompted, unsteered."""
-    return CellKind(arm=experiment.analysis.bridge_arm, prompt="persona")
 
 
 def short_name(persona: str) -> str:

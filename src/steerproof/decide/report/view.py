@@ -5,12 +5,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from steerproof.decide.analysis.rates import CellKind, lookup
+from steerproof.decide.analysis.kills import criteria
+from steerproof.decide.analysis.kinds import bridge_kind
+from steerproof.decide.analysis.rates import lookup
 from steerproof.decide.analysis.records import Bounds, PairedComparison
 from steerproof.decide.report import wording
 from steerproof.decide.report.figures.fluency import CLIFF
-from steerproof.decide.report.inputs import Completion, Json, ReportInputs, bridge_kind, short_name
-from steerproof.spec.grid import Cell, cells
+from steerproof.decide.report.inputs import Completion, Json, ReportInputs, short_name
+from steerproof.spec.grid import Cell, CellKind, cells
 from steerproof.spec.strength import Strength
 from steerproof.text import reveal
 
@@ -18,16 +20,6 @@ _LEADS = {
     "SUPPORTED": "The hypothesis is supported",
     "REFUTED": "The hypothesis is refuted",
     "INCONCLUSIVE": "This run does not decide the hypothesis",
-}
-_LIMITS: Mapping[str, tuple[tuple[str, str], ...]] = {
-    "uniform_zero": (("largest rate ≤", "uniform_zero_rate"),),
-    "baseline_rate_driven": (
-        ("ρ(unsteered, steered) ≥", "baseline_steered"),
-        ("and ρ(unsteered, bridge) ≥", "baseline_bridge"),
-    ),
-    "sign_inverted": (("share of personas ≥", "inverted_share"),),
-    "no_correlation": (("ρ <", "no_correlation"),),
-    "direction_not_specific": (("difference of ρ <", "specific_rho"),),
 }
 
 
@@ -107,18 +99,18 @@ def headline(inputs: ReportInputs) -> Headline:
 
 def kill_rows(inputs: ReportInputs, arm: str) -> Iterator[KillRow]:
     """The kills of an arm with the numbers that decided each."""
-    thresholds = inputs.experiment.analysis.thresholds.model_dump()
-    for name, kill in inputs.analysis.arms[arm].kills.items():
-        limits = [f"{words} {thresholds[key]:g}" for words, key in _LIMITS.get(name, ())]
-        if name == "direction_not_specific":
-            limits.append("and mean rates closer than the larger Wilson half-width")
+    results = inputs.analysis.arms[arm].kills
+    for criterion in criteria():
+        if criterion.name not in results:
+            continue  # registered since this analysis was made
+        kill = results[criterion.name]
         yield KillRow(
-            name=name,
-            meaning=wording.KILL_MEANINGS.get(name, ""),
-            limit=" ".join(limits),
+            name=criterion.name,
+            meaning=criterion.meaning,
+            limit=wording.symbols(criterion.fires_when(inputs.experiment.analysis)),
             state=wording.yes(kill.fired, ("fired", "not fired")),
             numbers=tuple(
-                (wording.number_name(key), _kill_number(key, value))
+                (wording.symbols(criterion.numbers.get(key, key)), _kill_number(key, value))
                 for key, value in kill.numbers.items()
             ),
             reason=kill.reason,
@@ -140,13 +132,7 @@ def rate_lines(inputs: ReportInputs) -> Iterator[RateLine]:
     """Every kind of cell that was asked for or measured, one value per persona."""
     personas = [persona.name for persona in inputs.experiment.personas]
     asked = asked_cells(inputs)
-    kinds = {
-        CellKind(
-            arm=c.arm, prompt=c.prompt, direction=c.direction, layer=c.layer, strength=c.strength
-        ): None
-        for c in (*asked, *inputs.rates.cells)
-        if c.plain
-    }
+    kinds = dict.fromkeys(c.kind for c in (*asked, *inputs.rates.cells) if c.plain)
     wanted = {(c.arm, c.persona) for c in asked}
     for kind in kinds:
         values = []

@@ -1,35 +1,14 @@
 """Numbers and names as words: one spelling everywhere in a report."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+
+from steerproof.decide.analysis.kills import criteria
 
 UNDEFINED = "undefined"
 
 Number = int | float | None
 """A number of the analysis; None where it is undefined."""
-
-KILL_MEANINGS: Mapping[str, str] = {
-    "uniform_zero": "every steered cell of the arm stays at or below the floor",
-    "baseline_rate_driven": "the unsteered rate already gives the ranking",
-    "sign_inverted": "with the persona prompt on, the push lowers the rate",
-    "no_correlation": "the steered ranking does not follow the bridge",
-    "direction_not_specific": "a random direction of the same norm does as well",
-}
-_KILL = re.compile("|".join(KILL_MEANINGS))
-
-_NUMBERS: Mapping[str, str] = {
-    "max_rate": "largest steered rate",
-    "rho_baseline_steered": "ρ(unsteered, steered)",
-    "rho_baseline_bridge": "ρ(unsteered, bridge)",
-    "n_inverted": "personas that fell",
-    "n": "personas compared",
-    "rho": "ρ",
-    "rho_direction": "ρ of the direction",
-    "rho_isotropic": "ρ of the random direction",
-    "mean_rate_direction": "mean rate, direction",
-    "mean_rate_isotropic": "mean rate, random direction",
-    "wilson_half_width": "larger Wilson half-width",
-}
 
 
 def signed(value: Number, digits: int = 2) -> str:
@@ -83,12 +62,15 @@ def duration(seconds: Number) -> str:
 
 def with_meanings(reason: str) -> str:
     """A reason with every kill in it followed by what it means."""
-    return _KILL.sub(lambda m: f"{m[0].replace('_', ' ')} ({KILL_MEANINGS[m[0]]})", reason)
+    meanings = {criterion.name: criterion.meaning for criterion in criteria()}
+    names = re.compile("|".join(map(re.escape, meanings)))
+    return names.sub(lambda m: f"{m[0].replace('_', ' ')} ({meanings[m[0]]})", reason)
 
 
-def number_name(name: str) -> str:
-    """A number of a kill in words."""
-    return _NUMBERS.get(name, name.replace("_", " "))
+def symbols(text: str) -> str:
+    """The words of a registration in print: `rho <= 0.4` as `ρ ≤ 0.4`."""
+    greek = re.sub(r"\brho\b", "ρ", text)
+    return greek.replace("<=", "≤").replace(">=", "≥").replace(" - ", " − ")
 
 
 def sentence(text: str) -> str:

@@ -1,13 +1,14 @@
 """Objections that follow from the experiment file alone."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 
+from steerproof.decide.analysis.kills import criteria
+from steerproof.decide.analysis.kinds import arm_cells
 from steerproof.decide.review.evidence import Objection
-from steerproof.spec.check_design import measured_strengths
 from steerproof.spec.check_texts import normalised
 from steerproof.spec.experiment import Arm, Experiment
-from steerproof.spec.strength import NONE
+from steerproof.spec.grid import CellKind, cells
 
 CLIFF = 0.6
 """Ratio beyond which the published run lost the marker and much of its fluency."""
@@ -204,33 +205,34 @@ def _beyond_cliff(experiment: Experiment) -> Iterator[Objection]:
 
 
 def _unmeasured_kills(experiment: Experiment) -> Iterator[Objection]:
-    analysis = experiment.analysis
-    arm = experiment.arm(analysis.arm)
-    neutral = measured_strengths(experiment, arm, "neutral")
-    prompted = measured_strengths(experiment, arm, "persona")
-    missing = []
-    if NONE not in neutral:
-        missing.append(f"baseline_rate_driven (neutral prompt at none in arm {arm.name})")
-    if not {NONE, analysis.primary_strength} <= set(prompted):
-        wanted = f"none and {analysis.primary_strength}"
-        missing.append(f"sign_inverted (persona prompt at {wanted} in arm {arm.name})")
-    own_random = any(
-        arm.name in grid.arms
-        and grid.direction in ("isotropic", "in_subspace")
-        and not grid.special
-        for grid in experiment.cells
-    )
-    if analysis.isotropic_arm is None and not own_random:
-        missing.append("direction_not_specific (an isotropic arm, or isotropic cells)")
+    arm = experiment.analysis.arm
+    asked = {cell.kind for cell in cells(experiment) if cell.plain}
+    looked_at = arm_cells(experiment, arm, asked)
+    lacking = {c.name: _lacking(c.cells(looked_at), asked) for c in criteria()}
+    missing = [f"{name} ({words})" for name, words in lacking.items() if words]
     if missing:
+        count = len(criteria())
         yield Objection(
             code="unmeasured_kills",
             severity="serious",
-            finding=f"{len(missing)} of 5 kills cannot be decided, so the verdict cannot be "
+            finding=f"{len(missing)} of {count} kills cannot be decided, so the verdict cannot be "
             f"SUPPORTED; not measured: {'; '.join(missing)}",
             remedy="add those cells",
-            numbers={"undecided": len(missing), "kills": 5},
+            numbers={"undecided": len(missing), "kills": count},
         )
+
+
+def _lacking(kinds: Sequence[CellKind | None], asked: Collection[CellKind]) -> str:
+    """The cells among those that a kill needs that no grid asks for, in words."""
+    strengths: dict[tuple[str, str], list[str]] = {}
+    for kind in kinds:
+        if kind is not None and kind not in asked:
+            strengths.setdefault((kind.prompt, kind.arm), []).append(str(kind.strength))
+    words = [
+        f"{prompt} prompt at {' and '.join(labels)} in arm {arm}"
+        for (prompt, arm), labels in strengths.items()
+    ]
+    return ", ".join([*words, *(["an isotropic arm, or isotropic cells"] * (None in kinds))])
 
 
 def _few_questions(experiment: Experiment) -> Iterator[Objection]:

@@ -22,13 +22,12 @@ from steerproof.decide.analysis.resampling import (
     two_level_draws,
 )
 from steerproof.decide.analysis.rule import (
-    OUTCOMES,
-    Controls,
-    Limits,
+    ControlFlags,
     Verdict,
     decide,
-    evidence_of,
+    outcomes,
     passes,
+    seen_of,
     verdict_of,
 )
 from steerproof.decide.analysis.statistics import spearman
@@ -190,7 +189,6 @@ def judge(tables: SimulatedTables, trial: Trial, plan: Resampling, covered: int)
         covered: How many of the tables also get a two-level interval.
     """
     analysis = trial.analysis
-    limits = Limits(thresholds=analysis.thresholds, max_undefined=analysis.max_undefined)
     total = np.full(tables.bridge.shape[:2], float(trial.design.samples))
     bridge = rates(counts_of(tables.bridge, total))
     arms = counts_of(
@@ -199,12 +197,12 @@ def judge(tables: SimulatedTables, trial: Trial, plan: Resampling, covered: int)
     draws = registered_draws(rate_draws(arms, plan), np.tile(bridge, 3))
     intervals = [interval_of(part, analysis) for part in np.split(draws, 3, axis=-1)]
     steered, baseline, isotropic = (
-        evidence_of(cells, bridge, interval)
+        seen_of(cells, bridge, interval)
         for cells, interval in zip(np.split(rates(arms), 3, axis=-1), intervals, strict=True)
     )
-    found = kills(arm_rates(tables, total), analysis.thresholds, analysis.confidence)
-    controls = Controls(
-        isotropic_passes=passes(isotropic, limits), baseline_passes=passes(baseline, limits)
+    killed = kills(_arm_rates(tables, total), analysis)
+    controls = ControlFlags(
+        isotropic_passes=passes(isotropic, analysis), baseline_passes=passes(baseline, analysis)
     )
     general = two_level_draws(
         counts_of(tables.steered[..., :covered], total),
@@ -213,16 +211,16 @@ def judge(tables: SimulatedTables, trial: Trial, plan: Resampling, covered: int)
         same_questions=True,
     )
     return Judged(
-        outcome=decide(steered, found, controls, limits),
-        passed=passes(steered, limits) == 1,
-        kills={name: kill.fired for name, kill in found.items()},
+        outcome=decide(steered, killed, controls, analysis),
+        passed=passes(steered, analysis) == 1,
+        kills={name: kill.fired for name, kill in killed.items()},
         interval=intervals[0],
         these=spearman(tables.true_steered, bridge),
         two_level=interval_of(general, analysis),
     )
 
 
-def arm_rates(tables: SimulatedTables, total: Float[np.ndarray, "personas questions"]) -> ArmRates:
+def _arm_rates(tables: SimulatedTables, total: Float[np.ndarray, "personas questions"]) -> ArmRates:
     """What the kills look at; the sweep is the steered cell alone."""
     steered = rates(counts_of(tables.steered, total))
     return ArmRates(
@@ -252,10 +250,11 @@ def interval_of(draws: Float[np.ndarray, "iterations simulations"], analysis: An
 
 def summarise(rho: float, chunks: Sequence[Judged]) -> Point:
     """Shares over all experiments at one true correlation."""
+    names = outcomes()
     outcome = np.concatenate([chunk.outcome for chunk in chunks])
-    shares = np.bincount(outcome, minlength=len(OUTCOMES)) / len(outcome)
+    shares = np.bincount(outcome, minlength=len(names)) / len(outcome)
     verdicts = {
-        str(v): float(sum(s for s, o in zip(shares, OUTCOMES, strict=True) if verdict_of(o) is v))
+        str(v): float(sum(s for s, o in zip(shares, names, strict=True) if verdict_of(o) is v))
         for v in Verdict
     }
     fired = {
@@ -268,7 +267,7 @@ def summarise(rho: float, chunks: Sequence[Judged]) -> Point:
         simulations=len(outcome),
         verdicts=verdicts,
         passes=float(np.mean(np.concatenate([chunk.passed for chunk in chunks]))),
-        outcomes={str(o): float(s) for o, s in zip(OUTCOMES, shares, strict=True) if s > 0},
+        outcomes={str(o): float(s) for o, s in zip(names, shares, strict=True) if s > 0},
         kills={name: float(np.mean(values == 1)) for name, values in fired.items()},
         kill_undecided=float(np.isnan(np.array(list(fired.values()))).any(axis=0).mean()),
         registered_these=coverage(low, high, np.concatenate([c.these for c in chunks])),

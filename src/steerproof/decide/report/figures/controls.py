@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from matplotlib.axes import Axes
 
-from steerproof.decide.analysis.rates import CellKind
+from steerproof.decide.analysis.kinds import steered_kind
 from steerproof.decide.report.figures.canvas import WIDTH, Drawing, Layout, drawing, panels, style
 from steerproof.decide.report.figures.marks import (
     Rate,
@@ -16,7 +16,8 @@ from steerproof.decide.report.figures.marks import (
 )
 from steerproof.decide.report.figures.palette import BLUE, FAINT, INK, ORANGE
 from steerproof.decide.report.figures.ranking import scatter
-from steerproof.decide.report.inputs import ReportInputs, kind_of, short_name
+from steerproof.decide.report.inputs import ReportInputs, short_name
+from steerproof.spec.grid import CellKind
 from steerproof.spec.strength import NONE
 
 
@@ -39,7 +40,7 @@ def control_arms(inputs: ReportInputs) -> Drawing | None:
     arms = [arm for arm in named if arm is not None and arm != inputs.analysis.arm]
     if not arms:
         return None
-    kinds = [kind_of(experiment, arm, asked.primary_strength) for arm in arms]
+    kinds = [steered_kind(experiment, arm, asked.primary_strength) for arm in arms]
     titles = [_title(inputs, arm) for arm in arms]
     return scatter(
         inputs,
@@ -88,8 +89,8 @@ def _pairs(inputs: ReportInputs) -> list[Pair]:
         pairs.append(
             Pair(
                 title=f"Sign check, arm {arm}, neutral prompt",
-                left=kind_of(experiment, arm, asked.negative_strength),
-                right=kind_of(experiment, arm, asked.co_primary_strength),
+                left=steered_kind(experiment, arm, asked.negative_strength),
+                right=steered_kind(experiment, arm, asked.co_primary_strength),
                 labels=(str(asked.negative_strength), str(asked.co_primary_strength)),
             )
         )
@@ -98,8 +99,8 @@ def _pairs(inputs: ReportInputs) -> list[Pair]:
         pairs.append(
             Pair(
                 title=f"Persona prompt on, arm {arm}",
-                left=kind_of(experiment, arm, NONE, "persona"),
-                right=kind_of(experiment, arm, asked.primary_strength, "persona"),
+                left=steered_kind(experiment, arm, NONE, "persona"),
+                right=steered_kind(experiment, arm, asked.primary_strength, "persona"),
                 labels=("unsteered", str(asked.primary_strength)),
             )
         )

@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
+from steerproof.decide.analysis.kinds import bridge_kind
 from steerproof.decide.report.figures.canvas import Drawing, Layout, drawing, panels, style
 from steerproof.decide.report.figures.marks import (
     number_points,
@@ -18,7 +19,7 @@ from steerproof.decide.report.figures.marks import (
 )
 from steerproof.decide.report.figures.palette import FAINT, SERIES, diverging
 from steerproof.decide.report.figures.ranking import square_panels
-from steerproof.decide.report.inputs import Json, ReportInputs, bridge_kind, short_name
+from steerproof.decide.report.inputs import Json, ReportInputs, short_name
 from steerproof.decide.report.wording import signed
 
 

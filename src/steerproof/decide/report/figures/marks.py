@@ -8,11 +8,12 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from steerproof.decide.analysis.rates import CellCounts, CellKind, RateTable, lookup
+from steerproof.decide.analysis.rates import CellCounts, RateTable, lookup
 from steerproof.decide.analysis.statistics import wilson_interval
 from steerproof.decide.report.figures.canvas import TIP
 from steerproof.decide.report.figures.palette import FAINT, INK, QUIET
 from steerproof.decide.report.inputs import short_name
+from steerproof.spec.grid import CellKind
 
 NOTHING = "no measured values"
 ROLL = 1.85

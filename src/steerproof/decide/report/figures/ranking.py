@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.axes import Axes
 
-from steerproof.decide.analysis.rates import CellKind
+from steerproof.decide.analysis.kinds import bridge_kind, steered_kind
 from steerproof.decide.report.figures.canvas import Drawing, Layout, drawing, panels, style
 from steerproof.decide.report.figures.marks import (
     ROLL,
@@ -21,8 +21,9 @@ from steerproof.decide.report.figures.marks import (
     tipped,
 )
 from steerproof.decide.report.figures.palette import BLUE, FAINT, ORANGE, SERIES
-from steerproof.decide.report.inputs import ReportInputs, bridge_kind, kind_of, short_name
+from steerproof.decide.report.inputs import ReportInputs, short_name
 from steerproof.decide.report.wording import signed
+from steerproof.spec.grid import CellKind
 from steerproof.spec.strength import Strength
 
 
@@ -38,7 +39,7 @@ def ranking(inputs: ReportInputs, strength: Strength, name: str) -> Drawing:
     return scatter(
         inputs,
         [
-            (_title(inputs, arm, strength), kind_of(inputs.experiment, arm, strength))
+            (_title(inputs, arm, strength), steered_kind(inputs.experiment, arm, strength))
             for arm in arms
         ],
         name,

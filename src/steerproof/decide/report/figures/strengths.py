@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from steerproof.decide.analysis.kinds import bridge_kind, steered_kind
 from steerproof.decide.analysis.rates import lookup
 from steerproof.decide.report.figures.canvas import WIDTH, Drawing, Layout, drawing, panels, style
 from steerproof.decide.report.figures.marks import (
@@ -28,7 +29,7 @@ from steerproof.decide.report.figures.palette import (
     PURPLE,
     SLATE,
 )
-from steerproof.decide.report.inputs import ReportInputs, bridge_kind, kind_of, short_name
+from steerproof.decide.report.inputs import ReportInputs, short_name
 from steerproof.spec.strength import NONE, Strength
 
 _POSITIVE = (("o", GREEN), ("D", BLUE), ("P", PURPLE), ("X", GOLD), ("h", SLATE))
@@ -149,7 +150,7 @@ def _panel(
     missing: tuple[str, ...] = ()
     drawn = 0
     for place, (strength, mark) in enumerate(look.items()):
-        kind = kind_of(experiment, arm, strength)
+        kind = steered_kind(experiment, arm, strength)
         found = rates_of(inputs.rates, kind, wanted, level)
         missing += absent(kind, wanted, found)
         drawn += len(found)

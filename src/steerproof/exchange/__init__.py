@@ -1,1 +1,0 @@
-"""In and out: directions and adapters in the formats of the field."""
