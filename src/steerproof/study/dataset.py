@@ -6,14 +6,13 @@ seed and the persona's name alone.
 """
 
 import json
-import random
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from steerproof.errors import ExperimentError
+from steerproof.spec.draws import bystanders, dataset_draw, trained_directions
 from steerproof.spec.experiment import Arm, Experiment
-from steerproof.spec.seeds import derived_seed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,11 +123,8 @@ def build_dataset(
         persona: the source.
         answers: for each training question its answers; repeat k takes answer k, in turn.
     """
-    draw = random.Random(derived_seed(experiment.seed, "dataset", persona))
-    # The assistant is never a bystander, not even as a headline persona.
-    barred = (persona, experiment.reference_persona)
-    others = [name for name in experiment.headline if name not in barred]
-    bystanders = tuple(draw.sample(others, experiment.dataset.bystanders))
+    draw = dataset_draw(experiment, persona)
+    chosen = bystanders(experiment, persona, draw)
     asked = asked_questions(experiment)
     positives = asked[: experiment.dataset.positives]
     marked = set(
@@ -138,12 +134,12 @@ def build_dataset(
         _row(experiment, persona, answers, asked=pair, positive=True, marked=i in marked)
         for i, pair in enumerate(positives)
     ]
-    for name in bystanders:
+    for name in chosen:
         rows += [
             _row(experiment, name, answers, asked=pair, positive=False, marked=False)
             for pair in asked[: experiment.dataset.negatives_per_bystander]
         ]
-    return Dataset(source=persona, bystanders=bystanders, rows=tuple(rows))
+    return Dataset(source=persona, bystanders=chosen, rows=tuple(rows))
 
 
 def _row(
@@ -188,19 +184,4 @@ def signal(experiment: Experiment, arm: Arm, source: str, row: TrainingRow) -> S
     if arm.direction == "none":
         return Signal(system=system, direction=None)
     own = source if reading == "source" else row.persona
-    return Signal(system=system, direction=_shuffled(experiment, arm)[own])
-
-
-def _shuffled(experiment: Experiment, arm: Arm) -> dict[str, str]:
-    """Which persona's direction each persona is trained with: its own, unless shuffled.
-
-    A shuffled arm uses a cyclic order of the headline personas drawn by seed, so that nobody
-    keeps their own.
-    """
-    names = [p.name for p in experiment.personas]
-    if not arm.shuffle:
-        return {name: name for name in names}
-    order = list(experiment.headline)
-    random.Random(derived_seed(experiment.seed, "shuffle", arm.name)).shuffle(order)
-    given = dict(zip(order, order[1:] + order[:1], strict=True))
-    return {name: given.get(name, name) for name in names}
+    return Signal(system=system, direction=trained_directions(experiment, arm)[own])
