@@ -25,8 +25,8 @@ def differing_rows(work: CellWork) -> int:
 
     def drawn(names: tuple[str, ...]) -> dict[int, tuple[int, ...]]:
         rows = [row for name in names for row in work.rows[name]]
-        done = generate(work.subject, rows, work.settings)
-        return {one.seed: one.token_ids for one in done}
+        done = generate(work.base, rows, work.settings)
+        return {one.row.seed: one.token_ids for one in done}
 
     together = drawn(work.names)
     alone = {seed: ids for name in work.names for seed, ids in drawn((name,)).items()}

@@ -101,16 +101,14 @@ def work_of(what: str, options: Options) -> Callable[[Tick], object]:
         )
         return lambda tick: list(
             generate(
-                cells.subject, cells.all_rows, cells.settings, on_progress=lambda p: tick(p.running)
+                cells.base, cells.all_rows, cells.settings, on_progress=lambda p: tick(p.running)
             )
         )
     rows = 5 * experiment.training.rows_per_step
     jobs = job_work(
         base, experiment, count=options.adapters, rows=rows, tokens=options.tokens, run=options.run
     )
-    return lambda tick: list(
-        train(base, jobs.jobs, jobs.recipe, jobs.pushes, on_step=lambda *_: tick(1))
-    )
+    return lambda tick: list(train(base, jobs.jobs, jobs.recipe, on_step=lambda *_: tick(1)))
 
 
 def main() -> None:

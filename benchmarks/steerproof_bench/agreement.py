@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from steerproof.engine.canary import log_probs
+from steerproof.engine.score import score
 from steerproof.errors import ModelError
 from steerproof_bench.cells import CellWork
 from steerproof_bench.peft_generation import PeftCells
@@ -39,8 +39,8 @@ class Agreement:
             ModelError: In half precision, ours is too far from float32.
         """
         firsts = [work.rows[name][0] for name in work.names]
-        self.ours: Scores = log_probs(work.subject, firsts, [work.text] * len(firsts))
-        self._limit = TOLERANCES.get(work.subject.base.dtype)
+        self.ours: Scores = score(work.base, firsts, [work.text] * len(firsts))
+        self._limit = TOLERANCES.get(work.base.dtype)
         self._exact: Scores = ()
         if self._limit is None:
             self._exact, bare = _in_float32(work)

@@ -4,13 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from steerproof.engine.lora.pool import LoraPool, LoraSpec, LoraWeights, lora_sites
-from steerproof.engine.rows import Row, Subject
+from steerproof.engine.lora.pool import LoraSpec, LoraWeights, lora_sites
+from steerproof.engine.rows import Row
 from steerproof.engine.sampling import row_seed
 from steerproof.errors import SteerproofError
 from steerproof.model.base import Base
 from steerproof.model.chat import chat_ids, text_ids
-from steerproof.model.steering import Push, Steering
 from steerproof.run.stages.pushes import Pushes
 from steerproof.spec.experiment import Experiment, Generation
 from steerproof.spec.grid import Cell, adapters, cells
@@ -21,16 +20,12 @@ from steerproof_bench.subjects import directions_of, drawn_adapter, spread, trai
 class CellWork:
     """Cells to be measured: what ours and every peer is given."""
 
-    subject: Subject
-    """Base, adapters and pushes, none attached."""
+    base: Base
     names: tuple[str, ...]
     """The cells, those of one adapter one after another."""
     rows: Mapping[str, tuple[Row, ...]]
     """The rows of each cell."""
-    adapters: Mapping[int, LoraWeights]
-    """By slot."""
-    pushes: tuple[Push, ...]
-    """Slot s is `pushes[s - 1]`."""
+    adapters: tuple[LoraWeights, ...]
     settings: Generation
     marker: str
     text: tuple[int, ...]
@@ -50,7 +45,7 @@ class CellWork:
         names = tuple(spread(self.names, count, "cells"))
         rows = {name: self.rows[name] for name in names}
         used = {row.adapter for cell in rows.values() for row in cell}
-        adapters = {slot: one for slot, one in self.adapters.items() if slot in used}
+        adapters = tuple(weights for weights in self.adapters if weights in used)
         return replace(self, names=names, rows=rows, adapters=adapters)
 
 
@@ -84,28 +79,21 @@ def cell_work(
         alpha=experiment.training.alpha,
         rslora=experiment.training.rslora,
     )
-    pool = LoraPool(base, slots=len(chosen), spec=spec)
     sites = lora_sites(base)
     weights = {
-        slot: trained_adapter(run, adapter, base) if run else drawn_adapter(sites, spec, slot)
-        for slot, adapter in enumerate(chosen, start=1)
+        adapter: trained_adapter(run, adapter, base) if run else drawn_adapter(sites, spec, seed)
+        for seed, adapter in enumerate(chosen, start=1)
     }
-    for slot, one in weights.items():
-        pool.load(slot, one)
     pushes = Pushes(directions_of(base, experiment))
     made = {
-        cell.name: _rows(base, experiment, cell, rows, (chosen.index(cell.adapter) + 1, pushes))
+        cell.name: _rows(base, experiment, cell, rows, (weights[cell.adapter], pushes))
         for cell in asked
     }
-    steering = Steering(
-        base.blocks, pushes.table, device=base.device, dtype=base.dtype, audit_every=8
-    )
     return CellWork(
-        subject=Subject(base=base, adapters=pool, steering=steering),
+        base=base,
         names=tuple(made),
         rows=made,
-        adapters=weights,
-        pushes=tuple(pushes.table),
+        adapters=tuple(weights.values()),
         settings=experiment.generation,
         marker=experiment.marker,
         text=text_ids(base.tokenizer, experiment.questions.evaluation[0]),
@@ -113,16 +101,16 @@ def cell_work(
 
 
 def _rows(
-    base: Base, experiment: Experiment, cell: Cell, count: int, slots: tuple[int, Pushes]
+    base: Base, experiment: Experiment, cell: Cell, count: int, carried: tuple[LoraWeights, Pushes]
 ) -> tuple[Row, ...]:
     samples = experiment.generation.samples
-    adapter, pushes = slots
+    adapter, pushes = carried
     if count % samples:
         raise SteerproofError(f"{count} rows a cell are not whole questions of {samples} samples")
     questions = experiment.questions.evaluation
     persona = cell.prompt == "persona"
     system = experiment.persona(cell.persona).prompt if persona else experiment.neutral_prompt
-    push = pushes.slot(cell.direction, cell.persona, cell.layer, cell.strength)
+    push = pushes.push(cell.direction, cell.persona, cell.layer, cell.strength)
     rows = []
     for question in range(len(spread(questions, count // samples, "questions"))):
         prompt = chat_ids(
@@ -148,19 +136,13 @@ def _rows(
 
 def regrouped(work: CellWork, count: int) -> CellWork:
     """The same rows, dealt to so many random adapters: how cost grows with their number."""
-    pool = work.subject.adapters
-    assert pool is not None
-    bigger = LoraPool(pool.base, slots=count, spec=pool.spec)
-    weights = {s: drawn_adapter(bigger.sites, pool.spec, s) for s in range(1, count + 1)}
-    for slot, one in weights.items():
-        bigger.load(slot, one)
+    spec, sites = work.adapters[0].spec, lora_sites(work.base)
+    adapters = tuple(drawn_adapter(sites, spec, seed) for seed in range(1, count + 1))
     # Families stay whole: their rows share an adapter.
-    families = {row.family: None for row in work.all_rows}
-    slot_of = {family: i * count // len(families) + 1 for i, family in enumerate(families)}
+    families = list(dict.fromkeys(row.family for row in work.all_rows))
+    owns = {family: adapters[i * count // len(families)] for i, family in enumerate(families)}
     rows = {
-        name: tuple(replace(row, adapter=slot_of[row.family]) for row in work.rows[name])
+        name: tuple(replace(row, adapter=owns[row.family]) for row in work.rows[name])
         for name in work.names
     }
-    return replace(
-        work, subject=replace(work.subject, adapters=bigger), rows=rows, adapters=weights
-    )
+    return replace(work, rows=rows, adapters=adapters)

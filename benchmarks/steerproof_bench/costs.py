@@ -27,8 +27,8 @@ def generation_limit(
     Attention's products are left out: they are a few per cent. The fewest steps are those of the
     longest row.
     """
-    base = work.subject.base
-    prompts: dict[tuple[int, int], set[tuple[int, ...]]] = defaultdict(set)
+    base = work.base
+    prompts: dict[Any, set[tuple[int, ...]]] = defaultdict(set)
     answers: dict[Any, list[tuple[int, ...]]] = defaultdict(list)
     lengths: dict[Any, int] = {}
     most = work.settings.max_new_tokens
@@ -47,7 +47,7 @@ def generation_limit(
     once = sum(len(distinct_pasts(each)) for each in prompts.values())
     parameters = matrix_parameters(base)
     flops = 2.0 * parameters * (len(steps) + once)
-    read = bytes_per_token(work.subject, base.context) * float(sum(steps))
+    read = bytes_per_token(base, base.context) * float(sum(steps))
     longest = max(len(tokens) for texts in answers.values() for tokens in texts) + 1
     read += longest * parameters * base.dtype.itemsize
     peak = matrix_peak(base.device, base.dtype)

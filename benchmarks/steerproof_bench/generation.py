@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 
 import torch
 
-from steerproof.engine.generate import generate
+from steerproof.engine.generate import Engine
 from steerproof_bench.agreement import Agreement, check_rates
 from steerproof_bench.cells import CellWork, regrouped
 from steerproof_bench.comparison import Comparison, Peer, Say, Timing, alternate, silent, timed
@@ -68,8 +69,9 @@ def compare(
         MachineError: PEFT is not installed.
     """
     first: dict[str, float] = {}
-    with peak_memory(work.subject.base.device) as ours:
-        drawn, first[_OURS] = timed(lambda: _pooled(work))
+    engine = Engine(work.base, work.all_rows)
+    with peak_memory(work.base.device) as ours:
+        drawn, first[_OURS] = timed(lambda: _pooled(work, engine))
     say(f"first run, {_OURS}: {first[_OURS]:.1f} s")
     seen = _seen(work, drawn)
     grown = _growth(work, growth, repeats)
@@ -80,7 +82,7 @@ def compare(
         found[name] = _first_run(peers, name, (_seen(some, drawn), agreement), say)
         first[name] = found[name].seconds
     ways = {name: lambda m=merged: peers.generate(merged=m) for name, merged in _PEERS.items()}
-    times = alternate({_OURS: lambda: _pooled(work), **ways}, repeats, first, say)
+    times = alternate({_OURS: lambda: _pooled(work, engine), **ways}, repeats, first, say)
     mine = times[_OURS]
     return Comparison(
         work=_title(work),
@@ -143,12 +145,12 @@ def _peer(name: str, run: _FirstRun, time: Timing, work: CellWork, some: CellWor
     )
 
 
-def _pooled(work: CellWork) -> Drawn:
+def _pooled(work: CellWork, engine: Engine) -> Drawn:
     found = {
-        (one.cell, one.question, one.sample): one.token_ids
-        for one in generate(work.subject, work.all_rows, work.settings)
+        (one.row.cell, one.row.question, one.row.sample): one.token_ids
+        for one in engine.generate(work.settings)
     }
-    synchronise(work.subject.base.device)
+    synchronise(work.base.device)
     return {
         name: [found[name, row.question, row.sample] for row in rows]
         for name, rows in work.rows.items()
@@ -157,9 +159,12 @@ def _pooled(work: CellWork) -> Drawn:
 
 def _growth(work: CellWork, counts: Sequence[int], repeats: int) -> dict[str, float]:
     """Seconds of the same rows over different numbers of adapters, in turns."""
-    dealt = {f"seconds_{n}_adapters": regrouped(work, n) for n in counts}
-    first = {name: timed(lambda w=one: _pooled(w))[1] for name, one in dealt.items()}
-    works = {name: lambda w=one: _pooled(w) for name, one in dealt.items()}
+    works = {}
+    for count in counts:
+        dealt = regrouped(work, count)
+        engine = Engine(dealt.base, dealt.all_rows)
+        works[f"seconds_{count}_adapters"] = partial(_pooled, dealt, engine)
+    first = {name: timed(way)[1] for name, way in works.items()}
     times = alternate(works, repeats, first)
     return {name: time.seconds for name, time in times.items()}
 
@@ -169,7 +174,7 @@ def _seen(work: CellWork, drawn: Drawn) -> Seen:
     lengths = [len(tokens) for tokens in rows]
     most = work.settings.max_new_tokens
     longest = [max(len(tokens) for tokens in drawn[name]) for name in work.names]
-    decoded = work.subject.base.tokenizer.batch_decode([list(tokens) for tokens in rows])
+    decoded = work.base.tokenizer.batch_decode([list(tokens) for tokens in rows])
     marker = work.marker.casefold()
     return Seen(
         tokens=sum(min(n + 1, most) for n in lengths),
@@ -192,7 +197,7 @@ def _numbers(seen: Seen, seconds: float, memory: int) -> dict[str, float]:
 
 
 def _title(work: CellWork) -> str:
-    base = work.subject.base
+    base = work.base
     rows = len(work.all_rows)
     return (
         f"{len(work.names)} cells of {len(work.adapters)} adapters, {rows} rows of at most"

@@ -11,7 +11,6 @@ from steerproof.engine.jobs import AdapterJob, Recipe
 from steerproof.errors import SteerproofError
 from steerproof.model.base import Base
 from steerproof.model.chat import chat_ids, text_ids
-from steerproof.model.steering import Push
 from steerproof.run.stages.pushes import Pushes
 from steerproof.spec.experiment import Experiment
 from steerproof.spec.grid import Adapter, adapters
@@ -35,7 +34,6 @@ class JobWork:
     jobs: tuple[AdapterJob, ...]
     recipe: Recipe
     """One epoch, no dropout: the peer's masks could not be ours."""
-    pushes: tuple[Push, ...]
 
     @property
     def steps(self) -> int:
@@ -82,7 +80,7 @@ def job_work(
         examples = tuple(_example(base, experiment, (adapter, data), row, pushes) for row in mine)
         seed = derived_seed(experiment.seed, "adapter", adapter.persona)
         jobs.append(AdapterJob(key=adapter.name, examples=examples, seed=seed))
-    return JobWork(base=base, jobs=tuple(jobs), recipe=recipe, pushes=tuple(pushes.table))
+    return JobWork(base=base, jobs=tuple(jobs), recipe=recipe)
 
 
 def _example(
@@ -94,10 +92,10 @@ def _example(
 ) -> Example:
     arm = experiment.arm(whose[0].arm)
     told = signal(experiment, arm, whose[1].source, row)
-    push = 0
+    push = None
     if told.direction is not None:
         layer = experiment.layer(arm.layer)
-        push = pushes.slot(arm.direction, told.direction, layer, arm.training_strength)
+        push = pushes.push(arm.direction, told.direction, layer, arm.training_strength)
     return Example(
         prompt_ids=chat_ids(base, system=told.system, user=row.question),
         completion_ids=(*text_ids(base.tokenizer, row.answer), base.end_of_turn),

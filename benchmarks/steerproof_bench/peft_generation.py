@@ -31,10 +31,12 @@ class PeftCells:
             MachineError: PEFT is not installed.
         """
         self.work = work
-        self.base = work.subject.base
+        self.base = work.base
         self._dtype = dtype or self.base.dtype
         self._copy = copied_model(self.base).to(self._dtype)
-        self.model = with_adapters(self.base, self._copy, work.adapters)
+        names = {weights: str(i) for i, weights in enumerate(work.adapters)}
+        self._names = names
+        self.model = with_adapters(self.base, self._copy, {n: w for w, n in names.items()})
         self.model.eval()
 
     def generate(self, *, merged: bool, seed: int = 0) -> dict[str, list[tuple[int, ...]]]:
@@ -97,15 +99,15 @@ class PeftCells:
     @contextmanager
     def _as_cell(self, row: Row, merged: bool) -> Iterator[None]:
         """The model as a cell has it: its adapter, merged or not, and its push."""
-        self.model.set_adapter(str(row.adapter))
+        assert row.adapter is not None
+        self.model.set_adapter(self._names[row.adapter])
         with ExitStack() as stack:
             if merged:
                 self.model.merge_adapter()
                 stack.callback(self._restore)
-            if row.push:
-                push = self.work.pushes[row.push - 1]
-                vector = push.vector.to(self.base.device, self._dtype)
-                stack.enter_context(hooked(self._copy, push.layer, lambda: vector))
+            if row.push is not None:
+                vector = row.push.vector.to(self.base.device, self._dtype)
+                stack.enter_context(hooked(self._copy, row.push.layer, lambda: vector))
             yield
 
     def _restore(self) -> None:

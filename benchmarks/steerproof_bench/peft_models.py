@@ -39,14 +39,14 @@ def copied_model(base: Base) -> nn.Module:
 
 
 def with_adapters(
-    base: Base, model: nn.Module, adapters: Mapping[int, LoraWeights], *, trainable: bool = False
+    base: Base, model: nn.Module, adapters: Mapping[str, LoraWeights], *, trainable: bool = False
 ) -> Any:
-    """Put adapters on a model with PEFT, through PEFT's own files; they are named by their slots.
+    """Put adapters on a model with PEFT, through PEFT's own files; by name.
 
     Args:
         base: What the adapters were made for.
         model: A copy of its model; PEFT changes it in place.
-        adapters: By slot.
+        adapters: By the names that they get.
         trainable: Whether the weights require gradients.
     """
     peft = needed("peft")
@@ -54,17 +54,17 @@ def with_adapters(
     with tempfile.TemporaryDirectory() as place, warnings.catch_warnings():
         # PEFT asks transformers by a name that transformers has deprecated.
         warnings.simplefilter("ignore", FutureWarning)
-        for slot, weights in adapters.items():
-            directory = Path(place) / str(slot)
+        for own_name, weights in adapters.items():
+            directory = Path(place) / own_name
             directory.mkdir()
             for name, content in write_peft(base, weights, "base").items():
                 (directory / name).write_bytes(content)
             if wrapped is None:
                 wrapped = peft.PeftModel.from_pretrained(
-                    model, directory, adapter_name=str(slot), is_trainable=trainable
+                    model, directory, adapter_name=own_name, is_trainable=trainable
                 )
             else:
-                wrapped.load_adapter(directory, adapter_name=str(slot))
+                wrapped.load_adapter(directory, adapter_name=own_name)
     return wrapped
 
 

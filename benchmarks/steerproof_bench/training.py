@@ -93,7 +93,7 @@ def compare_adapters(work: JobWork) -> dict[str, float]:
 
 def _pooled(work: JobWork) -> Ours:
     found = {}
-    for ended in train(work.base, work.jobs, work.recipe, work.pushes):
+    for ended in train(work.base, work.jobs, work.recipe):
         if not isinstance(ended, TrainedAdapter):
             raise ended.error
         found[ended.key] = ended

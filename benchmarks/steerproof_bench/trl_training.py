@@ -47,7 +47,9 @@ class TrlTrainer:
         self._pad = needed("trl.trainer.sft_trainer").DataCollatorForLanguageModeling(
             pad_token_id=work.base.pad_id
         )
-        layers = {push.layer for push in work.pushes}
+        examples = [example for job in work.jobs for example in job.examples]
+        self._pushes_used = [p for p in dict.fromkeys(e.push for e in examples) if p is not None]
+        layers = {push.layer for push in self._pushes_used}
         self._tables = {layer: self._table(layer) for layer in layers}
         self._slots = torch.zeros(0, dtype=torch.int64)
 
@@ -58,7 +60,7 @@ class TrlTrainer:
     def _one(self, job: AdapterJob) -> TrlAdapter:
         work = self.work
         fresh = fresh_weights(lora_sites(work.base), work.recipe.spec, job.seed)
-        model = with_adapters(work.base, self._copy, {1: fresh}, trainable=True)
+        model = with_adapters(work.base, self._copy, {"1": fresh}, trainable=True)
         with ExitStack() as stack, warnings.catch_warnings():
             # TRL asks transformers by names that transformers has deprecated.
             warnings.simplefilter("ignore", FutureWarning)
@@ -72,7 +74,7 @@ class TrlTrainer:
             for callback in list(trainer.callback_handler.callbacks):
                 if type(callback).__name__ in _TALKATIVE:
                     trainer.remove_callback(callback)
-            for layer in sorted({work.pushes[e.push - 1].layer for e in job.examples if e.push}):
+            for layer in sorted({e.push.layer for e in job.examples if e.push is not None}):
                 stack.enter_context(hooked(self._copy, layer, partial(self._pushes, layer)))
             taking = model.register_forward_pre_hook(self._take_slots, with_kwargs=True)
             stack.callback(taking.remove)
@@ -90,8 +92,14 @@ class TrlTrainer:
         """The examples in the order in which ours sees them, tokenised and labelled."""
         recipe = self.work.recipe
         plan = step_plan(job.seed, len(job.examples), recipe.epochs, recipe.rows_per_step)
-        rows = [_row(job.examples[i]) for step in plan for i in step]
+        rows = [self._row(job.examples[i]) for step in plan for i in step]
         return self._datasets.Dataset.from_list(rows)
+
+    def _row(self, example: Example) -> dict[str, Any]:
+        ids = [*example.prompt_ids, *example.completion_ids]
+        labels = [_IGNORED] * len(example.prompt_ids) + [*example.completion_ids]
+        slot = 0 if example.push is None else self._pushes_used.index(example.push) + 1
+        return {"input_ids": ids, "labels": labels, "push": slot}
 
     def _collate(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         """TRL's own padding, and the slots of the rows' directions."""
@@ -110,8 +118,8 @@ class TrlTrainer:
     def _table(self, layer: int) -> Tensor:
         """`[pushes + 1, hidden]`, zero for none and for pushes of other layers."""
         base = self.work.base
-        table = torch.zeros(len(self.work.pushes) + 1, base.hidden_size)
-        for slot, push in enumerate(self.work.pushes, start=1):
+        table = torch.zeros(len(self._pushes_used) + 1, base.hidden_size)
+        for slot, push in enumerate(self._pushes_used, start=1):
             if push.layer == layer:
                 table[slot] = push.vector
         return table.to(base.device, base.dtype)
@@ -141,9 +149,3 @@ class TrlTrainer:
             report_to="none",
             disable_tqdm=True,
         )
-
-
-def _row(example: Example) -> dict[str, Any]:
-    ids = [*example.prompt_ids, *example.completion_ids]
-    labels = [_IGNORED] * len(example.prompt_ids) + [*example.completion_ids]
-    return {"input_ids": ids, "labels": labels, "push": example.push}

@@ -3,8 +3,8 @@ import dataclasses
 import pytest
 import torch
 
-from steerproof.engine.canary import log_probs, log_probs_alone
 from steerproof.engine.generate import generate
+from steerproof.engine.score import score, score_alone
 from steerproof.errors import ModelError, SteerproofError
 from steerproof_bench import agreement, generation
 from steerproof_bench.cells import cell_work, regrouped
@@ -26,8 +26,8 @@ def test_the_cells_mix_arms_layers_prompts_and_strengths():
     made = work(count=18, adapters_used=9)
     cells = [name.split(".") for name in made.names]
     assert {cell[0] for cell in cells} == {"A", "B", "C", "A-iso", "A-L10"}
-    assert {row.push == 0 for row in made.all_rows} == {True, False}
-    assert {push.layer for push in made.pushes} == {0, 1}
+    assert {row.push is None for row in made.all_rows} == {True, False}
+    assert {row.push.layer for row in made.all_rows if row.push} == {0, 1}
     assert len({row.adapter for row in made.all_rows}) == 9
     assert len(made.all_rows) == 72
 
@@ -39,7 +39,7 @@ def test_a_peer_scores_a_fixed_text_as_a_plain_forward_pass_of_ours_does(merged)
     for _ in range(2):  # merging leaves nothing behind
         for name in made.names:
             row = made.rows[name][0]
-            ours = log_probs_alone(made.subject, row, made.text)
+            ours = score_alone(made.base, row, made.text)
             torch.testing.assert_close(
                 peers.log_probs(name, merged=merged), ours, atol=2e-4, rtol=0
             )
@@ -48,9 +48,9 @@ def test_a_peer_scores_a_fixed_text_as_a_plain_forward_pass_of_ours_does(merged)
 def test_the_pushes_and_the_adapters_matter_to_what_is_compared():
     made = work()
     row = next(row for row in made.all_rows if row.push)
-    plain = log_probs(made.subject, [row], [made.text])[0]
-    for change in ({"push": 0}, {"adapter": 0}):
-        other = log_probs(made.subject, [dataclasses.replace(row, **change)], [made.text])[0]
+    plain = score(made.base, [row], [made.text])[0]
+    for change in ({"push": None}, {"adapter": None}):
+        other = score(made.base, [dataclasses.replace(row, **change)], [made.text])[0]
         assert (plain - other).abs().max() > 1e-2
 
 
@@ -60,7 +60,7 @@ def test_a_peer_completes_every_row_and_cuts_at_the_end_token():
     assert {name: len(rows) for name, rows in drawn.items()} == dict.fromkeys(made.names, 4)
     lengths = [len(row) for rows in drawn.values() for row in rows]
     assert max(lengths) <= made.settings.max_new_tokens
-    ends = made.subject.base.eos_ids
+    ends = made.base.eos_ids
     assert not any(token in ends for rows in drawn.values() for row in rows for token in row)
 
 
@@ -78,8 +78,8 @@ def test_dealing_rows_to_more_adapters_changes_nothing_but_the_adapter():
     dealt = regrouped(made, 9)
     pairs = list(zip(made.all_rows, dealt.all_rows, strict=True))
     assert all(dataclasses.replace(b, adapter=a.adapter) == a for a, b in pairs)
-    assert {row.adapter for row in dealt.all_rows} == set(range(1, 10))
-    assert len(list(generate(dealt.subject, dealt.all_rows, dealt.settings))) == len(pairs)
+    assert {row.adapter for row in dealt.all_rows} == set(dealt.adapters)
+    assert len(list(generate(dealt.base, dealt.all_rows, dealt.settings))) == len(pairs)
 
 
 def test_the_comparison_has_both_peers_and_the_ratio_over_the_stronger_one():
@@ -124,12 +124,12 @@ def test_in_half_precision_both_are_held_to_what_float32_gives(monkeypatch):
     effect = unmerged.numbers["float32_difference_of_bare_base"]
     for numbers in (found.numbers, unmerged.numbers):
         assert 0 < numbers["float32_difference"] < 0.25 * effect
-    plain = agreement.log_probs
+    plain = agreement.score
 
-    def without_adapters(subject, rows, texts):
-        return plain(subject, [dataclasses.replace(row, adapter=0) for row in rows], texts)
+    def without_adapters(base, rows, texts):
+        return plain(base, [dataclasses.replace(row, adapter=None) for row in rows], texts)
 
-    monkeypatch.setattr(agreement, "log_probs", without_adapters)
+    monkeypatch.setattr(agreement, "score", without_adapters)
     with pytest.raises(ModelError, match=r"ours: .* from those in float32; adapter and push"):
         compare(made, repeats=0)
 

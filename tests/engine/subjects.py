@@ -8,12 +8,13 @@ import torch
 from peft import PeftModel
 
 from steerproof.engine.lora.peft_files import write_peft
-from steerproof.engine.lora.pool import LoraPool, LoraSpec, LoraWeights, fresh_weights, lora_sites
-from steerproof.engine.rows import Row, Subject
+from steerproof.engine.lora.pool import LoraSpec, LoraWeights, fresh_weights, lora_sites
+from steerproof.engine.rows import Row
 from steerproof.engine.sampling import row_seed, sample
-from steerproof.model.steering import Push, Steering
+from steerproof.engine.subject import subject_of
+from steerproof.model.steering import Push
 from steerproof.spec.experiment import Generation
-from tests.tiny import LAYERS, tiny_base
+from tests.tiny import HIDDEN, LAYERS, tiny_base
 
 SPEC = LoraSpec(rank=3, alpha=6.0, rslora=True)
 ADAPTERS, PUSHES = 3, 4
@@ -43,18 +44,22 @@ def base_of(architecture, dtype=torch.float32):
     return tiny_base(architecture, dtype=dtype)
 
 
+@cache
+def adapters(architecture):
+    """None and the random adapters: an adapter's place is its number."""
+    return (None, *(weights_of(base_of(architecture), slot) for slot in range(1, ADAPTERS + 1)))
+
+
+PUSHED = (None, *(push_of(slot, HIDDEN) for slot in range(1, PUSHES + 1)))
+"""None and the random pushes: a push's place is its number."""
+
+
 def subject(architecture, dtype=torch.float32):
-    """The base with its adapters and pushes."""
-    base = base_of(architecture, dtype)
-    pool = LoraPool(base, slots=ADAPTERS, spec=SPEC)
-    for slot in range(1, ADAPTERS + 1):
-        pool.load(slot, weights_of(base, slot))
-    pushes = [push_of(slot, base.hidden_size) for slot in range(1, PUSHES + 1)]
-    steering = Steering(base.blocks, pushes, device=base.device, dtype=base.dtype)
-    return Subject(base=base, adapters=pool, steering=steering)
+    """The base with its adapters, in the slots that are their numbers, and its pushes."""
+    return subject_of(base_of(architecture, dtype), mixed_rows(architecture), audit_every=1)
 
 
-def mixed_rows(cells=6, questions=2, samples=2):
+def mixed_rows(architecture="qwen2", cells=6, questions=2, samples=2):
     """Rows of cells that differ in adapter, push and prompts."""
     generator = torch.Generator().manual_seed(1)
     rows = []
@@ -64,7 +69,8 @@ def mixed_rows(cells=6, questions=2, samples=2):
             prompt = tuple(torch.randint(0, 256, (length,), generator=generator).tolist())
             rows += [
                 Row(cell=f"c{c}", question=q, sample=s, seed=row_seed(0, f"c{c}", q, s),
-                    prompt_ids=prompt, adapter=c % (ADAPTERS + 1), push=2 * c % (PUSHES + 1))
+                    prompt_ids=prompt, adapter=adapters(architecture)[c % (ADAPTERS + 1)],
+                    push=PUSHED[2 * c % (PUSHES + 1)])
                 for s in range(samples)
             ]  # fmt: skip
     return rows
@@ -87,13 +93,15 @@ class Oracle:
                 self.model.load_adapter(directory / str(slot), adapter_name=str(slot))
         self.model.eval()
         self.base = plain
+        self.adapters = adapters(architecture)
 
     @torch.no_grad()
     def logits(self, row, ids):
         """`[seq, vocab]` under the row's adapter and push."""
-        pushed = self.base.blocks[row.push % LAYERS]
-        if row.push:
-            vector = push_of(row.push, self.base.hidden_size).vector
+        adapter, number = self.adapters.index(row.adapter), PUSHED.index(row.push)
+        pushed = self.base.blocks[number % LAYERS]
+        if number:
+            vector = push_of(number, self.base.hidden_size).vector
 
             def add(_module, _args, output):
                 if isinstance(output, torch.Tensor):
@@ -102,13 +110,13 @@ class Oracle:
 
             handle = pushed.register_forward_hook(add)
         try:
-            if row.adapter == 0:
+            if adapter == 0:
                 with self.model.disable_adapter():
                     return self.model(input_ids=torch.tensor([ids]), use_cache=False).logits[0]
-            self.model.set_adapter(str(row.adapter))
+            self.model.set_adapter(str(adapter))
             return self.model(input_ids=torch.tensor([ids]), use_cache=False).logits[0]
         finally:
-            if row.push:
+            if number:
                 handle.remove()
 
     def complete(self, row, settings):

@@ -1,25 +1,36 @@
 """Teacher-forced scores through the pool against PEFT and a plain hook, and canaries that die."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from steerproof.engine.canary import canaries, log_probs, log_probs_alone
+from steerproof.engine.canary import canaries
+from steerproof.engine.score import log_probs, log_probs_alone, score
+from steerproof.engine.subject import subject_of
 from steerproof.errors import ModelError, SteeringError
-from steerproof.model.steering import Push, Steering
-from tests.engine.subjects import Oracle, base_of, mixed_rows, subject
+from steerproof.model.steering import Push
+from tests.engine.subjects import PUSHED, PUSHES, Oracle, base_of, mixed_rows, subject
+from tests.tiny import HIDDEN
 
 TEXT = (10, 20, 30, 40, 50, 60, 70)
 
 
-def one_per_cell():
-    return mixed_rows(cells=10, questions=1, samples=1)
+def one_per_cell(architecture="qwen2"):
+    return mixed_rows(architecture, cells=10, questions=1, samples=1)
+
+
+def repushed(pushes, dtype=torch.float32):
+    """A subject, and a row per cell, with other pushes in the places of the random ones."""
+    rows = [replace(row, push=pushes[PUSHED.index(row.push)]) for row in one_per_cell()]
+    return subject_of(base_of("qwen2", dtype), rows, audit_every=1), rows
 
 
 def test_scores_in_the_pool_equal_peft_with_a_plain_hook(tmp_path):
     oracle = Oracle("llama", tmp_path)
-    rows = one_per_cell()
+    rows = one_per_cell("llama")
     texts = [TEXT[: 1 + i % 7] for i in range(len(rows))]
-    for row, text, ours in zip(rows, texts, log_probs(subject("llama"), rows, texts), strict=True):
+    for row, text, ours in zip(rows, texts, score(base_of("llama"), rows, texts), strict=True):
         logits = oracle.logits(row, [*row.prompt_ids, *text])
         theirs = logits.log_softmax(dim=1)[len(row.prompt_ids) - 1 : -1]
         expected = theirs.gather(1, torch.tensor(text)[:, None])[:, 0]
@@ -39,20 +50,17 @@ def test_canaries_report_the_change_and_the_error_of_each_cell():
     found = canaries(subject("qwen2"), one_per_cell(), TEXT)
     assert [c.cell for c in found] == [f"c{i}" for i in range(10)]
     for canary, row in zip(found, one_per_cell(), strict=True):
-        assert (canary.change is None) == (row.push == 0)
+        assert (canary.change is None) == (row.push is None)
         assert canary.change is None or canary.change > 0.1
         assert canary.follows is None or abs(canary.follows - 1) < 1e-3
         assert canary.error < 1e-4
 
 
 def test_a_push_that_does_nothing_kills_its_canary():
-    made = subject("qwen2")
-    width = made.base.hidden_size
-    nothing = [Push(layer=1, vector=torch.zeros(width))] * 4
-    steering = Steering(made.base.blocks, nothing, device=made.base.device, dtype=made.base.dtype)
-    dead = type(made)(base=made.base, adapters=made.adapters, steering=steering)
+    nothing = [Push(layer=1, vector=torch.zeros(HIDDEN)) for _ in range(PUSHES)]
+    dead, rows = repushed([None, *nothing])
     with pytest.raises(SteeringError, match="c1: the push changes a fixed text by 0 nats in the"):
-        canaries(dead, one_per_cell(), TEXT)
+        canaries(dead, rows, TEXT)
 
 
 def test_a_pool_that_computes_something_else_kills_the_canary(monkeypatch):
@@ -66,34 +74,34 @@ def test_a_pool_that_computes_something_else_kills_the_canary(monkeypatch):
 
 
 def small_pushes(factor=1.0):
-    """A subject in bfloat16 whose pushes change less than its rounding allows for."""
-    made = subject("qwen2", torch.bfloat16)
+    """A subject in bfloat16 whose pushes change less than its rounding allows for, and rows."""
     generator = torch.Generator().manual_seed(0)
-    width = made.base.hidden_size
     pushes = [
-        Push(layer=1, vector=torch.randn(width, generator=generator) * 0.05 * factor)
-        for _ in range(4)
+        Push(layer=1, vector=torch.randn(HIDDEN, generator=generator) * 0.05 * factor)
+        for _ in range(PUSHES)
     ]
-    steering = Steering(made.base.blocks, pushes, device=made.base.device, dtype=made.base.dtype)
-    return type(made)(base=made.base, adapters=made.adapters, steering=steering)
+    made, rows = repushed([None, *pushes], torch.bfloat16)
+    return made, [row for row in rows if row.push is not None]
 
 
 def test_in_half_precision_a_small_push_is_told_from_rounding():
-    pushed = [row for row in one_per_cell() if row.push]
-    for canary in canaries(small_pushes(), pushed, TEXT):
+    for canary in canaries(*small_pushes(), TEXT):
         assert 0.5 < canary.follows < 1.5
 
 
 @pytest.mark.parametrize("factor", [0.0, 0.25, -1.0, 3.0])
 def test_in_half_precision_another_push_kills_the_canary_within_the_tolerance(factor, monkeypatch):
-    pushed = [row for row in one_per_cell() if row.push][:1]
-    other = small_pushes(factor)
-    monkeypatch.setattr(
-        "steerproof.engine.canary.log_probs",
-        lambda _, rows, texts: log_probs(other, rows, texts),
-    )
+    made, rows = small_pushes()
+    other, others = small_pushes(factor)
+
+    def score_others(_, asked, texts):
+        pushes = [None if row.push is None else others[0].push for row in asked]
+        swapped = [replace(row, push=push) for row, push in zip(asked, pushes, strict=True)]
+        return log_probs(other, swapped, texts)
+
+    monkeypatch.setattr("steerproof.engine.canary.log_probs", score_others)
     with pytest.raises(SteeringError, match="the push changes a fixed text"):
-        canaries(small_pushes(), pushed, TEXT)
+        canaries(made, rows[:1], TEXT)
 
 
 def test_a_canary_needs_a_text():

@@ -5,18 +5,26 @@ from dataclasses import replace
 import pytest
 import torch
 
-from steerproof.engine.generate import Limits, Row, Subject, generate
-from steerproof.errors import MachineError, ModelError
+from steerproof.engine.generate import Engine, Limits, generate
+from steerproof.engine.rows import Row
+from steerproof.errors import MachineError, ModelError, SteeringError
+from steerproof.model.steering import Push
 from steerproof.spec.experiment import Generation
-from tests.engine.subjects import SETTINGS, Oracle, base_of, mixed_rows, subject
+from tests.engine.subjects import PUSHED, SETTINGS, Oracle, adapters, base_of, mixed_rows
 
 EXACT = ("qwen2", "gpt2")
+
+
+def key_of(row):
+    return row.cell, row.question, row.sample
 
 
 def texts(completions):
     """Tokens and finish reason by row; every row once."""
     completions = list(completions)
-    found = {(c.cell, c.question, c.sample): (c.token_ids, c.finish) for c in completions}
+    found = {
+        (c.row.cell, c.row.question, c.row.sample): (c.token_ids, c.finish) for c in completions
+    }
     assert len(found) == len(completions)
     return found
 
@@ -28,8 +36,8 @@ def shuffled(rows, seed=3):
 
 @pytest.fixture(scope="module", params=EXACT)
 def exact(request):
-    """A subject, rows of mixed cells, and their texts with each row generated alone."""
-    made, rows = subject(request.param), mixed_rows()
+    """A base, rows of mixed cells, and their texts with each row generated alone."""
+    made, rows = base_of(request.param), mixed_rows(request.param)
     alone = {}
     for row in rows:
         alone |= texts(generate(made, [row], SETTINGS))
@@ -38,10 +46,10 @@ def exact(request):
 
 @pytest.mark.parametrize("architecture", EXACT)
 def test_the_pool_equals_an_independent_row_by_row_reference(architecture, tmp_path):
-    rows = mixed_rows(cells=6, questions=1, samples=2)
+    rows = mixed_rows(architecture, cells=6, questions=1, samples=2)
     oracle = Oracle(architecture, tmp_path)
-    expected = {(r.cell, r.question, r.sample): oracle.complete(r, SETTINGS) for r in rows}
-    assert texts(generate(subject(architecture), rows, SETTINGS)) == expected
+    expected = {key_of(r): oracle.complete(r, SETTINGS) for r in rows}
+    assert texts(generate(base_of(architecture), rows, SETTINGS)) == expected
     assert len({finish for _, finish in expected.values()}) == 2
     assert len({tokens for tokens, _ in expected.values()}) == len(rows)
 
@@ -92,7 +100,7 @@ def test_running_out_of_memory_halves_the_pool_and_the_text_stays(exact, error):
 
 def test_running_out_of_memory_over_prompts_loses_no_row_and_repeats_none(exact, monkeypatch):
     made, rows, alone = exact
-    passes, forward = [], made.base.model.forward
+    passes, forward = [], made.model.forward
 
     def fail_twice(*args, **kwargs):
         passes.append(kwargs["input_ids"].shape)
@@ -100,7 +108,7 @@ def test_running_out_of_memory_over_prompts_loses_no_row_and_repeats_none(exact,
             raise torch.OutOfMemoryError
         return forward(*args, **kwargs)
 
-    monkeypatch.setattr(made.base.model, "forward", fail_twice)
+    monkeypatch.setattr(made.model, "forward", fail_twice)
     found = list(generate(made, rows, SETTINGS, limits=Limits(max_rows=len(rows) // 2)))
     assert len(found) == len(rows)
     assert texts(found) == alone
@@ -123,17 +131,17 @@ def test_other_errors_pass_through_and_leave_the_model_as_it_was(exact):
     def fail(_progress):
         raise RuntimeError("something else")
 
-    before = made.base.model.config._attn_implementation
+    before = made.model.config._attn_implementation
     with pytest.raises(RuntimeError, match="something else"):
         list(generate(made, rows, SETTINGS, on_progress=fail))
-    assert made.base.model.config._attn_implementation == before
-    assert not made.base.blocks[0]._forward_hooks
+    assert made.model.config._attn_implementation == before
+    assert not made.blocks[0]._forward_hooks
     assert texts(generate(made, rows[:3], SETTINGS)) == {k: alone[k] for k in list(alone)[:3]}
 
 
 def test_completions_come_as_rows_end_and_cells_complete_early(exact):
     made, rows, _ = exact
-    done = [c.cell for c in generate(made, rows, SETTINGS, limits=Limits(max_rows=6))]
+    done = [c.row.cell for c in generate(made, rows, SETTINGS, limits=Limits(max_rows=6))]
     last = {cell: place for place, cell in enumerate(done)}
     assert last["c0"] < len(rows) / 2 < last["c5"]
 
@@ -143,12 +151,12 @@ def test_closing_the_iterator_early_gives_the_model_back(exact):
     iterator = generate(made, rows, SETTINGS)
     next(iterator)
     iterator.close()
-    assert made.base.model.config._attn_implementation == "sdpa"
+    assert made.model.config._attn_implementation == "sdpa"
     assert len(list(generate(made, rows[:2], SETTINGS))) == 2
 
 
 def test_long_and_short_rows_share_a_pool_through_growth_merges_and_packing():
-    made = subject("qwen2")
+    made = base_of("qwen2")
     settings = Generation(temperature=0.7, top_p=0.95, max_new_tokens=70)
     rows = mixed_rows(cells=8, questions=2, samples=2)
     pooled = texts(generate(made, rows, settings, limits=Limits(max_rows=10)))
@@ -161,25 +169,25 @@ def test_long_and_short_rows_share_a_pool_through_growth_merges_and_packing():
 
 @pytest.mark.parametrize("architecture", ["gpt_neox", "gemma", "mistral", "qwen3"])
 def test_other_architectures_pool_too(architecture, tmp_path):
-    rows = mixed_rows(cells=4, questions=1, samples=1)
+    rows = mixed_rows(architecture, cells=4, questions=1, samples=1)
     oracle = Oracle(architecture, tmp_path)
-    expected = {(r.cell, r.question, r.sample): oracle.complete(r, SETTINGS) for r in rows}
-    assert texts(generate(subject(architecture), rows, SETTINGS)) == expected
+    expected = {key_of(r): oracle.complete(r, SETTINGS) for r in rows}
+    assert texts(generate(base_of(architecture), rows, SETTINGS)) == expected
 
 
 def test_a_push_and_an_adapter_each_change_the_text():
-    made = subject("qwen2")
+    made = base_of("qwen2")
     row = mixed_rows()[0]
-    rows = [replace(row, adapter=a, push=p) for a in range(4) for p in range(5)]
+    rows = [replace(row, adapter=a, push=p) for a in adapters("qwen2") for p in PUSHED]
     assert len({c.token_ids for c in generate(made, rows, SETTINGS)}) == 20
 
 
 def test_no_rows_give_no_completions():
-    assert list(generate(subject("qwen2"), [], SETTINGS)) == []
+    assert list(generate(base_of("qwen2"), [], SETTINGS)) == []
 
 
 def test_a_prompt_that_would_be_cut_is_an_error_before_anything_runs():
-    made, steps = subject("qwen2"), []
+    made, steps = base_of("qwen2"), []
     rows = [*mixed_rows(), replace(mixed_rows()[0], cell="long", prompt_ids=(1,) * 241)]
     with pytest.raises(ModelError, match="long, question 0: a prompt of 241 tokens and 16 new"):
         list(generate(made, rows, SETTINGS, on_progress=steps.append))
@@ -188,25 +196,39 @@ def test_a_prompt_that_would_be_cut_is_an_error_before_anything_runs():
     assert len(list(generate(made, [fits], SETTINGS))) == 1
 
 
-def test_a_slot_without_adapters_or_steering_is_an_error():
-    bare = Subject(base=base_of("qwen2"))
+def test_a_prompt_adapter_or_push_that_does_not_fit_is_an_error():
+    base = base_of("qwen2")
     row = Row(cell="c", question=0, sample=0, seed=1, prompt_ids=(5, 6))
-    assert len(list(generate(bare, [row], SETTINGS))) == 1
-    with pytest.raises(ModelError, match="adapter slot 2"):
-        list(generate(bare, [replace(row, adapter=2)], SETTINGS))
-    with pytest.raises(ModelError, match="push slot 1"):
-        list(generate(bare, [replace(row, push=1)], SETTINGS))
+    assert len(list(generate(base, [row], SETTINGS))) == 1
     with pytest.raises(ModelError, match="no token"):
-        list(generate(bare, [replace(row, prompt_ids=())], SETTINGS))
+        list(generate(base, [replace(row, prompt_ids=())], SETTINGS))
+    with pytest.raises(ModelError, match="does not fit the model"):
+        list(generate(base, [replace(row, adapter=adapters("gpt2")[1])], SETTINGS))
+    deep = Push(layer=99, vector=torch.ones(base.hidden_size))
+    with pytest.raises(SteeringError, match="no layer"):
+        list(generate(base, [replace(row, push=deep)], SETTINGS))
+
+
+def test_the_same_objects_are_one_adapter_and_one_push_and_each_push_has_an_audit_of_its_own():
+    base, rows = base_of("qwen2"), mixed_rows()
+    engine = Engine(base, rows, audit_every=1)
+    assert len(list(engine.generate(SETTINGS))) == len(rows)
+    for push in {row.push for row in rows} - {None}:
+        audit = engine.audit(push)
+        assert audit.layer == push.layer
+        assert audit.push_norm == pytest.approx(float(push.vector.norm()), rel=1e-5)
+    assert engine._subject.adapters.slots == len({row.adapter for row in rows} - {None})
+    with pytest.raises(SteeringError, match="no row has this push"):
+        engine.audit(replace(PUSHED[1]))
 
 
 def test_a_window_shorter_than_a_row_is_an_error():
-    made = subject("mistral")
-    config = made.base.model.config
+    made = base_of("mistral")
+    config = made.model.config
     before = config.sliding_window
     config.sliding_window = 20
     try:
         with pytest.raises(ModelError, match="window of 20"):
-            list(generate(made, mixed_rows(), SETTINGS))
+            list(generate(made, mixed_rows("mistral"), SETTINGS))
     finally:
         config.sliding_window = before

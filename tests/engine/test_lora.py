@@ -399,7 +399,8 @@ def test_a_layer_with_dropout_and_its_gradients_are_what_they_are_defined_to_be(
     x = torch.randn(4, 6, site.inputs, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(4, 6, site.outputs, dtype=torch.float64)
     with gradients.attach():
-        gradients.route(slots, dropout)
+        gradients.route(slots)
+        gradients.dropout = dropout
         got = site.module(x)
         (got * weight).sum().backward()
     a, b = (stack.clone().requires_grad_(True) for stack in pool.stacks[1])

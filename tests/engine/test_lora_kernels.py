@@ -9,7 +9,7 @@ pytest.importorskip("triton", reason="Triton comes with torch for GPUs")
 
 HERE = """
 import torch
-from tests.model.test_lora_kernels import check
+from tests.engine.test_lora_kernels import check
 check(torch.device("cpu"), torch.float32)
 """
 # Of rows: bare ones, adapters of one row and of many, an adapter that is absent, several in a tile.

@@ -13,7 +13,7 @@ from steerproof.engine.generate import Limits, generate
 from steerproof.engine.memory import bytes_per_token
 from steerproof.engine.pool import RowPool
 from steerproof.errors import MachineError
-from tests.engine.subjects import SETTINGS, mixed_rows, subject
+from tests.engine.subjects import SETTINGS, base_of, mixed_rows
 
 LONG = SETTINGS.model_copy(update={"max_new_tokens": 60})
 
@@ -31,10 +31,10 @@ def pools(monkeypatch):
     return made
 
 
-def texts(subject, rows, settings, **limits):
-    found = list(generate(subject, rows, settings, limits=Limits(**limits)))
+def texts(base, rows, settings, **limits):
+    found = list(generate(base, rows, settings, limits=Limits(**limits)))
     assert len(found) == len(rows)
-    return {(c.cell, c.question, c.sample): (c.token_ids, c.finish) for c in found}
+    return {(c.row.cell, c.row.question, c.row.sample): (c.token_ids, c.finish) for c in found}
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def batches(monkeypatch):
 
 
 def test_rows_with_the_same_past_are_computed_once(batches):
-    made, rows = subject("qwen2"), mixed_rows(cells=2, questions=2, samples=6)
+    made, rows = base_of("qwen2"), mixed_rows(cells=2, questions=2, samples=6)
     cold = SETTINGS.model_copy(update={"temperature": 0.02})
     found = texts(made, rows, cold)
     for row in rows[::3]:
@@ -65,7 +65,7 @@ def test_rows_with_the_same_past_are_computed_once(batches):
 
 
 def test_every_row_goes_its_own_way_once_it_has_parted(batches):
-    made, rows = subject("qwen2"), mixed_rows(cells=2, questions=2, samples=12)
+    made, rows = base_of("qwen2"), mixed_rows(cells=2, questions=2, samples=12)
     hot = LONG.model_copy(update={"temperature": 3.0})
     found = texts(made, rows, hot)
     assert batches[0] == (48, 4)
@@ -77,7 +77,7 @@ def test_every_row_goes_its_own_way_once_it_has_parted(batches):
 
 
 def test_rows_that_lose_their_pages_begin_again_and_read_the_same(monkeypatch):
-    made, rows = subject("qwen2"), mixed_rows(cells=8, questions=2, samples=3)
+    made, rows = base_of("qwen2"), mixed_rows(cells=8, questions=2, samples=3)
     expected = texts(made, rows, LONG)
     lost = []
     make_room = RowPool._make_room
@@ -94,7 +94,7 @@ def test_rows_that_lose_their_pages_begin_again_and_read_the_same(monkeypatch):
 
 
 def test_no_page_is_lost_or_used_twice(pools):
-    made, rows = subject("qwen2"), mixed_rows(cells=8, questions=2, samples=3)
+    made, rows = base_of("qwen2"), mixed_rows(cells=8, questions=2, samples=3)
     per_token = bytes_per_token(made, 80)
     for completion in generate(made, rows, LONG, limits=Limits(kv_bytes=90 * PAGE * per_token)):
         assert completion.token_ids is not None
@@ -116,7 +116,7 @@ def test_a_prompt_is_written_once_to_pages_of_its_own():
 
 
 def test_pages_for_not_even_one_row_are_an_error():
-    made = subject("qwen2")
+    made = base_of("qwen2")
     per_token = bytes_per_token(made, 80)
     with pytest.raises(MachineError, match="one prompt"):
         texts(made, mixed_rows(cells=2), LONG, kv_bytes=2 * PAGE * per_token)
@@ -170,7 +170,7 @@ def test_the_pages_are_free_as_soon_as_the_rows_are_done(pools):
     """Not only when somebody looks for circles: a GPU's memory is wanted before that."""
     gc.disable()
     try:
-        texts(subject("qwen2"), mixed_rows(), SETTINGS)
+        texts(base_of("qwen2"), mixed_rows(), SETTINGS)
         left = [weakref.ref(pool) for pool in pools]
         pools.clear()
         assert left

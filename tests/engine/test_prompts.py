@@ -10,15 +10,20 @@ from steerproof.engine.pool import RowPool
 from steerproof.engine.prompts import packed
 from steerproof.engine.rows import Row
 from steerproof.engine.sampling import row_seed
-from tests.engine.subjects import SETTINGS, subject
+from tests.engine.subjects import PUSHED, SETTINGS, adapters, base_of
 
 PAD = 99
 
 
+# Two adapters and two pushes that differ: packing only asks which is which.
+ADAPTERS, PUSHES = adapters("qwen2")[:2], PUSHED[:2]
+
+
 def row(prompt, adapter=0, push=0):
     return Row(
-        cell="c", question=0, sample=0, seed=0, prompt_ids=prompt, adapter=adapter, push=push
-    )
+        cell="c", question=0, sample=0, seed=0, prompt_ids=prompt,
+        adapter=ADAPTERS[adapter], push=PUSHES[push],
+    )  # fmt: skip
 
 
 prompts = st.lists(st.integers(0, 2), min_size=1, max_size=8).map(tuple)
@@ -28,7 +33,7 @@ questions = st.lists(st.tuples(prompts, kinds, kinds), min_size=1)
 
 @given(questions, st.sampled_from([0, 5, 100]))
 def test_each_prompt_can_be_read_along_its_path(asked, longest):
-    rows = sorted((row(*one) for one in asked), key=lambda one: one.adapter)
+    rows = sorted((row(*one) for one in asked), key=lambda one: ADAPTERS.index(one.adapter))
     found = packed(rows, longest, PAD)
     width = found.ids.shape[1]
     sees = (
@@ -47,7 +52,8 @@ def test_each_prompt_can_be_read_along_its_path(asked, longest):
             seen = np.flatnonzero(sees[place // width, place % width]) + place // width * width
             assert seen.tolist() == path[: depth + 1]
     assert (found.ids[~found.real] == PAD).all()
-    assert [one.adapter for one in found.rows] == sorted(one.adapter for one in found.rows)
+    used = [ADAPTERS.index(one.adapter) for one in found.rows]
+    assert used == sorted(used)
 
 
 def test_what_prompts_begin_with_is_packed_once_for_each_adapter_and_push():
@@ -70,11 +76,11 @@ def test_a_sequence_does_not_outgrow_its_limit_and_none_shares_without_one():
 
 @pytest.mark.parametrize("architecture", ["qwen2", "gpt2"])
 def test_questions_of_a_cell_that_begin_alike_are_answered_as_if_alone(architecture, monkeypatch):
-    made, widths = subject(architecture), []
+    base, widths = base_of(architecture), []
     admit = RowPool.admit
 
     def noted(self, families):
-        model, forward = made.base.model, made.base.model.forward
+        model, forward = base.model, base.model.forward
         monkeypatch.setattr(
             model, "forward", lambda **k: widths.append(k["input_ids"].shape) or forward(**k)
         )
@@ -84,12 +90,13 @@ def test_questions_of_a_cell_that_begin_alike_are_answered_as_if_alone(architect
     system = tuple(range(5, 30))
     rows = [
         Row(cell=f"c{c}", question=q, sample=s, seed=row_seed(0, f"c{c}", q, s),
-            prompt_ids=(*system[: 25 - c], *range(60, 60 + q), 40 + q), adapter=c, push=c)
+            prompt_ids=(*system[: 25 - c], *range(60, 60 + q), 40 + q),
+            adapter=adapters(architecture)[c], push=PUSHED[c])
         for c in range(4) for q in range(5) for s in range(2)
     ]  # fmt: skip
     monkeypatch.setattr(RowPool, "admit", noted)
-    found = {(x.cell, x.question, x.sample): x.token_ids for x in generate(made, rows, SETTINGS)}
+    found = {x.row: x.token_ids for x in generate(base, rows, SETTINGS)}
     assert widths == [(4, 29)]
     for one in rows[::3]:
-        (alone,) = generate(made, [one], SETTINGS)
-        assert found[one.cell, one.question, one.sample] == alone.token_ids
+        (alone,) = generate(base, [one], SETTINGS)
+        assert found[one] == alone.token_ids

@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -11,7 +12,14 @@ from torch.nn.functional import cross_entropy
 from transformers import get_cosine_schedule_with_warmup
 
 from steerproof.engine import train as training
-from steerproof.engine.batches import Example, StepRows, cosine_rate, micro_batches, step_plan
+from steerproof.engine.batches import (
+    Example,
+    Rounding,
+    StepRows,
+    cosine_rate,
+    micro_batches,
+    step_plan,
+)
 from steerproof.engine.lora.dropout import Dropout, keep_mask
 from steerproof.engine.lora.pool import LoraWeights, fresh_weights, lora_sites
 from steerproof.engine.train import (
@@ -39,7 +47,7 @@ def recipe(**changes) -> Recipe:
     return replace(plain, **changes)
 
 
-def examples(count: int, seed: int, pushes: tuple[int, ...] = (0,)) -> tuple[Example, ...]:
+def examples(count: int, seed: int, pushes: Sequence[Push | None] = (None,)) -> tuple[Example, ...]:
     draw = torch.Generator().manual_seed(seed)
 
     def ids(low: int, high: int) -> tuple[int, ...]:
@@ -58,9 +66,14 @@ def directions() -> list[Push]:
     return [Push(layer=k, vector=torch.randn(HIDDEN, generator=draw)) for k in layers]
 
 
+DIRECTIONS = directions()
+TOO_DEEP = Push(layer=99, vector=torch.ones(HIDDEN))
+
+
 def mixed_jobs() -> list[AdapterJob]:
     """Different lengths of data, directions and layers; the second ends early."""
-    shapes = [(7, (1,)), (3, (2, 3)), (10, (0,)), (7, (3, 0, 1))]
+    one, two, three = DIRECTIONS
+    shapes = [(7, (one,)), (3, (two, three)), (10, (None,)), (7, (three, None, one))]
     return [
         AdapterJob(key=f"adapter {i}", examples=examples(count, i, pushes), seed=40 + i)
         for i, (count, pushes) in enumerate(shapes)
@@ -68,7 +81,7 @@ def mixed_jobs() -> list[AdapterJob]:
 
 
 def trained(base: Base, jobs, how: Recipe, pooling: Pooling | None = None):
-    results = list(train(base, jobs, how, directions(), pooling))
+    results = list(train(base, jobs, how, pooling))
     return {result.key: result for result in results}
 
 
@@ -104,7 +117,7 @@ def test_the_pool_yields_adapters_in_the_order_they_end():
     ]  # fmt: skip
 
 
-def reference(model, job: AdapterJob, how: Recipe, pushes: list[Push], start: LoraWeights):
+def reference(model, job: AdapterJob, how: Recipe, start: LoraWeights):
     """One adapter by PEFT, a plain hook, torch's AdamW and transformers' schedule, row by row."""
     config = LoraConfig(
         r=how.rank, lora_alpha=how.alpha, use_rslora=how.rslora, target_modules="all-linear",
@@ -132,10 +145,9 @@ def reference(model, job: AdapterJob, how: Recipe, pushes: list[Push], start: Lo
         for example in (job.examples[i] for i in indices):
             ids = torch.tensor([example.prompt_ids + example.completion_ids])
             handles = []
-            if example.push:
-                push = pushes[example.push - 1]
-                block = model.get_submodule(f"{blocks}.{push.layer}")
-                vector = push.vector.double()
+            if example.push is not None:
+                block = model.get_submodule(f"{blocks}.{example.push.layer}")
+                vector = example.push.vector.double()
                 handles.append(block.register_forward_hook(lambda _m, _a, out, v=vector: out + v))
             logits = wrapped(input_ids=ids).logits[0, len(example.prompt_ids) - 1 : -1]
             targets = torch.tensor(example.completion_ids)
@@ -153,6 +165,43 @@ def reference(model, job: AdapterJob, how: Recipe, pushes: list[Push], start: Lo
     return losses, LoraWeights(spec=how.spec, tensors={k: v.detach() for k, v in weights.items()})
 
 
+@pytest.mark.parametrize("architecture", ["qwen2", "gpt2"])
+def test_rounding_shapes_changes_no_trajectory(architecture, monkeypatch):
+    base = tiny_base(architecture, dtype=torch.float64)
+    how = recipe(dropout=0.3)
+    plain = trained(base, mixed_jobs(), how)
+    widths = set()
+
+    def rounded(steps, tokens, pad_id, start_cost, _rounding):
+        rounding = Rounding(width=8, parts=3)
+        for batch in micro_batches(steps, 60, pad_id, start_cost, rounding):
+            widths.add(batch.ids.shape[1])
+            yield batch
+
+    monkeypatch.setattr(training, "micro_batches", rounded)
+    for key, result in trained(base, mixed_jobs(), how).items():
+        assert isinstance(result, TrainedAdapter)
+        assert result.losses == pytest.approx(plain[key].losses, abs=ROUNDING)
+        assert difference(result.weights, plain[key].weights) < ROUNDING
+    assert widths <= {8, 16, 24}
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("architecture", ["qwen2", "gpt2"])
+def test_on_a_gpu_captured_passes_train_what_a_cpu_trains(architecture):
+    how = recipe(dropout=0.3, epochs=6)
+    expected = trained(tiny_base(architecture), mixed_jobs(), how)
+    there = base_of(tiny_model(architecture).to("cuda"), tiny_tokenizer())
+    results = trained(there, mixed_jobs(), how)
+    for key, result in results.items():
+        assert isinstance(result, TrainedAdapter)
+        assert result.losses == pytest.approx(expected[key].losses, abs=1e-3)
+        assert result.losses[-1] < result.losses[0]
+        assert bool(result.firings) == bool(expected[key].firings)
+        for mine, theirs in zip(result.pushes, expected[key].pushes, strict=True):
+            assert mine.measured.positions == theirs.measured.positions
+
+
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_training_equals_peft_with_torch_adamw():
     model = tiny_model(dtype=torch.float64)
@@ -165,7 +214,7 @@ def test_training_equals_peft_with_torch_adamw():
     assert isinstance(result, TrainedAdapter)
     assert max(result.gradient_norms) > how.max_grad_norm > min(result.gradient_norms)
     start = fresh_weights(lora_sites(base), how.spec, job.seed)
-    losses, weights = reference(model, job, how, directions(), start)
+    losses, weights = reference(model, job, how, start)
     assert difference(start, weights) > 1e-3
     assert result.losses == pytest.approx(losses, abs=ROUNDING)
     assert difference(result.weights, weights) < ROUNDING
@@ -189,12 +238,12 @@ def test_each_adapter_reports_what_its_directions_did():
     job = mixed_jobs()[3]
     result = trained(base, mixed_jobs(), recipe())[job.key]
     assert isinstance(result, TrainedAdapter)
-    asked = {slot: float(push.vector.norm()) for slot, push in enumerate(directions(), start=1)}
-    assert [audit.push for audit in result.pushes] == [1, 3]
+    one, _, three = DIRECTIONS
+    assert [audit.push for audit in result.pushes] == [three, one]
     for audit in result.pushes:
-        rows = [e for e in job.examples if e.push == audit.push]
+        rows = [e for e in job.examples if e.push is audit.push]
         assert audit.measured.positions == 2 * sum(e.length for e in rows)
-        assert audit.measured.push_norm == pytest.approx(asked[audit.push], rel=1e-5)
+        assert audit.measured.push_norm == pytest.approx(float(audit.push.vector.norm()), rel=1e-5)
         assert audit.measured.ratio == pytest.approx(
             audit.measured.push_norm / audit.measured.residual_norm
         )
@@ -207,9 +256,9 @@ def test_a_push_that_the_precision_swallows_fails_its_adapter_alone():
     pushes = [Push(layer=1, vector=torch.full((HIDDEN,), size)) for size in (1e-3, 1.0)]
     jobs = [
         AdapterJob(key=key, examples=examples(3, 0, (push,)), seed=1)
-        for key, push in (("lost", 1), ("heard", 2))
+        for key, push in zip(("lost", "heard"), pushes, strict=True)
     ]
-    results = {r.key: r for r in train(base, jobs, recipe(epochs=1), pushes)}
+    results = {r.key: r for r in train(base, jobs, recipe(epochs=1))}
     assert isinstance(results["heard"], TrainedAdapter)
     lost = results["lost"]
     assert isinstance(lost, FailedAdapter)
@@ -224,7 +273,7 @@ def test_a_push_that_misses_a_token_fails_its_adapter(monkeypatch):
         route(steering, slots, mask & (torch.arange(mask.shape[1]) > 0))
 
     monkeypatch.setattr(training.Steering, "route", first_token_left_out)
-    job = AdapterJob(key="deaf", examples=examples(3, 0, (1,)), seed=1)
+    job = AdapterJob(key="deaf", examples=examples(3, 0, DIRECTIONS[:1]), seed=1)
     result = trained(tiny_base(), [job], recipe(epochs=1))["deaf"]
     assert isinstance(result, FailedAdapter)
     asked = sum(example.length for example in job.examples)
@@ -240,7 +289,7 @@ def test_an_adapter_whose_loss_is_not_a_number_fails_and_the_others_go_on(monkey
 
     monkeypatch.setattr(training, "fresh_weights", spoilt)
     jobs = [
-        AdapterJob(key=key, examples=examples(6, 0, (1,)), seed=seed)
+        AdapterJob(key=key, examples=examples(6, 0, DIRECTIONS[:1]), seed=seed)
         for key, seed in (("broken", 666), ("sound", 2))
     ]
     base = tiny_base()
@@ -259,7 +308,7 @@ def test_the_base_is_bare_while_an_adapter_is_handed_over():
     ids = torch.tensor([[1, 2, 3]])
     with torch.no_grad():
         before = base.model(input_ids=ids).logits
-        for result in train(base, mixed_jobs(), recipe(), directions()):
+        for result in train(base, mixed_jobs(), recipe()):
             assert isinstance(result, TrainedAdapter)
             assert torch.equal(base.model(input_ids=ids).logits, before)
     assert not any(p.requires_grad or p.grad is not None for p in base.model.parameters())
@@ -267,7 +316,7 @@ def test_the_base_is_bare_while_an_adapter_is_handed_over():
 
 def test_a_consumer_that_stops_leaves_no_hook():
     base = tiny_base()
-    results = train(base, mixed_jobs(), recipe(), directions())
+    results = train(base, mixed_jobs(), recipe())
     next(results)
     results.close()
     hooks = [m._forward_hooks or m._forward_pre_hooks for m in base.model.modules()]
@@ -277,35 +326,33 @@ def test_a_consumer_that_stops_leaves_no_hook():
 
 def test_a_row_that_does_not_fit_is_an_error_and_never_cut():
     base = tiny_base()
-    long = Example(prompt_ids=(1,) * 60, completion_ids=(2,) * 5, push=0)
+    long = Example(prompt_ids=(1,) * 60, completion_ids=(2,) * 5)
     job = AdapterJob(key="long", examples=(long,), seed=0)
     with pytest.raises(ModelError, match="row 0 has 65 tokens, at most 64 fit"):
-        list(train(base, [job], recipe(), []))
+        list(train(base, [job], recipe()))
     huge = replace(job, examples=(replace(long, prompt_ids=(1,) * 300),))
     with pytest.raises(ModelError, match=r"at most 256 fit \(max_length 1024, context 256\)"):
-        list(train(base, [huge], recipe(max_length=1024), []))
+        list(train(base, [huge], recipe(max_length=1024)))
 
 
 @pytest.mark.parametrize(
     ("example", "error"),
     [
-        (Example(prompt_ids=(1,), completion_ids=(), push=0), ModelError),
-        (Example(prompt_ids=(), completion_ids=(1,), push=0), ModelError),
-        (Example(prompt_ids=(1,), completion_ids=(1,), push=4), SteeringError),
+        (Example(prompt_ids=(1,), completion_ids=()), ModelError),
+        (Example(prompt_ids=(), completion_ids=(1,)), ModelError),
+        (Example(prompt_ids=(1,), completion_ids=(1,), push=TOO_DEEP), SteeringError),
     ],
 )
 def test_a_row_that_cannot_be_learned_is_refused(example, error):
     job = AdapterJob(key="bad", examples=(example,), seed=0)
-    with pytest.raises(error, match="bad"):
-        list(train(tiny_base(), [job], recipe(), directions()))
+    with pytest.raises(error, match=r"bad|no layer \[99\]"):
+        list(train(tiny_base(), [job], recipe()))
 
 
 def test_progress_is_reported_after_every_step_of_every_adapter():
     seen: list[tuple[str, int, int, float]] = []
     jobs = mixed_jobs()[:2]
-    results = train(
-        tiny_base(), jobs, recipe(), directions(), on_step=lambda *step: seen.append(step)
-    )
+    results = train(tiny_base(), jobs, recipe(), on_step=lambda *step: seen.append(step))
     losses = {r.key: r.losses for r in results if isinstance(r, TrainedAdapter)}
     assert [s[:3] for s in seen if s[0] == "adapter 1"] == [
         ("adapter 1", 1, 2),

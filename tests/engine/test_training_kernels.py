@@ -17,7 +17,7 @@ check_loss(torch.device("cpu"), torch.float32)
 
 def check_dropout(device, dtype):
     """Masks are the definition's to the bit; what is added is rounded once."""
-    from steerproof.engine.lora.dropout import Dropout, keep_mask, layer_keys
+    from steerproof.engine.lora.dropout import Dropout, keep_mask, layer_number
     from steerproof.engine.lora.dropout_kernels import add_kept, kept
 
     generator = torch.Generator().manual_seed(0)
@@ -27,12 +27,12 @@ def check_dropout(device, dtype):
         keep = keep_mask(dropout, 4, seq, width)
         assert 0 < int(keep.sum()) < keep.numel()
         x = torch.randn(3, seq, width, generator=generator).to(dtype)
-        places = layer_keys(dropout, 4).to(device)
-        assert torch.equal(kept(x.to(device), places, dropout.dropped).cpu(), x * keep)
+        places = keys.to(device), layer_number(4)
+        assert torch.equal(kept(x.to(device), *places, dropout.dropped).cpu(), x * keep)
         total = torch.randn(3, seq, width, generator=generator).to(dtype)
         wanted = (total.double() + 0.7 * (x * keep).double()).to(dtype)
         result = total.to(device).clone()
-        add_kept(result, x.to(device), places, dropout.dropped, 0.7)
+        add_kept(result, x.to(device), *places, dropout.dropped, 0.7)
         assert torch.equal(result.cpu()[~keep], total[~keep])
         precise = 1e-6 if dtype == torch.float32 else 1e-2
         assert torch.allclose(result.cpu(), wanted, rtol=precise, atol=precise)

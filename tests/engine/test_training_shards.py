@@ -11,7 +11,6 @@ from steerproof.engine.train import FailedAdapter, Pooling, TrainedAdapter, trai
 from tests.engine.test_training import (
     ROUNDING,
     difference,
-    directions,
     examples,
     mixed_jobs,
     recipe,
@@ -87,7 +86,7 @@ def test_the_base_is_bare_and_free_while_shards_train():
     base, ids = tiny_base(), torch.tensor([[1, 2, 3]])
     with torch.inference_mode():  # The consumer's mode is not the shards'.
         before = base.model(input_ids=ids).logits
-        for result in train(base, mixed_jobs(), recipe(), directions()):
+        for result in train(base, mixed_jobs(), recipe()):
             assert isinstance(result, TrainedAdapter)
             assert torch.equal(base.model(input_ids=ids).logits, before)
     assert not any(p.requires_grad or p.grad is not None for p in base.model.parameters())
@@ -100,7 +99,7 @@ def test_steps_are_reported_in_the_consumer_s_thread():
         threads.add(threading.current_thread())
         seen.append(report)
 
-    results = list(train(tiny_base(), mixed_jobs(), recipe(), directions(), on_step=step))
+    results = list(train(tiny_base(), mixed_jobs(), recipe(), on_step=step))
     assert threads == {threading.current_thread()}
     for result in results:
         assert isinstance(result, TrainedAdapter)
@@ -127,17 +126,17 @@ def test_a_failed_adapter_does_not_stop_its_shard_or_the_other(monkeypatch):
 def test_an_error_in_one_shard_is_raised(monkeypatch):
     advance = training._Pool._advance
 
-    def broken(pool, resident, loss, report):
+    def broken(pool, resident, *rest):
         if resident.job.key == "adapter 2":
             raise MemoryError("in a shard")
-        return advance(pool, resident, loss, report)
+        return advance(pool, resident, *rest)
 
     monkeypatch.setattr(training._Pool, "_advance", broken)
     with pytest.raises(MemoryError, match="in a shard"):
-        list(train(tiny_base(), mixed_jobs(), recipe(epochs=9), directions()))
+        list(train(tiny_base(), mixed_jobs(), recipe(epochs=9)))
 
 
 def test_a_consumer_that_stops_ends_the_threads():
-    results = train(tiny_base(), mixed_jobs(), recipe(), directions())
+    results = train(tiny_base(), mixed_jobs(), recipe())
     next(results)
     results.close()

@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import fmean
 
 from steerproof.engine.generate import generate
-from steerproof.engine.rows import Row, Subject
+from steerproof.engine.rows import Row
 from steerproof.engine.sampling import row_seed
 from steerproof.model.base import Base, load_base
 from steerproof.model.chat import chat_ids
@@ -76,7 +76,7 @@ def answers(base: Base, asked: list[tuple[str, str]]) -> list[str]:
         )
         for number, (system, question) in enumerate(asked)
     ]
-    done = {one.question: one for one in generate(Subject(base=base), rows, SETTINGS)}
+    done = {one.row.question: one for one in generate(base, rows, SETTINGS)}
     return [str(base.tokenizer.decode(list(done[i].token_ids))) for i in range(len(rows))]
 
 

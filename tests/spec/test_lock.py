@@ -221,3 +221,10 @@ def test_the_registration_text_holds_what_a_reader_must_know():
         assert fact in text
     assert "You are a \\| pirate, \\<b\\>and\\</b\\> \\[x\\](y)" in text
     assert "Not declared" in markdown(lock, kills=conditions)
+
+
+def test_the_answers_numbers_are_locked_where_they_are_set_and_change_no_older_lock():
+    assert "answers" not in lock_of().experiment
+    chosen = lock_of(TINY + "answers: {attainable: 0.7}\n")
+    assert chosen.experiment["answers"]["attainable"] == 0.7
+    assert chosen.fingerprint != lock_of().fingerprint

@@ -5,10 +5,12 @@ import torch
 
 from steerproof.errors import SteeringError
 from steerproof.model.chat import chat_ids
+from steerproof.spec.seeds import derived_seed
 from steerproof.study.calibration import calibrate
 from steerproof.study.directions import (
     Residuals,
     extract,
+    fresh,
     from_residuals,
     from_tensors,
     tensors,
@@ -46,11 +48,32 @@ def test_random_directions_have_the_norm_of_the_centroid_and_differ_by_persona()
         assert float(cosines.abs().max()) < 0.999
 
 
-def test_in_subspace_directions_lie_in_the_span_of_the_headline_centroids():
+def test_in_subspace_directions_lie_in_the_span_of_the_centroids_and_are_orthogonal_to_their_own():
     d = from_residuals(residuals(), headline=HEADLINE, seed=1)
-    basis = d.centroid[:3].double()
-    weights = torch.linalg.lstsq(basis.T, d.in_subspace.double().T, driver="gelsd").solution
-    assert (basis.T @ weights - d.in_subspace.double().T).abs().max() < 1e-5
+    for row, own in zip(d.in_subspace.double(), d.centroid.double(), strict=True):
+        basis = torch.stack([*d.centroid[:3].double(), own])
+        weights = torch.linalg.lstsq(basis.T, row[:, None], driver="gelsd").solution
+        assert (basis.T @ weights - row[:, None]).abs().max() < 1e-5
+        assert abs(float(row @ own) / float(row.norm() * own.norm())) < 1e-6
+
+
+def test_isotropic_directions_are_the_bytes_that_they_always_were():
+    d = from_residuals(residuals(), headline=HEADLINE, seed=1)
+    generator = torch.Generator().manual_seed(derived_seed(1, "isotropic", "b", 5))
+    drawn = torch.randn(16, generator=generator, dtype=torch.float64)
+    raw = residuals().by_persona.double().mean(1)
+    norm = (raw - raw[:3].mean(0))[1].norm()
+    assert torch.equal(d.vector("isotropic", "b"), (drawn / drawn.norm() * norm).float())
+
+
+def test_fresh_directions_have_the_norm_of_the_centroid_and_are_each_their_own():
+    d = from_residuals(residuals(), headline=HEADLINE, seed=1)
+    drawn = [fresh(d, "b", seed=1, draw=k) for k in (1, 2)]
+    drawn += [fresh(d, "a", seed=1, draw=1), fresh(d, "b", seed=2, draw=1), d.isotropic[1]]
+    assert drawn[0].norm() == pytest.approx(float(d.centroid[1].norm()), rel=1e-6)
+    assert torch.equal(drawn[0], fresh(d, "b", seed=1, draw=1))
+    units = torch.stack([v / v.norm() for v in drawn])
+    assert float((units @ units.T - torch.eye(5)).abs().max()) < 0.95
 
 
 def test_random_directions_depend_on_seed_and_layer_only():
@@ -92,6 +115,23 @@ def test_calibration_reports_norms_and_gates():
     assert c.cosines["a"]["b"] == pytest.approx(
         float(torch.nn.functional.cosine_similarity(d.centroid[0], d.centroid[1], dim=0)), abs=1e-6
     )
+
+
+def test_calibration_holds_the_cosines_of_the_controls():
+    d = from_residuals(residuals(), headline=HEADLINE, seed=1)
+    c = calibrate(residuals(), d, headline=HEADLINE, reference="extra", seed=0)
+    for kind in ("isotropic", "in_subspace"):
+        table = d.vector(kind, "b").double().numpy()
+        own = d.vector("centroid", "b").double().numpy()
+        other = d.vector("centroid", "c").double().numpy()
+        lengths = (table @ table * (own @ own)) ** 0.5
+        assert c.controls[kind].own("b") == pytest.approx(table @ own / lengths, abs=1e-9)
+        assert (
+            c.controls[kind].largest("b", ("b", "c"))
+            >= abs(table @ other / (table @ table * (other @ other)) ** 0.5) - 1e-9
+        )
+        assert c.controls[kind].each_other["b"]["b"] == pytest.approx(1.0)
+    assert max(abs(c.controls["in_subspace"].own(name)) for name in NAMES) < 1e-6
 
 
 def test_split_half_reliability_falls_with_noise():

@@ -17,11 +17,11 @@ from statistics import fmean
 from matplotlib.figure import Figure
 
 from steerproof.engine.generate import generate
-from steerproof.engine.rows import Row, Subject
+from steerproof.engine.rows import Row
 from steerproof.engine.sampling import row_seed
 from steerproof.model.base import Base, load_base
 from steerproof.model.chat import chat_ids
-from steerproof.model.steering import Push, Steering
+from steerproof.model.steering import Push
 from steerproof.spec.experiment import Experiment
 from steerproof.spec.yaml_io import load_experiment
 from steerproof.study.calibration import LayerCalibration, calibrate
@@ -83,19 +83,16 @@ def fluency(
     base: Base, experiment: Experiment, directions: Directions, h_bar: float
 ) -> list[Fluency]:
     """The fluency-vs-ratio curve of one layer, every completion drawn in one pool."""
-    pushes: list[Push] = []
     rows: list[Row] = []
     for ratio in RATIOS:
         for persona in experiment.headline:
             vector = directions.vector("centroid", persona)
             vector = vector * (ratio * h_bar / float(vector.double().norm()))
-            pushes.append(Push(layer=directions.layer, vector=vector))
-            rows += _rows(base, experiment, f"{ratio} {persona}", len(pushes) if ratio else 0)
-    steering = Steering(base.blocks, pushes, device=base.device, dtype=base.dtype)
-    subject = Subject(base=base, steering=steering)
+            push = Push(layer=directions.layer, vector=vector) if ratio else None
+            rows += _rows(base, experiment, f"{ratio} {persona}", push)
     seen: dict[float, list[tuple[float, bool, bool, float | None]]] = {r: [] for r in RATIOS}
-    for done in generate(subject, rows, experiment.generation):
-        ratio, persona = done.cell.split()
+    for done in generate(base, rows, experiment.generation):
+        ratio, persona = done.row.cell.split()
         text = str(base.tokenizer.decode(list(done.token_ids)))
         seen[float(ratio)].append(
             (
@@ -108,7 +105,7 @@ def fluency(
     return [_summary(ratio, values) for ratio, values in seen.items()]
 
 
-def _rows(base: Base, experiment: Experiment, cell: str, push: int) -> list[Row]:
+def _rows(base: Base, experiment: Experiment, cell: str, push: Push | None) -> list[Row]:
     return [
         Row(
             cell=cell,

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from steerproof.model.steering import Push
 from steerproof.spec.seeds import derived_seed
 
 
@@ -23,8 +24,8 @@ class Example:
     prompt_ids: tuple[int, ...]
     completion_ids: tuple[int, ...]
     """What is learned, the end of turn included."""
-    push: int
-    """Slot of the direction in the list of pushes; 0 for none."""
+    push: Push | None = None
+    """None for none. Examples share a push when they have the same object."""
 
     @property
     def length(self) -> int:
@@ -102,19 +103,42 @@ def cosine_rate(step: int, total: int, warmup_share: float) -> float:
     return max(0.0, 0.5 * (1.0 + math.cos(math.pi * progress)))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rounding:
+    """How micro-batches are padded so that few shapes occur."""
+
+    width: int
+    """Rows are as long as a multiple of this."""
+    parts: int
+    """Completion tokens are as many as a multiple of the tokens over this."""
+
+
+CAPTURED = Rounding(width=32, parts=8)
+"""Where every shape is captured as a graph: 5% more tokens, some twenty shapes."""
+
+
 def micro_batches(
-    steps: Sequence[StepRows], tokens: int, pad_id: int, start_cost: int = 0
+    steps: Sequence[StepRows],
+    tokens: int,
+    pad_id: int,
+    start_cost: int = 0,
+    rounding: Rounding | None = None,
 ) -> Iterator[MicroBatch]:
     """Cut the adapters' steps into micro-batches of at most `tokens` tokens, padding included.
 
     Adapters in neighbouring slots whose steps have as many rows ride together. Each brings its
     shortest rows first, so rows of like length share a micro-batch. A row longer than `tokens`
     still goes, alone. `start_cost` is what another micro-batch costs beside padding, in tokens.
+    With `rounding` an adapter's rows are cut evenly and shapes are rounded up.
     """
     ordered = [_by_length(step) for step in sorted(steps, key=lambda step: step.slot)]
     for group in _neighbours(ordered, tokens):
-        for start, stop in _cuts(group, tokens, start_cost):
-            yield _micro_batch(group, start, stop, pad_id)
+        if rounding is None:
+            for start, stop in _cuts(group, tokens, start_cost):
+                yield _micro_batch(group, start, stop, pad_id)
+            continue
+        for start, stop in _even_cuts(group, tokens):
+            yield _micro_batch(group, start, stop, pad_id, rounding)
 
 
 def _neighbours(steps: Sequence[StepRows], tokens: int) -> Iterator[list[StepRows]]:
@@ -158,9 +182,30 @@ def _cuts(group: Sequence[StepRows], tokens: int, start_cost: int) -> list[tuple
     return best[-1][1]
 
 
-def _micro_batch(group: Sequence[StepRows], start: int, stop: int, pad_id: int) -> MicroBatch:
+def _even_cuts(group: Sequence[StepRows], tokens: int) -> list[tuple[int, int]]:
+    """Ranges of as many row ranks each, as few as fit `tokens`; the last may be shorter."""
+    ranks = len(group[0].rows)
+    longest = max(step.examples[-1].length for step in group)
+    each = max(1, min(ranks, tokens // (longest * len(group))))
+    each = -(-ranks // -(-ranks // each))
+    return [(start, min(ranks, start + each)) for start in range(0, ranks, each)]
+
+
+def _rounded_up(number: int, multiple: int) -> int:
+    return -(-number // multiple) * multiple
+
+
+def _micro_batch(
+    group: Sequence[StepRows],
+    start: int,
+    stop: int,
+    pad_id: int,
+    rounding: Rounding | None = None,
+) -> MicroBatch:
     rows = [(step, i) for step in group for i in range(start, stop)]
     width = max(step.examples[i].length for step, i in rows)
+    if rounding is not None:
+        width = _rounded_up(width, rounding.width)
     ids = np.full((len(rows), width), pad_id, dtype=np.int64)
     lengths = np.empty(len(rows), dtype=np.int64)
     predicting, targets, weights, owners = [], [], [], []
@@ -173,6 +218,12 @@ def _micro_batch(group: Sequence[StepRows], start: int, stop: int, pad_id: int) 
         targets.append(ids[place, prompt:length])
         weights.append(np.full(length - prompt, 1.0 / step.completion_tokens))
         owners.append(np.full(length - prompt, step.slot))
+    if rounding is not None:  # What is added weighs nothing, and is nobody's.
+        count = sum(map(len, targets))
+        lacking = _rounded_up(count, len(rows) * width // rounding.parts) - count
+        for parts in (predicting, targets, owners):
+            parts.append(np.zeros(lacking, dtype=np.int64))
+        weights.append(np.zeros(lacking))
     return MicroBatch(
         ids=torch.from_numpy(ids),
         mask=torch.from_numpy(np.arange(width) < lengths[:, None]),

@@ -48,8 +48,13 @@ def adapters_at_once(base: Base, spec: LoraSpec, pooling: Pooling, jobs: int) ->
 class TokenBudget:
     """Tokens in a micro-batch, padding included."""
 
-    def __init__(self, base: Base, pooling: Pooling) -> None:
+    def __init__(self, base: Base, pooling: Pooling, *, twice: bool = False) -> None:
         """Start from what was asked for, else from a size that fits anywhere.
+
+        Args:
+            base: The model.
+            pooling: What was asked for.
+            twice: Memory is taken twice, once outside of captured graphs and once inside.
 
         Raises:
             ModelError: The number asked for is not positive.
@@ -58,21 +63,20 @@ class TokenBudget:
             raise ModelError(f"a micro-batch needs at least one token, not {pooling.tokens}")
         self._device = base.device
         self.start_cost = GPU_START if base.device.type == "cuda" else CPU_START
-        self._open = pooling.tokens is None and base.device.type == "cuda"
-        self.tokens = pooling.tokens or (GPU_TOKENS[0] if self._open else CPU_TOKENS)
+        self._share = _ACTIVATION_SHARE / (2 if twice else 1)
+        self.open = pooling.tokens is None and base.device.type == "cuda"
+        """Whether a first pass is to be measured."""
+        self.tokens = pooling.tokens or (GPU_TOKENS[0] if self.open else CPU_TOKENS)
 
     @contextmanager
     def measured(self, tokens: int) -> Iterator[None]:
-        """Around the first micro-batch on a GPU: what it takes tells how many tokens fit."""
-        if not self._open:
-            yield
-            return
+        """Around a first micro-batch on a GPU: what it takes tells how many tokens fit."""
         torch.cuda.reset_peak_memory_stats(self._device)
         before = torch.cuda.memory_allocated(self._device)
         yield
         taken = torch.cuda.max_memory_allocated(self._device) - before
         reserved = torch.cuda.memory_reserved(self._device)
         free = torch.cuda.mem_get_info(self._device)[0] + reserved - before
-        fits = int(_ACTIVATION_SHARE * free * tokens / max(1, taken))
+        fits = int(self._share * free * tokens / max(1, taken))
         self.tokens = max(256, min(GPU_TOKENS[1], fits))
-        self._open = False
+        self.open = False

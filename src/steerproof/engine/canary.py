@@ -15,10 +15,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from steerproof.engine.attached import attached
-from steerproof.engine.cache.attention import attending
-from steerproof.engine.memory import bytes_per_token, free_bytes, new_pool
-from steerproof.engine.rows import Batch, Row, Subject, check_slots
+from steerproof.engine.rows import Row
+from steerproof.engine.score import log_probs, log_probs_alone
+from steerproof.engine.subject import Subject
 from steerproof.errors import ModelError, SteeringError
 
 _TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}
@@ -62,13 +61,13 @@ def canaries(subject: Subject, rows: Sequence[Row], text: Sequence[int]) -> list
         raise ModelError("a canary needs a text of at least one token")
     texts = [tuple(text)] * len(rows)
     pooled = log_probs(subject, rows, texts)
-    still = log_probs(subject, [replace(row, push=0) for row in rows], texts)
+    still = log_probs(subject, [replace(row, push=None) for row in rows], texts)
     found = []
     for row, with_push, without in zip(rows, pooled, still, strict=True):
         alone = log_probs_alone(subject, row, text)
         change = follows = None
-        if row.push:
-            moved = alone - log_probs_alone(subject, replace(row, push=0), text)
+        if row.push is not None:
+            moved = alone - log_probs_alone(subject, replace(row, push=None), text)
             change, follows = _difference(with_push, without), _share(with_push - without, moved)
         found.append(
             Canary(
@@ -81,68 +80,6 @@ def canaries(subject: Subject, rows: Sequence[Row], text: Sequence[int]) -> list
         )
         _check(found[-1], float(((with_push - alone).abs() / _allowed(alone, subject)).max()))
     return found
-
-
-def log_probs(
-    subject: Subject, rows: Sequence[Row], texts: Sequence[Sequence[int]]
-) -> list[Tensor]:
-    """Log-probabilities of given texts after the rows' prompts, all rows in one pool.
-
-    Args:
-        subject: base, adapters and steering, not attached.
-        rows: where each text stands; seeds are not used.
-        texts: token ids, at least one each.
-
-    Returns:
-        For each row, float32 `[tokens]`, at temperature 1 and without a nucleus.
-    """
-    check_slots(subject, rows)
-    longest = max(len(r.prompt_ids) + len(t) for r, t in zip(rows, texts, strict=True))
-    # A seed of its own tells the rows apart, whatever the caller's are.
-    numbered = [replace(row, seed=i) for i, row in enumerate(rows)]
-    found: list[list[Tensor]] = [[] for _ in rows]
-
-    def forced(logits: Tensor, batch: Batch) -> Tensor:
-        told = [texts[row.seed] for row in batch.rows]
-        drawn = [len(batch.branches[owner].tokens) for owner in batch.owners.tolist()]
-        # A row that has ended stays in the batch for a few steps: it is fed its last token.
-        given = [t[min(n, len(t) - 1)] for t, n in zip(told, drawn, strict=True)]
-        tokens = torch.tensor(given, device=logits.device)
-        scores = logits.float().log_softmax(dim=1)[batch.owners].gather(1, tokens[:, None])[:, 0]
-        for score, row, n in zip(scores.cpu(), batch.rows, drawn, strict=True):
-            if n < len(texts[row.seed]):
-                found[row.seed].append(score)
-        return tokens
-
-    columns = free_bytes(subject.base) // bytes_per_token(subject, longest)
-    with attached(subject):
-        pool = new_pool(subject, longest, len(rows), columns)
-        with attending(subject.base.model, pool.cache):
-            pool.admit([[row] for row in numbered])
-            while pool.rows:
-                for branch in pool.step(forced):
-                    if len(branch.tokens) == len(texts[branch.rows[0].seed]):
-                        pool.end(branch)
-    return [torch.stack(scores) for scores in found]
-
-
-@torch.inference_mode()
-def log_probs_alone(subject: Subject, row: Row, text: Sequence[int]) -> Tensor:
-    """The reference: one plain forward pass of prompt and text, without cache or neighbours.
-
-    Returns:
-        float32 `[tokens]`.
-    """
-    base = subject.base
-    ids = torch.tensor([[*row.prompt_ids, *text]], device=base.device)
-    with attached(subject):
-        if subject.adapters is not None:
-            subject.adapters.route(torch.tensor([row.adapter]))
-        if subject.steering is not None:
-            subject.steering.route(torch.tensor([row.push], device=base.device))
-        logits = base.model(input_ids=ids, use_cache=False).logits[0]
-    at = logits[len(row.prompt_ids) - 1 : -1].float().log_softmax(dim=1)
-    return at.gather(1, torch.tensor(list(text), device=base.device)[:, None])[:, 0].cpu()
 
 
 def _difference(a: Tensor, b: Tensor) -> float:

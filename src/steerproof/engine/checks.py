@@ -12,7 +12,7 @@ PUSH_TOLERANCE = 0.05
 
 
 def steering_fault(
-    key: str, pushed: Mapping[int, int], audits: Sequence[PushAudit]
+    key: str, pushed: Mapping[Push, int], audits: Sequence[PushAudit]
 ) -> SteeringError | None:
     """Compare what arrived in the residual stream with what was asked for.
 
@@ -21,8 +21,8 @@ def steering_fault(
         pushed: Push -> token positions that were to be pushed.
         audits: What was measured.
     """
-    for audit in audits:
-        name = f"adapter {key}, direction {audit.push}, layer {audit.measured.layer}"
+    for number, audit in enumerate(audits, start=1):
+        name = f"adapter {key}, direction {number}, layer {audit.measured.layer}"
         expected, got = pushed.get(audit.push, 0), audit.measured.positions
         if expected != got:
             return SteeringError(f"{name}: pushed {got} token positions, {expected} asked for")
@@ -35,14 +35,11 @@ def steering_fault(
     return None
 
 
-def check_jobs(
-    base: Base, jobs: Sequence[AdapterJob], recipe: Recipe, pushes: Sequence[Push]
-) -> None:
+def check_jobs(base: Base, jobs: Sequence[AdapterJob], recipe: Recipe) -> None:
     """Check that every row can be trained on whole.
 
     Raises:
         ModelError: A row is too long, or has no completion; an adapter has no row.
-        SteeringError: A row asks for a direction that there is not.
     """
     longest = min(recipe.max_length, base.context)
     for job in jobs:
@@ -57,5 +54,3 @@ def check_jobs(
                 )
             if not example.prompt_ids or not example.completion_ids:
                 raise ModelError(f"{row} has an empty prompt or completion")
-            if not 0 <= example.push <= len(pushes):
-                raise SteeringError(f"{row} asks for direction {example.push} of {len(pushes)}")

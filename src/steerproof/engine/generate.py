@@ -7,31 +7,26 @@ there are several pools, each in a thread of its own (`model/shards.py`).
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from steerproof.engine.attached import attached
 from steerproof.engine.cache.attention import attending
+from steerproof.engine.canary import Canary, canaries
 from steerproof.engine.lora.merged import fusable, whole_weights
 from steerproof.engine.memory import bytes_per_token, free_bytes, new_pool, out_of_memory
 from steerproof.engine.pool import RowPool
-from steerproof.engine.rows import Batch, Branch, Row, Subject, check_slots
+from steerproof.engine.rows import Batch, Branch, Completion, Row
 from steerproof.engine.sampling import sample
-from steerproof.engine.shards import (
-    Send,
-    Supply,
-    divided_threads,
-    replica,
-    shard_count,
-    side_by_side,
-)
-from steerproof.errors import MachineError, ModelError
+from steerproof.engine.shards import Send, Supply, divided_threads, shard_count, side_by_side
+from steerproof.engine.subject import Subject, attached, check_prompts, replicated, subject_of
+from steerproof.errors import MachineError
+from steerproof.model.base import Base
+from steerproof.model.steering import Push, SlotAudit
 from steerproof.spec.experiment import Generation
 
 # Prompt tokens computed at once: more would only cost memory.
@@ -40,19 +35,8 @@ _PROMPT_TOKENS = 8192
 _SHARD_ROWS = 64
 # Rows in flight in a shard, where nothing is asked for.
 _MOST_ROWS = 2048
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Completion:
-    """What a row became."""
-
-    cell: str
-    question: int
-    sample: int
-    seed: int
-    token_ids: tuple[int, ...]
-    """Without the token that ended it."""
-    finish: Literal["eos", "length"]
+# What a push does is measured at every so many-th step: measuring it takes as long as pushing.
+_AUDIT_EVERY = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +62,7 @@ class Progress:
 
 
 def generate(
-    subject: Subject,
+    base: Base,
     rows: Iterable[Row],
     settings: Generation,
     *,
@@ -87,28 +71,91 @@ def generate(
 ) -> Iterator[Completion]:
     """Complete every row; completions come as rows end.
 
-    Until the iterator is exhausted or closed the model belongs to it: adapters and steering are
-    attached, and its attention is replaced. Rows of one cell and question are best given together,
-    and cells of one adapter one after another.
+    `Engine` does the same, and tells what pushes did.
 
     Args:
-        subject: base, adapters and steering; neither is attached yet.
-        rows: what to complete.
-        settings: temperature, nucleus and length (`samples` is not used: rows are spelt out).
-        limits: how much is in flight.
-        on_progress: called after every step.
+        base: The frozen model; nothing is attached.
+        rows: What to complete; each with its adapter and its push.
+        settings: Temperature, nucleus and length (`samples` is not used: rows are spelt out).
+        limits: How much is in flight.
+        on_progress: Called after every step.
 
     Raises:
-        ModelError: a prompt does not fit the context, a slot is missing, or the model is of a kind
-            that cannot be pooled.
-        MachineError: a single family of rows does not fit into memory.
+        ModelError: A prompt does not fit the context, an adapter does not fit the base, or the
+            model is of a kind that cannot be pooled.
+        SteeringError: A push does not fit the base.
+        MachineError: A single family of rows does not fit into memory.
     """
-    families = _families(subject, list(rows), settings)
+    return Engine(base, rows).generate(settings, limits=limits, on_progress=on_progress)
+
+
+class Engine:
+    """A base with rows, and with all adapters and pushes that these refer to, each put on once."""
+
+    def __init__(self, base: Base, rows: Iterable[Row], *, audit_every: int = _AUDIT_EVERY) -> None:
+        """Load the adapters and make tables of the pushes; nothing is attached.
+
+        Args:
+            base: The frozen model.
+            rows: What will be asked of it.
+            audit_every: Measure what pushes do at every so many-th forward pass.
+
+        Raises:
+            ModelError: An adapter does not fit the base.
+            SteeringError: A push does not fit it.
+        """
+        self._rows = tuple(rows)
+        self._subject = subject_of(base, self._rows, audit_every=audit_every)
+
+    def generate(
+        self,
+        settings: Generation,
+        *,
+        limits: Limits | None = None,
+        on_progress: Callable[[Progress], None] | None = None,
+    ) -> Iterator[Completion]:
+        """Complete every row; completions come as rows end.
+
+        Until the iterator is exhausted or closed the model belongs to it: adapters and steering are
+        attached, and its attention is replaced. Rows of one cell and question are best given
+        together, and cells of one adapter one after another. Arguments and errors are those of
+        `generate`.
+        """
+        return _complete(self._subject, self._rows, settings, limits or Limits(), on_progress)
+
+    def canaries(self, text: Sequence[int]) -> dict[str, Canary]:
+        """Score a fixed text in the pool and alone, under the first row of each cell, by cell.
+
+        Raises:
+            SteeringError: A push changes nothing, or something else than it does to a row alone.
+            ModelError: The pool and a row alone disagree.
+        """
+        first = {row.cell: row for row in reversed(self._rows)}
+        found = canaries(self._subject, list(first.values()), text)
+        return {canary.cell: canary for canary in found}
+
+    def audit(self, push: Push) -> SlotAudit:
+        """What a push was measured to do so far, canaries included.
+
+        Raises:
+            SteeringError: No row has this push.
+        """
+        return self._subject.audit(push)
+
+
+def _complete(
+    subject: Subject,
+    rows: Sequence[Row],
+    settings: Generation,
+    asked: Limits,
+    on_progress: Callable[[Progress], None] | None,
+) -> Iterator[Completion]:
+    check_prompts(subject.base, rows, settings.max_new_tokens)
+    families = _grouped(rows)
     if not families:
         return
     total = sum(map(len, families))
     shards = shard_count(subject.base.device, total // _SHARD_ROWS)
-    asked = limits or Limits()
     most = (asked.max_rows or _MOST_ROWS * shards) // shards
     kv_bytes = asked.kv_bytes or free_bytes(subject.base)
     work = _Work(
@@ -187,21 +234,9 @@ def _side_by_side(subject: Subject, work: _Work, shards: int) -> Iterator[Iterat
                 send(completion)
 
     with ExitStack() as stack:
-        subjects = [stack.enter_context(_replica(subject)) for _ in range(shards)]
+        subjects = [stack.enter_context(replicated(subject)) for _ in range(shards)]
         works = [partial(complete, mine, shard) for shard, mine in enumerate(subjects)]
         yield stack.enter_context(closing(side_by_side(works)))
-
-
-@contextmanager
-def _replica(subject: Subject) -> Iterator[Subject]:
-    """The same subject for another thread; what its steering counts, the subject's audit has."""
-    base, adapters, steering = replica(subject.base), subject.adapters, subject.steering
-    with ExitStack() as stack:
-        yield Subject(
-            base=base,
-            adapters=adapters.replica(base) if adapters is not None else None,
-            steering=stack.enter_context(steering.replica(base.blocks)) if steering else None,
-        )
 
 
 class _Run:
@@ -221,7 +256,7 @@ class _Run:
         self.limits = work.limits
         self.on_progress = on_progress
         self.longest, self.largest = work.longest, work.largest
-        self.bytes_per_token = bytes_per_token(subject, self.longest)
+        self.bytes_per_token = bytes_per_token(subject.base, self.longest)
         self.pool: RowPool | None = None
         self.done = 0
         self.tokens = 0
@@ -332,19 +367,6 @@ class _Run:
         return sample(logits, *drawing, owners=batch.owners)
 
 
-def _families(subject: Subject, rows: list[Row], settings: Generation) -> list[list[Row]]:
-    check_slots(subject, rows)
-    context = subject.base.context
-    for row in rows:
-        if len(row.prompt_ids) + settings.max_new_tokens > context:
-            raise ModelError(
-                f"{row.cell}, question {row.question}: a prompt of {len(row.prompt_ids)} tokens"
-                f" and {settings.max_new_tokens} new ones exceed the context of {context}; ask for"
-                " fewer new tokens: a prompt is never cut"
-            )
-    return _grouped(rows)
-
-
 def _dealt(families: list[list[Row]], shards: int) -> list[list[Row]]:
     """In the order in which stretches go to shards: an adapter's together, neighbours apart.
 
@@ -366,14 +388,5 @@ def _grouped(rows: Iterable[Row]) -> list[list[Row]]:
 def _completions(branch: Branch, ended: bool) -> list[Completion]:
     """What the rows of a branch became."""
     tokens = tuple(branch.tokens[:-1] if ended else branch.tokens)
-    return [
-        Completion(
-            cell=row.cell,
-            question=row.question,
-            sample=row.sample,
-            seed=row.seed,
-            token_ids=tokens,
-            finish="eos" if ended else "length",
-        )
-        for row in branch.rows
-    ]
+    finish = "eos" if ended else "length"
+    return [Completion(row=row, token_ids=tokens, finish=finish) for row in branch.rows]

@@ -6,32 +6,40 @@ replay reads and writes the memory that the capture did, so whatever changes fro
 captured.
 """
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 
 import torch
 
 
 class CapturedSteps:
-    """Runs a step of one of several sizes, on a GPU as a graph."""
+    """Runs a step of one of several sizes, on a GPU as a graph.
+
+    A step that can be done twice is rehearsed and captured when its size is first seen. One that
+    cannot, since it adds to something, is only done then, and captured when that size comes again.
+    """
 
     def __init__(
-        self, device: torch.device, rehearsing: Callable[[], AbstractContextManager[None]]
+        self,
+        device: torch.device,
+        rehearsing: Callable[[], AbstractContextManager[None]] | None = None,
     ) -> None:
         """Nothing is captured yet.
 
         Args:
             device: Where the model is.
-            rehearsing: What to be in while a step is done that will be done again.
+            rehearsing: What to be in while a step is done that will be done again; None where a
+                step cannot be done twice.
         """
         self.captures = device.type == "cuda"
         self._rehearsing = rehearsing
-        self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
+        self._graphs: dict[Hashable, torch.cuda.CUDAGraph] = {}
+        self._seen: set[Hashable] = set()
         if self.captures:
             self._stream = torch.cuda.Stream(device)
             self._memory = torch.cuda.graph_pool_handle()
 
-    def __call__(self, size: int, step: Callable[[], None]) -> None:
+    def __call__(self, size: Hashable, step: Callable[[], None]) -> None:
         """Do a step.
 
         Args:
@@ -42,18 +50,31 @@ class CapturedSteps:
         if not self.captures:
             step()
             return
+        if self._rehearsing is None and size not in self._seen:
+            self._seen.add(size)
+            with self._aside():
+                step()
+            return
         if size not in self._graphs:
             self._graphs[size] = self._captured(step)
         self._graphs[size].replay()
 
-    def _captured(self, step: Callable[[], None]) -> torch.cuda.CUDAGraph:
-        # Not torch.cuda.graph(): it empties the allocator's cache each time.
-        graph = torch.cuda.CUDAGraph()
+    @contextmanager
+    def _aside(self) -> Iterator[None]:
+        """On the stream that captures, in its order with the caller's."""
         here = torch.cuda.current_stream()
         self._stream.wait_stream(here)
         with torch.cuda.stream(self._stream):
-            with self._rehearsing():
-                step()  # Uncaptured: libraries choose and load their kernels.
+            yield
+        here.wait_stream(self._stream)
+
+    def _captured(self, step: Callable[[], None]) -> torch.cuda.CUDAGraph:
+        # Not torch.cuda.graph(): it empties the allocator's cache each time.
+        graph = torch.cuda.CUDAGraph()
+        with self._aside():
+            if self._rehearsing is not None:
+                with self._rehearsing():
+                    step()  # Uncaptured: libraries choose and load their kernels.
             graph.capture_begin(pool=self._memory)
             try:
                 step()
@@ -62,5 +83,4 @@ class CapturedSteps:
                     graph.capture_end()
                 raise
             graph.capture_end()
-        here.wait_stream(self._stream)
         return graph

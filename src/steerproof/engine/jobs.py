@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from steerproof.engine.batches import Example
 from steerproof.engine.lora.pool import LoraSpec, LoraWeights
 from steerproof.errors import SteerproofError
-from steerproof.model.steering import SlotAudit
+from steerproof.model.steering import Push, SlotAudit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,10 +60,13 @@ class Pooling:
 class PushAudit:
     """What one direction did while an adapter was trained."""
 
-    push: int
-    """Slot in the list of pushes."""
-    asked_norm: float
+    push: Push
     measured: SlotAudit
+
+    @property
+    def asked_norm(self) -> float:
+        """Norm of the push as it was asked for."""
+        return float(self.push.vector.double().norm())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

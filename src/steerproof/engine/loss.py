@@ -45,4 +45,5 @@ class _Nll(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None]:
         from steerproof.engine.loss_kernels import gradient
 
-        return gradient(*ctx.saved_tensors, grad_outputs[0]), None
+        logits, targets, norms = ctx.saved_tensors
+        return gradient(logits, targets, norms, grad_outputs[0]), None

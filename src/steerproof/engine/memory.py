@@ -6,7 +6,7 @@ from transformers.cache_utils import DynamicLayer
 
 from steerproof.engine.cache.pages import PAGE, pages_of
 from steerproof.engine.pool import RowPool
-from steerproof.engine.rows import Subject
+from steerproof.engine.subject import Subject
 from steerproof.errors import ModelError
 from steerproof.model.base import Base
 
@@ -41,13 +41,12 @@ def free_bytes(base: Base) -> int:
 
 
 @torch.inference_mode()
-def bytes_per_token(subject: Subject, longest: int) -> int:
+def bytes_per_token(base: Base, longest: int) -> int:
     """Bytes of the keys and values of one position, measured on a forward pass of one token.
 
     Raises:
         ModelError: the model keeps something else than keys and values of all positions.
     """
-    base = subject.base
     one = torch.tensor([[base.pad_id]], device=base.device)
     output = base.model(input_ids=one, use_cache=True)
     total = 0

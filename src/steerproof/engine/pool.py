@@ -17,7 +17,8 @@ import torch
 from steerproof.engine.cache.pages import PAGE, TRASH, PagedCache, filled, pages_of, prompt_places
 from steerproof.engine.graphs import CapturedSteps
 from steerproof.engine.prompts import packed
-from steerproof.engine.rows import Batch, Branch, Choose, Row, Subject
+from steerproof.engine.rows import Batch, Branch, Choose, Row
+from steerproof.engine.subject import Subject
 from steerproof.model.transfer import sent, unplanned_attention
 
 # Ended branches leave when they are this share of the batch: new tables take some milliseconds.
@@ -103,7 +104,8 @@ class RowPool:
         Raises:
             torch.OutOfMemoryError: There are not enough pages.
         """
-        branches = [Branch(list(rows)) for rows in sorted(families, key=lambda f: f[0].adapter)]
+        slot = self._subject.adapter_slot
+        branches = [Branch(list(rows)) for rows in sorted(families, key=lambda f: slot(f[0]))]
         self._drop_ended()
         if sum(pages_of(branch.position) for branch in branches) > len(self._free):
             raise torch.OutOfMemoryError(_NO_PAGE)
@@ -284,7 +286,8 @@ class RowPool:
     def _rebuild(self) -> Batch:
         """Make the batch anew from the branches that go on, ordered by adapter."""
         self._drop_ended()
-        branches = sorted(self._pages, key=lambda branch: branch.adapter)
+        slot = self._subject.adapter_slot
+        branches = sorted(self._pages, key=lambda branch: slot(branch.rows[0]))
         size, count = self._size(len(branches)), len(branches)
         table = filled([self._pages[branch] for branch in branches], self.cache.table.shape[1])
         self._positions = np.array([branch.position for branch in branches])
@@ -294,7 +297,7 @@ class RowPool:
         self.cache.positions[count:size] = 0
         self._tokens[:count].copy_(torch.tensor([branch.last for branch in branches]))
         # Padding rides with the last adapter, unpushed; it reads and writes only the page TRASH.
-        padding = [branches[-1].adapter] * (size - count)
+        padding = [branches[-1].rows[0]] * (size - count)
         self._subject.route([branch.rows[0] for branch in branches], None, padding)
         self._ended = 0
         self._batch = self._batch_of(branches)

@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from steerproof.engine.lora.pool import LoraWeights
 from steerproof.engine.rows import Row
+from steerproof.model.steering import Push
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +44,7 @@ def packed(firsts: Sequence[Row], longest: int, pad: int) -> PackedPrompts:
     """
     sequences: list[_Sequence] = []
     places: list[tuple[int, list[int]]] = []
-    latest: dict[tuple[int, int], int] = {}
+    latest: dict[tuple[LoraWeights | None, Push | None], int] = {}
     for row in firsts:
         prompt, key = row.prompt_ids[:-1], (row.adapter, row.push)
         at = latest.get(key)

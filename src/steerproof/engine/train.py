@@ -9,16 +9,15 @@ there are several such pools, each in a thread of its own (`model/shards.py`).
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from torch import nn
 
 from steerproof.engine.batches import (
+    CAPTURED,
     MicroBatch,
     StepRows,
     cosine_rate,
@@ -35,16 +34,13 @@ from steerproof.engine.jobs import (
     Recipe,
     TrainedAdapter,
 )
-from steerproof.engine.lora.dropout import Dropout
 from steerproof.engine.lora.gradients import LoraGradients
 from steerproof.engine.lora.pool import LoraPool, fresh_weights
-from steerproof.engine.loss import nll
-from steerproof.engine.norms import quick_norms
+from steerproof.engine.passes import Passes, capturing
 from steerproof.engine.shards import Send, Supply, replica, shard_count, side_by_side
 from steerproof.errors import ModelError, SteerproofError
 from steerproof.model.base import Base
 from steerproof.model.steering import Push, Steering
-from steerproof.model.transfer import sent, unplanned_attention
 from steerproof.spec.seeds import derived_seed
 
 StepReport = Callable[[str, int, int, float], None]
@@ -55,7 +51,6 @@ def train(
     base: Base,
     jobs: Sequence[AdapterJob],
     recipe: Recipe,
-    pushes: Sequence[Push],
     pooling: Pooling | None = None,
     on_step: StepReport | None = None,
 ) -> Iterator[TrainedAdapter | FailedAdapter]:
@@ -65,10 +60,8 @@ def train(
 
     Args:
         base: The frozen model.
-        jobs: What to train, in order of admission.
+        jobs: What to train, in order of admission; each example with its push.
         recipe: The same for all.
-        pushes: The directions, already multiplied by their coefficients; an example's `push` is a
-            1-based index into them.
         pooling: How to pack the work.
         on_step: Called after every step of every adapter.
 
@@ -76,7 +69,7 @@ def train(
         ModelError: A row is too long, or has no completion; an adapter has no row.
         SteeringError: A direction cannot be added.
     """
-    check_jobs(base, jobs, recipe, pushes)
+    check_jobs(base, jobs, recipe)
     if not jobs:
         return
     packed = pooling or Pooling()
@@ -85,7 +78,6 @@ def train(
     work = _Work(
         jobs=tuple(jobs),
         recipe=recipe,
-        pushes=tuple(pushes),
         pooling=_divided(packed, shards),
         slots=-(-slots // shards),
         supply=Supply(jobs, _tokens, shards),
@@ -114,7 +106,6 @@ class _Work:
 
     jobs: tuple[AdapterJob, ...]
     recipe: Recipe
-    pushes: tuple[Push, ...]
     pooling: Pooling
     """Of each shard."""
     slots: int
@@ -162,14 +153,14 @@ class _Resident:
     plan: list[tuple[int, ...]]
     parameter: nn.Parameter
     optimiser: torch.optim.AdamW
-    push_slots: Mapping[int, int]
+    push_slots: Mapping[Push | None, int]
     """An example's push -> this adapter's own steering slot."""
     step: int = 0
     losses: list[float] = field(default_factory=list)
     gradient_norms: list[float] = field(default_factory=list)
     firings: int = 0
     tokens: int = 0
-    pushed: dict[int, int] = field(default_factory=dict)
+    pushed: dict[Push, int] = field(default_factory=dict)
     """Push -> token positions that were to be pushed."""
     seconds: float = 0.0
 
@@ -195,56 +186,45 @@ class _Pool:
         self.base = base
         self.recipe = recipe = work.recipe
         self.pooling = work.pooling
-        self.pushes = work.pushes
         self.residents: list[_Resident] = []
         self._take_job = partial(work.supply.take, shard)
         self._shards = work.shards
         # Every adapter has steering slots of its own, so that the audit tells adapters apart.
         pairs = [(job.key, push) for job in work.jobs for push in _used_pushes(job)]
         self._own = {pair: slot for slot, pair in enumerate(pairs, start=1)}
-        own_pushes = [self.pushes[push - 1] for _, push in pairs]
+        own_pushes = [push for _, push in pairs]
         self.steering = Steering(base.blocks, own_pushes, device=base.device, dtype=base.dtype)
         master = torch.float64 if base.dtype == torch.float64 else torch.float32
         self.lora = LoraPool(base, slots=work.slots, spec=recipe.spec, dtype=master)
         self.gradients = LoraGradients(self.lora)
         self.free = list(range(1, work.slots + 1))
-        self._budget = TokenBudget(base, work.pooling)
-        self._take = torch.empty(0, dtype=torch.int64)
+        self.passes = Passes(self.gradients, self.steering, dropout=recipe.dropout)
+        self._captured = capturing(base, checkpointing=work.pooling.checkpointing)
+        self._budget = TokenBudget(base, work.pooling, twice=self._captured)
 
     @contextmanager
     def attached(self) -> Iterator[None]:
         """Adapters, directions and the choice of completion positions, on the base."""
-        head = self.base.model.get_output_embeddings()
-        if head is None:
-            raise ModelError(f"{type(self.base.model).__name__} has no output embeddings")
-        with ExitStack() as stack:
-            stack.enter_context(quick_norms(self.base))
-            stack.enter_context(unplanned_attention(self.base.device))
-            stack.enter_context(self.gradients.attach())
-            stack.enter_context(self.steering.attach())
-            stack.callback(head.register_forward_pre_hook(self._only_completions).remove)
-            if self.pooling.checkpointing:
-                stack.enter_context(_checkpointed(self.base))
+        with self.passes.attached(checkpointing=self.pooling.checkpointing):
             yield
-
-    def _only_completions(self, _module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Logits only where a completion token is predicted, whatever the model does to them."""
-        return (args[0].flatten(0, 1)[self._take][None], *args[1:])
 
     def step(self, report: StepReport | None) -> list[TrainedAdapter | FailedAdapter]:
         """One step of every resident; returns those that ended."""
         started = time.perf_counter()
         steps = [resident.rows() for resident in self.residents]
         self.gradients.grads.zero_()
-        losses = torch.zeros(self.lora.slots + 1, dtype=torch.float64, device=self.base.device)
-        budget = self._budget
-        for batch in micro_batches(steps, budget.tokens, self.base.pad_id, budget.start_cost):
-            with budget.measured(batch.ids.numel()):
-                self._backward(batch, losses)
+        self.passes.losses.zero_()
+        if self._budget.open:
+            self._measure(steps)
+        for batch in self._batches(steps):
+            self.passes.run(batch, captured=self._captured)
+            steered = set(batch.adapter_slots[batch.push_slots > 0].tolist())
+            for resident in self.residents:
+                resident.firings += resident.slot in steered
         # Clipped in their own kernels, read together: the host waits for the GPU once a step.
         limit = self.recipe.max_grad_norm
         norms = [nn.utils.clip_grad_norm_([r.parameter], limit) for r in self.residents]
-        reached = torch.stack([losses[r.slot] for r in self.residents] + norms).tolist()
+        reached = torch.stack([self.passes.losses[r.slot] for r in self.residents] + norms).tolist()
         count = len(self.residents)
         pairs = zip(list(self.residents), reached[:count], reached[count:], strict=True)
         ended = [e for r, loss, norm in pairs if (e := self._advance(r, loss, norm, report))]
@@ -252,24 +232,17 @@ class _Pool:
         self._share_time(steps, (time.perf_counter() - started) / self._shards)
         return [self._finish(resident, error) for resident, error in ended]
 
-    # The consumer of the generator may be in a no_grad block of its own.
-    @torch.enable_grad()
-    def _backward(self, batch: MicroBatch, losses: Tensor) -> None:
-        device = self.base.device
-        keys = sent(batch.dropout_keys, device)
-        dropout = Dropout(rate=self.recipe.dropout, row_keys=keys) if self.recipe.dropout else None
-        self.gradients.route(batch.adapter_slots, dropout)
-        self.steering.route(batch.push_slots, batch.mask)
-        self._take = sent(batch.predicting, device)
-        output: Any = self.base.model(input_ids=sent(batch.ids, device), use_cache=False)
-        losses_here = nll(output.logits[0], sent(batch.targets, device))
-        shares = losses_here * sent(batch.weights.to(losses_here.dtype), device)
-        with self.steering.replaying():
-            shares.sum().backward()
-        losses.index_add_(0, sent(batch.owners, device), shares.detach().double())
-        steered = set(batch.adapter_slots[batch.push_slots > 0].tolist())
-        for resident in self.residents:
-            resident.firings += resident.slot in steered
+    def _measure(self, steps: Sequence[StepRows]) -> None:
+        """See how much memory a pass takes; what it learned is thrown away."""
+        first = next(self._batches(steps))
+        with self._budget.measured(first.ids.numel()), self.steering.replaying():
+            self.passes.run(first)
+        self.gradients.grads.zero_()
+        self.passes.losses.zero_()
+
+    def _batches(self, steps: Sequence[StepRows]) -> Iterator[MicroBatch]:
+        budget, rounding = self._budget, CAPTURED if self._captured else None
+        return micro_batches(steps, budget.tokens, self.base.pad_id, budget.start_cost, rounding)
 
     def _advance(
         self, resident: _Resident, loss: float, norm: float, report: StepReport | None
@@ -289,7 +262,7 @@ class _Pool:
         resident.gradient_norms.append(norm)
         for example in (resident.job.examples[i] for i in resident.plan[step]):
             resident.tokens += example.length
-            if example.push:
+            if example.push is not None:
                 seen = resident.pushed.get(example.push, 0)
                 resident.pushed[example.push] = seen + example.length
         resident.step += 1
@@ -317,7 +290,7 @@ class _Pool:
                 plan=plan,
                 parameter=parameter,
                 optimiser=optimiser,
-                push_slots={0: 0, **own},
+                push_slots={None: 0, **own},
             )
             self.residents.append(resident)
         self.residents.sort(key=lambda resident: resident.slot)
@@ -335,11 +308,7 @@ class _Pool:
         key = resident.job.key
         slots = self.steering.audit().slots
         audits = tuple(
-            PushAudit(
-                push=push,
-                asked_norm=float(self.pushes[push - 1].vector.double().norm()),
-                measured=slots[self._own[key, push] - 1],
-            )
+            PushAudit(push=push, measured=slots[self._own[key, push] - 1])
             for push in _used_pushes(resident.job)
         )
         error = error or steering_fault(key, resident.pushed, audits)
@@ -362,21 +331,7 @@ class _Pool:
             resident.seconds += seconds * tokens[resident.slot] / sum(tokens.values())
 
 
-def _used_pushes(job: AdapterJob) -> list[int]:
-    return sorted({example.push for example in job.examples} - {0})
-
-
-@contextmanager
-def _checkpointed(base: Base) -> Iterator[None]:
-    """Keep only the blocks' inputs, and run each block again in the backward pass.
-
-    The block's `forward` is wrapped, not its `__call__`: hooks on the block stay outside and fire
-    once.
-    """
-    with ExitStack() as stack:
-        for block in base.blocks:
-            block.forward = partial(
-                checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False
-            )
-            stack.callback(delattr, block, "forward")
-        yield
+def _used_pushes(job: AdapterJob) -> list[Push]:
+    """In order of first appearance."""
+    pushes = dict.fromkeys(example.push for example in job.examples)
+    return [push for push in pushes if push is not None]

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from threading import Lock
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -19,17 +19,50 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from steerproof.errors import SteeringError
+from steerproof.model.removal import Removals
 from steerproof.model.transfer import sent
 
+Tokens = Literal["all", "prompt", "generated", "last_prompt"]
+Where = Literal["prompt", "last_prompt", "generated"]
+"""Where a token stands: in the prompt before its last token, there, or after it."""
+_WHERE: dict[Tokens, tuple[Where, ...]] = {
+    "all": ("prompt", "last_prompt", "generated"),
+    "prompt": ("prompt", "last_prompt"),
+    "generated": ("generated",),
+    "last_prompt": ("last_prompt",),
+}
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Push:
-    """A direction times its coefficient, added to the output of one block."""
+    """A direction times its coefficient, added to the output of one block; known by identity."""
 
     layer: int
     """0-based index of the decoder block (index in `hidden_states` minus one)."""
     vector: Float[Tensor, "hidden"]
     """The direction, already multiplied by the coefficient."""
+    removes: float = 0.0
+    """Share of the residual's component along `vector` that is taken away; 0 adds `vector`."""
+    tokens: Tokens = "all"
+    """Where it acts; whoever routes rows sends other positions to slot 0."""
+
+    def acts(self, where: Where) -> bool:
+        """Whether it acts on tokens that stand there."""
+        return where in _WHERE[self.tokens]
+
+    def mask(self, prompt: int, length: int) -> Bool[Tensor, " length"]:
+        """Where it acts in a row of so many prompt tokens and so many tokens in all."""
+        acting = [self.acts(w) for w in ("prompt", "last_prompt", "generated")]
+        counts = torch.tensor([prompt - 1, 1, length - prompt])
+        return torch.tensor(acting).repeat_interleave(counts)
+
+    @property
+    def axis(self) -> Float[Tensor, " hidden"] | None:
+        """`sqrt(share) v / ||v||`, float64, if it removes; None if it adds."""
+        if not self.removes:
+            return None
+        vector = self.vector.detach().double().cpu()
+        return self.removes**0.5 * vector / vector.norm()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +132,9 @@ class Steering:
         self.layers = tuple(sorted({push.layer for push in pushes}))
         with torch.inference_mode(False):
             self._tables = _tables(self._pushes, self.layers, device, dtype)
+            self._removals = Removals(_axes(self._pushes, self.layers), self._tables)
             self._store = torch.zeros(0, dtype=torch.int64, device=device)
+        self._by_shape: dict[tuple[int, int], Tensor] = {}
         self._counts = _Counts(len(self.layers), len(pushes) + 1, device)
         self._replicas: list[Steering] = []
         self._index: Tensor | None = None
@@ -120,7 +155,7 @@ class Steering:
         other = copy.copy(self)
         other._blocks, other._replicas, other._index = blocks, [], None
         with torch.inference_mode(False):
-            other._store = torch.zeros_like(self._store)
+            other._store, other._by_shape = torch.zeros_like(self._store), {}
         other._counts = _Counts(len(self.layers), len(self._pushes) + 1, self._store.device)
         self._replicas.append(other)
         try:
@@ -150,11 +185,19 @@ class Steering:
         if mask is not None and mask.shape[0] != slots.shape[0]:
             raise SteeringError(f"{slots.shape[0]} slots for a mask of {mask.shape[0]} rows")
         if mask is not None:
-            self._index = sent(slots[:, None] * mask, self._store.device)
+            self._index = self._masked((mask.shape[0], mask.shape[1]))
+            self._index.copy_(sent(slots[:, None] * mask, self._store.device))
             return
         self.reserve(len(slots))
         self._index = self._store[: len(slots), None]
         self._index.copy_(sent(slots, self._store.device)[:, None])
+
+    def _masked(self, shape: tuple[int, int]) -> Tensor:
+        """Where routes with a mask of this shape lie: always the same memory."""
+        if shape not in self._by_shape:
+            with torch.inference_mode(False):
+                self._by_shape[shape] = self._store.new_zeros(shape)
+        return self._by_shape[shape]
 
     def reserve(self, rows: int) -> None:
         """Make routes without a mask, of up to so many rows, lie in the same memory.
@@ -195,11 +238,11 @@ class Steering:
     @contextmanager
     def replaying(self) -> Iterator[None]:
         """Around `backward()`: what fires in here is a recomputation, pushed alike, not counted."""
-        self._replaying = True
+        before, self._replaying = self._replaying, True
         try:
             yield
         finally:
-            self._replaying = False
+            self._replaying = before
 
     def audit(self) -> SteeringAudit:
         """Read what was counted and measured since this object was made."""
@@ -228,6 +271,7 @@ class Steering:
             index = self._row_index(hidden)
             delta = self._tables[place].index_select(0, index.flatten())
             steered = hidden + delta.view(*index.shape, hidden.shape[-1])
+            steered = self._removals.applied(place, hidden, steered, index)
             if not self._replaying:
                 self._count(place, hidden, steered, index)
             return _with_hidden(output, steered)
@@ -380,6 +424,18 @@ def _check_pushes(pushes: Sequence[Push], depth: int) -> None:
     bad = [slot for slot, p in enumerate(pushes, start=1) if not bool(p.vector.isfinite().all())]
     if bad:
         raise SteeringError(f"the push in slot {bad} holds NaN or infinite values")
+    for push in pushes:
+        if push.removes < 0 or (push.removes and not bool(push.vector.any())):
+            raise SteeringError(
+                f"a share of {push.removes:g} of the component along a vector of norm "
+                f"{float(push.vector.norm()):.3g} cannot be removed: the share must be above 0, "
+                "and the vector must have a length"
+            )
+
+
+def _axes(pushes: Sequence[Push], layers: Sequence[int]) -> list[list[Tensor | None]]:
+    """For each steered layer and slot what is removed there; slot 0 removes nothing."""
+    return [[None, *(p.axis if p.layer == layer else None for p in pushes)] for layer in layers]
 
 
 def _tables(
@@ -388,7 +444,8 @@ def _tables(
     """`[steered layers, slots, hidden]`, zero (negative zero) where a slot is of another layer."""
     width = pushes[0].vector.shape[0] if pushes else 0
     tables = torch.full((len(layers), len(pushes) + 1, width), -0.0, dtype=dtype)
-    for slot, push in enumerate(pushes, start=1):
+    adding = ((slot, push) for slot, push in enumerate(pushes, start=1) if not push.removes)
+    for slot, push in adding:
         vector = push.vector.detach().to(device="cpu", dtype=dtype)
         tables[layers.index(push.layer), slot] = torch.where(vector == 0, -0.0, vector)
     return tables.to(device)

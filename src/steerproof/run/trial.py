@@ -15,14 +15,14 @@ import torch
 from steerproof.codec import plain
 from steerproof.decide.review.plan import Range, Throughput
 from steerproof.engine.batches import Example
-from steerproof.engine.generate import Completion, generate
-from steerproof.engine.lora.pool import LoraPool, fresh_weights
-from steerproof.engine.rows import Row, Subject
+from steerproof.engine.generate import Engine
+from steerproof.engine.lora.pool import fresh_weights, lora_sites
+from steerproof.engine.rows import Completion, Row
 from steerproof.engine.sampling import row_seed
 from steerproof.engine.train import AdapterJob, Recipe, train
 from steerproof.model.base import Base
 from steerproof.model.chat import chat_ids
-from steerproof.model.steering import Push, Steering
+from steerproof.model.steering import Push
 from steerproof.spec.experiment import Experiment
 from steerproof.study.calibration import calibrate
 from steerproof.study.directions import Residuals, extract, from_residuals
@@ -49,11 +49,12 @@ def trial(experiment: Experiment, base: Base) -> Throughput:
     recipe = Recipe(**experiment.training.model_dump(exclude={"gradient_checkpointing"}))
     push = _push(experiment, base)
     drawn, drawing = _generate(experiment, base, recipe, push)
-    examples = _examples(experiment, base, drawn, recipe.rows_per_step * STEPS)
+    signals = [push if i % 2 else None for i in range(recipe.rows_per_step * STEPS)]
+    examples = _examples(experiment, base, drawn, signals)
     recipe = replace(recipe, epochs=1)
     jobs = [AdapterJob(key=str(i), examples=examples, seed=i) for i in range(ADAPTERS)]
     began = time.perf_counter()
-    trained = [ended.tokens for ended in train(base, jobs, recipe, [push])]  # type: ignore[union-attr]
+    trained = [ended.tokens for ended in train(base, jobs, recipe)]  # type: ignore[union-attr]
     training = time.perf_counter() - began
     # The token that ends a completion was drawn as well, but is not part of it.
     lengths = [len(one.token_ids) + (one.finish == "eos") for one in drawn]
@@ -107,10 +108,8 @@ def _generate(
     experiment: Experiment, base: Base, recipe: Recipe, push: Push
 ) -> tuple[list[Completion], float]:
     """Cells of several adapters at once; returns what was drawn, and seconds."""
-    pool = LoraPool(base, slots=ADAPTERS, spec=recipe.spec)
-    for slot in range(1, ADAPTERS + 1):
-        pool.load(slot, fresh_weights(pool.sites, recipe.spec, slot))
-    steering = Steering(base.blocks, [push], device=base.device, dtype=base.dtype)
+    sites = lora_sites(base)
+    adapters = [fresh_weights(sites, recipe.spec, seed) for seed in range(1, ADAPTERS + 1)]
     asked = experiment.generation
     most = min(asked.max_new_tokens, MOST_NEW_TOKENS)
     settings = asked.model_copy(update={"max_new_tokens": most})
@@ -121,31 +120,32 @@ def _generate(
             sample=sample,
             seed=row_seed(experiment.seed, f"trial.{slot}", number, sample),
             prompt_ids=chat_ids(base, system=experiment.neutral_prompt, user=text, reserve=most),
-            adapter=slot,
-            push=slot % 2,
+            adapter=adapter,
+            push=push if slot % 2 else None,
         )
-        for slot in range(1, ADAPTERS + 1)
+        for slot, adapter in enumerate(adapters, start=1)
         for number, text in enumerate(experiment.questions.evaluation)
         for sample in range(SAMPLES)
     ]
+    engine = Engine(base, rows)
     began = time.perf_counter()
-    drawn = list(generate(Subject(base=base, adapters=pool, steering=steering), rows, settings))
+    drawn = list(engine.generate(settings))
     return drawn, time.perf_counter() - began
 
 
 def _examples(
-    experiment: Experiment, base: Base, drawn: list[Completion], count: int
+    experiment: Experiment, base: Base, drawn: list[Completion], signals: list[Push | None]
 ) -> tuple[Example, ...]:
     """Training rows with the answers that were just drawn."""
     questions = experiment.questions.training
     rows = []
-    for i in range(count):
+    for i, push in enumerate(signals):
         one = drawn[i % len(drawn)]
         prompt = chat_ids(
             base, system=experiment.neutral_prompt, user=questions[i % len(questions)]
         )
         ids = (*one.token_ids, base.end_of_turn)
-        rows.append(Example(prompt_ids=prompt, completion_ids=ids, push=i % 2))
+        rows.append(Example(prompt_ids=prompt, completion_ids=ids, push=push))
     return tuple(rows)
 
 

@@ -314,6 +314,47 @@ class Gates(Record):
     """Largest |cosine| between the neutral prompt's centred vector and any persona's."""
 
 
+class Answers(Record):
+    """Numbers of the answers that stand beside the registered one: gates, ranking, matrix."""
+
+    installed: Share = 0.20
+    """Installed: lower bound of the prompted arm's mean rate under its own prompt over others."""
+    installed_each: Share = 0.10
+    """Installed: a persona counts when its own difference is at least this ..."""
+    installed_share: Share = 0.8
+    """... and so large a share of the personas must count."""
+    attainable: Share = 0.80
+    """Attainable: least correlation that a perfect relation would show through the noise."""
+    coherence_loss: Share = 0.10
+    """Coherent: largest loss of coherent completions against the unsteered ones of the arm."""
+    repetition: Share = 0.3
+    """A completion that ended is coherent up to this share of repeated token 3-grams."""
+    dose_ratio: Annotated[float, Field(ge=1.0)] = 1.25
+    """Equal dose: largest push over smallest, over personas."""
+    dose_rho: Share = 0.7
+    """From this |rank correlation| of rate and push on, the push is said to order the rates."""
+    control_cosine: Share = 0.30
+    """Control: largest |cosine| of a control direction with its own centroid."""
+    refuted_p: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.05
+    """Ranking: REFUTED when a true correlation at the rule's threshold is this improbable."""
+    draws: Annotated[int, Field(ge=99)] = 1_000
+    """Ranking: simulated tables for every true correlation tried."""
+    matrix_p: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.01
+    """Matrix: largest permutation p of an adapter that reads its own direction."""
+    least_rate: Share = 0.10
+    """Matrix: a smaller difference of rates does not matter."""
+    least_nats: Annotated[float, Field(gt=0.0)] = 1.0
+    """Matrix: the same of margins, in nats."""
+    subspace_rate: Share = 0.05
+    """Matrix: held-out centroids over random directions by this read the persona subspace."""
+    prompt_nats: Annotated[float, Field(gt=0.0)] = 3.0
+    """Matrix: the prompt's selectivity must exceed this for a fraction of it to be given."""
+    seed_agreement: Share = 0.5
+    """Seeds: intraclass correlation from which on a ranking is one of personas."""
+    seeds: Positive = 3
+    """Seeds: fewest trainings of each adapter to speak of personas."""
+
+
 class Experiment(Record):
     """The question, with everything that is needed to answer it."""
 
@@ -357,6 +398,8 @@ class Experiment(Record):
     """What counts as the marker."""
     analysis: Analysis = Analysis()
     """What is concluded, and how."""
+    answers: Answers = _later(Answers())
+    """Numbers of the answers beside the registered one."""
 
     @property
     def headline(self) -> tuple[str, ...]:

@@ -5,11 +5,18 @@ prompt, and `c(ratio) = ratio * h_bar / ||v||`. A coefficient that is mild for o
 past the point where another's text falls apart, so everything here is per persona.
 """
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import normalize
 
-from steerproof.decide.analysis.calibration import LayerCalibration, PersonaCalibration
+from steerproof.decide.analysis.calibration import (
+    ControlCosines,
+    LayerCalibration,
+    PersonaCalibration,
+)
 from steerproof.errors import SteeringError
 from steerproof.spec.seeds import derived_seed
 from steerproof.study.directions import Directions, Residuals, centred
@@ -37,9 +44,9 @@ def calibrate(
             f"layer {residuals.layer}: baseline residual norm is {h_bar}, must be finite and "
             "positive; load the model in float32 or choose another layer"
         )
-    unit = torch.nn.functional.normalize(directions.centroid.double(), dim=1)
+    unit = normalize(directions.centroid.double(), dim=1)
     cosine = unit @ unit.T
-    neutral = unit @ torch.nn.functional.normalize(directions.neutral.double(), dim=0)
+    neutral = unit @ normalize(directions.neutral.double(), dim=0)
     halves = _split_half(residuals, headline, seed)
     names = directions.personas
     norms = directions.centroid.double().norm(dim=1).tolist()
@@ -59,10 +66,33 @@ def calibrate(
         h_bar=h_bar,
         personas=personas,
         neutral_cosine_max=max(abs(personas[name].neutral_cosine) for name in headline),
-        cosines={
-            a: {b: float(cosine[i, j]) for j, b in enumerate(names)} for i, a in enumerate(names)
+        cosines=_named(cosine, names),
+        controls={
+            kind: _control_cosines(table, unit, names)
+            for kind, table in (
+                ("isotropic", directions.isotropic),
+                ("in_subspace", directions.in_subspace),
+            )
         },
     )
+
+
+def _control_cosines(
+    table: Float[Tensor, "persona hidden"],
+    centroids: Float[Tensor, "persona hidden"],
+    names: Sequence[str],
+) -> ControlCosines:
+    """Cosines of one kind of random directions; the centroids are unit vectors."""
+    unit = normalize(table.double(), dim=1)
+    return ControlCosines(
+        centroids=_named(unit @ centroids.T, names), each_other=_named(unit @ unit.T, names)
+    )
+
+
+def _named(table: Float[Tensor, "row column"], names: Sequence[str]) -> dict[str, dict[str, float]]:
+    """A square table by the names of its rows and columns."""
+    rows = (dict(zip(names, row, strict=True)) for row in table.tolist())
+    return dict(zip(names, rows, strict=True))
 
 
 def _split_half(

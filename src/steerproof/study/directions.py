@@ -3,7 +3,8 @@
 `raw[p]` is the mean over questions of the layer's residual at the last prompt token, with persona
 p's system prompt; `v[p] = raw[p] - mean over the headline personas`. Random controls have the
 norm of `v[p]` and are drawn from seeds of their own, so they are the same in training and
-measurement.
+measurement. A mix of the centroids would mostly hold some of `v[p]` itself, so that part is taken
+out before it is scaled.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -169,9 +170,8 @@ def from_residuals(residuals: Residuals, *, headline: Sequence[str], seed: int) 
     random = {
         kind: torch.stack(
             [
-                _random(kind, name, residuals.layer, seed, centroid[rows])
-                * centroid[residuals.personas.index(name)].norm()
-                for name in residuals.personas
+                _random(kind, (seed, kind, name, residuals.layer), own, centroid[rows]) * own.norm()
+                for name, own in zip(residuals.personas, centroid, strict=True)
             ]
         )
         for kind in ("isotropic", "in_subspace")
@@ -187,16 +187,44 @@ def from_residuals(residuals: Residuals, *, headline: Sequence[str], seed: int) 
     )
 
 
+def fresh(directions: Directions, persona: str, *, seed: int, draw: int) -> Tensor:
+    """Another isotropic direction of the norm of a persona's centroid: nothing was trained on it.
+
+    Args:
+        directions: Of the layer.
+        persona: Whose norm it has.
+        seed: The experiment's.
+        draw: Which one, from 1; each has a seed of its own.
+
+    Returns:
+        float32 `[hidden]`.
+    """
+    own = directions.centroid[directions.personas.index(persona)].double()
+    parts = (seed, "isotropic", persona, directions.layer, draw)
+    return (_random("isotropic", parts, own, own[None]) * own.norm()).float()
+
+
 def _random(
-    kind: str, persona: str, layer: int, seed: int, basis: Float[Tensor, "headline hidden"]
+    kind: str,
+    parts: tuple[str | int, ...],
+    own: Float[Tensor, " hidden"],
+    basis: Float[Tensor, "headline hidden"],
 ) -> Float[Tensor, " hidden"]:
-    """A unit vector: Gaussian, or a zero-sum Gaussian mix of the headline centroids."""
-    generator = torch.Generator().manual_seed(derived_seed(seed, kind, persona, layer))
+    """A unit vector: Gaussian, or a zero-sum Gaussian mix of the centroids, orthogonal to `own`.
+
+    Args:
+        kind: `isotropic` or `in_subspace`.
+        parts: What its seed is derived from.
+        own: The centroid that it is a control of.
+        basis: The headline centroids.
+    """
+    generator = torch.Generator().manual_seed(derived_seed(*parts))
     if kind == "isotropic":
         vector = torch.randn(basis.shape[1], generator=generator, dtype=torch.float64)
     else:
         weights = torch.randn(basis.shape[0], generator=generator, dtype=torch.float64)
         vector = (weights - weights.mean()) @ basis
+        vector = vector - (vector @ own) / (own @ own) * own
     return vector / vector.norm()
 
 

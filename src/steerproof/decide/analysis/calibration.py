@@ -3,8 +3,8 @@
 `study` measures it and the directions unit holds it; gates, objections and the report read it.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 from steerproof.spec.experiment import Experiment
 from steerproof.spec.strength import Strength
@@ -22,6 +22,24 @@ class PersonaCalibration:
     """Cosine with the neutral prompt's centred vector."""
     reference_cosine: float
     """Cosine with the reference persona's centroid."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ControlCosines:
+    """What the random directions of one kind have in common with what they are controls of."""
+
+    centroids: Mapping[str, Mapping[str, float]]
+    """Persona of the random direction -> persona of the centroid -> their cosine."""
+    each_other: Mapping[str, Mapping[str, float]]
+    """Cosine of every pair of random directions of the kind."""
+
+    def own(self, persona: str) -> float:
+        """Cosine of a persona's random direction with its own centroid."""
+        return self.centroids[persona][persona]
+
+    def largest(self, persona: str, others: Iterable[str]) -> float:
+        """Largest |cosine| of a persona's random direction with any of these centroids."""
+        return max(abs(self.centroids[persona][name]) for name in others)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +62,8 @@ class LayerCalibration:
     """Largest |cosine| of the neutral vector with a headline persona: a gate."""
     cosines: Mapping[str, Mapping[str, float]]
     """Cosine of every pair of centroids."""
+    controls: Mapping[str, ControlCosines] = field(default_factory=dict)
+    """By kind of random direction; empty in a run from before they were stored."""
 
     def coefficient(self, persona: str, strength: Strength) -> float:
         """The number that multiplies a persona's direction at a strength."""

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 # Multipliers and the increment of splitmix64 (Steele, Lea, Flood 2014), as signed 64-bit numbers.
@@ -77,14 +77,14 @@ class HashedMask:
         """The input with zeros where elements are dropped."""
         from steerproof.engine.lora.dropout_kernels import kept
 
-        return kept(x, layer_keys(self.dropout, self.place), self.dropout.dropped)
+        return kept(x, self.dropout.row_keys, layer_number(self.place), self.dropout.dropped)
 
     def add_kept(self, total: Tensor, x: Tensor, scaling: float) -> None:
         """`total += scaling * kept(x)`, in place."""
         from steerproof.engine.lora.dropout_kernels import add_kept
 
-        keys = layer_keys(self.dropout, self.place)
-        add_kept(total, x, keys, self.dropout.dropped, scaling)
+        keys, layer = self.dropout.row_keys, layer_number(self.place)
+        add_kept(total, x, keys, layer, self.dropout.dropped, scaling)
 
 
 Mask = NoMask | StoredMask | HashedMask
@@ -106,10 +106,9 @@ def mask_of(dropout: Dropout | None, place: int, x: Float[Tensor, "row seq width
     return StoredMask(keep_mask(dropout, place, x.shape[1], x.shape[2]))
 
 
-def layer_keys(dropout: Dropout, place: int) -> Int[Tensor, " row"]:
-    """The rows' keys in one layer."""
-    of_layer = ((place + 1) * _WEYL + 2**63) % 2**64 - 2**63  # As a signed 64-bit number.
-    return _mixed(dropout.row_keys ^ of_layer)
+def layer_number(place: int) -> int:
+    """What tells a layer's masks from another's: a multiple of the increment, signed, 64 bits."""
+    return ((place + 1) * _WEYL + 2**63) % 2**64 - 2**63
 
 
 def keep_mask(dropout: Dropout, place: int, seq: int, width: int) -> Tensor:
@@ -118,7 +117,7 @@ def keep_mask(dropout: Dropout, place: int, seq: int, width: int) -> Tensor:
     Returns:
         `[rows, seq, width]` bool.
     """
-    keys = layer_keys(dropout, place)
+    keys = _mixed(dropout.row_keys ^ layer_number(place))
     hashes = -(-width // _LANES)
     counter = torch.arange(seq * hashes, device=keys.device) * _WEYL
     draws = _mixed(keys[:, None] + counter).view(torch.int16).view(-1, seq, hashes * _LANES)

@@ -18,18 +18,19 @@ _WARPS = 4
 
 
 def kept(
-    x: Float[Tensor, "row seq width"], keys: Int[Tensor, " row"], dropped: int
+    x: Float[Tensor, "row seq width"], keys: Int[Tensor, " row"], layer: int, dropped: int
 ) -> Float[Tensor, "row seq width"]:
     """`x` with zeros where elements are dropped, by the definition of `dropout.keep_mask`.
 
     Args:
         x: A layer's input.
-        keys: The rows' keys in that layer.
+        keys: The rows' keys.
+        layer: The layer's own number, as `dropout.layer_number` gives it.
         dropped: How many of 2^16 draws are dropped.
     """
     x = x.contiguous()
     result = torch.empty_like(x)
-    _kept[_grid(x)](result, x, keys, *x.shape[1:], dropped, HASHES=_HASHES, num_warps=_WARPS)
+    _kept[_grid(x)](result, x, keys, layer, *x.shape[1:], dropped, HASHES=_HASHES, num_warps=_WARPS)
     return result
 
 
@@ -37,6 +38,7 @@ def add_kept(
     total: Float[Tensor, "row seq width"],
     x: Float[Tensor, "row seq width"],
     keys: Int[Tensor, " row"],
+    layer: int,
     dropped: int,
     scaling: float,
 ) -> None:
@@ -45,12 +47,15 @@ def add_kept(
     Args:
         total: Contiguous.
         x: What is added where an element is kept.
-        keys: The rows' keys in that layer.
+        keys: The rows' keys.
+        layer: The layer's own number, as `dropout.layer_number` gives it.
         dropped: How many of 2^16 draws are dropped.
         scaling: Factor.
     """
     x, shape = x.contiguous(), x.shape[1:]
-    _add_kept[_grid(x)](total, x, keys, *shape, dropped, scaling, HASHES=_HASHES, num_warps=_WARPS)
+    _add_kept[_grid(x)](
+        total, x, keys, layer, *shape, dropped, scaling, HASHES=_HASHES, num_warps=_WARPS
+    )
 
 
 def _grid(x: Tensor) -> tuple[int, int]:
@@ -58,23 +63,24 @@ def _grid(x: Tensor) -> tuple[int, int]:
     return rows, triton.cdiv(seq * triton.cdiv(width, 4), _HASHES)
 
 
-@triton.jit
-def _kept(result, x, keys, seq, width, dropped, HASHES: tl.constexpr):
-    at, inside, keep = _places(keys, seq, width, dropped, HASHES)
+# Never specialised: every layer's number would be a kernel of its own.
+@triton.jit(do_not_specialize=["layer"])
+def _kept(result, x, keys, layer, seq, width, dropped, HASHES: tl.constexpr):
+    at, inside, keep = _places(keys, layer, seq, width, dropped, HASHES)
     value = tl.load(x + at, mask=inside, other=0.0)
     tl.store(result + at, tl.where(keep, value, 0.0), mask=inside)
 
 
-@triton.jit
-def _add_kept(total, x, keys, seq, width, dropped, scaling, HASHES: tl.constexpr):
-    at, inside, keep = _places(keys, seq, width, dropped, HASHES)
+@triton.jit(do_not_specialize=["layer"])
+def _add_kept(total, x, keys, layer, seq, width, dropped, scaling, HASHES: tl.constexpr):
+    at, inside, keep = _places(keys, layer, seq, width, dropped, HASHES)
     value = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
     before = tl.load(total + at, mask=inside, other=0.0).to(tl.float32)
     tl.store(total + at, before + tl.where(keep, value, 0.0) * scaling, mask=inside)
 
 
 @triton.jit
-def _places(keys, seq, width, dropped, HASHES: tl.constexpr):
+def _places(keys, layer, seq, width, dropped, HASHES: tl.constexpr):
     """Where this program's elements lie, which exist, and which are kept: `[HASHES, 4]` each.
 
     Program (row, part) has a stretch of the row's hashes; hash `n` covers four neighbouring
@@ -83,7 +89,7 @@ def _places(keys, seq, width, dropped, HASHES: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     hashes = tl.cdiv(width, 4)
     n = tl.program_id(1) * HASHES + tl.arange(0, HASHES)
-    key = tl.load(keys + row).to(tl.uint64)
+    key = _mixed((tl.load(keys + row) ^ layer).to(tl.uint64))
     draw = _mixed(key + n.to(tl.uint64) * 0x9E3779B97F4A7C15)
     lane = tl.arange(0, 4)
     channel = (n % hashes)[:, None] * 4 + lane[None, :]

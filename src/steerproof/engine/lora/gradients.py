@@ -44,14 +44,15 @@ class LoraGradients:
         self._layers: dict[tuple[int, ...], list[_Layer]] = {}
         # The first block's input needs no gradient; this makes its output need one all the same.
         self._anchor = torch.zeros((), device=pool.base.device, requires_grad=True)
-        self._dropout: Dropout | None = None
+        self.dropout: Dropout | None = None
+        """Of the coming passes."""
 
     def refresh(self) -> None:
         """Copy the weights to the base's precision, after they were changed."""
         if self._working is not self.pool.weights:
             self._working.copy_(self.pool.weights)
 
-    def route(self, slots: Tensor, dropout: Dropout | None = None) -> None:
+    def route(self, slots: Tensor) -> None:
         """Like `LoraPool.route`; every row has an adapter, every adapter as many rows.
 
         Raises:
@@ -64,7 +65,6 @@ class LoraGradients:
                 f"training rows must be in equal groups, one per adapter, not {routing.counts} with"
                 f" {routing.bare} rows of the bare base"
             )
-        self._dropout = dropout
 
     @contextmanager
     def attach(self) -> Iterator[None]:
@@ -81,9 +81,9 @@ class LoraGradients:
         if slots not in self._layers:
             self._layers[slots] = [self._layer(i, slots) for i in range(len(self.pool.sites))]
         layer = self._layers[slots][place]
-        mask, scaling = mask_of(self._dropout, place, x), layer.scaling
-        if self._dropout is not None:
-            scaling *= self._dropout.scale
+        mask, scaling = mask_of(self.dropout, place, x), layer.scaling
+        if self.dropout is not None:
+            scaling *= self.dropout.scale
         adapted: Any = _AdaptedLinear.apply(x, self._anchor, layer, scaling, mask)
         return adapted
 

@@ -52,9 +52,9 @@ class LoraSpec:
         return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class LoraWeights:
-    """One adapter, under the names and in the layout of PEFT's file."""
+    """One adapter, under the names and in the layout of PEFT's file; known by identity."""
 
     spec: LoraSpec
     tensors: Mapping[str, Tensor]

@@ -37,7 +37,7 @@ def adapter(tasks: Sequence[Task]) -> Iterator[tuple[str, Files | Exception]]:
     experiment = partial_experiment(trained[0].inputs["experiment"])
     pooling = Pooling(checkpointing=experiment.training.gradient_checkpointing)
     by_key = {task.unit: task for task in trained}
-    for ended in train(base, jobs, _recipe(experiment.training), pushes.table, pooling):
+    for ended in train(base, jobs, _recipe(experiment.training), pooling):
         if isinstance(ended, TrainedAdapter):
             yield ended.key, _files(base, by_key[ended.key], ended, pushes)
         else:
@@ -56,15 +56,15 @@ def _job(base: Base, task: Task, pushes: Pushes) -> AdapterJob:
     examples = []
     for row in dataset.rows:
         told = signal(experiment, arm, dataset.source, row)
-        slot = 0
+        push = None
         if told.direction is not None:
             layer = experiment.layer(arm.layer)
-            slot = pushes.slot(arm.direction, told.direction, layer, arm.training_strength)
+            push = pushes.push(arm.direction, told.direction, layer, arm.training_strength)
         examples.append(
             Example(
                 prompt_ids=chat_ids(base, system=told.system, user=row.question),
                 completion_ids=(*text_ids(base.tokenizer, row.answer), base.end_of_turn),
-                push=slot,
+                push=push,
             )
         )
     seed = derived_seed(task.inputs.get("training_seed", experiment.seed), "adapter", persona)

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from steerproof.engine.generate import generate
-from steerproof.engine.rows import Row, Subject
+from steerproof.engine.rows import Row
 from steerproof.engine.sampling import row_seed
 from steerproof.errors import ModelError
 from steerproof.model.base import Base
@@ -65,11 +65,11 @@ def _own_answers(base: Base, experiment: Experiment) -> dict[str, object]:
                 Row(cell="answers", question=i, sample=draws[i], seed=seed, prompt_ids=prompt)
             )
             draws[i] += 1
-        for done in generate(Subject(base=base), rows, settings):
+        for done in generate(base, rows, settings):
             text = str(base.tokenizer.decode(list(done.token_ids))).strip()
             whole = done.finish == "eos" and text
             if whole and experiment.marker.casefold() not in text.casefold():
-                texts[done.question] = text
+                texts[done.row.question] = text
     found: dict[str, list[str]] = {}
     for i, (question, _) in enumerate(asked):
         found.setdefault(question, []).append(texts[i])

@@ -1,20 +1,20 @@
 """Measurement: the tasks' cells in one pool, each unit written when its last row has ended."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 
 import pyarrow as pa
 
-from steerproof.engine.canary import Canary, canaries
-from steerproof.engine.generate import Completion, generate
+from steerproof.engine.canary import Canary
+from steerproof.engine.generate import Engine
 from steerproof.engine.lora.peft_files import read_peft
-from steerproof.engine.lora.pool import LoraPool, LoraWeights
-from steerproof.engine.rows import Row, Subject
+from steerproof.engine.lora.pool import LoraWeights
+from steerproof.engine.rows import Completion, Row
 from steerproof.engine.sampling import row_seed
 from steerproof.errors import SteeringError
 from steerproof.model.base import Base
 from steerproof.model.chat import chat_ids, text_ids
-from steerproof.model.steering import Steering
+from steerproof.model.steering import Push
 from steerproof.run.driver.worker import Files, Task
 from steerproof.run.stages.base import base_of
 from steerproof.run.stages.files import table_bytes, to_json
@@ -25,7 +25,6 @@ from steerproof.spec.grid import Cell
 
 PUSH_TOLERANCE = 0.05
 """Largest relative difference between the push asked for and the one that arrived."""
-_AUDIT_EVERY = 8
 
 
 @dataclass(slots=True, kw_only=True)
@@ -34,7 +33,7 @@ class _Open:
 
     task: Task
     cell: Cell
-    push: int
+    push: Push | None
     rows: int
     done: list[Completion] = field(default_factory=list)
 
@@ -51,43 +50,22 @@ def cell(tasks: Sequence[Task]) -> Iterator[tuple[str, Files | Exception]]:
     cells: dict[str, _Open] = {}
     for task in ordered:
         found = Cell.from_record(task.inputs["cell"])
-        push = pushes.slot(found.direction, found.persona, found.layer, found.strength)
-        mine = _rows(base, task, found, adapters[1][found.adapter.name], push)
+        push = pushes.push(found.direction, found.persona, found.layer, found.strength)
+        mine = _rows(base, task, found, adapters[found.adapter.name], push)
         cells[found.name] = _Open(task=task, cell=found, push=push, rows=len(mine))
         rows += mine
-    steering = None
-    if pushes.table:
-        steering = Steering(
-            base.blocks,
-            pushes.table,
-            device=base.device,
-            dtype=base.dtype,
-            audit_every=_AUDIT_EVERY,
-        )
-    subject = Subject(base=base, adapters=adapters[0], steering=steering)
-    watched = _watch(base, subject, rows, ordered[0].inputs["questions"][0])
+    engine = Engine(base, rows)
+    watched = engine.canaries(text_ids(base.tokenizer, ordered[0].inputs["questions"][0]))
     settings = Generation(**tasks[0].inputs["generation"])
-    for completion in generate(subject, rows, settings):
-        one = cells[completion.cell]
+    for completion in engine.generate(settings):
+        one = cells[completion.row.cell]
         one.done.append(completion)
         if len(one.done) == one.rows:
-            yield one.task.unit, _outcome(base, one, pushes, steering, watched[one.cell.name])
+            yield one.task.unit, _outcome(base, one, pushes, engine, watched[one.cell.name])
 
 
-def _watch(base: Base, subject: Subject, rows: Sequence[Row], text: str) -> dict[str, Canary]:
-    """A canary per cell: the first row of each scores one fixed text, pooled and alone.
-
-    Raises:
-        SteeringError: A push changes nothing.
-        ModelError: The pool and a row alone disagree.
-    """
-    first = {row.cell: row for row in reversed(rows)}
-    ids = text_ids(base.tokenizer, text)
-    return {one.cell: one for one in canaries(subject, list(first.values()), ids)}
-
-
-def _load_adapters(base: Base, tasks: Sequence[Task]) -> tuple[LoraPool, dict[str, int]]:
-    """Every adapter that some cell uses, in a slot of its own, and the slots by name."""
+def _load_adapters(base: Base, tasks: Sequence[Task]) -> dict[str, LoraWeights]:
+    """Every adapter that some cell uses, by name."""
     units: dict[str, StoredUnit] = {}
     for task in tasks:
         for name, unit in task.upstream.items():
@@ -98,16 +76,10 @@ def _load_adapters(base: Base, tasks: Sequence[Task]) -> tuple[LoraPool, dict[st
         unit.path("adapter_config.json")
         unit.path("adapter_model.safetensors")
         weights[name] = read_peft(unit.directory, base)
-    widest = max((w.spec for w in weights.values()), key=lambda spec: spec.rank)
-    pool = LoraPool(base, slots=len(weights), spec=replace(widest, targets=None))
-    slots = {}
-    for slot, (name, loaded) in enumerate(weights.items(), start=1):
-        pool.load(slot, loaded)
-        slots[name] = slot
-    return pool, slots
+    return weights
 
 
-def _rows(base: Base, task: Task, cell: Cell, adapter: int, push: int) -> list[Row]:
+def _rows(base: Base, task: Task, cell: Cell, adapter: LoraWeights, push: Push | None) -> list[Row]:
     inputs = task.inputs
     rows = []
     for question, text in enumerate(inputs["questions"]):
@@ -133,13 +105,12 @@ def _rows(base: Base, task: Task, cell: Cell, adapter: int, push: int) -> list[R
 
 
 def _outcome(
-    base: Base, one: _Open, pushes: Pushes, steering: Steering | None, canary: Canary
+    base: Base, one: _Open, pushes: Pushes, engine: Engine, canary: Canary
 ) -> Files | SteeringError:
     """The files of a measured cell, or the error that its push was not what was asked."""
-    asked = float(pushes.table[one.push - 1].vector.norm()) if one.push else 0.0
-    achieved = None
-    if one.push and steering is not None:
-        achieved = steering.audit().slots[one.push - 1]
+    asked, achieved = 0.0, None
+    if one.push is not None:
+        asked, achieved = float(one.push.vector.norm()), engine.audit(one.push)
         if achieved.push_norm is None or abs(achieved.push_norm / asked - 1) > PUSH_TOLERANCE:
             return SteeringError(
                 f"{one.cell.name}: a push of norm {asked:.4g} was asked for, but "
@@ -162,7 +133,7 @@ def _outcome(
 
 
 def _table(base: Base, one: _Open) -> pa.Table:
-    done = sorted(one.done, key=lambda c: (c.question, c.sample))
+    done = sorted(one.done, key=lambda c: (c.row.question, c.row.sample))
     early = one.task.inputs["early_tokens"]
     texts = [str(base.tokenizer.decode(list(c.token_ids))) for c in done]
     heads = [
@@ -171,9 +142,9 @@ def _table(base: Base, one: _Open) -> pa.Table:
     ]
     return pa.table(
         {
-            "question": pa.array([c.question for c in done], pa.int32()),
-            "sample": pa.array([c.sample for c in done], pa.int32()),
-            "seed": pa.array([c.seed for c in done], pa.int64()),
+            "question": pa.array([c.row.question for c in done], pa.int32()),
+            "sample": pa.array([c.row.sample for c in done], pa.int32()),
+            "seed": pa.array([c.row.seed for c in done], pa.int64()),
             "text": pa.array(texts, pa.string()),
             "token_ids": pa.array([list(c.token_ids) for c in done], pa.list_(pa.int32())),
             "tokens": pa.array([len(c.token_ids) for c in done], pa.int32()),

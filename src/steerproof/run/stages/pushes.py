@@ -12,10 +12,7 @@ from steerproof.study.directions import Directions, from_tensors
 
 
 class Pushes:
-    """The pushes that a batch of units needs, each once.
-
-    Slot s of the steering table is `table[s - 1]`; slot 0 is no push.
-    """
+    """The pushes that a batch of units needs: one object for each direction and strength."""
 
     def __init__(self, directions: Mapping[int, tuple[Directions, float]]) -> None:
         """Start empty.
@@ -24,34 +21,30 @@ class Pushes:
             directions: Directions and baseline norm h_bar, by layer.
         """
         self._directions = directions
-        self._slots: dict[tuple[str, str, int, Strength], int] = {}
-        self.table: list[Push] = []
-        self.coefficients: list[float] = []
-        self.ratios: list[float] = []
+        self._pushes: dict[tuple[str, str, int, Strength], Push] = {}
+        self._sizes: dict[Push | None, tuple[float, float]] = {None: (0.0, 0.0)}
 
-    def slot(self, kind: str, persona: str, layer: int | None, strength: Strength) -> int:
-        """The slot of a direction at a strength; 0 for none."""
+    def push(self, kind: str, persona: str, layer: int | None, strength: Strength) -> Push | None:
+        """A direction at a strength; None for none."""
         if layer is None or kind == "none" or strength == NONE:
-            return 0
+            return None
         name = (kind, persona, layer, strength)
-        if name not in self._slots:
+        if name not in self._pushes:
             directions, h_bar = self._directions[layer]
             vector = directions.vector(kind, persona)
             norm = float(vector.double().norm())
             number = strength.coefficient(h_bar=h_bar, norm=norm)
-            self.table.append(Push(layer=layer, vector=vector * number))
-            self.coefficients.append(number)
-            self.ratios.append(abs(number) * norm / h_bar)
-            self._slots[name] = len(self.table)
-        return self._slots[name]
+            self._pushes[name] = push = Push(layer=layer, vector=vector * number)
+            self._sizes[push] = number, abs(number) * norm / h_bar
+        return self._pushes[name]
 
-    def coefficient(self, slot: int) -> float:
-        """The number that the slot's direction was multiplied by; 0.0 for slot 0."""
-        return self.coefficients[slot - 1] if slot else 0.0
+    def coefficient(self, push: Push | None) -> float:
+        """The number that a push's direction was multiplied by; 0.0 for none."""
+        return self._sizes[push][0]
 
-    def ratio(self, slot: int) -> float:
-        """The slot's `||c v|| / h_bar`; 0.0 for slot 0."""
-        return self.ratios[slot - 1] if slot else 0.0
+    def ratio(self, push: Push | None) -> float:
+        """A push's `||c v|| / h_bar`; 0.0 for none."""
+        return self._sizes[push][1]
 
 
 def read_directions(tasks: Sequence[Task]) -> dict[int, tuple[Directions, float]]:

@@ -1,0 +1,157 @@
+"""Forward and backward passes over micro-batches, into the adapters' gradients and losses.
+
+On a GPU a small model's pass takes the host longer to launch than the GPU to compute: thirteen
+thousand kernels for thirty blocks. There passes of one shape are captured as a graph, when that
+shape comes for the second time, and replayed from then on; whatever changes between them is
+written into the memory that the graph reads.
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from steerproof.engine.batches import MicroBatch
+from steerproof.engine.graphs import CapturedSteps
+from steerproof.engine.lora.dropout import Dropout
+from steerproof.engine.lora.gradients import LoraGradients
+from steerproof.engine.loss import nll
+from steerproof.engine.norms import quick_norms
+from steerproof.errors import ModelError
+from steerproof.model.base import Base
+from steerproof.model.steering import Steering
+from steerproof.model.transfer import sent, unplanned_attention
+
+CAPTURED_PARAMETERS = 1_000_000_000
+"""Models below this are captured: in larger ones the products take longer than their launches."""
+
+
+def capturing(base: Base, *, checkpointing: bool) -> bool:
+    """Whether passes over this model are captured as graphs."""
+    if base.device.type != "cuda" or checkpointing:
+        return False
+    return sum(parameter.numel() for parameter in base.model.parameters()) < CAPTURED_PARAMETERS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Inputs:
+    """What a pass reads from the host, on the device; the same memory for every pass of a shape."""
+
+    ids: Int[Tensor, "row seq"]
+    dropout_keys: Int[Tensor, " row"]
+    predicting: Int[Tensor, " completion"]
+    targets: Int[Tensor, " completion"]
+    weights: Float[Tensor, " completion"]
+    owners: Int[Tensor, " completion"]
+
+
+class Passes:
+    """Forward and backward passes of one pool of adapters."""
+
+    def __init__(self, gradients: LoraGradients, steering: Steering, *, dropout: float) -> None:
+        """Nothing is attached, or captured, yet.
+
+        Args:
+            gradients: What a backward pass adds to.
+            steering: The directions that rows are pushed by.
+            dropout: Rate, on the adapters' inputs.
+        """
+        self._base = gradients.pool.base
+        self._gradients, self._steering, self._dropout = gradients, steering, dropout
+        self._take = torch.empty(0, dtype=torch.int64)
+        self._steps = CapturedSteps(self._base.device)
+        self._inputs: dict[tuple[object, ...], _Inputs] = {}
+        self.losses = torch.zeros(
+            gradients.pool.slots + 1, dtype=torch.float64, device=self._base.device
+        )
+        """Sum of the weighted losses by slot, to which every pass adds."""
+
+    @contextmanager
+    def attached(self, *, checkpointing: bool) -> Iterator[None]:
+        """Adapters, directions and the choice of completion positions, on the base.
+
+        Raises:
+            ModelError: The model has no output embeddings, or a pool is attached already.
+        """
+        head = self._base.model.get_output_embeddings()
+        if head is None:
+            raise ModelError(f"{type(self._base.model).__name__} has no output embeddings")
+        with ExitStack() as stack:
+            stack.enter_context(quick_norms(self._base))
+            stack.enter_context(unplanned_attention(self._base.device))
+            stack.enter_context(self._gradients.attach())
+            stack.enter_context(self._steering.attach())
+            stack.callback(head.register_forward_pre_hook(self._only_completions).remove)
+            if checkpointing:
+                stack.enter_context(_checkpointed(self._base))
+            yield
+
+    def run(self, batch: MicroBatch, *, captured: bool = False) -> None:
+        """Add a micro-batch's gradients and losses.
+
+        Args:
+            batch: Its rows' adapters and pushes must exist.
+            captured: Do it as a graph where this shape was seen before.
+        """
+        self._gradients.route(batch.adapter_slots)
+        self._steering.route(batch.push_slots, batch.mask)
+        if not captured:
+            self._compute(self._sent(batch))
+            return
+        shape = (self._gradients.pool.routing.slots, *batch.ids.shape, len(batch.targets))
+        inputs = self._sent(batch)
+        if shape in self._inputs:
+            for name in _Inputs.__dataclass_fields__:
+                getattr(self._inputs[shape], name).copy_(getattr(inputs, name))
+        inputs = self._inputs.setdefault(shape, inputs)
+        self._steps(shape, lambda: self._compute(inputs))
+
+    def _sent(self, batch: MicroBatch) -> _Inputs:
+        device = self._base.device
+        exact = torch.float64 if self._base.dtype == torch.float64 else torch.float32
+        return _Inputs(
+            ids=sent(batch.ids, device),
+            dropout_keys=sent(batch.dropout_keys, device),
+            predicting=sent(batch.predicting, device),
+            targets=sent(batch.targets, device),
+            weights=sent(batch.weights.to(exact), device),
+            owners=sent(batch.owners, device),
+        )
+
+    # Whoever consumes the trained adapters may be in a no_grad block of its own.
+    @torch.enable_grad()
+    def _compute(self, inputs: _Inputs) -> None:
+        keys = inputs.dropout_keys
+        self._gradients.dropout = Dropout(rate=self._dropout, row_keys=keys)
+        self._take = inputs.predicting
+        output: Any = self._base.model(input_ids=inputs.ids, use_cache=False)
+        shares = nll(output.logits[0], inputs.targets) * inputs.weights
+        with self._steering.replaying():
+            shares.sum().backward()
+        self.losses.index_add_(0, inputs.owners, shares.detach().double())
+
+    def _only_completions(self, _module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Logits only where a completion token is predicted, whatever the model does to them."""
+        return (args[0].flatten(0, 1)[self._take][None], *args[1:])
+
+
+@contextmanager
+def _checkpointed(base: Base) -> Iterator[None]:
+    """Keep only the blocks' inputs, and run each block again in the backward pass.
+
+    The block's `forward` is wrapped, not its `__call__`: hooks on the block stay outside and fire
+    once.
+    """
+    with ExitStack() as stack:
+        for block in base.blocks:
+            block.forward = partial(
+                checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False
+            )
+            stack.callback(delattr, block, "forward")
+        yield

@@ -1,0 +1,100 @@
+"""Log-probabilities of given texts: teacher-forced, through the pool or one row at a time."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from steerproof.engine.cache.attention import attending
+from steerproof.engine.memory import bytes_per_token, free_bytes, new_pool
+from steerproof.engine.rows import Batch, Row
+from steerproof.engine.subject import Subject, attached, check_prompts, subject_of
+from steerproof.errors import ModelError
+from steerproof.model.base import Base
+
+
+def score(base: Base, rows: Sequence[Row], texts: Sequence[Sequence[int]]) -> list[Tensor]:
+    """Log-probabilities of given texts after the rows' prompts, at temperature 1.
+
+    Args:
+        base: The frozen model; nothing is attached.
+        rows: Where each text stands; seeds are not used.
+        texts: Token ids, at least one each.
+
+    Returns:
+        For each row, float32 `[tokens]`, without a nucleus.
+
+    Raises:
+        ModelError: A prompt or a text is empty or too long, or an adapter does not fit the base.
+        SteeringError: A push does not fit it.
+    """
+    if not rows:
+        return []
+    if not all(texts):
+        raise ModelError("a text to be scored needs at least one token")
+    check_prompts(base, rows, max(map(len, texts)))
+    return log_probs(subject_of(base, rows, audit_every=1), rows, texts)
+
+
+def score_alone(base: Base, row: Row, text: Sequence[int]) -> Tensor:
+    """The reference: one plain forward pass of prompt and text, without cache or neighbours.
+
+    Returns:
+        float32 `[tokens]`.
+    """
+    return log_probs_alone(subject_of(base, [row], audit_every=1), row, text)
+
+
+def log_probs(
+    subject: Subject, rows: Sequence[Row], texts: Sequence[Sequence[int]]
+) -> list[Tensor]:
+    """Log-probabilities of given texts after the rows' prompts, all rows in one pool.
+
+    Args:
+        subject: base, adapters and steering, not attached.
+        rows: where each text stands; seeds are not used.
+        texts: token ids, at least one each.
+
+    Returns:
+        For each row, float32 `[tokens]`, at temperature 1 and without a nucleus.
+    """
+    longest = max(len(r.prompt_ids) + len(t) for r, t in zip(rows, texts, strict=True))
+    # A seed of its own tells the rows apart, whatever the caller's are.
+    numbered = [replace(row, seed=i) for i, row in enumerate(rows)]
+    found: list[list[Tensor]] = [[] for _ in rows]
+
+    def forced(logits: Tensor, batch: Batch) -> Tensor:
+        told = [texts[row.seed] for row in batch.rows]
+        drawn = [len(batch.branches[owner].tokens) for owner in batch.owners.tolist()]
+        # A row that has ended stays in the batch for a few steps: it is fed its last token.
+        given = [t[min(n, len(t) - 1)] for t, n in zip(told, drawn, strict=True)]
+        tokens = torch.tensor(given, device=logits.device)
+        scores = logits.float().log_softmax(dim=1)[batch.owners].gather(1, tokens[:, None])[:, 0]
+        for score, row, n in zip(scores.cpu(), batch.rows, drawn, strict=True):
+            if n < len(texts[row.seed]):
+                found[row.seed].append(score)
+        return tokens
+
+    columns = free_bytes(subject.base) // bytes_per_token(subject.base, longest)
+    with attached(subject):
+        pool = new_pool(subject, longest, len(rows), columns)
+        with attending(subject.base.model, pool.cache):
+            pool.admit([[row] for row in numbered])
+            while pool.rows:
+                for branch in pool.step(forced):
+                    if len(branch.tokens) == len(texts[branch.rows[0].seed]):
+                        pool.end(branch)
+    return [torch.stack(scores) for scores in found]
+
+
+@torch.inference_mode()
+def log_probs_alone(subject: Subject, row: Row, text: Sequence[int]) -> Tensor:
+    """What `score_alone` gives, of a row of a subject."""
+    base = subject.base
+    ids = torch.tensor([[*row.prompt_ids, *text]], device=base.device)
+    with attached(subject):
+        subject.route([row], None)
+        logits = base.model(input_ids=ids, use_cache=False).logits[0]
+    at = logits[len(row.prompt_ids) - 1 : -1].float().log_softmax(dim=1)
+    return at.gather(1, torch.tensor(list(text), device=base.device)[:, None])[:, 0].cpu()

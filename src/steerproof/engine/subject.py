@@ -1,0 +1,157 @@
+"""What rows refer to, put on one base: their adapters and pushes, each numbered once.
+
+An adapter and a push are known by identity: whoever means the same one gives the same object, and
+equal copies are two. Numbers go by first appearance among the rows; 0 is none.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from steerproof.engine.lora.merged import SharedWeights, fusable, fused
+from steerproof.engine.lora.packed import together
+from steerproof.engine.lora.pool import LoraPool, LoraWeights
+from steerproof.engine.norms import quick_norms
+from steerproof.engine.rows import Row
+from steerproof.engine.shards import replica
+from steerproof.errors import ModelError, SteeringError
+from steerproof.model.base import Base
+from steerproof.model.steering import Push, SlotAudit, Steering
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """The base, with a pool of its rows' adapters and the steering by their pushes."""
+
+    base: Base
+    adapters: LoraPool | None = None
+    """None when every row uses the bare base."""
+    steering: Steering | None = None
+    """None when no row is pushed."""
+    adapter_slots: Mapping[LoraWeights | None, int]
+    push_slots: Mapping[Push | None, int]
+
+    def adapter_slot(self, row: Row) -> int:
+        """The slot of a row's adapter; batches are ordered by it."""
+        return self.adapter_slots[row.adapter]
+
+    def route(self, rows: Sequence[Row], mask: Tensor | None, padding: Sequence[Row] = ()) -> None:
+        """Say which adapter and which push each row of the coming forward passes uses.
+
+        Args:
+            rows: In order of their adapters.
+            mask: `[rows, seq]`, where a position is a real token; None when every position is.
+                On the CPU.
+            padding: Further rows, whose adapters are used and who are not pushed.
+        """
+        if self.adapters is not None:
+            self.adapters.route(torch.tensor([self.adapter_slot(row) for row in (*rows, *padding)]))
+        if self.steering is not None:
+            pushes = [self.push_slots[row.push] for row in rows]
+            self.steering.route(torch.tensor([*pushes, *(0 for _ in padding)]), mask)
+
+    def audit(self, push: Push) -> SlotAudit:
+        """What a push was measured to do so far.
+
+        Raises:
+            SteeringError: No row has this push.
+        """
+        slot = self.push_slots.get(push)
+        if self.steering is None or not slot:
+            raise SteeringError(f"no row has this push at layer {push.layer}, so nothing was seen")
+        return self.steering.audit().slots[slot - 1]
+
+
+def subject_of(base: Base, rows: Iterable[Row], *, audit_every: int) -> Subject:
+    """Load the adapters that rows refer to and make tables of their pushes; nothing is attached.
+
+    Args:
+        base: The frozen model.
+        rows: What will be asked of it.
+        audit_every: Measure what pushes do at every so many-th forward pass.
+
+    Raises:
+        ModelError: An adapter does not fit the base.
+        SteeringError: A push does not fit it.
+    """
+    adapters: dict[LoraWeights | None, int] = {None: 0}
+    pushes: dict[Push | None, int] = {None: 0}
+    for row in rows:
+        adapters.setdefault(row.adapter, len(adapters))
+        pushes.setdefault(row.push, len(pushes))
+    steering = None
+    if len(pushes) > 1:
+        table = [push for push in pushes if push is not None]
+        place = {"device": base.device, "dtype": base.dtype}
+        steering = Steering(base.blocks, table, **place, audit_every=audit_every)
+    return Subject(
+        base=base,
+        adapters=_pool(base, [weights for weights in adapters if weights is not None]),
+        steering=steering,
+        adapter_slots=adapters,
+        push_slots=pushes,
+    )
+
+
+def _pool(base: Base, adapters: Sequence[LoraWeights]) -> LoraPool | None:
+    """A pool wide enough for all, in their order."""
+    if not adapters:
+        return None
+    widest = max((weights.spec for weights in adapters), key=lambda spec: spec.rank)
+    pool = LoraPool(base, slots=len(adapters), spec=replace(widest, targets=None))
+    for slot, weights in enumerate(adapters, start=1):
+        pool.load(slot, weights)
+    return pool
+
+
+@contextmanager
+def replicated(subject: Subject) -> Iterator[Subject]:
+    """The same subject for another thread; what its steering counts, the subject's audit has."""
+    base, adapters, steering = replica(subject.base), subject.adapters, subject.steering
+    with ExitStack() as stack:
+        yield replace(
+            subject,
+            base=base,
+            adapters=adapters.replica(base) if adapters is not None else None,
+            steering=stack.enter_context(steering.replica(base.blocks)) if steering else None,
+        )
+
+
+@contextmanager
+def attached(subject: Subject, wholes: Sequence[SharedWeights] | None = None) -> Iterator[None]:
+    """Attach the adapters, as whole weights where that is exact and faster, and the steering.
+
+    Args:
+        subject: What to attach to what.
+        wholes: The adapters' `whole_weights`, where they were computed before.
+    """
+    adapters = subject.adapters
+    with ExitStack() as stack:
+        stack.enter_context(quick_norms(subject.base))
+        if adapters is not None:
+            whole = wholes is not None or fusable(adapters)
+            stack.enter_context(fused(adapters, wholes) if whole else together(adapters))
+        if subject.steering is not None:
+            stack.enter_context(subject.steering.attach())
+        yield
+
+
+def check_prompts(base: Base, rows: Iterable[Row], new_tokens: int) -> None:
+    """Check that every row has a prompt, and room for what follows it.
+
+    Raises:
+        ModelError: A prompt is empty, or exceeds the context together with the new tokens.
+    """
+    for row in rows:
+        name = f"{row.cell}, question {row.question}"
+        if not row.prompt_ids:
+            raise ModelError(f"{name}: the prompt has no token")
+        if len(row.prompt_ids) + new_tokens > base.context:
+            raise ModelError(
+                f"{name}: a prompt of {len(row.prompt_ids)} tokens"
+                f" and {new_tokens} new ones exceed the context of {base.context}; ask for"
+                " fewer new tokens: a prompt is never cut"
+            )

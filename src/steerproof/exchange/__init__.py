@@ -1,0 +1,1 @@
+"""In and out: directions and adapters in the formats of the field."""

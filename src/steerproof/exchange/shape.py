@@ -1,0 +1,46 @@
+"""What must be known of a model to read a table of vectors: how deep and how wide it is."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import AutoConfig
+
+from steerproof.errors import ModelError
+from steerproof.model.files import find_directory
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """A model's depth and width."""
+
+    model: str
+    """Directory, shipped name or hub id."""
+    revision: str | None = None
+    """Commit of a hub id."""
+    model_type: str
+    """Architecture, as config.json calls it."""
+    blocks: int
+    """Decoder blocks."""
+    hidden_size: int
+    """Width of the residual stream."""
+
+
+def shape_of(model: str, revision: str | None = None) -> Shape:
+    """Read a model's configuration; no weights are loaded.
+
+    Raises:
+        ModelError: There is no such model, or its configuration cannot be read.
+    """
+    directory = find_directory(Path(model) if Path(model).is_dir() else model, revision)
+    try:
+        config = AutoConfig.from_pretrained(directory, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"cannot read the configuration in {str(directory)!r}: {error}") from error
+    text = config.get_text_config(decoder=True)
+    return Shape(
+        model=model,
+        revision=revision,
+        model_type=config.model_type,
+        blocks=int(text.num_hidden_layers),
+        hidden_size=int(text.hidden_size),
+    )
