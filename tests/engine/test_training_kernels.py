@@ -9,9 +9,9 @@ pytest.importorskip("triton", reason="Triton comes with torch for GPUs")
 
 HERE = """
 import torch
-from tests.engine.test_training_kernels import check_dropout, check_loss
-check_dropout(torch.device("cpu"), torch.float32)
-check_loss(torch.device("cpu"), torch.float32)
+from tests.engine.test_training_kernels import check_blocks, check_dropout, check_loss
+for check in (check_blocks, check_dropout, check_loss):
+    check(torch.device("cpu"), torch.float32)
 """
 
 
@@ -61,6 +61,39 @@ def check_loss(device, dtype):
         assert not result[0].any()
 
 
+def check_blocks(device, dtype):
+    """Rotations and gates, and their gradients, against autograd in float64."""
+    from steerproof.engine.block_kernels import gated, gated_gradients, rotated
+
+    generator = torch.Generator().manual_seed(2)
+    precise = 1e-5 if dtype == torch.float32 else 1e-2
+
+    def drawn(*shape):
+        return torch.randn(*shape, generator=generator).to(dtype)
+
+    def near(got, wanted):
+        return (got.cpu().double() - wanted).norm() < precise * wanted.norm()
+
+    for heads, width, rows in ((3, 12, 2), (1, 8, 1)):
+        # A projection's layout, seen head by head.
+        x, grad = drawn(2, 5, heads, width).transpose(1, 2), drawn(2, heads, 5, width)
+        cos, sin = drawn(rows, 5, width), drawn(rows, 5, width)
+        exact = x.double().requires_grad_()
+        turned = torch.cat([-exact[..., width // 2 :], exact[..., : width // 2]], -1)
+        wanted = exact * cos.double()[:, None] + turned * sin.double()[:, None]
+        wanted.backward(grad.double())
+        angles = (cos.to(device), sin.to(device))
+        assert near(rotated(x.to(device), *angles, back=False), wanted.detach())
+        assert near(rotated(grad.to(device), *angles, back=True), exact.grad)
+    gate, up, grad = drawn(3, 700), drawn(3, 700), drawn(3, 700)
+    pair = [gate.double().requires_grad_(), up.double().requires_grad_()]
+    wanted = torch.nn.functional.silu(pair[0]) * pair[1]
+    wanted.backward(grad.double())
+    assert near(gated(gate.to(device), up.to(device)), wanted.detach())
+    results = gated_gradients(grad.to(device), gate.to(device), up.to(device))
+    assert all(near(got, one.grad) for got, one in zip(results, pair, strict=True))
+
+
 def test_interpreted_kernels_drop_and_score_by_the_definition(monkeypatch):
     interpreted(HERE, monkeypatch)
 
@@ -68,5 +101,5 @@ def test_interpreted_kernels_drop_and_score_by_the_definition(monkeypatch):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_compiled_kernels_drop_and_score_by_the_definition(dtype):
-    check_dropout(torch.device("cuda"), dtype)
-    check_loss(torch.device("cuda"), dtype)
+    for check in (check_blocks, check_dropout, check_loss):
+        check(torch.device("cuda"), dtype)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from steerproof.engine.batches import MicroBatch
+from steerproof.engine.fused_blocks import fused_blocks
 from steerproof.engine.graphs import CapturedSteps
 from steerproof.engine.lora.dropout import Dropout
 from steerproof.engine.lora.gradients import LoraGradients
@@ -84,6 +85,7 @@ class Passes:
             raise ModelError(f"{type(self._base.model).__name__} has no output embeddings")
         with ExitStack() as stack:
             stack.enter_context(quick_norms(self._base))
+            stack.enter_context(fused_blocks(self._base))
             stack.enter_context(unplanned_attention(self._base.device))
             stack.enter_context(self._gradients.attach())
             stack.enter_context(self._steering.attach())
