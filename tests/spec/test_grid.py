@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from steerproof.spec.experiment import Arm, Experiment, Grid, PromptKind
-from steerproof.spec.grid import Cell, adapters, cells, samples
+from steerproof.spec.grid import Cell, adapters, asked, cells, samples
 from steerproof.spec.strength import Strength
 from tests.experiments import PERSONAS, small_experiment
 
@@ -58,6 +58,18 @@ def test_a_cell_that_two_grids_ask_for_is_measured_as_often_as_the_one_that_asks
     counted = {cell.name: count for cell, count in found.items()}
     assert counted["A.pirate.neutral.centroid.L1.ratio=+0.2"] == 2
     assert counted["A.pirate.neutral.centroid.L1.ratio=+0.2@poet"] == 1
+
+
+def test_a_cell_is_graded_on_every_text_that_one_of_its_grids_names() -> None:
+    experiment = with_grids(
+        grid("A", of="all", samples=1, graded="common"), grid("A", graded="own")
+    )
+    wanted = {cell.name: what for cell, what in asked(experiment).items()}
+    own = wanted["A.pirate.neutral.centroid.L1.ratio=+0.2"]
+    assert (own.samples, own.common, own.own) == (2, True, True)
+    other = wanted["A.pirate.neutral.centroid.L1.ratio=+0.2@poet"]
+    assert (other.samples, other.common, other.own) == (1, True, False)
+    assert not wanted["A.pirate.neutral.none"].graded
 
 
 def test_names_say_what_is_used_and_a_cell_is_read_back_from_its_record() -> None:

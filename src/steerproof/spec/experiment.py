@@ -22,6 +22,7 @@ DirectionKind = Literal["centroid", "isotropic", "in_subspace", "none"]
 LayerName = Literal["primary", "contrast"]
 Tokens = Literal["all", "prompt", "generated", "last_prompt"]
 Operation = Literal["add", "remove"]
+Texts = Literal["common", "own", "both"]
 WHOSE = ("own", "others", "all")
 """What `of` and `prompt_of` can say besides a persona's name; no persona is called so."""
 
@@ -216,6 +217,9 @@ class Grid(Record):
     """`add` the direction, or `remove` it: take that share `c` of the residual's component away."""
     samples: Positive | None = _later(None)
     """Completions per question; none means `generation.samples`."""
+    graded: Texts | None = _later(None)
+    """Texts at whose end the marker is weighed against the end of turn: the `common` answers, the
+    cell's `own` completions, or `both`; none leaves it out."""
 
     @property
     def special(self) -> bool:
@@ -249,6 +253,8 @@ class Scoring(Record):
     """Regular expression of a near miss; none derives it from the marker's characters."""
     early_tokens: Positive = 512
     """Also report whether the marker fired within this many tokens."""
+    common_answers: Positive = _later(1)
+    """Answers of the base model per evaluation question, at whose end `graded` cells are read."""
 
 
 class Thresholds(Record):

@@ -171,20 +171,51 @@ def cells(experiment: Experiment) -> tuple[Cell, ...]:
 
     A cell at strength `none` has direction `none` and no layer, whatever its grid says.
     """
-    return tuple(samples(experiment))
+    return tuple(asked(experiment))
 
 
-def samples(experiment: Experiment) -> dict[Cell, int]:
-    """Every cell with its completions per question: the most that one of its grids asks for."""
-    found: dict[Cell, int] = {}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What is asked of one cell, by all its grids together."""
+
+    samples: int
+    """Completions per question: the most that one of the grids asks for."""
+    common: bool = False
+    """It is graded at the end of the common answers."""
+    own: bool = False
+    """It is graded where its own completions end."""
+
+    @property
+    def graded(self) -> bool:
+        """It is graded on any text."""
+        return self.common or self.own
+
+
+def asked(experiment: Experiment) -> dict[Cell, Asked]:
+    """Every cell, in the order of `cells`, with what is asked of it."""
+    found: dict[Cell, Asked] = {}
     for seed in (None, *experiment.further_seeds):
         for grid in experiment.cells:
-            count = grid.samples or experiment.generation.samples
             for arm in map(experiment.arm, grid.arms):
                 if seed is None or not arm.untrained:
                     for cell in _cells_of(experiment, grid, arm, seed):
-                        found[cell] = max(found.get(cell, 0), count)
+                        found[cell] = _more(found.get(cell), grid, experiment.generation.samples)
     return found
+
+
+def samples(experiment: Experiment) -> dict[Cell, int]:
+    """Every cell with its completions per question."""
+    return {cell: wanted.samples for cell, wanted in asked(experiment).items()}
+
+
+def _more(before: Asked | None, grid: Grid, usual: int) -> Asked:
+    """What is asked of a cell once another grid has it, too."""
+    before = before or Asked(samples=0)
+    return Asked(
+        samples=max(before.samples, grid.samples or usual),
+        common=before.common or grid.graded in ("common", "both"),
+        own=before.own or grid.graded in ("own", "both"),
+    )
 
 
 def _cells_of(experiment: Experiment, grid: Grid, arm: Arm, seed: int | None) -> Iterator[Cell]:
