@@ -12,11 +12,12 @@ from playwright.sync_api import sync_playwright
 from steerproof.decide.analysis.analyze import analyze
 from steerproof.decide.analysis.rates import CellCounts, RateTable
 from steerproof.decide.analysis.rule import Verdict
+from steerproof.decide.report import page as report_page
 from steerproof.decide.report import view as report_view
 from steerproof.decide.report import wording
 from steerproof.decide.report.figures import Drawing
 from steerproof.decide.report.inputs import Completion, ReportInputs
-from steerproof.decide.report.page import build, page
+from steerproof.decide.report.page import SOURCES, STYLES, build, page
 from steerproof.spec.strength import Strength
 from steerproof.text import reveal
 from tests.decide import report_example as example
@@ -328,6 +329,18 @@ def test_numbers_in_words_never_turn_a_missing_value_into_zero():
     assert wording.duration(3723.0) == "1 h 2 min 3 s"
     assert wording.duration(0.2) == "0 s"
     assert wording.duration(None) == "not measured"
+
+
+def test_a_page_is_made_from_the_files_that_it_says(drawings, monkeypatch, tmp_path):
+    assert {path.name for path in SOURCES} == {"report.html.j2", "report.css", "design.css"}
+    assert all(path.is_file() for path in SOURCES)
+    html = page(example.inputs(), drawings)
+    for place, path in enumerate(STYLES):
+        changed = tmp_path / path.name
+        changed.write_text(path.read_text(encoding="utf-8") + "/* changed */", encoding="utf-8")
+        styles = [changed if i == place else style for i, style in enumerate(STYLES)]
+        monkeypatch.setattr(report_page, "STYLES", styles)
+        assert page(example.inputs(), drawings) != html
 
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")

@@ -23,7 +23,7 @@ from steerproof.decide.report.inputs import (
     RunFacts,
     TrainingSummary,
 )
-from steerproof.decide.report.page import TEMPLATES, build
+from steerproof.decide.report.page import SOURCES, build
 from steerproof.run.graph.graph import Graph
 from steerproof.run.graph.keys import code_version, digest, file_sha256
 from steerproof.run.stages.files import read_json, read_table, to_json
@@ -258,7 +258,7 @@ def publish_results(
             "objections": [dict(one) for one in inputs.objections],
             "deviations": [one.sha256 for one in inputs.deviations],
             "code": code_version(("steerproof.decide", "steerproof.run.results")),
-            "templates": [file_sha256(path) for path in sorted(TEMPLATES.iterdir())],
+            "page": [file_sha256(path) for path in SOURCES],
         }
     )
     if _made_from(run) == marker and not results_damage(run):

@@ -20,10 +20,16 @@ from steerproof.decide.report import wording
 from steerproof.decide.report.figures import Drawing, draw_all
 from steerproof.decide.report.inputs import ReportInputs, short_name
 
-__all__ = ["TEMPLATES", "Report", "ReportInputs", "build", "figures", "render"]
+__all__ = ["SOURCES", "Report", "ReportInputs", "build", "figures", "render"]
 
-TEMPLATES = Path(str(files("steerproof.decide.report"))) / "templates"
-"""The page and its style sheet."""
+_PAGE = Path(str(files("steerproof.decide.report"))) / "templates" / "report.html.j2"
+STYLES = (
+    Path(str(files("steerproof"))) / "static" / "design.css",
+    _PAGE.with_name("report.css"),
+)
+"""The design language that the board uses too, then what only a report needs."""
+SOURCES = (_PAGE, *STYLES)
+"""Every file that a page is made from; a change of any makes another page."""
 _POLICY = ("default-src 'none'", "base-uri 'none'", "form-action 'none'")
 
 
@@ -60,7 +66,7 @@ def page(inputs: ReportInputs, drawings: Mapping[str, Drawing]) -> str:
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     return (
         _environment()
-        .get_template("report.html.j2")
+        .get_template(_PAGE.name)
         .render(
             inputs=inputs,
             experiment=inputs.experiment,
@@ -92,7 +98,4 @@ def _environment() -> Environment:
 
 
 def _style() -> str:
-    """The design language that the board uses too, and what only a report needs."""
-    shared = files("steerproof").joinpath("static/design.css").read_text(encoding="utf-8")
-    own = (TEMPLATES / "report.css").read_text(encoding="utf-8")
-    return f"\n{shared}\n{own}"
+    return "\n" + "\n".join(path.read_text(encoding="utf-8") for path in STYLES)
