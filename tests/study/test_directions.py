@@ -84,17 +84,22 @@ def test_random_directions_depend_on_seed_and_layer_only():
     assert not torch.allclose(first.isotropic, other.isotropic)
 
 
-def test_a_persona_that_does_not_move_the_residual_is_an_error():
+def test_a_persona_that_does_not_move_the_residual_has_no_direction_and_costs_no_other_its_own():
     r = residuals()
-    same = r.by_persona.mean((0, 1), keepdim=True).expand_as(r.by_persona).contiguous()
-    with pytest.raises(SteeringError, match="nothing to steer with"):
-        from_residuals(
-            Residuals(
-                layer=0, module="blocks.0", personas=NAMES, by_persona=same, neutral=r.neutral
-            ),
-            headline=HEADLINE,
-            seed=0,
-        )
+    means = r.by_persona.clone()
+    means[3] = means[:3].mean(0)
+    seen = Residuals(
+        layer=0, module="blocks.0", personas=NAMES, by_persona=means, neutral=r.neutral
+    )
+    d = from_residuals(seen, headline=HEADLINE, seed=0)
+    for kind in ("centroid", "isotropic", "in_subspace"):
+        assert not d.vector(kind, "extra").any()
+        assert d.vector(kind, "a").norm() > 0
+    c = calibrate(seen, d, headline=HEADLINE, reference="a", seed=0)
+    extra = c.personas["extra"]
+    assert (extra.norm, extra.split_half, extra.neutral_cosine) == (0.0, None, None)
+    assert c.cosines["a"]["extra"] is None
+    assert c.personas["b"].reference_cosine is not None
 
 
 def test_directions_survive_a_file():

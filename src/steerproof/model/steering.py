@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from threading import Lock
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -19,50 +19,9 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from steerproof.errors import SteeringError
+from steerproof.model.push import Push
 from steerproof.model.removal import Removals
 from steerproof.model.transfer import sent
-
-Tokens = Literal["all", "prompt", "generated", "last_prompt"]
-Where = Literal["prompt", "last_prompt", "generated"]
-"""Where a token stands: in the prompt before its last token, there, or after it."""
-_WHERE: dict[Tokens, tuple[Where, ...]] = {
-    "all": ("prompt", "last_prompt", "generated"),
-    "prompt": ("prompt", "last_prompt"),
-    "generated": ("generated",),
-    "last_prompt": ("last_prompt",),
-}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Push:
-    """A direction times its coefficient, added to the output of one block; known by identity."""
-
-    layer: int
-    """0-based index of the decoder block (index in `hidden_states` minus one)."""
-    vector: Float[Tensor, "hidden"]
-    """The direction, already multiplied by the coefficient."""
-    removes: float = 0.0
-    """Share of the residual's component along `vector` that is taken away; 0 adds `vector`."""
-    tokens: Tokens = "all"
-    """Where it acts; whoever routes rows sends other positions to slot 0."""
-
-    def acts(self, where: Where) -> bool:
-        """Whether it acts on tokens that stand there."""
-        return where in _WHERE[self.tokens]
-
-    def mask(self, prompt: int, length: int) -> Bool[Tensor, " length"]:
-        """Where it acts in a row of so many prompt tokens and so many tokens in all."""
-        acting = [self.acts(w) for w in ("prompt", "last_prompt", "generated")]
-        counts = torch.tensor([prompt - 1, 1, length - prompt])
-        return torch.tensor(acting).repeat_interleave(counts)
-
-    @property
-    def axis(self) -> Float[Tensor, " hidden"] | None:
-        """`sqrt(share) v / ||v||`, float64, if it removes; None if it adds."""
-        if not self.removes:
-            return None
-        vector = self.vector.detach().double().cpu()
-        return self.removes**0.5 * vector / vector.norm()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,8 +50,13 @@ class SteeringAudit:
 
     firings: dict[int, int]
     """Steered layer -> forward passes through it."""
-    slots: tuple[SlotAudit, ...]
-    """One per push, in the order of the pushes: slot s is `slots[s - 1]`."""
+    parts: tuple[tuple[SlotAudit, ...], ...]
+    """For each push what each of its parts did, in the order of the pushes and of the layers."""
+
+    @property
+    def slots(self) -> tuple[SlotAudit, ...]:
+        """One per push, of its first part: slot s is `slots[s - 1]`."""
+        return tuple(parts[0] for parts in self.parts)
 
 
 class Steering:
@@ -129,7 +93,7 @@ class Steering:
         self._blocks = blocks
         self._pushes = tuple(pushes)
         self._audit_every = audit_every
-        self.layers = tuple(sorted({push.layer for push in pushes}))
+        self.layers = tuple(sorted({part.layer for push in pushes for part in push.parts}))
         with torch.inference_mode(False):
             self._tables = _tables(self._pushes, self.layers, device, dtype)
             self._removals = Removals(_axes(self._pushes, self.layers), self._tables)
@@ -251,19 +215,24 @@ class Steering:
             seen.add(one._counts)
         firings = dict(zip(self.layers, seen.firings.tolist(), strict=True))
         counts, residual, pushed = seen.sums.tolist()
-        slots = []
-        for slot, push in enumerate(self._pushes, start=1):
-            place = self.layers.index(push.layer)
+
+        def measured(slot: int, layer: int) -> SlotAudit:
+            place = self.layers.index(layer)
             n = counts[place][slot]
-            slots.append(
-                SlotAudit(
-                    layer=push.layer,
-                    positions=int(n),
-                    residual_norm=residual[place][slot] / n if n else None,
-                    push_norm=pushed[place][slot] / n if n else None,
-                )
+            return SlotAudit(
+                layer=layer,
+                positions=int(n),
+                residual_norm=residual[place][slot] / n if n else None,
+                push_norm=pushed[place][slot] / n if n else None,
             )
-        return SteeringAudit(firings=firings, slots=tuple(slots))
+
+        return SteeringAudit(
+            firings=firings,
+            parts=tuple(
+                tuple(measured(slot, part.layer) for part in push.parts)
+                for slot, push in enumerate(self._pushes, start=1)
+            ),
+        )
 
     def _hook(self, place: int) -> Callable[[nn.Module, Any, Any], Any]:
         def push(_module: nn.Module, _args: Any, output: Any) -> Any:
@@ -417,25 +386,33 @@ def _check_layers(layers: Sequence[int], depth: int) -> None:
 
 
 def _check_pushes(pushes: Sequence[Push], depth: int) -> None:
-    _check_layers([push.layer for push in pushes], depth)
-    widths = {push.vector.shape[0] for push in pushes}
+    _check_layers([part.layer for push in pushes for part in push.parts], depth)
+    widths = {part.vector.shape[0] for push in pushes for part in push.parts}
     if len(widths) > 1:
         raise SteeringError(f"pushes of different widths: {sorted(widths)}")
-    bad = [slot for slot, p in enumerate(pushes, start=1) if not bool(p.vector.isfinite().all())]
+    bad = [
+        slot
+        for slot, push in enumerate(pushes, start=1)
+        if not all(bool(part.vector.isfinite().all()) for part in push.parts)
+    ]
     if bad:
         raise SteeringError(f"the push in slot {bad} holds NaN or infinite values")
-    for push in pushes:
-        if push.removes < 0 or (push.removes and not bool(push.vector.any())):
+    for part in (part for push in pushes for part in push.parts):
+        if part.removes < 0 or (part.removes and not bool(part.vector.any())):
             raise SteeringError(
-                f"a share of {push.removes:g} of the component along a vector of norm "
-                f"{float(push.vector.norm()):.3g} cannot be removed: the share must be above 0, "
+                f"a share of {part.removes:g} of the component along a vector of norm "
+                f"{float(part.vector.norm()):.3g} cannot be removed: the share must be above 0, "
                 "and the vector must have a length"
             )
 
 
 def _axes(pushes: Sequence[Push], layers: Sequence[int]) -> list[list[Tensor | None]]:
     """For each steered layer and slot what is removed there; slot 0 removes nothing."""
-    return [[None, *(p.axis if p.layer == layer else None for p in pushes)] for layer in layers]
+    axes: list[list[Tensor | None]] = [[None] * (len(pushes) + 1) for _ in layers]
+    for slot, push in enumerate(pushes, start=1):
+        for part in push.parts:
+            axes[layers.index(part.layer)][slot] = part.axis
+    return axes
 
 
 def _tables(
@@ -444,8 +421,9 @@ def _tables(
     """`[steered layers, slots, hidden]`, zero (negative zero) where a slot is of another layer."""
     width = pushes[0].vector.shape[0] if pushes else 0
     tables = torch.full((len(layers), len(pushes) + 1, width), -0.0, dtype=dtype)
-    adding = ((slot, push) for slot, push in enumerate(pushes, start=1) if not push.removes)
-    for slot, push in adding:
-        vector = push.vector.detach().to(device="cpu", dtype=dtype)
-        tables[layers.index(push.layer), slot] = torch.where(vector == 0, -0.0, vector)
+    for slot, push in enumerate(pushes, start=1):
+        for part in push.parts:
+            if not part.removes:
+                vector = part.vector.detach().to(device="cpu", dtype=dtype)
+                tables[layers.index(part.layer), slot] = torch.where(vector == 0, -0.0, vector)
     return tables.to(device)

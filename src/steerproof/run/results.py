@@ -56,14 +56,10 @@ def with_strengths(experiment: Experiment, geometries: Iterable[dict[str, Any]])
     layers: dict[str, Any] = {}
     for geometry in geometries:
         for persona in geometry["personas"].values():
-            numbers = {
-                str(s): s.coefficient(h_bar=geometry["h_bar"], norm=persona["norm"])
-                for s in strengths
-            }
-            persona["c_at"] = numbers
-            persona["ratio_at"] = {
-                s: c * persona["norm"] / geometry["h_bar"] for s, c in numbers.items()
-            }
+            size = {"h_bar": geometry["h_bar"], "norm": persona["norm"]}
+            along = strengths if persona["norm"] else ()  # along no length there is no push
+            persona["c_at"] = {str(s): s.coefficient(**size) for s in along}
+            persona["ratio_at"] = {str(s): s.ratio(**size) for s in along}
         layers[str(geometry["layer"])] = geometry
     return {"layers": layers}
 

@@ -437,6 +437,12 @@ class Experiment(Record):
         """Training seeds besides `seed`."""
         return tuple(seed for seed in self.seeds or () if seed != self.seed)
 
+    @property
+    def steered_layers(self) -> tuple[int, ...]:
+        """Block indices of the named layers, the primary one first."""
+        both = (self.layers.primary, self.layers.contrast)
+        return tuple(dict.fromkeys(layer for layer in both if layer is not None))
+
     def dose(self, persona: str) -> float:
         """Share of the persona's positives that carry the marker."""
         dose = self.dataset.marker_dose

@@ -13,6 +13,8 @@ from typing import Any, Literal
 from pydantic import GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
+from steerproof.errors import SteeringError
+
 _TEXT = re.compile(r"^(none|(c|ratio)=([+-]\d+(?:\.\d+)?))$", re.ASCII)
 
 
@@ -100,3 +102,29 @@ class Strength:
 
 NONE = Strength(kind="none")
 """No push."""
+
+
+def one_strength(
+    strength: Strength | None, *, ratio: float | int | None = None, c: float | int | None = None
+) -> Strength:
+    """The one of three ways to say how hard that was used.
+
+    Args:
+        strength: A value.
+        ratio: Size of the push over the baseline norm, signed.
+        c: The number that multiplies the direction.
+
+    Raises:
+        SteeringError: Not exactly one is given, or it pushes nothing.
+    """
+    try:
+        given = [
+            *([] if strength is None else [strength]),
+            *([] if ratio is None else [Strength(kind="ratio", number=float(ratio))]),
+            *([] if c is None else [Strength(kind="c", number=float(c))]),
+        ]
+    except ValueError as error:
+        raise SteeringError(f"{error}; to push nothing, leave the push out") from None
+    if len(given) != 1 or given[0] == NONE:
+        raise SteeringError("a push needs one strength: ratio=0.2 or c=2.0, one of them and not 0")
+    return given[0]

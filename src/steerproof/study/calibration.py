@@ -21,6 +21,8 @@ from steerproof.errors import SteeringError
 from steerproof.spec.seeds import derived_seed
 from steerproof.study.directions import Directions, Residuals, centred
 
+Named = dict[str, dict[str, float | None]]
+"""Cosines by the names of two personas; None where one has no direction."""
 SPLITS = 20
 """Random halves of the questions that the split-half reliability is averaged over."""
 
@@ -44,19 +46,20 @@ def calibrate(
             f"layer {residuals.layer}: baseline residual norm is {h_bar}, must be finite and "
             "positive; load the model in float32 or choose another layer"
         )
-    unit = normalize(directions.centroid.double(), dim=1)
+    unit = _unit(directions.centroid)
     cosine = unit @ unit.T
-    neutral = unit @ normalize(directions.neutral.double(), dim=0)
+    neutral = unit @ _unit(directions.neutral[None])[0]
     halves = _split_half(residuals, headline, seed)
+    halves[directions.centroid.norm(dim=1) == 0] = torch.nan
     names = directions.personas
     norms = directions.centroid.double().norm(dim=1).tolist()
     personas = {}
     for i, name in enumerate(names):
         personas[name] = PersonaCalibration(
             norm=norms[i],
-            split_half=float(halves[i]),
-            neutral_cosine=float(neutral[i]),
-            reference_cosine=float(cosine[i, names.index(reference)]),
+            split_half=_defined(halves[i]),
+            neutral_cosine=_defined(neutral[i]),
+            reference_cosine=_defined(cosine[i, names.index(reference)]),
         )
     return LayerCalibration(
         layer=residuals.layer,
@@ -65,7 +68,10 @@ def calibrate(
         questions=len(residuals.neutral),
         h_bar=h_bar,
         personas=personas,
-        neutral_cosine_max=max(abs(personas[name].neutral_cosine) for name in headline),
+        neutral_cosine_max=max(
+            (abs(c) for name in headline if (c := personas[name].neutral_cosine) is not None),
+            default=0.0,
+        ),
         cosines=_named(cosine, names),
         controls={
             kind: _control_cosines(table, unit, names)
@@ -83,16 +89,29 @@ def _control_cosines(
     names: Sequence[str],
 ) -> ControlCosines:
     """Cosines of one kind of random directions; the centroids are unit vectors."""
-    unit = normalize(table.double(), dim=1)
+    unit = _unit(table)
     return ControlCosines(
         centroids=_named(unit @ centroids.T, names), each_other=_named(unit @ unit.T, names)
     )
 
 
-def _named(table: Float[Tensor, "row column"], names: Sequence[str]) -> dict[str, dict[str, float]]:
+def _named(table: Float[Tensor, "row column"], names: Sequence[str]) -> Named:
     """A square table by the names of its rows and columns."""
-    rows = (dict(zip(names, row, strict=True)) for row in table.tolist())
+    rows = (dict(zip(names, map(_defined, row), strict=True)) for row in table)
     return dict(zip(names, rows, strict=True))
+
+
+def _unit(vectors: Float[Tensor, "row hidden"]) -> Float[Tensor, "row hidden"]:
+    """Rows at length 1, float64; NaN for a row of zeros, which has no angle to anything."""
+    exact = vectors.double()
+    unit = normalize(exact, dim=1)
+    unit[exact.norm(dim=1) == 0] = torch.nan
+    return unit
+
+
+def _defined(value: Tensor) -> float | None:
+    """A number; None for NaN."""
+    return None if bool(value.isnan()) else float(value)
 
 
 def _split_half(

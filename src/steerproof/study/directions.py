@@ -20,6 +20,9 @@ from steerproof.model.chat import chat_ids
 from steerproof.model.steering import record
 from steerproof.spec.seeds import derived_seed
 
+_ROUNDING = 1e-6
+"""Share of the residual's norm below which a centroid is nothing but rounding."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Residuals:
@@ -150,8 +153,11 @@ def from_residuals(residuals: Residuals, *, headline: Sequence[str], seed: int) 
         headline: the personas whose mean is subtracted.
         seed: the experiment's seed; random directions are drawn from (seed, kind, persona, layer).
 
+    A centroid shorter than a millionth of the residual is rounding: it and the random ones of its
+    norm are zeros, and a push along them is refused.
+
     Raises:
-        SteeringError: a residual is not finite, or a centroid has no length.
+        SteeringError: a residual is not finite.
     """
     rows = [residuals.personas.index(name) for name in headline]
     raw = residuals.by_persona.double().mean(1)
@@ -161,12 +167,7 @@ def from_residuals(residuals: Residuals, *, headline: Sequence[str], seed: int) 
             "or choose another layer"
         )
     centroid, mean = centred(raw, rows)
-    for name, norm in zip(residuals.personas, centroid.norm(dim=1).tolist(), strict=True):
-        if norm <= 1e-6 * float(raw.norm(dim=1).mean()):
-            raise SteeringError(
-                f"layer {residuals.layer}: persona {name} has a centroid of norm {norm:.3g}; "
-                "its prompt does not move the residual stream, so there is nothing to steer with"
-            )
+    centroid[centroid.norm(dim=1) <= _ROUNDING * raw.norm(dim=1).mean()] = 0.0
     random = {
         kind: torch.stack(
             [
@@ -224,8 +225,10 @@ def _random(
     else:
         weights = torch.randn(basis.shape[0], generator=generator, dtype=torch.float64)
         vector = (weights - weights.mean()) @ basis
-        vector = vector - (vector @ own) / (own @ own) * own
-    return vector / vector.norm()
+        if bool(own.any()):
+            vector = vector - (vector @ own) / (own @ own) * own
+    norm = vector.norm()
+    return vector / norm if bool(norm > 0) else vector
 
 
 def tensors(directions: Sequence[Directions]) -> dict[str, Tensor]:

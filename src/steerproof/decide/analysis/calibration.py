@@ -15,12 +15,12 @@ class PersonaCalibration:
     """What one persona's centroid is like at one layer."""
 
     norm: float
-    """||v||, the norm of the centred centroid."""
-    split_half: float
+    """||v||, the norm of the centred centroid; at 0 the three below are undefined."""
+    split_half: float | None
     """Mean cosine between centroids from two halves of the questions."""
-    neutral_cosine: float
+    neutral_cosine: float | None
     """Cosine with the neutral prompt's centred vector."""
-    reference_cosine: float
+    reference_cosine: float | None
     """Cosine with the reference persona's centroid."""
 
 
@@ -28,18 +28,20 @@ class PersonaCalibration:
 class ControlCosines:
     """What the random directions of one kind have in common with what they are controls of."""
 
-    centroids: Mapping[str, Mapping[str, float]]
-    """Persona of the random direction -> persona of the centroid -> their cosine."""
-    each_other: Mapping[str, Mapping[str, float]]
+    centroids: Mapping[str, Mapping[str, float | None]]
+    """Persona of the random direction -> persona of the centroid -> their cosine; None where one
+    of them has no length."""
+    each_other: Mapping[str, Mapping[str, float | None]]
     """Cosine of every pair of random directions of the kind."""
 
-    def own(self, persona: str) -> float:
+    def own(self, persona: str) -> float | None:
         """Cosine of a persona's random direction with its own centroid."""
         return self.centroids[persona][persona]
 
-    def largest(self, persona: str, others: Iterable[str]) -> float:
+    def largest(self, persona: str, others: Iterable[str]) -> float | None:
         """Largest |cosine| of a persona's random direction with any of these centroids."""
-        return max(abs(self.centroids[persona][name]) for name in others)
+        cosines = (self.centroids[persona][name] for name in others)
+        return max((abs(cosine) for cosine in cosines if cosine is not None), default=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,18 +62,20 @@ class LayerCalibration:
     """By persona, in file order."""
     neutral_cosine_max: float
     """Largest |cosine| of the neutral vector with a headline persona: a gate."""
-    cosines: Mapping[str, Mapping[str, float]]
-    """Cosine of every pair of centroids."""
+    cosines: Mapping[str, Mapping[str, float | None]]
+    """Cosine of every pair of centroids; None where one of them is zero."""
     controls: Mapping[str, ControlCosines] = field(default_factory=dict)
     """By kind of random direction; empty in a run from before they were stored."""
 
-    def coefficient(self, persona: str, strength: Strength) -> float:
-        """The number that multiplies a persona's direction at a strength."""
-        return strength.coefficient(h_bar=self.h_bar, norm=self.personas[persona].norm)
+    def coefficient(self, persona: str, strength: Strength) -> float | None:
+        """The number that multiplies a persona's direction at a strength; None along no length."""
+        norm = self.personas[persona].norm
+        return strength.coefficient(h_bar=self.h_bar, norm=norm) if norm > 0 else None
 
-    def ratio(self, persona: str, strength: Strength) -> float:
-        """Signed size of the push at a strength: `c ||v|| / h_bar`."""
-        return strength.ratio(h_bar=self.h_bar, norm=self.personas[persona].norm)
+    def ratio(self, persona: str, strength: Strength) -> float | None:
+        """Signed size of the push at a strength: `c ||v|| / h_bar`; None along no length."""
+        norm = self.personas[persona].norm
+        return strength.ratio(h_bar=self.h_bar, norm=norm) if norm > 0 else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +88,7 @@ class LayerGate:
     neutral_cosine_allowed: float
     passed: bool
     """The neutral prompt is not too near any persona."""
-    split_half: Mapping[str, float]
+    split_half: Mapping[str, float | None]
     """Reliability of each headline persona's centroid."""
 
 

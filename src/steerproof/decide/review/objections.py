@@ -143,7 +143,7 @@ def _pushes(experiment: Experiment, layer: Mapping[str, Any]) -> Iterator[Object
 def _neutral(experiment: Experiment, layer: Mapping[str, Any]) -> Iterator[Objection]:
     limit = experiment.gates.neutral_cosine
     cosines = {name: layer["personas"][name]["neutral_cosine"] for name in experiment.headline}
-    near = {name: cosine for name, cosine in cosines.items() if abs(cosine) > limit}
+    near = {name: cosine for name, cosine in cosines.items() if abs(cosine or 0.0) > limit}
     if near:
         named = ", ".join(f"{name} {cosine:+.2f}" for name, cosine in near.items())
         yield Objection(
@@ -158,9 +158,12 @@ def _neutral(experiment: Experiment, layer: Mapping[str, Any]) -> Iterator[Objec
 
 def _unreliable(experiment: Experiment, layer: Mapping[str, Any]) -> Iterator[Objection]:
     halves = {name: layer["personas"][name]["split_half"] for name in experiment.headline}
-    low = {name: value for name, value in halves.items() if value < RELIABLE}
+    low = {name: half for name, half in halves.items() if half is None or half < RELIABLE}
     if low:
-        named = ", ".join(f"{name} {value:.2f}" for name, value in low.items())
+        named = ", ".join(
+            f"{name} {'no direction at all' if half is None else format(half, '.2f')}"
+            for name, half in low.items()
+        )
         yield Objection(
             code="unreliable_centroid",
             severity="serious",
@@ -179,9 +182,10 @@ def _bystanders(
     if drawn is None:
         return
     closeness = {
-        name: fmean(layer["cosines"][name][other] for other in drawn[name])
+        name: fmean(known)
         for name in experiment.headline
-        if drawn.get(name)
+        for cosines in [[layer["cosines"][name][other] for other in drawn.get(name, ())]]
+        if (known := [cosine for cosine in cosines if cosine is not None])
     }
     spread = max(closeness.values()) - min(closeness.values()) if closeness else 0.0
     if spread <= UNEVEN:

@@ -39,7 +39,7 @@ def cosines(inputs: ReportInputs) -> Drawing | None:
         figure, (axes,) = panels(layout)
         for i, a in enumerate(names):
             for j, b in enumerate(names):
-                _cell(axes, i, j, float(table[a][b]), f"{short_name(a)}, {short_name(b)}")
+                _cell(axes, i, j, table[a][b], f"{short_name(a)}, {short_name(b)}")
         axes.set_xlim(-0.5, len(names) - 0.5)
         axes.set_ylim(len(names) - 0.5, -0.5)
         axes.set_xticks(range(len(names)), [short_name(n) for n in names], rotation=45, ha="left")
@@ -60,7 +60,10 @@ def cosines(inputs: ReportInputs) -> Drawing | None:
         )
 
 
-def _cell(axes: Axes, row: int, column: int, value: float, words: str) -> None:
+def _cell(axes: Axes, row: int, column: int, value: float | None, words: str) -> None:
+    if value is None:  # a direction of no length has no angles
+        axes.text(column, row, "–", ha="center", va="center_baseline", fontsize=7.2, color=FAINT)
+        return
     fill, ink = diverging(value)
     axes.add_patch(
         Rectangle(
@@ -95,7 +98,8 @@ def reference(inputs: ReportInputs) -> Drawing | None:
     with style():
         figure, grid = panels(square_panels(len(shown)), share="y")
         for place, (axes, layer) in enumerate(zip(grid, shown, strict=True)):
-            values = {p: layers[layer]["personas"][p]["reference_cosine"] for p in bridge}
+            cosines_of = {p: layers[layer]["personas"][p]["reference_cosine"] for p in bridge}
+            values = {p: cosine for p, cosine in cosines_of.items() if cosine is not None}
             _against_bridge(axes, values, {p: bridge[p].value for p in bridge}, numbers)
             axes.set_title(_title(inputs, layer))
             axes.set_xlabel(f"cosine to {short_name(experiment.reference_persona)} (dimensionless)")
