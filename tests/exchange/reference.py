@@ -1,6 +1,7 @@
 """What other people's code does with a vector, written from their definition: block by block."""
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 
 import torch
 from torch import Tensor
@@ -35,8 +36,6 @@ def added(base: Base, vectors: Mapping[int, Tensor]) -> Tensor:
 
 def pushed(base: Base, *pushes: Push) -> Tensor:
     """Logits under steerproof's pushes, one after another in a steering of its own each."""
-    from contextlib import ExitStack
-
     with ExitStack() as stack, torch.no_grad():
         for push in pushes:
             steering = Steering(base.blocks, [push], device=base.device, dtype=base.dtype)

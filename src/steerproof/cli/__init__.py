@@ -15,6 +15,7 @@ import typer
 
 import steerproof
 from steerproof import tables
+from steerproof.cli import directions
 from steerproof.cli.output import Device, Json, RunDir, Source, Where, complain, needing, say, texts
 from steerproof.errors import MachineError, SteerproofError
 from steerproof.text import clean
@@ -29,6 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.add_typer(directions.app, name="directions")
 
 
 def main() -> None:

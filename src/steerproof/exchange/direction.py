@@ -101,22 +101,27 @@ class Direction:
         """Euclidean length of the vector."""
         return float(self.vector.double().norm())
 
+    def coefficient(self, strength: Strength) -> float:
+        """The number that multiplies it at a strength.
+
+        Raises:
+            SteeringError: A ratio is asked for and the baseline norm is not known.
+        """
+        h_bar = self.provenance.h_bar
+        if strength.kind == "ratio" and h_bar is None:
+            raise SteeringError(
+                f"{strength} of direction {self.name!r} is undefined: the baseline norm of block"
+                f" {self.layer} is unknown; give a coefficient (c=+1), or calibrate on the model"
+            )
+        return strength.coefficient(h_bar=h_bar or 1.0, norm=self.norm)
+
     def push(self, strength: Strength) -> Push:
         """The push along it.
 
         Raises:
             SteeringError: A ratio is asked for and the baseline norm is not known.
         """
-        if strength.kind == "ratio" and self.provenance.h_bar is None:
-            raise SteeringError(
-                f"{strength} of direction {self.name!r} is undefined: the baseline norm of block"
-                f" {self.layer} is unknown; give a coefficient (c=+1), or calibrate on the model"
-            )
-        h_bar = self.provenance.h_bar or 1.0
-        return Push(
-            layer=self.layer,
-            vector=self.vector * strength.coefficient(h_bar=h_bar, norm=self.norm),
-        )
+        return Push(layer=self.layer, vector=self.vector * self.coefficient(strength))
 
 
 def pick(

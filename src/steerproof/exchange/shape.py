@@ -1,7 +1,6 @@
 """What must be known of a model to read a table of vectors: how deep and how wide it is."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from transformers import AutoConfig
 
@@ -31,7 +30,7 @@ def shape_of(model: str, revision: str | None = None) -> Shape:
     Raises:
         ModelError: There is no such model, or its configuration cannot be read.
     """
-    directory = find_directory(Path(model) if Path(model).is_dir() else model, revision)
+    directory = find_directory(model, revision)
     try:
         config = AutoConfig.from_pretrained(directory, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
