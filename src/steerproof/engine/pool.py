@@ -116,7 +116,8 @@ class RowPool:
         place = prompt_places([branch.position for branch in branches], tables)
         source = torch.tensor([token for path in prompts.paths for token in path]).long()
         mask = None if prompts.mask is None else torch.from_numpy(prompts.mask).to(on)
-        self._subject.route(prompts.rows, torch.from_numpy(prompts.real))
+        real = torch.from_numpy(prompts.real)
+        self._subject.route(prompts.rows, real, ["prompt"] * len(prompts.rows))
         filling = self.cache.filling(sent(source, on), sent(place, on), mask)
         with filling, unplanned_attention(on):
             base.model(
@@ -151,6 +152,8 @@ class RowPool:
         batch.steps += 1
         self._positions += 1
         advanced = self._advanced(batch, drawn.cpu().numpy())
+        if batch.turns:
+            self._batch = None
         self._drawn += sum(len(branch.rows) for branch in advanced)
         return advanced
 
@@ -298,7 +301,8 @@ class RowPool:
         self._tokens[:count].copy_(torch.tensor([branch.last for branch in branches]))
         # Padding rides with the last adapter, unpushed; it reads and writes only the page TRASH.
         padding = [branches[-1].rows[0]] * (size - count)
-        self._subject.route([branch.rows[0] for branch in branches], None, padding)
+        rows, where = zip(*((branch.rows[0], branch.where) for branch in branches), strict=True)
+        self._subject.route(rows, None, where, padding)
         self._ended = 0
         self._batch = self._batch_of(branches)
         return self._batch
@@ -321,6 +325,7 @@ class RowPool:
             firsts=firsts,
             steps=steps,
             seeds=seeds,
+            turns=any(branch.turns for branch in branches),
         )
 
     def _size(self, rows: int) -> int:

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from steerproof.engine.lora.pool import LoraWeights
-from steerproof.model.steering import Push
+from steerproof.model.steering import Push, Where
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +66,19 @@ class Branch:
         """Position of the token to be fed next; so many keys have been written."""
         return len(self.rows[0].prompt_ids) - 1 + len(self.tokens)
 
+    @property
+    def where(self) -> Where:
+        """Where the token to be fed next stands."""
+        return "generated" if self.tokens else "last_prompt"
+
+    @property
+    def turns(self) -> bool:
+        """Whether its push acts on the token to be fed next and not on those after it, or not."""
+        push = self.rows[0].push
+        if push is None or self.tokens:
+            return False
+        return push.acts("last_prompt") != push.acts("generated")
+
 
 @dataclass(slots=True, kw_only=True)
 class Batch:
@@ -81,6 +94,8 @@ class Batch:
     """Place of each branch's first row."""
     steps: Int[Tensor, " rows"]
     seeds: Int[Tensor, " rows"]
+    turns: bool
+    """After the next step some push begins or ends to act, so that rows are routed anew."""
 
 
 Choose = Callable[[Float[Tensor, "branches vocab"], Batch], Int[Tensor, " rows"]]

@@ -94,7 +94,9 @@ def log_probs_alone(subject: Subject, row: Row, text: Sequence[int]) -> Tensor:
     base = subject.base
     ids = torch.tensor([[*row.prompt_ids, *text]], device=base.device)
     with attached(subject):
-        subject.route([row], None)
+        push = row.push
+        mask = None if push is None else push.mask(len(row.prompt_ids), ids.shape[1])[None]
+        subject.route([row], mask, None)
         logits = base.model(input_ids=ids, use_cache=False).logits[0]
     at = logits[len(row.prompt_ids) - 1 : -1].float().log_softmax(dim=1)
     return at.gather(1, torch.tensor(list(text), device=base.device)[:, None])[:, 0].cpu()

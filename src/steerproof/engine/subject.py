@@ -19,7 +19,7 @@ from steerproof.engine.rows import Row
 from steerproof.engine.shards import replica
 from steerproof.errors import ModelError, SteeringError
 from steerproof.model.base import Base
-from steerproof.model.steering import Push, SlotAudit, Steering
+from steerproof.model.steering import Push, SlotAudit, Steering, Where
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,19 +38,31 @@ class Subject:
         """The slot of a row's adapter; batches are ordered by it."""
         return self.adapter_slots[row.adapter]
 
-    def route(self, rows: Sequence[Row], mask: Tensor | None, padding: Sequence[Row] = ()) -> None:
+    def route(
+        self,
+        rows: Sequence[Row],
+        mask: Tensor | None,
+        where: Sequence[Where] | None,
+        padding: Sequence[Row] = (),
+    ) -> None:
         """Say which adapter and which push each row of the coming forward passes uses.
 
         Args:
             rows: In order of their adapters.
             mask: `[rows, seq]`, where a position is a real token; None when every position is.
                 On the CPU.
+            where: Where each row's tokens stand: a push that does not act there is left out. None
+                where the mask says it.
             padding: Further rows, whose adapters are used and who are not pushed.
         """
         if self.adapters is not None:
             self.adapters.route(torch.tensor([self.adapter_slot(row) for row in (*rows, *padding)]))
         if self.steering is not None:
-            pushes = [self.push_slots[row.push] for row in rows]
+            places = where or [None] * len(rows)
+            pushes = [
+                0 if row.push and place and not row.push.acts(place) else self.push_slots[row.push]
+                for row, place in zip(rows, places, strict=True)
+            ]
             self.steering.route(torch.tensor([*pushes, *(0 for _ in padding)]), mask)
 
     def audit(self, push: Push) -> SlotAudit:
@@ -86,6 +98,8 @@ def subject_of(base: Base, rows: Iterable[Row], *, audit_every: int) -> Subject:
     if len(pushes) > 1:
         table = [push for push in pushes if push is not None]
         place = {"device": base.device, "dtype": base.dtype}
+        # What acts at a few tokens would be missed by a measurement now and then.
+        audit_every = audit_every if all(push.tokens == "all" for push in table) else 1
         steering = Steering(base.blocks, table, **place, audit_every=audit_every)
     return Subject(
         base=base,
