@@ -19,6 +19,7 @@ from steerproof.engine.graphs import CapturedSteps
 from steerproof.engine.prompts import packed
 from steerproof.engine.rows import Batch, Branch, Choose, Row
 from steerproof.engine.subject import Subject
+from steerproof.model.push import Where
 from steerproof.model.transfer import sent, unplanned_attention
 
 # Ended branches leave when they are this share of the batch: new tables take some milliseconds.
@@ -117,7 +118,8 @@ class RowPool:
         source = torch.tensor([token for path in prompts.paths for token in path]).long()
         mask = None if prompts.mask is None else torch.from_numpy(prompts.mask).to(on)
         real = torch.from_numpy(prompts.real)
-        self._subject.route(prompts.rows, real, ["prompt"] * len(prompts.rows))
+        where: list[Where] = ["prompt"] * len(prompts.rows)
+        self._subject.route(prompts.rows, real, where)
         filling = self.cache.filling(sent(source, on), sent(place, on), mask)
         with filling, unplanned_attention(on):
             base.model(

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from steerproof.engine.lora.pool import LoraWeights
-from steerproof.model.steering import Push, Where
+from steerproof.model.push import Push, Where
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,7 +19,8 @@ from steerproof.engine.rows import Row
 from steerproof.engine.shards import replica
 from steerproof.errors import ModelError, SteeringError
 from steerproof.model.base import Base
-from steerproof.model.steering import Push, SlotAudit, Steering, Where
+from steerproof.model.push import Push, Where
+from steerproof.model.steering import SlotAudit, Steering
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
