@@ -1,19 +1,27 @@
 """Teacher-forced scores through the pool against PEFT and a plain hook, and canaries that die."""
 
+import copy
 from dataclasses import replace
 
 import pytest
 import torch
 
-from steerproof.engine.canary import canaries
+from steerproof.engine.canary import Canary, canaries
+from steerproof.engine.exact import in_float32
+from steerproof.engine.lora.pool import LoraSpec, fresh_weights, lora_sites
+from steerproof.engine.rows import Row
 from steerproof.engine.score import log_probs, log_probs_alone, score
 from steerproof.engine.subject import subject_of
 from steerproof.errors import ModelError, SteeringError
+from steerproof.model.base import load_base
+from steerproof.model.chat import chat_ids, text_ids
+from steerproof.model.fetch import fetch
 from steerproof.model.steering import Push
 from tests.engine.subjects import PUSHED, PUSHES, Oracle, base_of, mixed_rows, subject
 from tests.tiny import HIDDEN
 
 TEXT = (10, 20, 30, 40, 50, 60, 70)
+LONG = tuple(range(10, 250, 10))
 
 
 def one_per_cell(architecture="qwen2"):
@@ -37,74 +45,182 @@ def test_scores_in_the_pool_equal_peft_with_a_plain_hook(tmp_path):
         torch.testing.assert_close(ours, expected, atol=2e-5, rtol=1e-5)
 
 
-def test_in_bfloat16_the_pool_and_a_row_alone_agree_within_the_tolerance():
-    made = subject("qwen2", torch.bfloat16)
-    rows = one_per_cell()
-    pooled = log_probs(made, rows, [TEXT] * len(rows))
-    alone = [log_probs_alone(made, row, TEXT) for row in rows]
-    error = max(float((a - b).abs().max()) for a, b in zip(pooled, alone, strict=True))
-    assert 0.0 < error < 0.5
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rows_of_one_length_are_scored_together_as_if_alone(dtype):
+    rows = one_per_cell() * 2
+    made = subject("qwen2", dtype)
+    together = log_probs_alone(made, rows, TEXT)
+    for row, scores in zip(rows, together, strict=True):
+        (alone,) = log_probs_alone(made, [row], TEXT)
+        torch.testing.assert_close(scores, alone, atol=2e-5, rtol=1e-5)
+
+
+def test_the_truth_of_half_precision_is_a_float32_model_with_the_same_weights():
+    base = base_of("qwen2", torch.bfloat16)
+    before = {name: weight.data_ptr() for name, weight in base.model.named_parameters()}
+    wide = copy.deepcopy(base.model).float()
+    ids = torch.tensor([[*TEXT]])
+    with in_float32(base) as same, torch.no_grad():
+        assert same.dtype == torch.float32
+        found = base.model(input_ids=ids).logits
+    with torch.no_grad():
+        assert torch.equal(found, wide(input_ids=ids).logits)
+        assert base.model(input_ids=ids).logits.dtype == torch.bfloat16
+    assert before == {name: weight.data_ptr() for name, weight in base.model.named_parameters()}
+
+
+def test_weights_come_back_when_a_pass_fails():
+    base = base_of("qwen2", torch.bfloat16)
+    with in_float32(base), pytest.raises(IndexError):
+        base.model(input_ids=torch.tensor([[10_000]]))
+    assert {weight.dtype for weight in base.model.parameters()} == {torch.bfloat16}
 
 
 def test_canaries_report_the_change_and_the_error_of_each_cell():
     found = canaries(subject("qwen2"), one_per_cell(), TEXT)
     assert [c.cell for c in found] == [f"c{i}" for i in range(10)]
     for canary, row in zip(found, one_per_cell(), strict=True):
+        assert canary.push == ("none" if row.push is None else "verified")
         assert (canary.change is None) == (row.push is None)
         assert canary.change is None or canary.change > 0.1
         assert canary.follows is None or abs(canary.follows - 1) < 1e-3
         assert canary.error < 1e-4
 
 
-def test_a_push_that_does_nothing_kills_its_canary():
-    nothing = [Push(layer=1, vector=torch.zeros(HIDDEN)) for _ in range(PUSHES)]
-    dead, rows = repushed([None, *nothing])
-    with pytest.raises(SteeringError, match="c1: the push changes a fixed text by 0 nats in the"):
-        canaries(dead, rows, TEXT)
+def test_a_pool_that_computes_something_else_kills_its_canary_and_no_other(monkeypatch):
+    def wrong(made, rows, texts):
+        first, *others = log_probs(made, rows, texts)
+        return [first + 0.01, *others]
+
+    monkeypatch.setattr("steerproof.engine.canary.log_probs", wrong)
+    first, *others = canaries(subject("qwen2"), one_per_cell(), TEXT)
+    assert isinstance(first, ModelError)
+    assert "c0: in the pool a fixed text differs by 0.01 nats" in str(first)
+    assert all(isinstance(canary, Canary) for canary in others)
 
 
-def test_a_pool_that_computes_something_else_kills_the_canary(monkeypatch):
-    made = subject("qwen2")
-    monkeypatch.setattr(
-        "steerproof.engine.canary.log_probs_alone",
-        lambda *_: log_probs(made, one_per_cell()[:1], [TEXT])[0] + 0.01,
-    )
-    with pytest.raises(ModelError, match=r"differs by 0\.01 nats .* 10 times what is allowed"):
-        canaries(made, one_per_cell()[:1], TEXT)
-
-
-def small_pushes(factor=1.0):
-    """A subject in bfloat16 whose pushes change less than its rounding allows for, and rows."""
-    generator = torch.Generator().manual_seed(0)
-    pushes = [
-        Push(layer=1, vector=torch.randn(HIDDEN, generator=generator) * 0.05 * factor)
-        for _ in range(PUSHES)
-    ]
-    made, rows = repushed([None, *pushes], torch.bfloat16)
+def sized_pushes(dtype, ratio, *, of=1.0, turned=False):
+    """Rows with a push of a ratio of the residual's norm; `of` it, or in other directions."""
+    base = base_of("qwen2", dtype)
+    generator = torch.Generator().manual_seed(5 if turned else 0)
+    with torch.no_grad():
+        states = base.model(input_ids=torch.tensor([TEXT]), output_hidden_states=True)
+    norm = float(states.hidden_states[2].float().norm(dim=-1).mean())
+    directions = torch.randn(PUSHES, HIDDEN, generator=generator)
+    vectors = directions / directions.norm(dim=1, keepdim=True) * ratio * norm * of
+    pushes = [None, *(Push(layer=1, vector=vector) for vector in vectors)]
+    made, rows = repushed(pushes, dtype)
     return made, [row for row in rows if row.push is not None]
 
 
-def test_in_half_precision_a_small_push_is_told_from_rounding():
-    for canary in canaries(*small_pushes(), TEXT):
-        assert 0.5 < canary.follows < 1.5
+HALF_AND_FULL = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 
 
-@pytest.mark.parametrize("factor", [0.0, 0.25, -1.0, 3.0])
-def test_in_half_precision_another_push_kills_the_canary_within_the_tolerance(factor, monkeypatch):
-    made, rows = small_pushes()
-    other, others = small_pushes(factor)
+@HALF_AND_FULL
+def test_a_push_of_real_size_is_verified(dtype):
+    for canary in canaries(*sized_pushes(dtype, 0.5), LONG):
+        assert canary.push == "verified"
+        assert abs(canary.follows - 1) < (1e-3 if dtype == torch.float32 else 0.2)
+
+
+@HALF_AND_FULL
+@pytest.mark.parametrize(
+    "planted", [{"of": 0.0}, {"of": 0.25}, {"of": -1.0}, {"of": 3.0}, {"turned": True}]
+)
+def test_no_push_a_quarter_the_opposite_three_times_and_another_direction_are_found(
+    dtype, planted, monkeypatch
+):
+    made, rows = sized_pushes(dtype, 0.5)
+    other, others = sized_pushes(dtype, 0.5, **planted)
+    swap = {row.push: another.push for row, another in zip(rows, others, strict=True)}
 
     def score_others(_, asked, texts):
-        pushes = [None if row.push is None else others[0].push for row in asked]
-        swapped = [replace(row, push=push) for row, push in zip(asked, pushes, strict=True)]
-        return log_probs(other, swapped, texts)
+        pushes = [None if row.push is None else swap[row.push] for row in asked]
+        return log_probs(
+            other, [replace(r, push=p) for r, p in zip(asked, pushes, strict=True)], texts
+        )
 
     monkeypatch.setattr("steerproof.engine.canary.log_probs", score_others)
-    with pytest.raises(SteeringError, match="the push changes a fixed text"):
-        canaries(made, rows[:1], TEXT)
+    for found in canaries(made, rows, LONG):
+        assert isinstance(found, ModelError | SteeringError)
+
+
+def test_a_push_that_rounding_hides_is_recorded_as_too_small_and_is_no_error():
+    for canary in canaries(*sized_pushes(torch.bfloat16, 0.01), LONG):
+        assert canary.push == "too small to verify here"
+        assert canary.change < 5 * canary.rounding
+
+
+def test_a_push_that_does_nothing_kills_its_canary():
+    nothing = [Push(layer=1, vector=torch.zeros(HIDDEN)) for _ in range(PUSHES)]
+    dead, rows = repushed([None, *nothing])
+    found = canaries(dead, rows, TEXT)
+    assert isinstance(found[0], Canary)
+    assert isinstance(found[1], SteeringError)
+    assert "c1: the push changes nothing in a fixed text" in str(found[1])
+
+
+def test_an_adapter_that_gives_nan_fails_its_own_cells_only():
+    rows = one_per_cell()
+    bad = next(row.adapter for row in rows if row.adapter is not None)
+    tensors = {name: torch.full_like(value, torch.nan) for name, value in bad.tensors.items()}
+    broken = replace(bad, tensors=tensors)
+    for dtype in (torch.float32, torch.bfloat16):
+        mixed = [replace(r, adapter=broken) if r.adapter is bad else r for r in rows]
+        made = subject_of(base_of("qwen2", dtype), mixed, audit_every=1)
+        for row, found in zip(mixed, canaries(made, mixed, TEXT), strict=True):
+            assert isinstance(found, ModelError) == (row.adapter is broken)
 
 
 def test_a_canary_needs_a_text():
     with pytest.raises(ModelError, match="at least one token"):
         canaries(subject("qwen2"), one_per_cell(), ())
     assert base_of("qwen2").model.config._attn_implementation == "sdpa"
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_on_a_real_model_pushes_are_verified_and_wrong_ones_found(dtype, monkeypatch):
+    fetch("smollm2", str)
+    base = load_base("smollm2", dtype=dtype)
+    questions = ["How do airplanes stay in the air?", "Why is exercise important?"]
+    prompts = [chat_ids(base, system="You are a villain.", user=text) for text in questions]
+    text = text_ids(base.tokenizer, "Tell me about the history of tea, and how rice is cooked.")
+    with torch.no_grad():
+        states = base.model(input_ids=torch.tensor([prompts[0]]), output_hidden_states=True)
+    residual = states.hidden_states[22][0, -1].float()
+    generator = torch.Generator().manual_seed(0)
+    spec = LoraSpec(rank=8, alpha=16, rslora=True)
+    fresh = fresh_weights(lora_sites(base), spec, 1)
+    adapter = replace(fresh, tensors={
+        name: torch.randn(value.shape, generator=generator) * 0.003 if "lora_B" in name else value
+        for name, value in fresh.tensors.items()
+    })  # fmt: skip
+    directions = torch.randn(3, base.hidden_size, generator=generator)
+    directions *= 0.3 * residual.norm() / directions.norm(dim=1, keepdim=True)
+
+    def rows_with(vectors):
+        pushes = [Push(layer=21, vector=vector) for vector in vectors]
+        return [
+            Row(cell=f"c{i}{j}", question=0, sample=0, seed=0, prompt_ids=prompt, adapter=adapter,
+                push=push)
+            for i, push in enumerate(pushes) for j, prompt in enumerate(prompts)
+        ]  # fmt: skip
+
+    rows = rows_with(directions)
+    made = subject_of(base, rows, audit_every=1)
+    found = canaries(made, rows, text)
+    assert [canary.push for canary in found] == ["verified"] * len(rows)
+    planted = [directions * factor for factor in (0.0, 0.25, -1.0, 3.0)] + [directions.roll(1, 0)]
+    for vectors in planted:
+        others = rows_with(vectors)
+        other = subject_of(base, others, audit_every=1)
+        swap = {row.push: another.push for row, another in zip(rows, others, strict=True)}
+        swap[None] = None
+        monkeypatch.setattr(
+            "steerproof.engine.canary.log_probs",
+            lambda _, asked, texts, other=other, swap=swap: log_probs(
+                other, [replace(row, push=swap[row.push]) for row in asked], texts
+            ),
+        )
+        assert not any(isinstance(one, Canary) for one in canaries(made, rows, text))

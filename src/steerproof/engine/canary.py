@@ -1,89 +1,211 @@
 """Does the pool do what it says? A fixed text, scored steered, unsteered, and one row at a time.
 
 Steering that silently does nothing is the commonest failure of tools of this kind. A canary per
-cell scores one text through the pool, among the rows of all other cells: its log-probabilities
-must differ from those without the push, and agree with a plain forward pass of that row alone.
+cell scores one text through the pool, among the rows of all other cells. Its log-probabilities must
+be those of that row alone, and what the push changes in them must be what it changes alone.
 
-In half precision the two are rounded in other places, and the larger a logit the more. That may
-hide a small push in the log-probabilities, but not in what the push changes: with and without it
-the pool rounds alike. So that is held to what the push changes for the row alone.
+The truth is a plain pass of the row alone in float32. In half precision the pool is rounded in
+other places than the row alone is, but not more: it may be as far from the truth as the row alone
+in half precision is, times `FACTOR`. A push that changes less than `VISIBLE` times what rounding
+does is too small to be verified here: that is recorded, and no error.
+
+Measured on SmolLM2-135M with trained adapters, in bfloat16 on a CPU, texts of 10 to 29 tokens: the
+pool was 0.4 to 1.3 times as far from the truth as the row alone, and what a push changed 0.5 to 1.4
+times. Pushes of ratio 0.2 changed 2.5 to 20 times what rounding did.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from statistics import median
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from steerproof.engine.exact import HALF, in_float32
 from steerproof.engine.rows import Row
 from steerproof.engine.score import log_probs, log_probs_alone
-from steerproof.engine.subject import Subject
-from steerproof.errors import ModelError, SteeringError
+from steerproof.engine.subject import Subject, subject_of
+from steerproof.errors import ModelError, SteeringError, SteerproofError
+from steerproof.model.base import Base
+from steerproof.model.chat import text_ids
 
-_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}
-"""Nats between the pool and a row alone."""
-_HALF_TOLERANCE, _HALF_SHARE = 0.5, 0.1
-"""The same in bfloat16 and float16, or this share of a log-probability if it is more. A model of 7
-billion random weights was off by up to 0.77, and by 0.05 of what the log-probability was."""
-_FOLLOWS = (0.5, 1.5)
-"""Share of the push's change that must be seen; 0.96 to 1.03 in that model."""
+FACTOR = 3.0
+"""So many times as far from the truth as the row alone may the pool be."""
+VISIBLE = 5.0
+"""A push that changes so many times what rounding does is verified: a quarter of it, or another
+one, is then further from it than `FACTOR` allows."""
+_ROUNDING = {torch.float64: 3e-7, torch.float32: 3e-4}
+"""Where the row alone is the truth itself: nats, root mean square, ten times what was seen."""
+_ADAPTERS_AT_ONCE = 16
+_LEAST_TOKENS = 24
+
+Seen = Literal["none", "verified", "too small to verify here"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Canary:
-    """What the fixed text showed for one cell; differences in nats, the largest over its tokens."""
+    """What the fixed text showed for one cell, in nats, root mean square over its tokens."""
 
     cell: str
     mean_log_prob: float
     """Per token, through the pool, with the cell's push."""
-    change: float | None
-    """Difference that the push makes; None for a cell without one."""
-    follows: float | None
-    """Share of the change it makes to the row alone that it makes in the pool: 1 is all of it."""
     error: float
-    """Difference from a plain forward pass of this row alone."""
+    """How far the pool is from the truth."""
+    rounding: float
+    """How far from the truth the row alone is, or, if that is more, half of all rows are."""
+    push: Seen
+    """Whether the cell's push was seen; none for a cell without one."""
+    change: float | None
+    """What the push truly changes; None for a cell without one."""
+    follows: float | None
+    """Share of that change that the pool shows: 1 is all of it."""
 
 
-def canaries(subject: Subject, rows: Sequence[Row], text: Sequence[int]) -> list[Canary]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Scores:
+    """A text's log-probabilities under one row, `[tokens]` each."""
+
+    pooled: Tensor
+    alone: Tensor
+    truth: Tensor
+
+    def __sub__(self, other: "_Scores") -> "_Scores":
+        return _Scores(
+            pooled=self.pooled - other.pooled,
+            alone=self.alone - other.alone,
+            truth=self.truth - other.truth,
+        )
+
+    @property
+    def error(self) -> float:
+        return _size(self.pooled - self.truth)
+
+    @property
+    def rounding(self) -> float:
+        return _size(self.alone - self.truth)
+
+
+def fixed_text(base: Base, texts: Sequence[str]) -> tuple[int, ...]:
+    """Token ids of the first of some texts, joined until chance has little room left.
+
+    With about ten tokens a sound pool looks up to 1.5 times as far off as it is.
+    """
+    ids: tuple[int, ...] = ()
+    for count in range(1, len(texts) + 1):
+        ids = text_ids(base.tokenizer, " ".join(texts[:count]))
+        if len(ids) >= _LEAST_TOKENS:
+            break
+    return ids
+
+
+def canaries(
+    subject: Subject, rows: Sequence[Row], text: Sequence[int]
+) -> list[Canary | SteerproofError]:
     """Score a text under one row of each cell.
 
     Args:
-        subject: base, adapters and steering, not attached.
-        rows: one per cell; seeds are not used.
-        text: token ids of the text, at least one.
+        subject: Base, adapters and steering, not attached.
+        rows: One per cell; seeds are not used.
+        text: Token ids, see `fixed_text`.
+
+    Returns:
+        For each row what was seen, or what is wrong with its cell: a `ModelError` where the pool
+        computes something else than the row alone, a `SteeringError` where the push does.
 
     Raises:
-        SteeringError: a push changes nothing, or something else than it does to a row alone.
-        ModelError: the pool and a row alone differ by more than the tolerance of the number type
-            (1e-3 nats in float32; in bfloat16 0.5, or a tenth of the log-probability).
+        ModelError: The text has no token.
     """
     if not text:
         raise ModelError("a canary needs a text of at least one token")
-    texts = [tuple(text)] * len(rows)
-    pooled = log_probs(subject, rows, texts)
-    still = log_probs(subject, [replace(row, push=None) for row in rows], texts)
-    found = []
-    for row, with_push, without in zip(rows, pooled, still, strict=True):
-        alone = log_probs_alone(subject, row, text)
-        change = follows = None
-        if row.push is not None:
-            moved = alone - log_probs_alone(subject, replace(row, push=None), text)
-            change, follows = _difference(with_push, without), _share(with_push - without, moved)
-        found.append(
-            Canary(
-                cell=row.cell,
-                mean_log_prob=float(with_push.mean()),
-                change=change,
-                follows=follows,
-                error=_difference(with_push, alone),
-            )
+    still = [replace(row, push=None) for row in rows]
+    pushed = _scored(subject, rows, text)
+    unpushed = _scored(subject, still, text)
+    changes = [a - b for a, b in zip(pushed, unpushed, strict=True)]
+    exact = _ROUNDING.get(subject.base.dtype)
+    usual = exact or _middle([scores.rounding for scores in pushed])
+    usual_change = exact or _middle([change.rounding for change in changes])
+    return [
+        _judged(row, scores, change, usual, usual_change)
+        for row, scores, change in zip(rows, pushed, changes, strict=True)
+    ]
+
+
+def _scored(subject: Subject, rows: Sequence[Row], text: Sequence[int]) -> list[_Scores]:
+    pooled = log_probs(subject, rows, [tuple(text)] * len(rows))
+    alone = log_probs_alone(subject, rows, text)
+    truth = _true(subject, rows, text) if subject.base.dtype in HALF else alone
+    return [
+        _Scores(pooled=p, alone=a, truth=t) for p, a, t in zip(pooled, alone, truth, strict=True)
+    ]
+
+
+def _true(subject: Subject, rows: Sequence[Row], text: Sequence[int]) -> list[Tensor]:
+    """The rows alone in float32, a few adapters at a time: they are twice as wide there."""
+    order = sorted(range(len(rows)), key=lambda i: subject.adapter_slot(rows[i]))
+    slots = sorted({subject.adapter_slot(row) for row in rows})
+    found: dict[int, Tensor] = {}
+    with in_float32(subject.base) as base:
+        for start in range(0, len(slots), _ADAPTERS_AT_ONCE):
+            chosen = set(slots[start : start + _ADAPTERS_AT_ONCE])
+            places = [i for i in order if subject.adapter_slot(rows[i]) in chosen]
+            mine = [rows[i] for i in places]
+            wide = subject_of(base, mine, audit_every=1)
+            found.update(zip(places, log_probs_alone(wide, mine, text), strict=True))
+    return [found[i] for i in range(len(rows))]
+
+
+def _judged(
+    row: Row, scores: _Scores, change: _Scores, usual: float, usual_change: float
+) -> Canary | SteerproofError:
+    """What a row showed; `usual` and `usual_change` are what rounding does to half of all rows."""
+    rounding = _larger(scores.rounding, usual)
+    if not scores.error <= FACTOR * rounding:
+        return ModelError(
+            f"{row.cell}: in the pool a fixed text differs by {scores.error:.3g} nats from the same"
+            f" row alone, and rounding explains {rounding:.3g}, at most {FACTOR:g} times as much:"
+            " the pool computes something else"
         )
-        _check(found[-1], float(((with_push - alone).abs() / _allowed(alone, subject)).max()))
-    return found
+    seen: Seen = "none"
+    size = follows = None
+    if row.push is not None:
+        size, follows = _size(change.truth), _share(change.pooled, change.truth)
+        noise = _larger(change.rounding, usual_change)
+        wrong = _wrong_push(row.cell, change, size, noise)
+        if wrong is not None:
+            return wrong
+        seen = "verified" if size >= VISIBLE * noise else "too small to verify here"
+    return Canary(
+        cell=row.cell,
+        mean_log_prob=float(scores.pooled.mean()),
+        error=scores.error,
+        rounding=rounding,
+        push=seen,
+        change=size,
+        follows=follows,
+    )
 
 
-def _difference(a: Tensor, b: Tensor) -> float:
-    return float((a - b).abs().max())
+def _wrong_push(cell: str, change: _Scores, size: float, noise: float) -> SteeringError | None:
+    """The error that the pool's push is none, or another one; None where rounding explains it."""
+    if not change.pooled.any():
+        return SteeringError(
+            f"{cell}: the push changes nothing in a fixed text, and alone it changes it by"
+            f" {size:.3g} nats: the direction was not added, or is too small for this number type"
+        )
+    if size >= VISIBLE * noise and change.error > FACTOR * noise:
+        return SteeringError(
+            f"{cell}: the push changes a fixed text by {_size(change.pooled):.3g} nats in the pool"
+            f" and by {size:.3g} alone, and the two differ by {change.error:.3g}, where rounding"
+            f" explains {noise:.3g}, at most {FACTOR:g} times as much: the direction was not added"
+            " as it should be"
+        )
+    return None
+
+
+def _size(nats: Tensor) -> float:
+    """Root mean square over the tokens."""
+    return float(nats.double().square().mean().sqrt())
 
 
 def _share(change: Tensor, expected: Tensor) -> float | None:
@@ -92,32 +214,11 @@ def _share(change: Tensor, expected: Tensor) -> float | None:
     return float((change.double() * expected.double()).sum()) / size if size else None
 
 
-def _allowed(alone: Tensor, subject: Subject) -> Tensor:
-    """How far each log-probability may be from that of the row alone."""
-    tolerance = _TOLERANCE.get(subject.base.dtype)
-    if tolerance is not None:
-        return torch.full_like(alone, tolerance)
-    return (_HALF_SHARE * alone.abs()).clamp(min=_HALF_TOLERANCE)
+def _middle(sizes: Sequence[float]) -> float:
+    """Their median; NaN counts as none, for what is not a number tells nothing about rounding."""
+    return median([size for size in sizes if size == size] or [0.0])
 
 
-def _check(canary: Canary, excess: float) -> None:
-    """Check what was seen; `excess` is the largest error as a multiple of what is allowed."""
-    if not excess <= 1.0:
-        raise ModelError(
-            f"{canary.cell}: in the pool a fixed text differs by {canary.error:.3g} nats from the"
-            f" same row alone, {excess:.3g} times what is allowed: the pool computes something else"
-        )
-    if canary.change is None:
-        return
-    if canary.change == 0.0 or canary.follows is None:
-        raise SteeringError(
-            f"{canary.cell}: the push changes a fixed text by {canary.change:.3g} nats in the pool"
-            " or alone: the direction was not added, or is too small for this number type"
-        )
-    least, most = _FOLLOWS
-    if not least <= canary.follows <= most:
-        raise SteeringError(
-            f"{canary.cell}: the push changes a fixed text by {canary.change:.3g} nats, and"
-            f" {canary.follows:.3g} times what it does to the row alone; {least:g} to {most:g} are"
-            " allowed: the direction was not added as it should be"
-        )
+def _larger(own: float, usual: float) -> float:
+    """The larger one, where the own is a number."""
+    return max(own, usual) if own == own else usual

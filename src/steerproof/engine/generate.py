@@ -24,7 +24,7 @@ from steerproof.engine.rows import Batch, Branch, Completion, Row
 from steerproof.engine.sampling import sample
 from steerproof.engine.shards import Send, Supply, divided_threads, shard_count, side_by_side
 from steerproof.engine.subject import Subject, attached, check_prompts, replicated, subject_of
-from steerproof.errors import MachineError
+from steerproof.errors import MachineError, SteerproofError
 from steerproof.model.base import Base
 from steerproof.model.steering import Push, SlotAudit
 from steerproof.spec.experiment import Generation
@@ -123,16 +123,14 @@ class Engine:
         """
         return _complete(self._subject, self._rows, settings, limits or Limits(), on_progress)
 
-    def canaries(self, text: Sequence[int]) -> dict[str, Canary]:
+    def canaries(self, text: Sequence[int]) -> dict[str, Canary | SteerproofError]:
         """Score a fixed text in the pool and alone, under the first row of each cell, by cell.
 
-        Raises:
-            SteeringError: A push changes nothing, or something else than it does to a row alone.
-            ModelError: The pool and a row alone disagree.
+        Returns:
+            What was seen, or what is wrong with the cell, and with no other.
         """
         first = {row.cell: row for row in reversed(self._rows)}
-        found = canaries(self._subject, list(first.values()), text)
-        return {canary.cell: canary for canary in found}
+        return dict(zip(first, canaries(self._subject, list(first.values()), text), strict=True))
 
     def audit(self, push: Push) -> SlotAudit:
         """What a push was measured to do so far, canaries included.

@@ -5,15 +5,15 @@ from dataclasses import asdict, dataclass, field
 
 import pyarrow as pa
 
-from steerproof.engine.canary import Canary
+from steerproof.engine.canary import Canary, fixed_text
 from steerproof.engine.generate import Engine
 from steerproof.engine.lora.peft_files import read_peft
 from steerproof.engine.lora.pool import LoraWeights
 from steerproof.engine.rows import Completion, Row
 from steerproof.engine.sampling import row_seed
-from steerproof.errors import SteeringError
+from steerproof.errors import SteeringError, SteerproofError
 from steerproof.model.base import Base
-from steerproof.model.chat import chat_ids, text_ids
+from steerproof.model.chat import chat_ids
 from steerproof.model.steering import Push
 from steerproof.run.driver.worker import Files, Task
 from steerproof.run.stages.base import base_of
@@ -55,7 +55,7 @@ def cell(tasks: Sequence[Task]) -> Iterator[tuple[str, Files | Exception]]:
         cells[found.name] = _Open(task=task, cell=found, push=push, rows=len(mine))
         rows += mine
     engine = Engine(base, rows)
-    watched = engine.canaries(text_ids(base.tokenizer, ordered[0].inputs["questions"][0]))
+    watched = engine.canaries(fixed_text(base, ordered[0].inputs["questions"]))
     settings = Generation(**tasks[0].inputs["generation"])
     for completion in engine.generate(settings):
         one = cells[completion.row.cell]
@@ -105,9 +105,11 @@ def _rows(base: Base, task: Task, cell: Cell, adapter: LoraWeights, push: Push |
 
 
 def _outcome(
-    base: Base, one: _Open, pushes: Pushes, engine: Engine, canary: Canary
-) -> Files | SteeringError:
+    base: Base, one: _Open, pushes: Pushes, engine: Engine, canary: Canary | SteerproofError
+) -> Files | SteerproofError:
     """The files of a measured cell, or the error that its push was not what was asked."""
+    if not isinstance(canary, Canary):
+        return canary
     asked, achieved = 0.0, None
     if one.push is not None:
         asked, achieved = float(one.push.vector.norm()), engine.audit(one.push)
