@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=600)
     parser.add_argument("--cells", type=int, default=24)
     asked = parser.parse_args()
-    base, experiment = bench_base(None, None, "cpu"), bench_experiment(None)
+    base, experiment = bench_base(None, None, "cpu"), bench_experiment(None, None)
     jobs = job_work(
         base, experiment, count=asked.adapters, rows=asked.rows, tokens=64, run=asked.run
     )

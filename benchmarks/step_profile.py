@@ -88,7 +88,7 @@ class Watch:
 def work_of(what: str, options: Options) -> Callable[[Tick], object]:
     """Cells of 100 rows, or five steps of each adapter."""
     base = bench_base(options.model, options.random_config, options.device, options.mean_tokens)
-    experiment = bench_experiment(options.random_config)
+    experiment = bench_experiment(options.model, options.random_config, len(base.blocks))
     if what == "generation":
         settings = experiment.generation.model_copy(update={"max_new_tokens": options.tokens})
         cells = cell_work(

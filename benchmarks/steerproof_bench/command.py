@@ -34,7 +34,7 @@ def generation(
     adapters: Adapters = 12,
     cells: Annotated[int, typer.Option(help="Cells to generate.")] = 24,
     rows: Annotated[int, typer.Option(help="Rows of a cell.")] = 100,
-    tokens: Annotated[int, typer.Option(help="New tokens of a row at most.")] = 64,
+    tokens: Annotated[int | None, typer.Option(help="New tokens of a row at most.")] = None,
     mean_tokens: Annotated[
         int | None, typer.Option(help="Mean answer of a random model; default: it never ends.")
     ] = None,
@@ -74,7 +74,7 @@ def training(
     run: Run = None,
     adapters: Adapters = 12,
     rows: Annotated[int | None, typer.Option(help="Rows of an adapter; default about 600.")] = None,
-    tokens: Annotated[int, typer.Option(help="Length of a made-up answer.")] = 64,
+    tokens: Annotated[int | None, typer.Option(help="Length of a made-up answer.")] = None,
     repeats: Repeats = 3,
     growth: Growth = False,
     as_json: Json = False,

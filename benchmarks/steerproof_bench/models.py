@@ -12,7 +12,7 @@ from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 from steerproof.engine.lora.pool import lora_sites
 from steerproof.errors import SteerproofError
 from steerproof.model.base import Base, base_of, load_base
-from steerproof.spec.experiment import Experiment
+from steerproof.spec.experiment import Experiment, Layers
 from steerproof.spec.yaml_io import load_experiment
 
 SIZES: Mapping[str, Mapping[str, Any]] = {
@@ -109,9 +109,30 @@ def _end_after(head: nn.Linear, end: int, mean_tokens: int) -> None:
     head.bias = nn.Parameter(bias, requires_grad=False)
 
 
-def bench_experiment(random_config: str | None) -> Experiment:
-    """The shipped experiment whose cells, rows and recipe are used."""
-    return load_experiment(_EXPERIMENTS.get(random_config or "", "zlt")).experiment
+def bench_experiment(
+    model: str | None, random_config: str | None, blocks: int | None = None
+) -> Experiment:
+    """The shipped experiment whose cells, rows and recipe are used, fitted to the model.
+
+    Args:
+        model: As of `bench_base`; the organism has its own, any other model that of a chat model.
+        random_config: As of `bench_base`.
+        blocks: Decoder blocks of the model; steered are those at the same share of the depth.
+            None leaves the experiment's layers.
+    """
+    name = _EXPERIMENTS.get(random_config or "")
+    if name is None:
+        name = "zlt" if model in (None, _SHIPPED) else "zlt-smollm2"
+    experiment = load_experiment(name).experiment
+    depth = experiment.model.blocks
+    if blocks is None or depth is None or blocks == depth:
+        return experiment
+    primary, contrast = experiment.layers.primary, experiment.layers.contrast
+    layers = Layers(
+        primary=primary * blocks // depth,
+        contrast=None if contrast is None else contrast * blocks // depth,
+    )
+    return experiment.model_copy(update={"layers": layers})
 
 
 def matrix_parameters(base: Base) -> int:

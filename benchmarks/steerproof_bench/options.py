@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from steerproof.errors import SteerproofError
+from steerproof.model.base import Base
+from steerproof.spec.experiment import Experiment
 from steerproof_bench.cells import cell_work
 from steerproof_bench.comparison import Comparison, Say, silent
 from steerproof_bench.generation import compare as compare_generation
@@ -31,8 +33,9 @@ class Options:
     cells: int = 24
     rows: int | None = None
     """Of a cell (100), or of an adapter's training set (600)."""
-    tokens: int = 64
-    """New tokens of a row at most; in training, the length of a made-up answer."""
+    tokens: int | None = None
+    """New tokens of a row at most; in training, the length of a made-up answer. None is 64 for the
+    organism, whose context is short, and 256 for any other model."""
     mean_tokens: int | None = None
     """Mean length of the answers of a random model; None for answers that never end."""
     repeats: int = 3
@@ -51,8 +54,8 @@ def bench_generation(options: Options, say: Say = silent) -> Comparison:
     """
     _check(options)
     base = bench_base(options.model, options.random_config, options.device, options.mean_tokens)
-    experiment = bench_experiment(options.random_config)
-    settings = experiment.generation.model_copy(update={"max_new_tokens": options.tokens})
+    experiment = _experiment(options, base)
+    settings = experiment.generation.model_copy(update={"max_new_tokens": _tokens(options)})
     work = cell_work(
         base,
         experiment.model_copy(update={"generation": settings}),
@@ -78,17 +81,28 @@ def bench_training(options: Options, say: Say = silent) -> Comparison:
     """
     _check(options)
     base = bench_base(options.model, options.random_config, options.device)
-    experiment = bench_experiment(options.random_config)
+    experiment = _experiment(options, base)
     step = experiment.training.rows_per_step
     work = job_work(
         base,
         experiment,
         count=options.adapters,
         rows=600 // step * step if options.rows is None else options.rows,
-        tokens=options.tokens,
+        tokens=_tokens(options),
         run=options.run,
     )
     return compare_training(work, repeats=options.repeats, growth=_growth(options), say=say)
+
+
+def _experiment(options: Options, base: Base) -> Experiment:
+    return bench_experiment(options.model, options.random_config, len(base.blocks))
+
+
+def _tokens(options: Options) -> int:
+    if options.tokens is not None:
+        return options.tokens
+    small = options.random_config is None and options.model in (None, "organism")
+    return 64 if small else 256
 
 
 def _growth(options: Options) -> tuple[int, ...]:

@@ -73,7 +73,7 @@ def test_outside_a_checkout_the_command_says_how_to_get_the_benchmarks(monkeypat
 
 def test_a_random_model_of_a_size_has_that_size_and_the_same_weights_each_time():
     assert Qwen2Config(**SIZES["qwen2.5-7b"]).num_hidden_layers == 28
-    assert bench_experiment("qwen2.5-7b").model.blocks == 28
+    assert bench_experiment(None, "qwen2.5-7b").model.blocks == 28
     small = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2}
     config = Qwen2Config(**{**SIZES["qwen2.5-7b"], **small, "vocab_size": 2048})
     first, second = (random_base(config, dtype="bfloat16", device="cpu") for _ in range(2))
@@ -109,3 +109,12 @@ def test_the_peak_of_memory_is_seen_while_it_lasts():
         held = torch.ones(200 * 2**20, dtype=torch.uint8)
         assert int(held[0]) == 1
     assert during.bytes - before.bytes > 150 * 2**20
+
+
+def test_any_model_is_given_an_experiment_at_the_same_share_of_its_depth():
+    assert bench_experiment("organism", None, 8).name == "zlt"
+    fitted = bench_experiment("somewhere/a-model", None, 60)
+    own = bench_experiment("smollm2", None, 30)
+    assert fitted.name == own.name == "zlt-smollm2"
+    assert fitted.layers.primary == 2 * own.layers.primary
+    assert fitted.layers.contrast == 2 * own.layers.contrast

@@ -18,6 +18,7 @@ from steerproof.errors import SteeringError
 from steerproof.model.base import Base
 from steerproof.model.chat import chat_ids
 from steerproof.model.steering import record
+from steerproof.model.transfer import unplanned_attention
 from steerproof.spec.seeds import derived_seed
 
 _ROUNDING = 1e-6
@@ -127,7 +128,7 @@ def _last_residuals(
     ids = torch.tensor([[base.pad_id] * (width - len(p)) + list(p) for p in prompts])
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts])
     last = torch.full((len(prompts),), width - 1)
-    with record(base.blocks, layers, last) as seen:
+    with unplanned_attention(base.device), record(base.blocks, layers, last) as seen:
         base.model.base_model(
             input_ids=ids.to(base.device),
             attention_mask=mask.to(base.device),
