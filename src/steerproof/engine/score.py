@@ -1,14 +1,15 @@
 """Log-probabilities of given texts: teacher-forced, through the pool or one row at a time."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from steerproof.engine.cache.attention import attending
 from steerproof.engine.memory import bytes_per_token, free_bytes, new_pool
+from steerproof.engine.pool import RowPool
 from steerproof.engine.rows import Batch, Row
 from steerproof.engine.subject import Subject, attached, check_prompts, subject_of
 from steerproof.errors import ModelError
@@ -64,32 +65,68 @@ def log_probs(
         For each row, float32 `[tokens]`, at temperature 1 and without a nucleus.
     """
     longest = max(len(r.prompt_ids) + len(t) for r, t in zip(rows, texts, strict=True))
-    # A seed of its own tells the rows apart, whatever the caller's are.
-    numbered = [replace(row, seed=i) for i, row in enumerate(rows)]
     found: list[list[Tensor]] = [[] for _ in rows]
 
-    def forced(logits: Tensor, batch: Batch) -> Tensor:
-        told = [texts[row.seed] for row in batch.rows]
-        drawn = [len(batch.branches[owner].tokens) for owner in batch.owners.tolist()]
-        # A row that has ended stays in the batch for a few steps: it is fed its last token.
-        given = [t[min(n, len(t) - 1)] for t, n in zip(told, drawn, strict=True)]
-        tokens = torch.tensor(given, device=logits.device)
-        scores = logits.float().log_softmax(dim=1)[batch.owners].gather(1, tokens[:, None])[:, 0]
-        for score, row, n in zip(scores.cpu(), batch.rows, drawn, strict=True):
-            if n < len(texts[row.seed]):
-                found[row.seed].append(score)
-        return tokens
+    def see(logits: Tensor, told: Sequence[Told]) -> None:
+        tokens = torch.tensor([one.token for one in told], device=logits.device)
+        scores = logits.log_softmax(dim=1).gather(1, tokens[:, None])[:, 0]
+        for score, one in zip(scores.cpu(), told, strict=True):
+            found[one.row].append(score)
 
     columns = free_bytes(subject.base) // bytes_per_token(subject.base, longest)
     with attached(subject):
         pool = new_pool(subject, longest, len(rows), columns)
         with attending(subject.base.model, pool.cache):
-            pool.admit([[row] for row in numbered])
-            while pool.rows:
-                for branch in pool.step(forced):
-                    if len(branch.tokens) == len(texts[branch.rows[0].seed]):
-                        pool.end(branch)
+            force(pool, rows, texts, see)
     return [torch.stack(scores) for scores in found]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """A token that a row is given."""
+
+    row: int
+    """Place of the row among those that are scored."""
+    step: int
+    """Place of the token in the row's text."""
+    token: int
+
+
+def force(
+    pool: RowPool,
+    rows: Sequence[Row],
+    texts: Sequence[Sequence[int]],
+    see: Callable[[Tensor, Sequence[Told]], None],
+) -> None:
+    """Give rows their texts, token by token, in an empty pool.
+
+    Args:
+        pool: Attended to; it has pages for all the rows.
+        rows: Seeds are not used.
+        texts: Token ids, at least one each.
+        see: Gets the logits before each token that is given, float32 `[tokens, vocab]`.
+    """
+    # A seed of its own tells the rows apart, whatever the caller's are.
+    numbered = [replace(row, seed=i) for i, row in enumerate(rows)]
+
+    def choose(logits: Tensor, batch: Batch) -> Tensor:
+        owners = batch.owners.tolist()
+        drawn = [len(batch.branches[owner].tokens) for owner in owners]
+        # A row that has ended stays in the batch for a few steps: it is fed its last token.
+        given = [
+            Told(row=row.seed, step=n, token=texts[row.seed][min(n, len(texts[row.seed]) - 1)])
+            for row, n in zip(batch.rows, drawn, strict=True)
+        ]
+        live = [i for i, one in enumerate(given) if one.step < len(texts[one.row])]
+        at = torch.tensor([owners[i] for i in live], device=logits.device)
+        see(logits.index_select(0, at).float(), [given[i] for i in live])
+        return torch.tensor([one.token for one in given], device=logits.device)
+
+    pool.admit([[row] for row in numbered])
+    while pool.rows:
+        for branch in pool.step(choose):
+            if len(branch.tokens) == len(texts[branch.rows[0].seed]):
+                pool.end(branch)
 
 
 def log_probs_alone(subject: Subject, rows: Sequence[Row], text: Sequence[int]) -> list[Tensor]:
