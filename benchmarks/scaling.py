@@ -13,13 +13,14 @@ import platform
 import resource
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from steerproof.run.driver.executors import InlineExecutor, LocalExecutor
 from steerproof.run.driver.scheduler import execute
-from steerproof.run.driver.worker import Files, Task
+from steerproof.run.driver.worker import Outcomes, Task
 from steerproof.run.graph.graph import Graph, Unit, build_graph
+from steerproof.run.graph.ids import UnitId
 from steerproof.run.graph.keys import Environment
 from steerproof.run.store.directory import open_run
 
@@ -31,18 +32,17 @@ ENVIRONMENT = Environment(
 POOL = 1000
 
 
-def nothing(tasks: Sequence[Task]) -> Iterator[tuple[str, Files | Exception]]:
+def nothing(tasks: Sequence[Task]) -> Outcomes:
     """The work: one small file."""
     for task in tasks:
-        yield task.unit, {"result.json": task.unit.encode()}
+        yield task.unit, {"result.json": str(task.unit).encode()}
 
 
-def unit(kind: str, name: str, upstream: Sequence[str] = (), tolerant: bool = False) -> Unit:
+def unit(kind: str, name: str, upstream: Sequence[UnitId] = (), tolerant: bool = False) -> Unit:
     """A unit with inputs of the size that real ones have."""
     inputs = {"name": name, "questions": [f"question {number}" for number in range(20)]}
     return Unit(
-        kind=kind,
-        name=name,
+        id=UnitId(kind, name),
         inputs=inputs,
         work="benchmarks.scaling:nothing",
         environment=ENVIRONMENT,
@@ -55,15 +55,16 @@ def unit(kind: str, name: str, upstream: Sequence[str] = (), tolerant: bool = Fa
 
 def scaled_graph(personas: int, cells: int) -> Graph:
     """Directions, a dataset and an adapter per persona, its share of the cells, an analysis."""
-    units = [unit("directions", "all")]
+    everywhere = unit("directions", "all")
+    units = [everywhere]
     names = [f"persona-{number}" for number in range(personas)]
-    units += [unit("dataset", name, ["directions/all"]) for name in names]
-    units += [unit("adapter", name, [f"dataset/{name}", "directions/all"]) for name in names]
+    units += [unit("dataset", name, [everywhere.id]) for name in names]
+    units += [unit("adapter", name, [UnitId("dataset", name), everywhere.id]) for name in names]
     for number in range(cells):
         name = names[number % personas]
-        reads = [f"adapter/{name}", "directions/all"]
+        reads = [UnitId("adapter", name), everywhere.id]
         units.append(unit("cell", f"{name}.{number // personas}", reads))
-    last = [node.id for node in units if node.kind == "cell"]
+    last = [node.id for node in units if node.id.kind == "cell"]
     return build_graph([*units, unit("analysis", "all", last, tolerant=True)])
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from scipy import stats
 
-from steerproof.run.graph.units import Place, experiment_graph
+from steerproof.run.graph.environment import Place
+from steerproof.run.graph.units import experiment_graph
 from steerproof.spec.grid import NONE, cells
 from steerproof.spec.yaml_io import load_experiment
 from tools.install_ladder import RUNGS, Installed, gate, prompt_only, unsteered
@@ -45,9 +46,9 @@ def test_a_rung_trains_arm_c_alone_and_pushes_nothing():
     assert {cell.strength for cell in measured} == {NONE}
     assert len(measured) == 10 * (1 + 9 + 1)
     graph = unsteered(experiment_graph(rung, Place(directory=ROOT)))
-    kinds = {unit.kind for unit in graph.units.values()}
+    kinds = {unit.kind for unit in graph.units}
     assert kinds == {"answers", "dataset", "adapter", "cell", "score"}
-    assert len([unit for unit in graph.units.values() if unit.kind == "adapter"]) == 10
+    assert len([unit for unit in graph.units if unit.kind == "adapter"]) == 10
 
 
 def test_the_page_holds_the_ladder_that_is_climbed():

@@ -11,20 +11,22 @@ import argparse
 import json
 import sys
 import time
-from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean, stdev
 
-import pyarrow.parquet as pq
 from scipy import stats
 
+from steerproof.run.artefacts import dataset, score
 from steerproof.run.driver.executors import InlineExecutor
-from steerproof.run.driver.scheduler import execute, raise_failures
+from steerproof.run.driver.scheduler import execute
+from steerproof.run.driver.summary import raise_failures
 from steerproof.run.driver.workers import choose_device
+from steerproof.run.graph.environment import Place
 from steerproof.run.graph.graph import Graph, build_graph
+from steerproof.run.graph.names import SCORE, dataset_unit
 from steerproof.run.graph.survey import survey
-from steerproof.run.graph.units import Place, experiment_graph
+from steerproof.run.graph.units import experiment_graph
 from steerproof.run.store.directory import open_run
 from steerproof.spec.experiment import Experiment
 from steerproof.spec.grid import cells
@@ -75,27 +77,23 @@ def prompt_only(experiment: Experiment, learning_rate: float, epochs: int) -> Ex
 def unsteered(graph: Graph) -> Graph:
     """Every unit up to the scores, without directions: nothing is pushed, nothing to analyse."""
     left_out = ("directions", "analysis")
-    return build_graph(unit for unit in graph.units.values() if unit.kind not in left_out)
+    return build_graph(unit for unit in graph.units.values() if unit.id.kind not in left_out)
 
 
 def measure(experiment: Experiment, graph: Graph, run: Path) -> list[Installed]:
     """Read each adapter's rates off the finished units."""
     units = survey(run, graph).reused
-    table = pq.read_table(units["score/all"].path("scores.parquet"))
-    fired, total = Counter[str](), Counter[str]()
-    for name, hit in zip(table["cell"].to_pylist(), table["fired"].to_pylist(), strict=True):
-        fired[name] += hit
-        total[name] += 1
+    marks = score.from_unit(units[SCORE])
     found = []
     for persona in experiment.headline:
-        dataset = json.loads(units[f"dataset/{persona}"].path("dataset.json").read_bytes())
+        bystanders = dataset.from_unit(units[dataset_unit(persona)]).bystanders
         mine = [cell for cell in cells(experiment) if cell.persona == persona]
-        rates = {cell.prompt_of: fired[cell.name] / total[cell.name] for cell in mine
-                 if cell.prompt == "persona"}  # fmt: skip
-        neutral = next(fired[c.name] / total[c.name] for c in mine if c.prompt == "neutral")
+        read = {cell: fmean(mark.fired for mark in marks[cell.name]) for cell in mine}
+        rates = {cell.prompt_of: r for cell, r in read.items() if cell.prompt == "persona"}
+        neutral = next(rate for cell, rate in read.items() if cell.prompt == "neutral")
         own = rates.pop(None)
-        negative = [rate for name, rate in rates.items() if name in dataset["bystanders"]]
-        held = [rate for name, rate in rates.items() if name not in dataset["bystanders"]]
+        negative = [rate for name, rate in rates.items() if name in bystanders]
+        held = [rate for name, rate in rates.items() if name not in bystanders]
         found.append(
             Installed(
                 persona=persona,
@@ -129,13 +127,14 @@ def try_rung(loaded: Loaded, rung: tuple[float, int], run: Path, device: str) ->
     with open_run(run, " ".join(sys.argv)) as held:
         raise_failures(execute(graph, held, InlineExecutor()), " ".join(sys.argv))
     found = measure(experiment, graph, run)
-    table = pq.read_table(survey(run, graph).reused["score/all"].path("scores.parquet"))
+    marks = score.from_unit(survey(run, graph).reused[SCORE])
+    every = [mark for cell in marks.values() for mark in cell]
     return {
         "learning_rate": rung[0],
         "epochs": rung[1],
         "seconds": round(time.perf_counter() - began, 1),
-        "tokens": fmean(table["tokens"].to_pylist()),
-        "ended": fmean(finish == "eos" for finish in table["finish"].to_pylist()),
+        "tokens": fmean(mark.tokens for mark in every),
+        "ended": fmean(mark.finish == "eos" for mark in every),
         "G1": gate(found),
         "personas": [asdict(one) for one in found],
     }

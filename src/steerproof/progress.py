@@ -8,8 +8,8 @@ from typing import TextIO
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 
-from steerproof.run.driver.scheduler import Progress as Numbers
-from steerproof.run.store.ledger import Event
+from steerproof.run.driver.summary import Progress as Numbers
+from steerproof.run.store.story import Event
 from steerproof.text import clean
 
 Listen = Callable[[Event, Numbers], None]
@@ -121,7 +121,7 @@ def _note(event: Event, pace: Pace) -> str:
     """Count the event; returns the phase it belongs to, or nothing."""
     if event.unit is None:
         return ""
-    kind = event.unit.partition("/")[0]
+    kind = event.unit.kind
     if event.what == "unit-started":
         pace.start(kind)
     if event.what == "unit-done":
@@ -130,7 +130,7 @@ def _note(event: Event, pace: Pace) -> str:
 
 
 def _left(pace: Pace, event: Event) -> str:
-    seconds = None if event.unit is None else pace.left(event.unit.partition("/")[0])
+    seconds = None if event.unit is None else pace.left(event.unit.kind)
     if seconds is None:
         return ""
     minutes, rest = divmod(round(seconds), 60)

@@ -6,7 +6,7 @@ out before anything is shown.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Group
 from rich.table import Table
@@ -15,6 +15,11 @@ from steerproof.text import clean
 
 if TYPE_CHECKING:  # the help and the version need neither numpy nor pydantic
     from steerproof.decide.analysis.records import Analysis, Bounds
+    from steerproof.decide.review.plan import Plan, Range
+    from steerproof.decide.review.power import OperatingCharacteristics
+    from steerproof.run.commands.doctor import Check
+    from steerproof.run.commands.planning import Planned
+    from steerproof.run.commands.status import RunStatus
 
 
 def verdict_text(analysis: "Analysis", place: Path) -> str:
@@ -66,22 +71,25 @@ def _bounds(value: "Bounds | None") -> str:
     return "none" if value is None else f"[{value[0]:+.2f}, {value[1]:+.2f}]"
 
 
-def status_table(found: Any) -> Table:
+def status_table(status: "RunStatus") -> Table:
     """Units by kind and state, and the failures."""
-    seconds = found.totals.seconds
-    table = Table(title=f"{found.state}; {seconds:.0f} s of work in {found.totals.attempts} tries")
-    states = sorted({state for kinds in found.units.values() for state in kinds})
+    totals = status.totals
+    table = Table(
+        title=f"{status.state}; {totals.seconds:.0f} s of work in {totals.attempts} tries",
+        caption=clean(status.problem or ""),
+    )
+    states = sorted({state for kinds in status.units.values() for state in kinds})
     table.add_column("unit")
     for state in states:
         table.add_column(state, justify="right")
-    for kind, counts in found.units.items():
+    for kind, counts in status.units.items():
         table.add_row(kind, *(str(counts.get(state, "")) for state in states))
-    for failure in found.failures:
+    for failure in status.failures:
         table.add_row(clean(f"{failure.unit}: {failure.error} (log: {failure.log})"))
     return table
 
 
-def doctor_table(checks: Sequence[Any]) -> Table:
+def doctor_table(checks: "Sequence[Check]") -> Table:
     """One line per check, the remedy under it."""
     table = Table(show_header=False, box=None)
     for check in checks:
@@ -90,7 +98,7 @@ def doctor_table(checks: Sequence[Any]) -> Table:
     return table
 
 
-def power_table(found: Any) -> Table:
+def power_table(found: "OperatingCharacteristics") -> Table:
     """Verdicts by true correlation."""
     least = found.minimum_detectable_rho
     table = Table(
@@ -107,53 +115,50 @@ def power_table(found: Any) -> Table:
     return table
 
 
-def plan_tables(found: dict[str, Any]) -> Group:
+def plan_tables(planned: "Planned") -> Group:
     """The work, with its estimates, and the objections."""
-    counts = found["counts"]
+    plan = planned.plan
+    counts = plan.counts
     work = Table(
-        title=f"{counts['adapters']} adapters, {counts['cells']} cells, "
-        f"{counts['completions']:,} completions, in {found['dir']}",
-        caption="\n".join([*_estimates(found), *found["reasons"]]),
+        title=f"{counts.adapters} adapters, {counts.cells} cells, "
+        f"{counts.completions:,} completions, in {planned.run}",
+        caption="\n".join([*_estimates(plan), *plan.reasons]),
         caption_justify="left",
     )
     for column in ("work", "arm", "units", "to do", "each", "hours"):
         work.add_column(column, justify="left" if column in ("work", "arm") else "right")
-    for line in found["table"]:
+    for line in plan.table:
         work.add_row(
-            line["work"],
-            line["arm"],
-            str(line["units"]),
-            str(line["to_do"]),
-            _range(line["each_seconds"], "{:.3g}", " s"),
-            _range(line["total_hours"], "{:.2g}", ""),
+            line.work,
+            line.arm,
+            str(line.units),
+            str(line.to_do),
+            _range(line.each_seconds, "{:.3g}", " s"),
+            _range(line.total_hours, "{:.2g}", ""),
         )
     review = Table(title="Objections", show_lines=True)
     for column in ("", "finding", "remedy"):
         review.add_column(column)
-    for one in found["objections"]:
-        review.add_row(one["severity"], one["finding"], one["remedy"])
-    for text in found["not_yet_known"]:
+    for objection in planned.objections:
+        review.add_row(objection.severity, objection.finding, objection.remedy)
+    for text in planned.not_yet_known:
         review.add_row("", text, "")
     return Group(work, review)
 
 
-def _estimates(found: dict[str, Any]) -> list[str]:
+def _estimates(plan: "Plan") -> list[str]:
     shown = [
-        ("time", _range(found["hours"], "{:.2g}", " h")),
-        ("GPU time", _range(found["gpu_hours"], "{:.2g}", " GPU-hours")),
-        ("memory", _range(_scaled(found["memory_bytes"]), "{:.3g}", " GB")),
-        ("disk", _range(_scaled(found["disk_bytes"]), "{:.3g}", " GB")),
+        ("time", _range(plan.hours, "{:.2g}", " h")),
+        ("GPU time", _range(plan.gpu_hours, "{:.2g}", " GPU-hours")),
+        ("memory", _range(plan.memory_bytes and plan.memory_bytes.times(1e-9), "{:.3g}", " GB")),
+        ("disk", _range(plan.disk_bytes and plan.disk_bytes.times(1e-9), "{:.3g}", " GB")),
     ]
     lines = [f"{name}: {text}" for name, text in shown if text]
-    return [*lines, f"times from {found['source']}"] if found["source"] else lines
+    return [*lines, f"times from {plan.source}"] if plan.source else lines
 
 
-def _scaled(value: dict[str, float] | None) -> dict[str, float] | None:
-    return value and {side: number / 1e9 for side, number in value.items()}
-
-
-def _range(value: dict[str, float] | None, form: str, unit: str) -> str:
+def _range(value: "Range | None", form: str, unit: str) -> str:
     if value is None:
         return ""
-    low, high = form.format(value["low"]), form.format(value["high"])
+    low, high = form.format(value.low), form.format(value.high)
     return f"{low}{unit}" if low == high else f"{low} to {high}{unit}"

@@ -11,7 +11,7 @@ import random
 import re
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -20,9 +20,11 @@ import pyarrow.parquet as pq
 from steerproof.decide.analysis.rates import RateRow
 from steerproof.decide.analysis.rates_csv import format_rates
 from steerproof.run.driver.executors import InlineExecutor
-from steerproof.run.driver.scheduler import Summary, execute
-from steerproof.run.driver.worker import Files, Task, each
+from steerproof.run.driver.scheduler import execute
+from steerproof.run.driver.summary import Summary
+from steerproof.run.driver.worker import Files, Outcomes, Task, each
 from steerproof.run.graph.graph import Graph, Unit, build_graph
+from steerproof.run.graph.ids import UnitId
 from steerproof.run.graph.keys import Environment
 from steerproof.run.store.directory import open_run
 from steerproof.run.store.files import make_directory, write_file
@@ -105,13 +107,12 @@ def text_of(cell: Cell, question: int, sample: int, chance: float, marker: str) 
 # The work of each kind of unit
 
 
-def work(tasks: Sequence[Task]) -> Iterator[tuple[str, Files | Exception]]:
+def work(tasks: Sequence[Task]) -> Outcomes:
     yield from each(tasks, one)
 
 
 def one(task: Task) -> Files:
-    kind = task.unit.partition("/")[0]
-    return {"adapter": _adapter, "cell": _cell, "score": _score}.get(kind, _other)(task)
+    return {"adapter": _adapter, "cell": _cell, "score": _score}.get(task.unit.kind, _other)(task)
 
 
 def _other(task: Task) -> Files:
@@ -119,14 +120,14 @@ def _other(task: Task) -> Files:
 
 
 def _adapter(task: Task) -> Files:
-    draw = random.Random(task.unit)
+    draw = random.Random(str(task.unit))
     losses = [2.4 * 0.96**step + 0.3 + draw.random() * 0.12 for step in range(90)]
     return {"training.json": json.dumps({"losses": losses}).encode()}
 
 
 def _cell(task: Task) -> Files:
     time.sleep(float(os.environ.get(PAUSE, "0")))
-    if os.environ.get(BREAK) == task.unit.partition("/")[2]:
+    if os.environ.get(BREAK) == task.unit.name:
         raise ValueError(f"prompt of {task.unit} is empty")
     cell = Cell.from_record(task.inputs["cell"])
     rows = [
@@ -225,11 +226,12 @@ def graph_of(experiment: Experiment, texts: Mapping[str, str] | None = None) -> 
 
 
 def _unit(
-    kind: str, name: str, inputs: Mapping, upstream: Sequence[str] = (), tolerant: bool = False
+    kind: str, name: str, inputs: Mapping, upstream: Sequence[UnitId] = (), tolerant: bool = False
 ) -> Unit:
     return Unit(
-        kind=kind, name=name, inputs=inputs, upstream=tuple(upstream), work="tests.board.rig:work",
-        environment=ENVIRONMENT, group=kind, tolerant=tolerant,
+        id=UnitId(kind, name), inputs=inputs, upstream=tuple(upstream),
+        work="tests.board.rig:work", environment=ENVIRONMENT, group=kind,
+        tolerant=tolerant,
     )  # fmt: skip
 
 

@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from steerproof.board import comments, entries, users
-from steerproof.board.runs import newest_holder
-from steerproof.run.store.hold import Holder
+from steerproof.run.store.hold import Holder, lock_state
 from tests.board import rig
 from tests.board.conftest import PASSWORD
 from tests.board.test_pages import HOSTILE
@@ -130,7 +129,7 @@ def test_a_killed_run_and_a_restarted_board_are_shown_as_they_are(browser, propo
     page.locator("a.cell").first.wait_for()
     page.locator("#live-status .badge.running").wait_for()
     proposed.stop()
-    holder, _ = newest_holder(entries.entry(proposed.board.file, 342).directory)
+    holder = lock_state(entries.entry(proposed.board.file, 342).directory).holder
     assert isinstance(holder, Holder)
     os.kill(holder.pid, signal.SIGKILL)
     proposed.start()

@@ -8,7 +8,7 @@ import pytest
 from steerproof.board import comments, entries, live
 from steerproof.board.drawings import losses
 from steerproof.board.templating import highlight
-from steerproof.run.store.ledger import read_ledger
+from steerproof.run.store.ledger_file import read_ledger
 from steerproof.spec.experiment import Persona, Questions
 from tests.board import rig
 from tests.board.conftest import until
@@ -248,7 +248,7 @@ def test_plan_and_start_run_the_command_and_stop_ends_it(visitor, monkeypatch):
     assert visitor.post("/experiments/7/start").status_code == 303
     until(lambda: column_of(visitor, 7) == "judged")
     run = entries.entry(visitor.board.file, 7).directory
-    states = [a.state for a in read_ledger(run).attempts()]
+    states = [a.state for a in read_ledger(run).attempts]
     assert states.count("done") == 30  # nothing was done twice
 
 

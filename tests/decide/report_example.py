@@ -4,7 +4,6 @@ Nothing here was measured. The rates follow a stated model: the bridge has a rat
 A follows it when steered (by `effect`), arm C does not.
 """
 
-import json
 from dataclasses import replace
 from functools import cache
 
@@ -13,19 +12,25 @@ import pytest
 from matplotlib.figure import Figure
 
 from steerproof.decide.analysis.analyze import analyze
+from steerproof.decide.analysis.calibration import (
+    Calibration,
+    LayerCalibration,
+    PersonaCalibration,
+)
 from steerproof.decide.analysis.rates import RateRow, RateTable, table_of
 from steerproof.decide.report.figures import Drawing, draw_all
 from steerproof.decide.report.inputs import (
     Completion,
-    Deviation,
     Fluency,
-    Lock,
     ReportInputs,
     RunFacts,
     TrainingSummary,
 )
+from steerproof.decide.review.evidence import Objection
+from steerproof.spec.changes import Change
 from steerproof.spec.experiment import Analysis, Experiment, Layers, Model, Persona, Questions
 from steerproof.spec.grid import Cell, adapters, cells
+from steerproof.spec.lock import Deviation, Lock
 from steerproof.spec.strength import NONE
 from tests.experiments import small_experiment
 
@@ -125,10 +130,10 @@ def inputs(effect: float = 1.0, seed: int = 5) -> ReportInputs:
     design = experiment(generation=small_experiment().generation.model_copy(update={"samples": 5}))
     table = rate_table(design, effect, seed)
     rng = np.random.default_rng(seed + 1)
-    calibration = json.loads(json.dumps(_calibration(design, rng)))  # as it comes from a file
+    calibration = _calibration(design, rng)
     cosines = {
-        layer: {p: v["reference_cosine"] for p, v in found["personas"].items()}
-        for layer, found in calibration["layers"].items()
+        str(layer): {name: p.reference_cosine for name, p in measured.personas.items()}
+        for layer, measured in calibration.items()
     }
     return ReportInputs(
         experiment=design,
@@ -142,12 +147,21 @@ def inputs(effect: float = 1.0, seed: int = 5) -> ReportInputs:
         versions={"steerproof": "0.1.0", "torch": "2.13.0", "model": "organism (sha256 7d1f…)"},
         seeds={"experiment": 11, "resampling": "sha256(11, 'questions', block)"},
         hashes={"rates.csv": "9" * 64, "model.safetensors": "7" * 64},
-        lock=Lock(sha256="a1b2" * 16, time="2026-01-02T03:04:05Z"),
+        lock=Lock(
+            experiment={},
+            versions={},
+            hashes={},
+            fingerprint="d4e5" * 16,
+            sha256="a1b2" * 16,
+            time="2026-01-02T03:04:05Z",
+        ),
         deviations=(
             Deviation(
                 time="2026-01-03T10:00:00Z",
-                why="The token limit cut every answer of the villain.",
-                fields=("generation.max_new_tokens: 64 -> 96",),
+                reason="The token limit cut every answer of the villain.",
+                changes=(Change(field="generation.max_new_tokens", old=64, new=96, matters=True),),
+                fingerprint="e5f6" * 16,
+                previous="a1b2" * 16,
                 sha256="c3d4" * 16,
             ),
         ),
@@ -171,22 +185,22 @@ def drawn() -> tuple[dict[str, Drawing], list[Figure]]:
 
 
 _OBJECTIONS = (
-    {
-        "code": "fixed_personas",
-        "severity": "serious",
-        "finding": "The registered interval treats the ten personas as fixed.",
-        "remedy": "Read the two-level interval beside it before speaking of personas in general.",
-    },
-    {
-        "code": "one_seed",
-        "severity": "note",
-        "finding": "One training seed only.",
-        "remedy": "Run at least three seeds.",
-    },
+    Objection(
+        code="fixed_personas",
+        severity="serious",
+        finding="The registered interval treats the ten personas as fixed.",
+        remedy="Read the two-level interval beside it before speaking of personas in general.",
+    ),
+    Objection(
+        code="one_seed",
+        severity="note",
+        finding="One training seed only.",
+        remedy="Run at least three seeds.",
+    ),
 )
 
 
-def _calibration(design: Experiment, rng: np.random.Generator) -> dict:
+def _calibration(design: Experiment, rng: np.random.Generator) -> Calibration:
     names = [p.name for p in design.personas]
     layers = {}
     for layer in (design.layers.primary, design.layers.contrast):
@@ -194,35 +208,28 @@ def _calibration(design: Experiment, rng: np.random.Generator) -> dict:
         unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
         cosine = unit @ unit.T
         norms = rng.uniform(1.2, 4.2, len(names))
-        h_bar = 9.0
-        layers[str(layer)] = {
-            "h_bar": h_bar,
-            "personas": {
-                name: {
-                    "norm": norms[i],
-                    "c_at": {
-                        "c=+2": 2.0,
-                        "ratio=+0.2": 0.2 * h_bar / norms[i],
-                        "ratio=-0.2": -0.2 * h_bar / norms[i],
-                    },
-                    "ratio_at": {
-                        "c=+2": 2 * norms[i] / h_bar,
-                        "ratio=+0.2": 0.2,
-                        "ratio=-0.2": -0.2,
-                    },
-                    "split_half": float(rng.uniform(0.9, 0.99)),
-                    "neutral_cosine": float(rng.uniform(-0.3, 0.3)),
-                    "reference_cosine": float(cosine[i, names.index("helpful_assistant")]),
-                }
+        layers[layer] = LayerCalibration(
+            layer=layer,
+            module=f"model.layers.{layer}",
+            hidden_states_index=layer + 1,
+            questions=2,
+            h_bar=9.0,
+            personas={
+                name: PersonaCalibration(
+                    norm=float(norms[i]),
+                    split_half=float(rng.uniform(0.9, 0.99)),
+                    neutral_cosine=float(rng.uniform(-0.3, 0.3)),
+                    reference_cosine=float(cosine[i, names.index("helpful_assistant")]),
+                )
                 for i, name in enumerate(names)
             },
-            "neutral_cosine_max": 0.3,
-            "cosines": {
+            neutral_cosine_max=0.3,
+            cosines={
                 a: {b: float(cosine[i, j]) for j, b in enumerate(names)}
                 for i, a in enumerate(names)
             },
-        }
-    return {"layers": layers}
+        )
+    return layers
 
 
 def _training(design: Experiment, rng: np.random.Generator) -> tuple[TrainingSummary, ...]:
@@ -247,15 +254,13 @@ def _training(design: Experiment, rng: np.random.Generator) -> tuple[TrainingSum
 
 
 def _fluency(
-    design: Experiment, calibration: dict, rng: np.random.Generator
+    design: Experiment, calibration: Calibration, rng: np.random.Generator
 ) -> tuple[Fluency, ...]:
     found = []
     for cell in cells(design):
         ratio = 0.0
         if cell.layer is not None:
-            ratio = calibration["layers"][str(cell.layer)]["personas"][cell.persona]["ratio_at"][
-                str(cell.strength)
-            ]
+            ratio = calibration[cell.layer].ratio(cell.persona, cell.strength) or 0.0
         broken = 1 / (1 + np.exp(-(abs(ratio) - 0.7) * 14))
         found.append(
             Fluency(

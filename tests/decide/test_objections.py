@@ -1,11 +1,18 @@
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from steerproof.codec import plain
+from steerproof.decide.analysis.calibration import (
+    Calibration,
+    LayerCalibration,
+    PersonaCalibration,
+)
 from steerproof.decide.review.evidence import Evidence, Objection, unknown
-from steerproof.decide.review.objections import objections, to_json
+from steerproof.decide.review.objections import objections
 from steerproof.decide.review.objections_design import similarity
 from steerproof.spec.experiment import Analysis, Arm, Experiment, Grid, Questions
 from tests.experiments import small_experiment
@@ -48,21 +55,31 @@ def raised(experiment: Experiment, **known: Any) -> dict[str, Objection]:
     return {objection.code: objection for objection in found}
 
 
-def geometry(**changes: Any) -> dict[str, Any]:
-    """Calibration of four personas at the primary layer, good in every way."""
-    names = ("pirate", "poet", "judge", "baker")
-    personas = {
-        name: {
-            "norm": 4.0,
-            "split_half": 0.95,
-            "neutral_cosine": 0.1,
-            "ratio_at": {"c=+2": 0.4, "ratio=+0.2": 0.2},
-        }
-        for name in names
-    }
-    personas["pirate"] |= changes
-    cosines = {a: {b: 1.0 if a == b else -0.3 for b in names} for a in names}
-    return {"layers": {"1": {"h_bar": 20.0, "personas": personas, "cosines": cosines}}}
+NAMES = ("pirate", "poet", "judge", "baker")
+
+
+def geometry(
+    nearer: Mapping[tuple[str, str], float] | None = None, **changes: float
+) -> Calibration:
+    """Calibration of four personas at the primary layer, good in every way.
+
+    At c=+2 each is pushed by a ratio of 0.4; the pirate differs by `changes`, and some
+    personas are `nearer` to each other.
+    """
+    sound = PersonaCalibration(norm=4.0, split_half=0.95, neutral_cosine=0.1, reference_cosine=0.0)
+    near = dict(nearer or {})
+    cosines = {a: {b: near.get((a, b), 1.0 if a == b else -0.3) for b in NAMES} for a in NAMES}
+    measured = LayerCalibration(
+        layer=1,
+        module="model.layers.1",
+        hidden_states_index=2,
+        questions=4,
+        h_bar=20.0,
+        personas={**dict.fromkeys(NAMES, sound), "pirate": replace(sound, **changes)},
+        neutral_cosine_max=0.1,
+        cosines=cosines,
+    )
+    return {1: measured}
 
 
 def test_nothing_is_said_against_a_clean_design():
@@ -157,7 +174,7 @@ def test_an_arm_between_two_confounded_ones_softens_the_objection():
 
 MEASURED: dict[str, tuple[dict[str, Any], str]] = {
     "beyond_cliff": (
-        {"calibration": geometry(ratio_at={"c=+2": 0.61, "ratio=+0.2": 0.2})},
+        {"calibration": geometry(norm=6.1)},
         "1 of 4 personas beyond a ratio of 0.6, where text broke in the published run: pirate 0.61",
     ),
     "neutral_too_close": ({"calibration": geometry(neutral_cosine=-0.51)}, "pirate -0.51"),
@@ -179,14 +196,12 @@ def test_a_measurement_that_spoils_the_claim_is_objected_to(code):
 
 
 def test_numbers_exactly_at_the_limits_are_let_pass():
-    at_limits = geometry(ratio_at={"c=+2": 0.6}, neutral_cosine=0.5, split_half=0.8)
+    at_limits = geometry(norm=6.0, neutral_cosine=0.5, split_half=0.8)
     assert raised(clean(), calibration=at_limits, truncated=0.1) == {}
 
 
 def test_bystanders_that_are_closer_for_some_personas_are_weighed_against_the_bridge():
-    calibration = geometry()
-    cosines = calibration["layers"]["1"]["cosines"]
-    cosines["pirate"]["poet"], cosines["poet"]["judge"] = 0.5, 0.2
+    calibration = geometry(nearer={("pirate", "poet"): 0.5, ("poet", "judge"): 0.2})
     drawn = {"pirate": ("poet",), "poet": ("judge",), "judge": ("baker",), "baker": ("pirate",)}
     known = {"calibration": calibration, "bystanders": drawn}
     alone = raised(clean(), **known)["uneven_bystanders"]
@@ -247,6 +262,6 @@ def test_what_is_not_measured_yet_is_named_and_not_objected_to():
 def test_objections_are_plain_json_with_the_serious_ones_first():
     worst = clean(**{k: v for code in ("fixed_personas", "few_questions")
                      for k, v in DESIGNS[code][0].items()})  # fmt: skip
-    listed = json.loads(json.dumps(to_json(objections(worst, with_power=False))))
+    listed = json.loads(json.dumps(plain(objections(worst, with_power=False))))
     assert [one["severity"] for one in listed] == ["serious", "note", "note"]
     assert set(listed[0]) == {"code", "severity", "finding", "remedy", "numbers"}

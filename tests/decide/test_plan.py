@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from steerproof.codec import plain
 from steerproof.decide.review.plan import (
     PROCESS_BYTES,
     Range,
@@ -127,6 +128,6 @@ def test_one_past_unit_gives_a_wide_range():
 
 
 def test_a_plan_is_plain_json():
-    value = json.loads(json.dumps(make_plan(small_experiment()).to_json()))
+    value = json.loads(json.dumps(plain(make_plan(small_experiment()))))
     assert value["counts"]["cells"] == len(cells(small_experiment()))
     assert value["table"][0]["work"] == "training"

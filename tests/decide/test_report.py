@@ -148,7 +148,9 @@ def test_hostile_text_of_the_experiment_changes_no_element(drawings, shown):
                 analysis=analysis,
                 versions={hostile: hostile},
                 command=hostile,
-                objections=[dict.fromkeys(given.objections[0], hostile)],
+                objections=[
+                    replace(given.objections[0], code=hostile, finding=hostile, remedy=hostile)
+                ],
             ),
             drawings,
         )

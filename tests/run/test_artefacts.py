@@ -1,5 +1,6 @@
 """Every unit's files hold the record that was written, and are told apart from other files."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from steerproof.decide.analysis.calibration import (
     PersonaCalibration,
 )
 from steerproof.decide.analysis.rates import RateRow
+from steerproof.decide.analysis.records import Analysis
 from steerproof.errors import IntegrityError
 from steerproof.run.artefacts import (
     analysis,
@@ -25,6 +27,7 @@ from steerproof.run.artefacts import (
     score,
     training,
 )
+from steerproof.run.graph.ids import UnitId
 from steerproof.run.graph.keys import Environment, Recipe
 from steerproof.run.store.manifest import Made, StoredUnit
 from steerproof.run.store.store import commit, prepare
@@ -48,7 +51,9 @@ CELL = Cell(
 
 
 def stored(run: Path, files: Mapping[str, bytes]) -> StoredUnit:
-    recipe = Recipe(unit="kind/name", inputs={}, upstream={}, environment=Environment(code="x"))
+    recipe = Recipe(
+        unit=UnitId("kind", "name"), inputs={}, upstream={}, environment=Environment(code="x")
+    )
     return commit(run, prepare(run, recipe, files, {}, MADE), recipe.unit, recipe.key())
 
 
@@ -185,7 +190,7 @@ def test_marks_come_back_by_cell_and_a_failed_cell_is_not_there(tmp_path: Path) 
     assert b"villain" in unit.read(score.RATES)
 
 
-def test_gates_come_back(tmp_path: Path) -> None:
+def test_an_analysis_and_its_gates_come_back(tmp_path: Path) -> None:
     gate = LayerGate(
         layer=3,
         h_bar=10.0,
@@ -194,7 +199,9 @@ def test_gates_come_back(tmp_path: Path) -> None:
         passed=False,
         split_half={"villain": 0.9},
     )
-    result = analysis.AnalysisResult(analysis={"verdict": "REFUTED"}, gates=(gate,))
+    written = Path(__file__).parents[1] / "data" / "issue267_analysis.json"
+    whole = Analysis.from_json(json.loads(written.read_bytes()))
+    result = analysis.AnalysisResult(analysis=whole, gates=(gate,))
     assert analysis.from_unit(stored(tmp_path, analysis.to_files(result))) == result
 
 

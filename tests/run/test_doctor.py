@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import pytest
 
 from steerproof.errors import MachineError, ModelError
-from steerproof.run import doctor as module
-from steerproof.run.doctor import Check, Needs, doctor
+from steerproof.run.commands import doctor as module
+from steerproof.run.commands.doctor import Check, Needs, doctor
 from steerproof.run.store import hold as lock
 
 

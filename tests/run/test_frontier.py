@@ -2,10 +2,12 @@
 
 from steerproof.run.graph.frontier import ENOUGH, Frontier
 from steerproof.run.graph.graph import Unit, build_graph
+from steerproof.run.graph.ids import UnitId
+from steerproof.run.graph.keys import Recipe
 from steerproof.run.graph.survey import survey
 from steerproof.run.store.manifest import Made, Manifest, StoredUnit
 from steerproof.run.store.store import unit_directory
-from tests.run.tiny import unit
+from tests.run.tiny import ENVIRONMENT, u, unit
 
 
 def frontier(units: list[Unit], tmp_path) -> Frontier:
@@ -15,16 +17,17 @@ def frontier(units: list[Unit], tmp_path) -> Frontier:
     return started
 
 
-def done(tmp_path, name: str) -> StoredUnit:
+def done(tmp_path, name: UnitId) -> StoredUnit:
     made = Made(created="", host="", attempt=1, seconds=0.0, peak_memory=0)
-    manifest = Manifest(unit=name, key="0" * 64, recipe={}, read={}, files={}, made=made)
+    recipe = Recipe(unit=name, inputs={}, upstream={}, environment=ENVIRONMENT)
+    manifest = Manifest(recipe=recipe, key="0" * 64, read={}, files={}, made=made)
     return StoredUnit(directory=unit_directory(tmp_path, name, "0" * 64), manifest=manifest)
 
 
 def two_adapters(cells: int) -> list[Unit]:
     adapters = [unit("adapter", name) for name in "AB"]
     readers = [
-        unit("cell", f"{adapter.name}.{number}", [adapter.id])
+        unit("cell", f"{adapter.id.name}.{number}", [adapter.id])
         for adapter in adapters
         for number in range(cells)
     ]
@@ -33,10 +36,13 @@ def two_adapters(cells: int) -> list[Unit]:
 
 def test_a_few_units_wait_for_the_rest_of_their_group_while_others_are_at_work(tmp_path) -> None:
     held = frontier(two_adapters(cells=3), tmp_path)
-    assert held.take(1) == (("tests.run.tiny:work", "adapter"), ["adapter/A", "adapter/B"])
-    held.finish("adapter/A", done(tmp_path, "adapter/A"))
+    assert held.take(1) == (
+        ("tests.run.tiny:work", "adapter"),
+        [u("adapter/A"), u("adapter/B")],
+    )
+    held.finish(u("adapter/A"), done(tmp_path, u("adapter/A")))
     assert held.take(1, busy=True) is None, "adapter/B will make three more cells ready"
-    held.finish("adapter/B", done(tmp_path, "adapter/B"))
+    held.finish(u("adapter/B"), done(tmp_path, u("adapter/B")))
     taken = held.take(1, busy=True)
     assert taken is not None
     assert len(taken[1]) == 6, "all of the group in one batch"
@@ -45,7 +51,7 @@ def test_a_few_units_wait_for_the_rest_of_their_group_while_others_are_at_work(t
 def test_they_do_not_wait_when_nobody_is_at_work(tmp_path) -> None:
     held = frontier(two_adapters(cells=3), tmp_path)
     held.take(1)
-    held.finish("adapter/A", done(tmp_path, "adapter/A"))
+    held.finish(u("adapter/A"), done(tmp_path, u("adapter/A")))
     taken = held.take(1, busy=False)
     assert taken is not None
     assert len(taken[1]) == 3
@@ -54,7 +60,7 @@ def test_they_do_not_wait_when_nobody_is_at_work(tmp_path) -> None:
 def test_they_do_not_wait_when_they_are_enough(tmp_path) -> None:
     held = frontier(two_adapters(cells=ENOUGH), tmp_path)
     held.take(1)
-    held.finish("adapter/A", done(tmp_path, "adapter/A"))
+    held.finish(u("adapter/A"), done(tmp_path, u("adapter/A")))
     taken = held.take(1, busy=True)
     assert taken is not None
     assert len(taken[1]) == ENOUGH
@@ -63,8 +69,8 @@ def test_they_do_not_wait_when_they_are_enough(tmp_path) -> None:
 def test_a_failed_unit_ends_the_waiting_for_what_it_blocks(tmp_path) -> None:
     held = frontier(two_adapters(cells=3), tmp_path)
     held.take(1)
-    held.finish("adapter/A", done(tmp_path, "adapter/A"))
-    held.give_up("adapter/B")
+    held.finish(u("adapter/A"), done(tmp_path, u("adapter/A")))
+    held.give_up(u("adapter/B"))
     assert len(held.blocked) == 3
     taken = held.take(1, busy=True)
     assert taken is not None
@@ -72,10 +78,10 @@ def test_a_failed_unit_ends_the_waiting_for_what_it_blocks(tmp_path) -> None:
 
 
 def test_a_group_that_waits_does_not_hold_up_another(tmp_path) -> None:
-    units = [*two_adapters(cells=1), unit("dataset", "late", ["adapter/A"])]
+    units = [*two_adapters(cells=1), unit("dataset", "late", [u("adapter/A")])]
     held = frontier(units, tmp_path)
     held.take(1)
-    held.finish("adapter/A", done(tmp_path, "adapter/A"))
+    held.finish(u("adapter/A"), done(tmp_path, u("adapter/A")))
     taken = held.take(1, busy=True)
-    assert taken == (("tests.run.tiny:work", "dataset"), ["dataset/late"])
+    assert taken == (("tests.run.tiny:work", "dataset"), [u("dataset/late")])
     assert held.take(1, busy=True) is None

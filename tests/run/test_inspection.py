@@ -3,13 +3,16 @@ from pathlib import Path
 import pytest
 
 from steerproof.errors import ExperimentError, IntegrityError
+from steerproof.run.commands.explain import UnitChange, explain, find_unit
+from steerproof.run.commands.status import status
+from steerproof.run.commands.verify import raise_mismatches, verify
 from steerproof.run.graph.graph import build_graph
 from steerproof.run.graph.keys import Environment
-from steerproof.run.inspection import Change, explain, raise_mismatches, status, verify
 from steerproof.run.store.directory import open_run
 from steerproof.run.store.store import publish, unit_directory
+from steerproof.spec.changes import Change
 from tests.run.forks import Forks
-from tests.run.tiny import run_tiny, tiny_graph, unit
+from tests.run.tiny import run_tiny, tiny_graph, u, unit
 
 
 def test_a_finished_run_says_so_with_its_totals(tmp_path: Path) -> None:
@@ -33,8 +36,8 @@ def test_a_killed_run_is_interrupted_and_never_running(forks: Forks, tmp_path: P
 
 def test_a_run_in_hand_is_running_and_names_its_process(tmp_path: Path) -> None:
     with open_run(tmp_path, "steerproof run here") as directory:
-        directory.ledger.register({"cell/a": "0" * 64}, [])
-        directory.ledger.start({"cell/a": "0" * 64}, "here")
+        directory.ledger.register({u("cell/a"): "0" * 64}, [])
+        directory.ledger.start({u("cell/a"): "0" * 64}, "here")
         found = status(tmp_path)
     assert found.state == "running"
     assert found.units == {"cell": {"running": 1}}
@@ -56,22 +59,25 @@ def test_a_failed_unit_is_named_with_its_log(tmp_path: Path) -> None:
     found = status(tmp_path)
     assert found.state == "failed"
     (failure,) = found.failures
-    assert (failure.unit, failure.error) == ("cell/a", "ValueError: the loss is NaN")
+    assert (failure.unit, failure.error) == (u("cell/a"), "ValueError: the loss is NaN")
     assert failure.log is not None
     assert "Traceback" in (tmp_path / failure.log).read_text()
-    reason = explain(tmp_path, graph, "cell/a").reason
+    reason = explain(tmp_path, graph, u("cell/a")).reason
     assert "ValueError: the loss is NaN" in reason
 
 
 def test_explain_names_the_input_that_changed_with_old_and_new_value(tmp_path: Path) -> None:
     run_tiny(tmp_path, tiny_graph(strength=2.0))
     edited = tiny_graph(strength=3.0)
-    direct = explain(tmp_path, edited, "adapter/A.villain")
+    direct = explain(tmp_path, edited, u("adapter/A.villain"))
     assert not direct.reused
-    expected = Change(unit="adapter/A.villain", field="inputs.strength", old=2.0, new=3.0)
+    expected = UnitChange(
+        unit=u("adapter/A.villain"),
+        change=Change(field="inputs.strength", old=2.0, new=3.0, matters=True),
+    )
     assert direct.changes == (expected,)
-    assert explain(tmp_path, edited, "cell/A.villain.none").changes == (expected,)
-    assert explain(tmp_path, edited, "cell/C.villain.none").reused
+    assert explain(tmp_path, edited, u("cell/A.villain.none")).changes == (expected,)
+    assert explain(tmp_path, edited, u("cell/C.villain.none")).reused
 
 
 def test_explain_still_names_the_change_when_the_upstream_unit_was_already_redone(
@@ -81,8 +87,8 @@ def test_explain_still_names_the_change_when_the_upstream_unit_was_already_redon
     edited = tiny_graph(strength=3.0)
     half = build_graph(list(edited.units.values())[:4])
     run_tiny(tmp_path, half)
-    changes = explain(tmp_path, edited, "cell/A.villain.none").changes
-    assert [(change.field, change.old, change.new) for change in changes] == [
+    changes = explain(tmp_path, edited, u("cell/A.villain.none")).changes
+    assert [(found.change.field, found.change.old, found.change.new) for found in changes] == [
         ("inputs.strength", 2.0, 3.0)
     ]
 
@@ -108,25 +114,25 @@ def test_explain_names_a_changed_code_model_or_dtype(
     environment: Environment, field: str, tmp_path: Path
 ) -> None:
     run_tiny(tmp_path)
-    changed = explain(tmp_path, tiny_graph(environment=environment), "directions/all")
-    assert [change.field for change in changed.changes] == [field]
+    changed = explain(tmp_path, tiny_graph(environment=environment), u("directions/all"))
+    assert [found.change.field for found in changed.changes] == [field]
 
 
 def test_explain_of_a_unit_that_was_never_made_and_of_one_that_does_not_exist(
     tmp_path: Path,
 ) -> None:
-    assert explain(tmp_path, tiny_graph(), "cell/A.villain.none").reason == "it was never made"
+    assert explain(tmp_path, tiny_graph(), u("cell/A.villain.none")).reason == "it was never made"
     with pytest.raises(ExperimentError, match=r"did you mean cell/A\.villain\.none"):
-        explain(tmp_path, tiny_graph(), "cell/A.vilain.none")
+        find_unit(tiny_graph(), "cell/A.vilain.none")
 
 
 def test_explain_of_a_damaged_unit_and_of_its_reader(tmp_path: Path) -> None:
     run_tiny(tmp_path)
     graph = tiny_graph()
-    place = unit_directory(tmp_path, "adapter/A.villain", graph.keys["adapter/A.villain"])
+    place = unit_directory(tmp_path, u("adapter/A.villain"), graph.keys[u("adapter/A.villain")])
     (place / "result.json").write_bytes(b"{}")
-    assert explain(tmp_path, graph, "adapter/A.villain").damage[0].path == place / "result.json"
-    reader = explain(tmp_path, graph, "cell/A.villain.none")
+    assert explain(tmp_path, graph, u("adapter/A.villain")).damage[0].path == place / "result.json"
+    reader = explain(tmp_path, graph, u("cell/A.villain.none"))
     assert not reader.reused
     assert "adapter/A.villain" in reader.reason
 
@@ -134,7 +140,9 @@ def test_explain_of_a_damaged_unit_and_of_its_reader(tmp_path: Path) -> None:
 def test_verify_finds_nothing_in_a_sound_run_and_names_a_unit_that_is_gone(tmp_path: Path) -> None:
     run_tiny(tmp_path)
     assert verify(tmp_path) == []
-    gone = unit_directory(tmp_path, "cell/C.villain.none", tiny_graph().keys["cell/C.villain.none"])
+    gone = unit_directory(
+        tmp_path, u("cell/C.villain.none"), tiny_graph().keys[u("cell/C.villain.none")]
+    )
     gone.rename(tmp_path / "elsewhere")
     (mismatch,) = verify(tmp_path)
     assert (mismatch.path, mismatch.problem) == (gone, "missing")

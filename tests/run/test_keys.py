@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from steerproof.run.graph import units
-from steerproof.run.graph.units import Place, experiment_graph
+from steerproof.run.graph import environment
+from steerproof.run.graph.environment import Place
+from steerproof.run.graph.units import experiment_graph
 from steerproof.spec.experiment import Arm, Experiment
 from steerproof.spec.lock import canonical, resolved
 from steerproof.spec.strength import NONE, Strength
@@ -21,10 +22,10 @@ ARMS = ("A", "B", "C", "A-iso", "A-L10")
 
 @pytest.fixture
 def expected(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    monkeypatch.setattr(units, "model_directory", lambda *_: Path())
-    monkeypatch.setattr(units, "file_hashes", lambda _: {"model.safetensors": "0"})
-    monkeypatch.setattr(units, "_code_version", lambda _: "code")
-    monkeypatch.setattr(units, "_installed", lambda _: "1")
+    monkeypatch.setattr(environment, "model_directory", lambda *_: Path())
+    monkeypatch.setattr(environment, "file_hashes", lambda _: {"model.safetensors": "0"})
+    monkeypatch.setattr(environment, "_code_version", lambda _: "code")
+    monkeypatch.setattr(environment, "_installed", lambda _: "1")
     return json.loads(KEYS.read_bytes())
 
 
@@ -42,7 +43,7 @@ def as_proposed() -> Experiment:
 
 def keys_of(experiment: Experiment) -> dict[str, str]:
     graph = experiment_graph(experiment, Place(directory=SHIPPED))
-    return {unit: key[:16] for unit, key in graph.keys.items()}
+    return {str(unit): key[:16] for unit, key in graph.keys.items()}
 
 
 def test_every_unit_of_the_proposal_has_the_key_that_it_had(expected: dict[str, str]) -> None:

@@ -1,4 +1,4 @@
-"""The kill-point matrix: a child dies at a named place, the same command goes on."""
+"""The kill-point matrix: a child dies at a u place, the same command goes on."""
 
 import sqlite3
 from pathlib import Path

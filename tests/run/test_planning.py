@@ -11,9 +11,11 @@ import pytest
 
 from steerproof.errors import ModelError
 from steerproof.model.base import load_base
-from steerproof.run import planning
-from steerproof.run.graph.units import Place, experiment_graph
-from steerproof.run.planning import describe_model, needs_of, plan_json
+from steerproof.run.commands import planning
+from steerproof.run.commands.basemodel import describe_model, needs_of
+from steerproof.run.commands.planning import plan_run
+from steerproof.run.graph.environment import Place
+from steerproof.run.graph.units import experiment_graph
 from steerproof.run.trial import ADAPTERS, SAMPLES, trial
 from steerproof.spec.experiment import Experiment, Model
 from steerproof.spec.yaml_io import Loaded, load_experiment
@@ -61,13 +63,14 @@ def test_a_plan_of_a_fresh_directory_is_tried_out_and_says_so(
 ) -> None:
     place = Place(directory=tmp_path)
     graph = experiment_graph(experiment, place)
-    untried = plan_json(experiment, graph, tmp_path / "run", place)
-    assert untried["hours"] is None
-    assert any("size of each push" in text for text in untried["not_yet_known"])
-    tried = plan_json(experiment, graph, tmp_path / "run", place, timed=True)
-    assert 0.0 < tried["hours"]["low"] <= tried["hours"]["high"] < 24.0
-    assert "a trial of" in tried["source"]
-    assert not any("size of each push" in text for text in tried["not_yet_known"])
+    untried = plan_run(experiment, graph, tmp_path / "run", place)
+    assert untried.plan.hours is None
+    assert any("size of each push" in text for text in untried.not_yet_known)
+    tried = plan_run(experiment, graph, tmp_path / "run", place, timed=True)
+    assert tried.plan.hours is not None
+    assert 0.0 < tried.plan.hours.low <= tried.plan.hours.high < 24.0
+    assert "a trial of" in tried.plan.source
+    assert not any("size of each push" in text for text in tried.not_yet_known)
     assert not (tmp_path / "run").exists(), "a plan writes nothing"
 
 
@@ -121,7 +124,6 @@ def test_doctor_on_the_command_line_exits_with_3_when_unfit_and_never_prints_a_t
             "CUDA_VISIBLE_DEVICES": "",
             "PATH": str(tmp_path),  # without the driver's tool there is no GPU, wherever this runs
             "HF_TOKEN": "hf_secret_words",
-            "WANDB_API_KEY": "",
         },
     )
     assert ran.returncode == 3, ran.stderr
@@ -130,5 +132,5 @@ def test_doctor_on_the_command_line_exits_with_3_when_unfit_and_never_prints_a_t
     assert found["gpus"]["level"] == "fail"
     assert "CUDA_VISIBLE_DEVICES" in found["gpus"]["remedy"]
     assert found["kernel lock"]["value"] == "a second process is refused"
-    assert (found["HF_TOKEN"]["value"], found["WANDB_API_KEY"]["value"]) == ("set", "not set")
+    assert found["HF_TOKEN"]["value"] == "set"
     assert "hf_secret_words" not in ran.stdout + ran.stderr

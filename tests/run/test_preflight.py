@@ -9,8 +9,9 @@ import pytest
 
 from steerproof.errors import ModelError
 from steerproof.model.files import find_directory
-from steerproof.run.graph.units import Place, experiment_graph
-from steerproof.run.preflight import check_runnable
+from steerproof.run.commands.preflight import check_runnable
+from steerproof.run.graph.environment import Place
+from steerproof.run.graph.units import experiment_graph
 from steerproof.spec.experiment import Experiment
 from steerproof.spec.yaml_io import load_experiment
 

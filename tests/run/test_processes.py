@@ -16,10 +16,11 @@ import psutil
 import pytest
 
 from steerproof.errors import MachineError
+from steerproof.run.commands.status import status
+from steerproof.run.commands.verify import verify
 from steerproof.run.driver.executors import InlineExecutor, LocalExecutor, gpu_environments
 from steerproof.run.driver.scheduler import execute
 from steerproof.run.graph.graph import build_graph
-from steerproof.run.inspection import status, verify
 from steerproof.run.store.directory import open_run
 from steerproof.run.store.hold import EXPIRY_SECONDS
 from tests.run.forks import ROOT, Forks
@@ -106,7 +107,7 @@ def test_a_unit_that_kills_its_worker_each_time_fails_alone(
     ]
     summary = run_tiny(run, build_graph(cells), LocalExecutor(run / "logs"))
     (failed,) = summary.failures
-    assert failed.unit == "cell/b"
+    assert str(failed.unit) == "cell/b"
     assert "killed by SIGKILL" in failed.error
     assert summary.progress.done == 2
     assert counts(programs.counter)["cell/b"] == 3
@@ -359,7 +360,7 @@ def test_a_worker_that_hits_its_memory_limit_fails_its_unit_and_the_others_go_on
     finally:
         resource.setrlimit(resource.RLIMIT_AS, before)
     (failed,) = summary.failures
-    assert (failed.unit, failed.error.partition(":")[0]) == ("cell/a", "MemoryError")
+    assert (str(failed.unit), failed.error.partition(":")[0]) == ("cell/a", "MemoryError")
     assert summary.progress.done == 2
     assert status(run).totals.by_state == {"done": 2, "failed": 3}
 
@@ -377,7 +378,7 @@ def test_two_workers_share_the_work_and_give_the_same_files(tmp_path: Path) -> N
     pids = set()
     with open_run(tmp_path / "two", "x") as directory:
         execute(build_graph(slow_units()), directory, executor)
-        pids = {attempt.pid for attempt in directory.ledger.attempts()}
+        pids = {attempt.pid for attempt in directory.ledger.story().attempts}
     assert len(pids) == 2
     assert os.getpid() not in pids
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
@@ -417,7 +418,7 @@ def test_each_gpu_worker_sees_one_gpu_of_those_that_are_visible(
 
 def test_the_driver_side_imports_no_torch() -> None:
     code = (
-        "import sys, steerproof.run.inspection, steerproof.run.driver.scheduler,"
+        "import sys, steerproof.run.commands.status, steerproof.run.driver.scheduler,"
         " steerproof.run.driver.executors;"
         "sys.exit('torch' in sys.modules or 'ray' in sys.modules)"
     )

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from steerproof.errors import MachineError
+from steerproof.run.commands.status import status
+from steerproof.run.commands.verify import verify
 from steerproof.run.driver.executors import RayExecutor
 from steerproof.run.driver.scheduler import execute
 from steerproof.run.graph.graph import build_graph
-from steerproof.run.inspection import status, verify
 from steerproof.run.store.directory import open_run
 from tests.run.test_processes import Programs, wait_for
 from tests.run.tiny import (
@@ -58,7 +59,7 @@ def test_two_ray_workers_give_the_same_files_as_this_process(tmp_path: Path) -> 
     units = [replace(each, work="tests.run.works:slow") for each in units]
     with open_run(tmp_path / "ray", "x") as directory:
         summary = execute(build_graph(units), directory, executor)
-        pids = {attempt.pid for attempt in directory.ledger.attempts()}
+        pids = {attempt.pid for attempt in directory.ledger.story().attempts}
     assert summary.failures == ()
     assert contents(tmp_path / "ray") == contents(tmp_path / "inline")
     assert len(pids) >= 2

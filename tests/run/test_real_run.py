@@ -14,9 +14,9 @@ import torch
 from safetensors.torch import load_file
 
 from steerproof.errors import IntegrityError
+from steerproof.run.commands.session import new_session, run_experiment
+from steerproof.run.commands.verify import verify
 from steerproof.run.driver.executors import InlineExecutor
-from steerproof.run.inspection import verify
-from steerproof.run.session import new_session, run_experiment
 from steerproof.spec.experiment import Grid
 from steerproof.spec.yaml_io import load_experiment
 from tests.run.test_session import experiment_of, quiet

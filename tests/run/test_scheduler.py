@@ -5,16 +5,17 @@ from pathlib import Path
 import pytest
 
 from steerproof.errors import UnitsFailedError
+from steerproof.run.commands.status import status
 from steerproof.run.driver.executors import InlineExecutor, LocalExecutor
-from steerproof.run.driver.scheduler import Policy, Progress, Summary, execute, raise_failures
+from steerproof.run.driver.scheduler import Policy, execute
+from steerproof.run.driver.summary import Progress, Summary, raise_failures
 from steerproof.run.driver.worker import Failure, Order, Report
 from steerproof.run.graph.graph import Unit, build_graph
 from steerproof.run.graph.survey import survey
-from steerproof.run.inspection import status
 from steerproof.run.store.directory import open_run
-from steerproof.run.store.ledger import Event
 from steerproof.run.store.manifest import open_unit
 from steerproof.run.store.store import unit_directory
+from steerproof.run.store.story import Event
 from tests.run.tiny import (
     COUNTER,
     contents,
@@ -23,6 +24,7 @@ from tests.run.tiny import (
     run_tiny,
     tiny_graph,
     tiny_units,
+    u,
     unit,
 )
 
@@ -55,7 +57,12 @@ def test_an_edit_redoes_what_depends_on_it_and_nothing_else(tmp_path: Path, coun
     run_tiny(tmp_path / "run", tiny_graph(strength=2.0))
     counter.unlink()
     run_tiny(tmp_path / "run", tiny_graph(strength=3.0))
-    redone = {"adapter/A.villain", "cell/A.villain.none", "cell/A.villain.c=+2", "analysis/all"}
+    redone = {
+        "adapter/A.villain",
+        "cell/A.villain.none",
+        "cell/A.villain.c=+2",
+        "analysis/all",
+    }
     assert counts(counter) == dict.fromkeys(redone, 1)
     counter.unlink()
     run_tiny(tmp_path / "run", tiny_graph(strength=2.0))
@@ -90,12 +97,12 @@ def test_a_unit_records_the_content_of_what_it_read(tmp_path: Path) -> None:
     run_tiny(tmp_path / "run")
     keys = tiny_graph().keys
     cell = open_unit(
-        unit_directory(tmp_path / "run", "cell/A.villain.none", keys["cell/A.villain.none"])
+        unit_directory(tmp_path / "run", u("cell/A.villain.none"), keys[u("cell/A.villain.none")])
     )
-    for read in ("adapter/A.villain", "directions/all"):
+    for read in (u("adapter/A.villain"), u("directions/all")):
         there = open_unit(unit_directory(tmp_path / "run", read, keys[read])).manifest
         assert cell.manifest.read[read] == there.content
-        assert cell.manifest.recipe["upstream"][read] == there.key
+        assert cell.manifest.recipe.upstream[read] == there.key
 
 
 # --- What fails -----------------------------------------------------------------------------------
@@ -123,20 +130,20 @@ def test_readers_of_a_failed_unit_are_blocked_and_a_tolerant_one_runs_over_the_r
     tmp_path: Path, counter: Path
 ) -> None:
     bad = [
-        replace(each, work="tests.run.works:refuses") if each.id == "adapter/A.villain" else each
+        replace(each, work="tests.run.works:refuses") if each.id == u("adapter/A.villain") else each
         for each in tiny_units()
     ]
     summary = run_units(tmp_path / "run", bad)
-    assert set(summary.blocked) == {"cell/A.villain.none", "cell/A.villain.c=+2"}
+    assert set(summary.blocked) == {u("cell/A.villain.none"), u("cell/A.villain.c=+2")}
     assert counts(counter)["analysis/all"] == 1
     keys = build_graph(bad).keys
-    place = unit_directory(tmp_path / "run", "analysis/all", keys["analysis/all"])
+    place = unit_directory(tmp_path / "run", u("analysis/all"), keys[u("analysis/all")])
     read = open_unit(place).manifest.read
     found = survey(tmp_path / "run", build_graph(bad))
-    assert "analysis/all" in found.standing, "it can be reported"
-    assert "analysis/all" not in found.reused, "and is looked at again by the next run"
-    assert not {"adapter/A.villain", "cell/A.villain.none"} & set(found.standing)
-    assert set(read) == {"cell/C.villain.none", "cell/C.villain.c=+2"}
+    assert u("analysis/all") in found.standing, "it can be reported"
+    assert u("analysis/all") not in found.reused, "and is looked at again by the next run"
+    assert not {u("adapter/A.villain"), u("cell/A.villain.none")} & set(found.standing)
+    assert set(read) == {u("cell/C.villain.none"), u("cell/C.villain.c=+2")}
 
     # The cause is mended: what was blocked is done, and the analysis again, over all of it.
     counter.unlink()
@@ -149,7 +156,7 @@ def test_readers_of_a_failed_unit_are_blocked_and_a_tolerant_one_runs_over_the_r
 def test_a_tolerant_unit_with_nothing_to_run_over_is_blocked(tmp_path: Path) -> None:
     cell = unit("cell", "a", work="tests.run.works:refuses")
     summary = run_units(tmp_path / "run", [cell, unit("analysis", "all", [cell.id], tolerant=True)])
-    assert summary.blocked == ("analysis/all",)
+    assert summary.blocked == (u("analysis/all"),)
 
 
 def test_an_error_before_any_unit_fails_all_of_the_order_at_once(
@@ -237,7 +244,7 @@ def test_what_a_lost_worker_had_finished_and_not_reported_is_not_done_again(
     tmp_path: Path, counter: Path
 ) -> None:
     cells = [unit("cell", name) for name in "abc"]
-    summary = run_tiny(tmp_path / "run", build_graph(cells), Mute(after="cell/b"))
+    summary = run_tiny(tmp_path / "run", build_graph(cells), Mute(after=u("cell/b")))
     assert summary.failures == ()
     assert counts(counter) == {"cell/a": 1, "cell/b": 1, "cell/c": 1}
     assert leftovers(tmp_path / "run") == []
@@ -275,7 +282,7 @@ def test_the_listener_hears_each_event_with_numbers_that_add_up(tmp_path: Path) 
         graph = tiny_graph()
         listen = lambda event, progress: heard.append((event, progress))  # noqa: E731
         execute(graph, directory, InlineExecutor(), listen=listen)
-        kept = [event.what for event in directory.ledger.events()]
+        kept = [event.what for event in directory.ledger.story().events]
     names = [event.what for event, _ in heard]
     assert names.count("unit-done") == names.count("unit-started") == 9
     assert [name for name in names if name != "unit-started"] == kept[1:]

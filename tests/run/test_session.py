@@ -7,18 +7,25 @@ import pytest
 
 from steerproof.errors import ModelError, RegistrationError, SteerproofError
 from steerproof.model.base import load_base
+from steerproof.run.artefacts import cell, training
+from steerproof.run.commands.evidence import calibrations
+from steerproof.run.commands.session import graph_of, new_session, rebuild_report, run_experiment
 from steerproof.run.driver.executors import InlineExecutor
+from steerproof.run.graph.ids import UnitId
+from steerproof.run.graph.names import ANALYSIS, adapter_unit, directions_unit
 from steerproof.run.graph.survey import survey
-from steerproof.run.results import calibration, with_strengths
-from steerproof.run.session import graph_of, new_session, rebuild_report, run_experiment
 from steerproof.run.store.manifest import open_unit
 from steerproof.run.store.store import unit_directory
 from steerproof.run.trial import geometries
 from steerproof.spec.experiment import Arm
-from steerproof.spec.grid import adapters, cells
+from steerproof.spec.grid import Adapter, adapters, cells
 from steerproof.spec.yaml_io import Loaded
 from tests.experiments import small_experiment
 from tests.tiny import LAYERS, save_tiny
+
+
+def poet(arm):
+    return adapter_unit(Adapter(arm=arm, persona="poet"))
 
 
 @pytest.fixture(scope="module")
@@ -91,8 +98,8 @@ def test_every_adapter_and_cell_is_a_unit_and_ends_in_a_verdict(finished):
     experiment = session.experiment
     expected = 2 + 1 + 5 + len(adapters(experiment)) + len(cells(experiment)) + 2
     assert summary.progress.total == summary.progress.done == expected
-    assert verdict["verdict"] in ("SUPPORTED", "REFUTED", "INCONCLUSIVE")
-    assert set(verdict["arms"]) == {"A", "B", "C", "A-iso", "A-L10"}
+    assert verdict.analysis.verdict in ("SUPPORTED", "REFUTED", "INCONCLUSIVE")
+    assert set(verdict.analysis.arms) == {"A", "B", "C", "A-iso", "A-L10"}
     results = session.run / "results"
     for name in ("rates.csv", "verdict.json", "estimates.json", "report.html", "calibration.json"):
         assert (results / name).stat().st_size > 0
@@ -102,26 +109,24 @@ def test_every_adapter_and_cell_is_a_unit_and_ends_in_a_verdict(finished):
 def test_each_trained_adapter_got_the_push_that_was_asked_for(finished):
     session, _, _ = finished
     graph = graph_of(session)
-    directory = unit_directory(session.run, "adapter/A.poet", graph.keys["adapter/A.poet"])
-    record = json.loads(open_unit(directory).read("training.json"))
-    assert len(record["pushes"]) == 3  # the source and two bystanders
-    for push in record["pushes"]:
-        assert push["asked_ratio"] == pytest.approx(0.2)
-        assert push["achieved_norm"] == pytest.approx(push["asked_norm"], rel=0.05)
-    none = unit_directory(session.run, "adapter/C.poet", graph.keys["adapter/C.poet"])
-    assert json.loads(open_unit(none).read("training.json"))["pushes"] == []
+    directory = unit_directory(session.run, poet("A"), graph.keys[poet("A")])
+    record = training.from_unit(open_unit(directory))
+    assert len(record.pushes) == 3  # the source and two bystanders
+    for push in record.pushes:
+        assert push.asked_ratio == pytest.approx(0.2)
+        assert push.achieved_norm == pytest.approx(push.asked_norm, rel=0.05)
+    none = unit_directory(session.run, poet("C"), graph.keys[poet("C")])
+    assert training.from_unit(open_unit(none)).pushes == ()
 
 
 def test_each_steered_cell_has_a_canary_that_its_push_moved(finished):
     session, _, _ = finished
     graph = graph_of(session)
-    name = "cell/A.poet.neutral.centroid.L1.c=+2"
-    record = json.loads(
-        open_unit(unit_directory(session.run, name, graph.keys[name])).read("cell.json")
-    )
-    assert record["coefficient"] == 2.0
-    assert record["canary"]["change"] > record["canary"]["error"]
-    assert record["achieved_norm"] == pytest.approx(record["asked_norm"], rel=0.05)
+    name = UnitId("cell", "A.poet.neutral.centroid.L1.c=+2")
+    record = cell.record_of(open_unit(unit_directory(session.run, name, graph.keys[name])))
+    assert record.coefficient == 2.0
+    assert record.canary["change"] > record.canary["error"]
+    assert record.achieved_norm == pytest.approx(record.asked_norm, rel=0.05)
 
 
 def test_running_again_does_nothing_again(finished):
@@ -153,7 +158,7 @@ def test_editing_one_arm_redoes_that_arm_only(finished):
         for arm in session.experiment.arms
     ]
     changed = changed_units(session, session.experiment.model_copy(update={"arms": tuple(arms)}))
-    kinds = {unit.split(".")[0] for unit in changed}
+    kinds = {str(unit).split(".")[0] for unit in changed}
     assert kinds == {"adapter/B", "cell/B", "score/all", "analysis/all"}
 
 
@@ -163,8 +168,10 @@ def test_editing_a_title_or_the_contrast_layer_leaves_the_rest_alone(finished):
     assert not changed_units(session, experiment.model_copy(update={"title": "Another title"}))
     layers = experiment.layers.model_copy(update={"contrast": 2})
     changed = changed_units(session, experiment.model_copy(update={"layers": layers}))
-    assert not any(unit.startswith(("adapter/A.", "adapter/C.", "cell/C.")) for unit in changed)
-    assert "directions/L2" in changed
+    assert not any(
+        str(unit).startswith(("adapter/A.", "adapter/C.", "cell/C.")) for unit in changed
+    )
+    assert directions_unit(2) in changed
 
 
 def test_an_edit_that_matters_is_refused_until_it_is_declared(finished):
@@ -209,8 +216,10 @@ def test_a_report_is_rebuilt_from_units_that_an_earlier_version_made(
     report = session.run / "results" / "report.html"
     before = report.read_bytes()
     report.unlink()
-    monkeypatch.setattr("steerproof.run.graph.units._code_version", lambda kind: f"another {kind}")
-    assert "analysis/all" not in survey(session.run, graph_of(session)).reused
+    monkeypatch.setattr(
+        "steerproof.run.graph.environment._code_version", lambda kind: f"another {kind}"
+    )
+    assert ANALYSIS not in survey(session.run, graph_of(session)).reused
     assert rebuild_report(session) == verdict
     assert report.read_bytes() == before
 
@@ -218,8 +227,7 @@ def test_a_report_is_rebuilt_from_units_that_an_earlier_version_made(
 def test_a_plan_measures_the_geometry_that_the_directions_units_write(model, pristine):
     session = pristine[0]
     experiment = session.experiment
-    written = calibration(experiment, survey(session.run, graph_of(session)).reused)["layers"]
-    planned = with_strengths(experiment, geometries(experiment, load_base(model)))["layers"]
-    assert set(planned) == set(written) == {"0", "1"}
-    for layer, found in planned.items():
-        assert found == {name: written[layer][name] for name in found}
+    written = calibrations(experiment, survey(session.run, graph_of(session)).reused)
+    planned = {layer.layer: layer for layer in geometries(experiment, load_base(model))}
+    assert set(planned) == {0, 1}
+    assert planned == written

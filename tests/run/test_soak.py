@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from steerproof.run.inspection import status, verify
+from steerproof.run.commands.status import status
+from steerproof.run.commands.verify import verify
 from tests.run.forks import Forks
 from tests.run.tiny import COUNTER, contents, counts, leftovers
 

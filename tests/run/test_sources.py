@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from steerproof.run.graph import sources
+from steerproof.run.graph.environment import APART
 from steerproof.run.graph.sources import sources_of
-from steerproof.run.graph.units import APART, KINDS
+from steerproof.run.graph.units import KINDS
 
 # Ours only are forgotten between two kinds: torch takes seconds to import.
 _IMPORT_EACH = """

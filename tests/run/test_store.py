@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from steerproof.run.commands.verify import verify
 from steerproof.run.graph.graph import Graph, build_graph
 from steerproof.run.graph.keys import Environment, Recipe
-from steerproof.run.inspection import verify
 from steerproof.run.store import files, manifest
 from steerproof.run.store.manifest import DamagedError, Made, open_unit
 from steerproof.run.store.store import (
@@ -18,10 +18,10 @@ from steerproof.run.store.store import (
     sweep,
     unit_directory,
 )
-from tests.run.tiny import COUNTER, contents, counts, leftovers, run_tiny, tiny_units, unit
+from tests.run.tiny import COUNTER, contents, counts, leftovers, run_tiny, tiny_units, u, unit
 
 RECIPE = Recipe(
-    unit="cell/A.villain.c=+2",
+    unit=u("cell/A.villain.c=+2"),
     inputs={"strength": "c=+2"},
     upstream={},
     environment=Environment(code="1"),
@@ -43,7 +43,7 @@ def test_a_committed_unit_reads_back_what_was_prepared(tmp_path: Path) -> None:
     assert {name: unit.read(name) for name in unit.manifest.files} == FILES
     assert unit.path("rates.json").read_bytes() == b"[1]"
     assert unit.manifest.made == MADE
-    assert unit.manifest.recipe == RECIPE.record()
+    assert unit.manifest.recipe == RECIPE
     assert leftovers(tmp_path) == []
 
 
@@ -100,7 +100,7 @@ def test_a_unit_cannot_write_outside_of_its_directory(name: str, tmp_path: Path)
 def test_a_unit_is_not_committed_under_another_units_name(tmp_path: Path) -> None:
     prepared = prepare(tmp_path, RECIPE, FILES, {}, MADE)
     with pytest.raises(DamagedError, match="key, expected cell/B"):
-        commit(tmp_path, prepared, "cell/B", RECIPE.key())
+        commit(tmp_path, prepared, u("cell/B"), RECIPE.key())
 
 
 def test_a_prepared_unit_that_was_torn_on_the_way_is_not_committed(tmp_path: Path) -> None:
@@ -188,9 +188,9 @@ DAMAGES = (truncate, flip, empty, delete, make_directory, swap)
 
 def siblings() -> Graph:
     """Two adapters and two cells, so that files can be swapped between units of a kind."""
-    kept = ("directions/all", "adapter/A.villain", "adapter/C.villain")
+    kept = (u("directions/all"), u("adapter/A.villain"), u("adapter/C.villain"))
     upstream = [replace(unit, upstream=()) for unit in tiny_units() if unit.id in kept]
-    cells = [unit("cell", f"{arm}.none", [f"adapter/{arm}.villain"]) for arm in "AC"]
+    cells = [unit("cell", f"{arm}.none", [u(f"adapter/{arm}.villain")]) for arm in "AC"]
     return build_graph([*upstream, *cells, unit("analysis", "all", [cell.id for cell in cells])])
 
 
@@ -219,7 +219,7 @@ def test_every_file_damaged_in_every_way_is_found_named_and_only_its_unit_redone
 
         assert {mismatch.path for mismatch in verify(run)} == wrong, case
         summary = run_tiny(run, graph)
-        assert counts(counter) == dict.fromkeys(broken, 1), case
+        assert counts(counter) == dict.fromkeys(map(str, broken), 1), case
         assert summary.progress.done == len(broken), case
         assert contents(run) == straight, case
         assert verify(run) == [], case

@@ -6,14 +6,16 @@ Kinds as in the real one: directions -> dataset -> adapters -> cells -> analysis
 import hashlib
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from steerproof.errors import SteerproofError
 from steerproof.run.driver.executors import Executor, InlineExecutor, LocalExecutor, RayExecutor
-from steerproof.run.driver.scheduler import Summary, execute
-from steerproof.run.driver.worker import Files, Task, each
+from steerproof.run.driver.scheduler import execute
+from steerproof.run.driver.summary import Summary
+from steerproof.run.driver.worker import Files, Outcomes, Task, each
 from steerproof.run.graph.graph import Graph, Unit, build_graph
+from steerproof.run.graph.ids import UnitId
 from steerproof.run.graph.keys import Environment
 from steerproof.run.store.directory import open_run
 
@@ -22,7 +24,7 @@ ENVIRONMENT = Environment(code="tiny-1", model={"weights": "aa"}, numerics={"dty
 COUNTER = "TINY_COUNTER"
 
 
-def work(tasks: Sequence[Task]) -> Iterator[tuple[str, Files | Exception]]:
+def work(tasks: Sequence[Task]) -> Outcomes:
     yield from each(tasks, one)
 
 
@@ -37,7 +39,7 @@ def one(task: Task) -> Files:
     return {"result.json": text.encode(), "deep/weights.bin": text.encode() * 50}
 
 
-def count(unit: str) -> None:
+def count(unit: UnitId) -> None:
     if counter := os.environ.get(COUNTER):
         with Path(counter).open("a", encoding="utf-8") as file:
             file.write(f"{unit}\n")
@@ -48,10 +50,14 @@ def counts(counter: Path) -> dict[str, int]:
     return {unit: lines.count(unit) for unit in dict.fromkeys(lines)}
 
 
-def unit(kind: str, name: str, upstream: Sequence[str] = (), **changes: object) -> Unit:
+def u(text: str) -> UnitId:
+    """The unit that is called so."""
+    return UnitId.parse(text)
+
+
+def unit(kind: str, name: str, upstream: Sequence[UnitId] = (), **changes: object) -> Unit:
     settings = {
-        "kind": kind,
-        "name": name,
+        "id": UnitId(kind, name),
         "upstream": tuple(upstream),
         "inputs": {"name": name},
         "work": "tests.run.tiny:work",
@@ -75,7 +81,7 @@ def tiny_units(strength: float = 2.0, **changes: object) -> list[Unit]:
         for arm in "AC"
     ]
     cells = [
-        unit("cell", f"{adapter.name}.{push}", [adapter.id, directions.id], **changes)
+        unit("cell", f"{adapter.id.name}.{push}", [adapter.id, directions.id], **changes)
         for adapter in adapters
         for push in ("none", "c=+2")
     ]

@@ -5,15 +5,15 @@ import os
 import resource
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from steerproof.errors import ModelError
-from steerproof.run.driver.worker import Files, Task, each
-from tests.run.tiny import count, one
+from steerproof.run.driver.worker import Files, Outcomes, Task, each
+from tests.run.tiny import count, one, u
 
 
-def refuses(tasks: Sequence[Task]) -> Iterator[tuple[str, Files | Exception]]:
+def refuses(tasks: Sequence[Task]) -> Outcomes:
     """Fails for a reason that trying again cannot cure."""
     yield from each(tasks, _refuse)
 
@@ -23,20 +23,20 @@ def _refuse(task: Task) -> Files:
     raise ValueError("the loss is NaN")
 
 
-def refuses_some(tasks: Sequence[Task]) -> Iterator[tuple[str, Files | Exception]]:
+def refuses_some(tasks: Sequence[Task]) -> Outcomes:
     """Fails for the units whose input says so."""
     yield from each(tasks, lambda task: _refuse(task) if task.inputs.get("bad") else one(task))
 
 
-def cannot_load(tasks: Sequence[Task]) -> Iterator[tuple[str, Files | Exception]]:
+def cannot_load(tasks: Sequence[Task]) -> Outcomes:
     """Fails before it begins with any unit."""
     for task in tasks:
         count(task.unit)
     raise ModelError("no weights")
-    yield "never", {}
+    yield u("cell/never"), {}
 
 
-def forgets(tasks: Sequence[Task]) -> Iterator[tuple[str, Files | Exception]]:
+def forgets(tasks: Sequence[Task]) -> Outcomes:
     """Ends without a word about its last unit."""
     for task in tasks[:-1]:
         yield task.unit, one(task)
@@ -46,7 +46,7 @@ class OutOfMemoryError(RuntimeError):
     """Named like torch's."""
 
 
-def out_of_memory(tasks: Sequence[Task]) -> Iterator[tuple[str, Files | Exception]]:
+def out_of_memory(tasks: Sequence[Task]) -> Outcomes:
     """Fits one unit at a time only: a pool of more dies before it finishes any."""
     for task in tasks:
         count(task.unit)
@@ -55,7 +55,7 @@ def out_of_memory(tasks: Sequence[Task]) -> Iterator[tuple[str, Files | Exceptio
     yield from each(tasks, one)
 
 
-def runs_out(tasks: Sequence[Task]) -> Iterator[tuple[str, Files | Exception]]:
+def runs_out(tasks: Sequence[Task]) -> Outcomes:
     """Really asks for more memory than there is."""
     yield from each(tasks, _hoard)
 
@@ -65,7 +65,7 @@ def _hoard(task: Task) -> Files:
     return {"big": bytes(1 << 50)}
 
 
-def dies(tasks: Sequence[Task]) -> Iterator[tuple[str, Files | Exception]]:
+def dies(tasks: Sequence[Task]) -> Outcomes:
     """Kills its process at the units whose input says so, as the kernel would: every time."""
     yield from each(tasks, _die)
 
@@ -77,7 +77,7 @@ def _die(task: Task) -> Files:
     return one(task)
 
 
-def dies_once(tasks: Sequence[Task]) -> Iterator[tuple[str, Files | Exception]]:
+def dies_once(tasks: Sequence[Task]) -> Outcomes:
     """Kills its process the first time that it meets a unit with a ``marker`` path."""
     yield from each(tasks, _die_once)
 
@@ -90,7 +90,7 @@ def _die_once(task: Task) -> Files:
     return one(task)
 
 
-def slow(tasks: Sequence[Task]) -> Iterator[tuple[str, Files | Exception]]:
+def slow(tasks: Sequence[Task]) -> Outcomes:
     """Takes as long as its context says for each unit."""
     yield from each(tasks, _slow)
 
@@ -100,18 +100,18 @@ def _slow(task: Task) -> Files:
     return one(task)
 
 
-def different_each_time(tasks: Sequence[Task]) -> Iterator[tuple[str, Files | Exception]]:
+def different_each_time(tasks: Sequence[Task]) -> Outcomes:
     """Not deterministic, as a GPU may be."""
     yield from each(tasks, lambda task: {**one(task), "result.json": os.urandom(8)})
 
 
-def hoards(tasks: Sequence[Task]) -> Iterator[tuple[str, Files | Exception]]:
+def hoards(tasks: Sequence[Task]) -> Outcomes:
     """Asks for twice the address space that the process may have."""
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-    yield from each(tasks, lambda task: {task.unit: bytes(2 * limit)})
+    yield from each(tasks, lambda _task: {"big": bytes(2 * limit)})
 
 
-def shows(tasks: Sequence[Task]) -> Iterator[tuple[str, Files | Exception]]:
+def shows(tasks: Sequence[Task]) -> Outcomes:
     """Tells the value of an environment variable."""
     for task in tasks:
         print(f"looking at {task.inputs['variable']}", flush=True)  # noqa: T201

@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from steerproof.board.runs import Story, story
-from steerproof.run.graph.keys import directory_name
+from steerproof.board.runs import story
+from steerproof.run.graph.ids import UnitId
+from steerproof.run.graph.names import SCORE
 from steerproof.run.store.manifest import DamagedError, open_unit
+from steerproof.run.store.store import unit_directory
+from steerproof.run.store.story import Story
 from steerproof.study.readouts.marker import rule, score
 
 
@@ -43,17 +46,17 @@ def cell_rates(run: Path, names: Iterable[str], marker: str) -> dict[str, CellRa
     scored = _scored(run, told)
     rates: dict[str, CellRate] = {}
     for name in names:
-        unit_id = f"cell/{name}"
-        state = told.states.get(unit_id, "waiting")
+        unit = UnitId("cell", name)
+        state = told.states.get(unit, "waiting")
         counted = scored.get(name)
         if counted is None and state == "done":
-            place = run / "units" / directory_name(unit_id, told.keys[unit_id])
+            place = unit_directory(run, unit, told.keys[unit])
             counted = _remembered(place, lambda place=place: _mark_cell(place, marker)).get("")
             state = "damaged" if counted is None else state
         if counted is not None:
             rates[name] = CellRate(state="done", fired=counted[0], total=counted[1])
         else:
-            rates[name] = CellRate(state=state, error=errors.get(unit_id))
+            rates[name] = CellRate(state=state, error=errors.get(unit))
     return rates
 
 
@@ -65,12 +68,10 @@ _counts_lock = threading.Lock()
 
 
 def _scored(run: Path, told: Story) -> Counts:
-    counts: Counts = {}
-    for unit_id, key in told.keys.items():
-        if unit_id.startswith("score/") and told.states.get(unit_id) == "done":
-            place = run / "units" / directory_name(unit_id, key)
-            counts.update(_remembered(place, lambda place=place: _read_scores(place)))
-    return counts
+    if told.states.get(SCORE) != "done":
+        return {}
+    place = unit_directory(run, SCORE, told.keys[SCORE])
+    return _remembered(place, lambda: _read_scores(place))
 
 
 def _remembered(place: Path, count: Callable[[], Counts]) -> Counts:

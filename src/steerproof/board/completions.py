@@ -9,6 +9,8 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from steerproof.board import runs
+from steerproof.run.graph.ids import UnitId
+from steerproof.run.graph.names import SCORE
 from steerproof.run.store.manifest import DamagedError
 from steerproof.study.readouts.marker import Rule, score
 
@@ -91,10 +93,10 @@ def files_of(run: Path, cell: str, rule: Rule) -> CellFiles | None:
     Raises:
         UnreadableError: a file does not match its hash.
     """
-    stored = runs.unit(run, f"cell/{cell}")
+    stored = runs.unit(run, UnitId("cell", cell))
     if stored is None:
         return None
-    score = runs.unit(run, "score/all")
+    score = runs.unit(run, SCORE)
     try:
         return CellFiles(
             completions=stored.path("completions.parquet"),

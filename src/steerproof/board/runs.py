@@ -9,23 +9,42 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from steerproof.codec import read_record
 from steerproof.errors import IntegrityError, SteerproofError
-from steerproof.run.graph.keys import directory_name
-from steerproof.run.store.hold import EXPIRY_SECONDS, Holder, host_name
-from steerproof.run.store.ledger import LEDGER, Attempt, Event, Ledger, read_ledger
+from steerproof.run.artefacts import training
+from steerproof.run.artefacts.verdict import read_head
+from steerproof.run.commands.status import true_states
+from steerproof.run.graph.ids import UnitId
+from steerproof.run.graph.names import adapter_unit
+from steerproof.run.store.hold import LockState, lock_state
+from steerproof.run.store.ledger import LEDGER
+from steerproof.run.store.ledger_file import read_ledger
 from steerproof.run.store.manifest import DamagedError, StoredUnit, open_unit
+from steerproof.run.store.registration import (
+    DEVIATIONS,
+    LOCK,
+    SPEC,
+    Registration,
+    read_registration,
+)
+from steerproof.run.store.store import unit_directory
+from steerproof.run.store.story import Event, Story
 from steerproof.spec.experiment import Experiment
-from steerproof.spec.lock import Deviation, Lock, read_deviations, read_lock
+from steerproof.spec.grid import Adapter
+from steerproof.text import clean
 
-SPEC, LOCK, DEVIATIONS = "experiment.yaml", "experiment.lock.json", "deviations.jsonl"
+MOST_EVENTS = 5000
+"""Newest events of a run that its page looks through."""
+_MOST_BYTES = 64 << 20
+"""Largest JSON file that is read."""
 _WATCHED = (
     *(SPEC, LOCK, DEVIATIONS, LEDGER, f"{LEDGER}-wal"),
     *("results", "units/score", "units/cell"),
@@ -83,56 +102,52 @@ class Condition:
         return bool(self.done or self.failed or self.states.get("interrupted", 0))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Registration:
-    """What was fixed before the first completion, and what was changed later."""
-
-    lock: Lock | None
-    """None if it does not match its hash."""
-    deviations: tuple[Deviation, ...] = ()
-    """Declared departures, oldest first."""
-    problem: str | None = None
-    """What does not match its hash."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Story:
-    """The ledger of a run, read once."""
-
-    keys: Mapping[str, str] = field(default_factory=dict)
-    """Key of each unit by id."""
-    states: Mapping[str, str] = field(default_factory=dict)
-    """State of each unit by id, truthful about dead processes."""
-    attempts: tuple[Attempt, ...] = ()
-    """All attempts, oldest first."""
-    events: tuple[Event, ...] = ()
-    """The timeline without the everyday ones."""
-    problem: str | None = None
-    """Why it could not be read."""
-
-
 def discover(roots: Iterable[Path]) -> tuple[Path, ...]:
     """Run directories: a root that is one, or the children of a root that are.
 
-    A symbolic link that leads out of its root is not followed.
+    A symbolic link that leads out of its root, or nowhere, is not followed, and a name that is not
+    UTF-8 has no address on a page: it is passed over.
     """
     found: dict[Path, None] = {}
-    for given in roots:
-        root = given.resolve()
+    for root in filter(None, map(_resolved, roots)):
         if is_run(root):
             found[root] = None
             continue
-        children = sorted(root.iterdir()) if root.is_dir() else []
-        for child in children:
-            place = child.resolve()
-            if not child.name.startswith(".") and place.is_relative_to(root) and is_run(place):
+        for child in _children(root):
+            place = _resolved(child)
+            if place is not None and place.is_relative_to(root) and is_run(place):
                 found[place] = None
-    return tuple(found)
+    return tuple(place for place in found if _is_text(str(place)))
+
+
+def _resolved(path: Path) -> Path | None:
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError):  # a loop of symbolic links
+        return None
+
+
+def _children(root: Path) -> list[Path]:
+    try:
+        return sorted(child for child in root.iterdir() if not child.name.startswith("."))
+    except OSError:
+        return []
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def is_run(directory: Path) -> bool:
-    """Whether this looks like a run directory."""
-    return (directory / SPEC).is_file() or (directory / LOCK).is_file()
+    """Whether this looks like a run directory, one that may not be entered included."""
+    try:
+        return (directory / SPEC).is_file() or (directory / LOCK).is_file()
+    except OSError:
+        return False
 
 
 def fingerprint(run: Path) -> Fingerprint:
@@ -145,22 +160,14 @@ def is_live(run: Path) -> bool:
 
     The kernel lock is not probed: taking it, even for a moment, could turn a starting run away.
     """
-    holder, age = newest_holder(run)
-    if holder is None or holder.released or holder.is_dead():
-        return False
-    return holder.host == host_name() or age <= EXPIRY_SECONDS
+    return _lock(run).live
 
 
-def newest_holder(run: Path) -> tuple[Holder | None, float]:
-    """Who holds or last held the directory, and the seconds since its last sign of life."""
-    leases = sorted((run / "lock").glob("lease-*.json"))
-    if not leases:
-        return None, 0.0
+def _lock(run: Path) -> LockState:
     try:
-        age = max(0.0, time.time() - leases[-1].stat().st_mtime)
-        return Holder(**json.loads(leases[-1].read_bytes())), age
-    except (OSError, ValueError, TypeError):
-        return None, 0.0
+        return lock_state(run, probe=False)
+    except OSError:
+        return LockState(holder=None, heartbeat_age=0.0)
 
 
 def condition(run: Path) -> Condition:
@@ -170,56 +177,38 @@ def condition(run: Path) -> Condition:
 
 @lru_cache(maxsize=4096)
 def _condition(run: Path, stamps: Fingerprint) -> Condition:
-    live, states, problem = bool(stamps[-1][0]), {}, None
+    told = _story(run, stamps)
+    head, problem = None, told.problem
     try:
-        with _ledger(run) as ledger:
-            states = _truth(ledger.states(), live) if ledger else {}
+        head = read_head(run)
     except (IntegrityError, OSError) as error:
-        problem = str(error)
-    outcome = read_json(run / "results" / "verdict.json")
-    word = outcome.get("verdict") if isinstance(outcome, dict) else None
+        problem = problem or str(error)
     return Condition(
-        live=live,
-        states=Counter(states.values()),
-        verdict=word if isinstance(word, str) else None,
+        live=bool(stamps[-1][0]),
+        states=Counter(told.states.values()),
+        verdict=None if head is None else head.verdict,
         stamps=stamps,
         problem=problem,
     )
 
 
-@contextmanager
-def _ledger(run: Path) -> Iterator[Ledger | None]:
-    ledger = read_ledger(run)
-    try:
-        yield ledger
-    finally:
-        if ledger is not None:
-            ledger.close()
-
-
-def _truth(states: Mapping[str, str], live: bool) -> dict[str, str]:
-    """A unit of a dead process is not running."""
-    return {u: "interrupted" if s == "running" and not live else s for u, s in states.items()}
-
-
 def story(run: Path) -> Story:
-    """The ledger of a run; empty, with the reason, where it cannot be read."""
+    """The ledger of a run, truthful about dead processes; what the units tell if it is damaged."""
     return _story(run, fingerprint(run))
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=512)
 def _story(run: Path, stamps: Fingerprint) -> Story:
-    live = bool(stamps[-1][0])
     try:
-        with _ledger(run) as ledger:
-            if ledger is None:
-                return Story()
-            keys, states = ledger.keys(), _truth(ledger.states(), live)
-            attempts, events = ledger.attempts(), ledger.events(last=5000)
-    except (IntegrityError, OSError) as error:
-        return Story(problem=str(error))
-    shown = tuple(event for event in events if event.what not in _QUIET_EVENTS)
-    return Story(keys=keys, states=states, attempts=tuple(attempts), events=shown)
+        told = read_ledger(run) or Story()
+    except OSError as error:
+        return Story(problem=f"{run} cannot be read: {error.strerror}")
+    return replace(told, states=true_states(told, live=bool(stamps[-1][0])))
+
+
+def timeline(run: Path) -> tuple[Event, ...]:
+    """The events of a run without the everyday ones."""
+    return tuple(e for e in story(run).events[-MOST_EVENTS:] if e.what not in _QUIET_EVENTS)
 
 
 def experiment(run: Path) -> Experiment | None:
@@ -230,75 +219,73 @@ def experiment(run: Path) -> Experiment | None:
 @lru_cache(maxsize=512)
 def _experiment(run: Path, stamp: Stamp) -> Experiment | None:
     del stamp  # part of the cache key only
-    record = read_json(run / LOCK)
-    if not isinstance(record, dict):
-        return None
     try:
-        return Experiment.model_validate_json(json.dumps(record.get("experiment")))
-    except ValueError:
+        return _locked(run).experiment
+    except (OSError, ValueError, IntegrityError):
         return None
 
 
-def registration(run: Path) -> Registration | None:
-    """The lock with its deviations, hashes checked; none before there is one."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Locked:
+    """As much of a lock as the list of experiments shows, whatever its hash says."""
+
+    experiment: Experiment
+
+
+def _locked(run: Path) -> _Locked:
+    path = run / LOCK
+    if not path.is_file():
+        raise IntegrityError(f"{path} is no file")
+    return read_record(_Locked, path.read_bytes(), str(path))
+
+
+def registration(run: Path) -> tuple[Registration | None, str | None]:
+    """The lock with its deviations, and what is wrong with them; none before there is one."""
     try:
-        lock = read_lock((run / LOCK).read_bytes())
-    except FileNotFoundError:
-        return None
+        return read_registration(run), None
     except (OSError, SteerproofError) as error:
-        return Registration(lock=None, problem=str(error))
-    try:
-        story = run / DEVIATIONS
-        content = story.read_bytes() if story.is_file() else b""
-        return Registration(lock=lock, deviations=read_deviations(content, lock))
-    except (OSError, IntegrityError) as error:
-        return Registration(lock=lock, problem=str(error))
+        return None, str(error)
 
 
-def unit(run: Path, unit_id: str) -> StoredUnit | None:
+def unit(run: Path, wanted: UnitId) -> StoredUnit | None:
     """A finished unit with its current key; none if it is not there or is damaged."""
-    key = story(run).keys.get(unit_id)
+    key = story(run).keys.get(wanted)
     if key is None:
         return None
     try:
-        return open_unit(run / "units" / directory_name(unit_id, key))
+        return open_unit(unit_directory(run, wanted, key))
     except DamagedError:
         return None
 
 
-def units_of(run: Path, kind: str) -> dict[str, StoredUnit]:
-    """Finished units of a kind, by name."""
-    names = [u.partition("/")[2] for u in story(run).keys if u.startswith(f"{kind}/")]
-    found = ((name, unit(run, f"{kind}/{name}")) for name in names)
-    return {name: stored for name, stored in found if stored is not None}
-
-
-def training_losses(run: Path) -> dict[str, list[float]]:
-    """Loss by step of every trained adapter, by adapter name."""
-    losses: dict[str, list[float]] = {}
-    for name, stored in units_of(run, "adapter").items():
-        try:
-            record = json.loads(stored.read("training.json"))
-            losses[name] = [float(value) for value in record["losses"]]
-        except (KeyError, ValueError, TypeError, DamagedError):
-            continue  # an adapter that was loaded, not trained, has no curve
-    return losses
+def training_losses(run: Path, trained: Iterable[Adapter]) -> dict[Adapter, tuple[float, ...]]:
+    """Loss by step of each of these adapters that was trained here."""
+    losses: dict[Adapter, tuple[float, ...]] = {}
+    for adapter in trained:
+        stored = unit(run, adapter_unit(adapter))
+        if stored is None:
+            continue
+        with suppress(IntegrityError, KeyError):
+            losses[adapter] = training.from_unit(stored).losses
+    return {adapter: curve for adapter, curve in losses.items() if curve}
 
 
 def read_json(path: Path) -> Any | None:
-    """A JSON file; none if it is missing, torn or not JSON."""
+    """A JSON file; none if it is missing, torn, not JSON or too large to be one of ours."""
     try:
+        if not path.is_file() or path.stat().st_size > _MOST_BYTES:
+            return None
         return json.loads(path.read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
 
 
 def death(run: Path) -> float | None:
     """When the holder of an interrupted run last gave a sign of life; none if it ended well."""
-    holder, age = newest_holder(run)
-    if holder is None or holder.released or is_live(run):
+    lock = _lock(run)
+    if lock.holder is None or lock.holder.released or lock.live:
         return None
-    return time.time() - age
+    return time.time() - lock.heartbeat_age
 
 
 def unix(text: str) -> float:
@@ -311,15 +298,14 @@ def seconds_left(run: Path) -> tuple[float | None, bool]:
 
     From this process's attempts only: per kind, wall time per finished unit times what remains.
     """
-    holder, _ = newest_holder(run)
-    told = story(run)
-    if holder is None or not is_live(run):
+    lock, told = _lock(run), story(run)
+    if lock.holder is None or not lock.live:
         return None, False
-    remaining = Counter(u.partition("/")[0] for u, s in told.states.items() if s != "done")
-    recent = [a for a in told.attempts if a.state == "done" and a.started >= holder.taken]
+    remaining = Counter(unit.kind for unit, state in told.states.items() if state != "done")
+    recent = [a for a in told.attempts if a.state == "done" and a.started >= lock.holder.taken]
     total, partial, known = 0.0, False, False
     for kind, count in remaining.items():
-        mine = [a for a in recent if a.unit.startswith(f"{kind}/") and a.ended is not None]
+        mine = [a for a in recent if a.unit.kind == kind and a.ended is not None]
         if mine:
             wall = max(a.ended or 0.0 for a in mine) - min(a.started for a in mine)
             total, known = total + wall / len(mine) * count, True
@@ -330,16 +316,14 @@ def seconds_left(run: Path) -> tuple[float | None, bool]:
 
 def title(run: Path) -> str:
     """Title of the locked experiment, or the name of the directory."""
-    record = read_json(run / LOCK)
-    inner = record.get("experiment") if isinstance(record, dict) else None
-    text = inner.get("title") if isinstance(inner, dict) else None
-    return text if isinstance(text, str) and text.strip() else run.name
+    locked = experiment(run)
+    return clean(locked.title) if locked is not None and locked.title.strip() else clean(run.name)
 
 
 def _stamp(path: Path | str) -> Stamp:
     try:
         stat = os.stat(path)  # noqa: PTH116  thousands of times a second: no Path is made
-    except OSError:
+    except (OSError, ValueError):
         return (0, 0)
     # An empty write-ahead log comes and goes with every reader: it is no change.
     return (0, 0) if stat.st_size == 0 else (stat.st_mtime_ns, stat.st_size)

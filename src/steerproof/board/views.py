@@ -16,8 +16,10 @@ from steerproof.board.entries import Entry
 from steerproof.board.grid import Matrix
 from steerproof.board.proposals import parse_proposal
 from steerproof.board.templating import experiment_address
-from steerproof.errors import ExperimentError
-from steerproof.spec.grid import Cell
+from steerproof.errors import ExperimentError, IntegrityError
+from steerproof.run.artefacts.verdict import VerdictHead, read_head
+from steerproof.run.commands.status import by_kind
+from steerproof.spec.grid import Cell, adapters
 from steerproof.text import clean
 
 square = grid.square
@@ -63,7 +65,7 @@ class Results:
     """Estimated seconds to the end."""
     partial: bool = False
     """Some kinds have no finished unit yet: it takes longer than that."""
-    verdict: Mapping[str, Any] = field(default_factory=dict)
+    verdict: VerdictHead | None = None
     figures: Sequence[str] = ()
     files: Mapping[str, int] = field(default_factory=dict)
     problem: str | None = None
@@ -130,17 +132,24 @@ def results(run: Run | None) -> Results:
         return Results()
     rates = cell_rates(run.directory, run.cells, run.experiment.marker)
     told = runs.story(run.directory)
-    outcome = runs.read_json(run.directory / "results" / "verdict.json")
+    head, problem = None, told.problem
+    try:
+        head = read_head(run.directory)
+    except IntegrityError as error:
+        problem = problem or str(error)
     left, partial = runs.seconds_left(run.directory)
     return Results(
         matrix=grid.matrix(run.experiment, _plain(run), rates),
-        kinds=_kinds(told.states),
+        kinds=[
+            (kind, counts.get("done", 0), counts.get("failed", 0), sum(counts.values()))
+            for kind, counts in by_kind(told.states).items()
+        ],
         left=left,
         partial=partial,
-        verdict=outcome if isinstance(outcome, dict) else {},
+        verdict=head,
         figures=tuple(downloads.figures(run.directory)),
         files=downloads.available(run.directory),
-        problem=told.problem,
+        problem=problem,
     )
 
 
@@ -148,16 +157,9 @@ def training(run: Run | None) -> Markup | None:
     """Training losses of every adapter, one panel per arm; none before the first has ended."""
     if run is None:
         return None
-    losses = {name: curve for name, curve in runs.training_losses(run.directory).items() if curve}
+    losses = runs.training_losses(run.directory, adapters(run.experiment))
     arms = tuple(
-        (
-            arm.name,
-            tuple(
-                (n.removeprefix(f"{arm.name}."), tuple(c))
-                for n, c in losses.items()
-                if n.startswith(f"{arm.name}.")
-            ),
-        )
+        (arm.name, tuple((a.label, curve) for a, curve in losses.items() if a.arm == arm.name))
         for arm in run.experiment.arms
     )
     return drawings.losses(tuple((name, curves) for name, curves in arms if curves))
@@ -170,9 +172,9 @@ def timeline(board: Board, entry: Entry) -> tuple[Moment, ...]:
         for e in entries.events(board.file, entry.number)
     ]
     if entry.directory is not None and entry.directory.is_dir():
-        for event in runs.story(entry.directory).events:
+        for event in runs.timeline(entry.directory):
             what = _WORDS.get(event.what, event.what.replace("-", " "))
-            detail = " · ".join(filter(None, (event.unit, _words(event.detail))))
+            detail = " · ".join(filter(None, (str(event.unit or ""), _words(event.detail))))
             found.append(Moment(at=event.time, what=what, who="", detail=detail))
         if (word := runs.death(entry.directory)) is not None:
             found.append(Moment(at=word, what="interrupted", who="", detail="its process died"))
@@ -191,21 +193,23 @@ def job_log(board: Board, entry: Entry) -> dict[str, Any] | None:
 
 def registration(entry: Entry) -> dict[str, Any] | None:
     """The locked registration and the deviations from it."""
-    found = None if entry.directory is None else runs.registration(entry.directory)
-    if found is None:
+    if entry.directory is None:
         return None
+    found, problem = runs.registration(entry.directory)
+    if found is None:
+        if problem is None:
+            return None
+        return {"facts": [], "text": "", "deviations": [], "problem": problem}
     lock = found.lock
-    versions = ", ".join(f"{name} {text}" for name, text in lock.versions.items()) if lock else ""
+    versions = ", ".join(f"{name} {text}" for name, text in lock.versions.items())
     return {
-        "facts": [("Locked", lock.time), ("sha256", lock.sha256), ("Versions", versions)]
-        if lock
-        else [],
-        "text": json.dumps(lock.experiment, indent=2, ensure_ascii=False) if lock else "",
+        "facts": [("Locked", lock.time), ("sha256", lock.sha256), ("Versions", versions)],
+        "text": json.dumps(lock.experiment, indent=2, ensure_ascii=False),
         "deviations": [
             (one.time, one.reason, [str(change) for change in one.changes if change.matters])
             for one in found.deviations
         ],
-        "problem": found.problem,
+        "problem": problem,
     }
 
 
@@ -309,16 +313,6 @@ def _rate_of(
 def _plain(run: Run) -> tuple[Cell, ...]:
     """The cells on the diagonal, one for each persona: those that a column can hold."""
     return tuple(cell for cell in run.cells.values() if cell.plain)
-
-
-def _kinds(states: Mapping[str, str]) -> list[tuple[str, int, int, int]]:
-    found: dict[str, list[int]] = {}
-    for unit_id, state in states.items():
-        counts = found.setdefault(unit_id.partition("/")[0], [0, 0, 0])
-        counts[0] += state == "done"
-        counts[1] += state == "failed"
-        counts[2] += 1
-    return [(kind, done, failed, total) for kind, (done, failed, total) in found.items()]
 
 
 def _words(detail: Mapping[str, Any]) -> str:

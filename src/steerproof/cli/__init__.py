@@ -9,16 +9,20 @@ import signal
 import sys
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 import steerproof
 from steerproof import tables
 from steerproof.cli import directions
-from steerproof.cli.output import Device, Json, RunDir, Source, Where, complain, needing, say, texts
+from steerproof.cli.output import Device, Json, RunDir, Source, Where, complain, needing, say
 from steerproof.errors import MachineError, SteerproofError
 from steerproof.text import clean
+
+if TYPE_CHECKING:
+    from steerproof.run.artefacts.verdict import Verdict
+    from steerproof.run.commands.session import Session
 
 INTERRUPTED = 130
 
@@ -49,16 +53,27 @@ def _interrupted(_signal: int, _frame: FrameType | None) -> None:
     raise SystemExit(INTERRUPTED)
 
 
-def _say_verdict(verdict: dict[str, Any] | None, place: Path, as_json: bool) -> None:
+def _say_verdict(verdict: "Verdict | None", place: Path, as_json: bool) -> None:
     """Print verdict.json, or its head in words."""
-    from steerproof.decide.analysis.records import Analysis
 
     def words() -> str:
         if verdict is None:
             return "no verdict: there is no finished analysis"
-        return tables.verdict_text(Analysis.from_json(verdict), place)
+        return tables.verdict_text(verdict.analysis, place)
 
     say(verdict, as_json, words)
+
+
+def _session(experiment: str, directory: Path | None, device: str = "cpu") -> "Session":
+    """The session of an experiment file, or of a run directory given in its place."""
+    from steerproof.run.commands.session import new_session, session_in
+    from steerproof.run.store.registration import SPEC
+    from steerproof.spec.yaml_io import load_experiment
+
+    if directory is None and (Path(experiment) / SPEC).is_file():
+        return session_in(Path(experiment), device)
+    loaded = load_experiment(experiment)
+    return new_session(loaded, directory or Path("runs") / loaded.experiment.name, device)
 
 
 @app.callback(invoke_without_command=True)
@@ -87,34 +102,30 @@ def run(
     """Do what is missing, then the verdict and the report. The same command resumes."""
     from steerproof.model.files import weight_bytes
     from steerproof.progress import following
+    from steerproof.run.commands.session import run_experiment
     from steerproof.run.driver.workers import choose_device, make_executor
-    from steerproof.run.graph.units import model_directory
-    from steerproof.run.session import new_session, run_experiment
-    from steerproof.spec.yaml_io import load_experiment
+    from steerproof.run.graph.environment import model_directory
 
-    loaded = load_experiment(experiment)
-    place = directory or Path("runs") / loaded.experiment.name
     chosen = choose_device(device)
-    session = new_session(loaded, place, chosen)
-    weights = weight_bytes(model_directory(loaded.experiment, loaded.directory))
-    hands = make_executor(executor, place, chosen, workers, weights)
-    with following(sys.stderr, loaded.experiment.title) as show:
+    session = _session(experiment, directory, chosen)
+    weights = weight_bytes(model_directory(session.experiment, session.place.directory))
+    hands = make_executor(executor, session.run, chosen, workers, weights)
+    with following(sys.stderr, session.experiment.title) as show:
         summary, verdict = run_experiment(
             session, hands, listen=show, deviate=deviate, steal=steal, strict=strict
         )
     if summary.stopped:
         complain(f"stopped; finished units are kept. To go on: {session.command}")
         raise SystemExit(INTERRUPTED)
-    _say_verdict(verdict, place, as_json)
+    _say_verdict(verdict, session.run, as_json)
 
 
 @app.command()
 def report(directory: RunDir, as_json: Json = False) -> None:
     """Rebuild the report of a run directory from its finished units."""
-    from steerproof.run.session import SPEC, new_session, rebuild_report
-    from steerproof.spec.yaml_io import load_experiment
+    from steerproof.run.commands.session import rebuild_report, session_in
 
-    session = new_session(load_experiment(directory / SPEC), directory)
+    session = session_in(directory)
     verdict = rebuild_report(session)
     if verdict is None:
         raise SteerproofError(f"no finished analysis in {directory}; go on with: {session.command}")
@@ -142,44 +153,40 @@ def analyze(
 @app.command()
 def status(directory: RunDir, as_json: Json = False) -> None:
     """What a run directory says of itself."""
-    from steerproof.decide.analysis.records import plain
-    from steerproof.run.inspection import status as look
+    from steerproof.run.commands.status import status as look
 
-    found = look(directory)
-    say(plain(texts(found)), as_json, lambda: tables.status_table(found))
+    told = look(directory)
+    say(told, as_json, lambda: tables.status_table(told))
 
 
 @app.command()
 def explain(directory: RunDir, unit: str, as_json: Json = False) -> None:
     """Why a unit is, or is not, reused: which input changed, old and new value."""
-    from steerproof.run.inspection import explain as why
-    from steerproof.run.session import graph_of
+    from steerproof.run.commands.explain import explain as why
+    from steerproof.run.commands.explain import find_unit
+    from steerproof.run.commands.session import graph_of, session_in
 
-    found = why(directory, graph_of(_session_in(directory)), unit)
-    lines = [f"{'reused' if found.reused else 'to be done'}: {found.reason}"]
-    lines += [f"  {one}" for one in (*found.changes, *found.damage)]
-    say(texts(found), as_json, lambda: clean("\n".join(lines)))
+    graph = graph_of(session_in(directory))
+    reason = why(directory, graph, find_unit(graph, unit))
+    lines = [f"{'reused' if reason.reused else 'to be done'}: {reason.reason}"]
+    lines += [f"  {line}" for line in (*reason.changes, *reason.damage)]
+    say(reason, as_json, lambda: clean("\n".join(lines)))
 
 
 @app.command()
 def verify(directory: RunDir, as_json: Json = False) -> None:
     """Hash every file again; exit code 7 if one is not what its manifest says."""
-    from steerproof.run.inspection import raise_mismatches
-    from steerproof.run.inspection import verify as rehash
+    import shlex
+
+    from steerproof.run.commands.verify import raise_mismatches
+    from steerproof.run.commands.verify import verify as rehash
 
     mismatches = rehash(directory)
     if as_json:
-        say([texts(one) for one in mismatches], as_json, str)
-    raise_mismatches(mismatches, f"steerproof run {directory / 'experiment.yaml'}")
+        say(mismatches, as_json, str)
+    raise_mismatches(mismatches, shlex.join(["steerproof", "run", str(directory)]))
     if not as_json:
         say(None, as_json, lambda: f"every file in {directory} matches its recorded hash")
-
-
-def _session_in(directory: Path) -> Any:
-    from steerproof.run.session import SPEC, new_session
-    from steerproof.spec.yaml_io import load_experiment
-
-    return new_session(load_experiment(directory / SPEC), directory)
 
 
 @app.command()
@@ -191,20 +198,18 @@ def lock(
 ) -> None:
     """Register the experiment in its run directory without running it."""
     from steerproof.decide.analysis.kills import conditions
-    from steerproof.run.session import graph_of, new_session, register
+    from steerproof.run.commands.session import graph_of, lock_session
     from steerproof.run.store.directory import open_run
     from steerproof.spec.registration import markdown as registration_text
-    from steerproof.spec.yaml_io import load_experiment
 
-    loaded = load_experiment(experiment)
-    session = new_session(loaded, directory or Path("runs") / loaded.experiment.name)
+    session = _session(experiment, directory)
     with open_run(session.run, session.command) as held:
-        found, _ = register(session, graph_of(session), held, None)
-    text = f"registered {found.sha256} at {found.time} in {session.run}"
+        locked = lock_session(session, graph_of(session), held).lock
+    text = f"registered {locked.sha256} at {locked.time} in {session.run}"
     say(
-        {"sha256": found.sha256, "time": found.time, "dir": str(session.run)},
+        {"sha256": locked.sha256, "time": locked.time, "dir": str(session.run)},
         as_json,
-        lambda: registration_text(found, kills=conditions) if markdown else text,
+        lambda: registration_text(locked, kills=conditions) if markdown else text,
     )
 
 
@@ -216,19 +221,17 @@ def doctor(
     as_json: Json = False,
 ) -> None:
     """Is this machine fit for an experiment? Exit 3 if not."""
-    from dataclasses import asdict
-
-    from steerproof.run.doctor import FAIL
-    from steerproof.run.doctor import doctor as examine
+    from steerproof.run.commands.basemodel import describe_model, needs_of
+    from steerproof.run.commands.doctor import FAIL
+    from steerproof.run.commands.doctor import doctor as examine
     from steerproof.run.driver.workers import choose_device
-    from steerproof.run.planning import describe_model, needs_of
     from steerproof.spec.yaml_io import load_experiment
 
     loaded = load_experiment(experiment)
     place = directory or Path("runs") / loaded.experiment.name
     needs = needs_of(loaded, device)
     checks = examine(place, needs, lambda: describe_model(loaded, choose_device(device)))
-    say([asdict(check) for check in checks], as_json, lambda: tables.doctor_table(checks))
+    say(checks, as_json, lambda: tables.doctor_table(checks))
     unfit = [check.name for check in checks if check.level == FAIL]
     if unfit:
         raise MachineError(f"unfit for {loaded.experiment.name}: {', '.join(unfit)}")
@@ -277,7 +280,7 @@ def propose(
 
     entry = put(file, experiment, board_dir)
     text = f"#{entry.number} {entry.title}: proposed. See it with: steerproof board runs"
-    say(texts(entry), as_json, lambda: clean(text))
+    say(entry, as_json, lambda: clean(text))
 
 
 @app.command()
@@ -350,16 +353,15 @@ def plan(
     as_json: Json = False,
 ) -> None:
     """What it takes, how much is done, and what a careful reviewer would object to."""
+    from steerproof.run.commands.evidence import refuse_serious
+    from steerproof.run.commands.planning import plan_run
+    from steerproof.run.commands.session import graph_of
     from steerproof.run.driver.workers import choose_device
-    from steerproof.run.planning import plan_json, refuse_serious
-    from steerproof.run.session import graph_of, new_session
-    from steerproof.spec.yaml_io import load_experiment
 
-    loaded = load_experiment(experiment)
-    place = directory or Path("runs") / loaded.experiment.name
-    session = new_session(loaded, place, choose_device(device))
-    graph = graph_of(session)
-    found = plan_json(loaded.experiment, graph, place, session.place, timed=trial)
-    say(found, as_json, lambda: tables.plan_tables(found))
+    session = _session(experiment, directory, choose_device(device))
+    planned = plan_run(
+        session.experiment, graph_of(session), session.run, session.place, timed=trial
+    )
+    say(planned, as_json, lambda: tables.plan_tables(planned))
     if strict:
-        refuse_serious(found["objections"])
+        refuse_serious(planned.objections)

@@ -132,7 +132,7 @@ def extract(
     from steerproof.exchange.shape import shape_of
     from steerproof.model.base import load_base
     from steerproof.run.driver.workers import choose_device
-    from steerproof.run.graph.units import model_path
+    from steerproof.run.graph.environment import model_path
     from steerproof.spec.yaml_io import load_experiment
 
     loaded = load_experiment(experiment)
@@ -172,9 +172,9 @@ def _of_run(run: Path, kind: str) -> tuple["Direction", ...]:
     from steerproof.exchange.extracted import extracted
     from steerproof.exchange.shape import shape_of
     from steerproof.run.artefacts.directions import from_unit
+    from steerproof.run.graph.environment import model_path
     from steerproof.run.graph.survey import recorded
-    from steerproof.run.graph.units import model_path
-    from steerproof.run.session import SPEC
+    from steerproof.run.store.registration import SPEC
     from steerproof.spec.yaml_io import load_experiment
 
     kinds = ("centroid", "isotropic", "in_subspace")
@@ -182,7 +182,7 @@ def _of_run(run: Path, kind: str) -> tuple["Direction", ...]:
         raise SteerproofError(f"--kind {kind}: allowed are {', '.join(kinds)}")
     loaded = load_experiment(run / SPEC)
     asked = loaded.experiment
-    units = [unit for id, unit in recorded(run).items() if id.startswith("directions/")]
+    units = [stored for unit, stored in recorded(run).items() if unit.kind == "directions"]
     if not units:
         raise SteerproofError(
             f"{run} has no finished directions; go on with: steerproof run {run / SPEC}"

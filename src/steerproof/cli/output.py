@@ -1,6 +1,5 @@
 """What every command shares: its usual arguments, and how it says what it found."""
 
-import dataclasses
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -22,9 +21,11 @@ Device = Annotated[str, typer.Option(help="A torch device: cpu, cuda, cuda:1; au
 
 
 def say(value: Any, as_json: bool, human: Callable[[], object]) -> None:
-    """Print a value as JSON, or what `human` makes of it."""
+    """Print a value or record as JSON, or what `human` makes of it."""
     if as_json:
-        sys.stdout.write(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+        from steerproof.codec import plain  # pydantic, which help and version do without
+
+        sys.stdout.write(json.dumps(plain(value), indent=1, ensure_ascii=False) + "\n")
         return
     shown = human()
     # Without markup: a persona called [red] is a name.
@@ -35,17 +36,6 @@ def say(value: Any, as_json: bool, human: Callable[[], object]) -> None:
 def complain(text: str) -> None:
     """Write an error message to standard error."""
     sys.stderr.write(f"error: {clean(text)}\n")
-
-
-def texts(value: Any) -> Any:
-    """A record whose paths are texts, for JSON."""
-    if isinstance(value, Path):
-        return str(value)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: texts(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, dict):
-        return {str(key): texts(item) for key, item in value.items()}
-    return [texts(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 @contextmanager

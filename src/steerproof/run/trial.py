@@ -8,11 +8,10 @@ which tells before anything is trained how hard each strength pushes.
 import time
 from dataclasses import replace
 from statistics import fmean
-from typing import Any
 
 import torch
 
-from steerproof.codec import plain
+from steerproof.decide.analysis.calibration import LayerCalibration
 from steerproof.decide.review.plan import Range, Throughput
 from steerproof.engine.batches import Example
 from steerproof.engine.generate import Engine
@@ -69,8 +68,8 @@ def trial(experiment: Experiment, base: Base) -> Throughput:
     )
 
 
-def geometries(experiment: Experiment, base: Base) -> list[dict[str, Any]]:
-    """The geometry of every layer that the experiment steers, as the directions units write it.
+def geometries(experiment: Experiment, base: Base) -> list[LayerCalibration]:
+    """The geometry of every layer that the experiment steers, as the directions units measure it.
 
     Raises:
         ModelError: A prompt does not fit, or the template drops it.
@@ -86,16 +85,15 @@ def geometries(experiment: Experiment, base: Base) -> list[dict[str, Any]]:
     return [_geometry(experiment, residuals) for residuals in seen.values()]
 
 
-def _geometry(experiment: Experiment, seen: Residuals) -> dict[str, Any]:
+def _geometry(experiment: Experiment, seen: Residuals) -> LayerCalibration:
     found = from_residuals(seen, headline=experiment.headline, seed=experiment.seed)
-    measured = calibrate(
+    return calibrate(
         seen,
         found,
         headline=experiment.headline,
         reference=experiment.reference_persona,
         seed=experiment.seed,
     )
-    return plain(measured)
 
 
 def _push(experiment: Experiment, base: Base) -> Push:

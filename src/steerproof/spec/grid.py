@@ -29,7 +29,12 @@ class Adapter:
     @property
     def name(self) -> str:
         """Readable identifier, `A.villain`, or `A.villain.s1` of another training seed."""
-        return f"{self.arm}.{self.persona}{_seed_suffix(self.seed)}"
+        return f"{self.arm}.{self.label}"
+
+    @property
+    def label(self) -> str:
+        """The name within its arm, `villain` or `villain.s1`."""
+        return f"{self.persona}{_seed_suffix(self.seed)}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

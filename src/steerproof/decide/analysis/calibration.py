@@ -78,6 +78,22 @@ class LayerCalibration:
         return strength.ratio(h_bar=self.h_bar, norm=norm) if norm > 0 else None
 
 
+Calibration = Mapping[int, LayerCalibration]
+"""By layer; empty where nothing was measured."""
+
+
+def reference_cosines(measured: Calibration) -> dict[str, dict[str, float]]:
+    """Cosine to the reference persona's centroid, by layer and persona, where it is defined."""
+    return {
+        str(layer): {
+            name: persona.reference_cosine
+            for name, persona in at.personas.items()
+            if persona.reference_cosine is not None
+        }
+        for layer, at in measured.items()
+    }
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerGate:
     """What a layer's directions had to satisfy, with the numbers."""

@@ -1,6 +1,5 @@
 """What the analysis found, as frozen records. None means undefined; a reason always says why."""
 
-import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import BeforeValidator, TypeAdapter, ValidationError
 
+from steerproof.codec import plain
 from steerproof.decide.analysis.rule import Verdict
 from steerproof.errors import IntegrityError
 
@@ -69,6 +69,10 @@ class KillResult:
     reason: str | None
     """Why it is undecided, or why one of its numbers is undefined."""
     numbers: Mapping[str, float | int | None]
+
+    def record(self) -> dict[str, Any]:
+        """As JSON has it: the numbers stand beside `fired`."""
+        return {"fired": self.fired, **self.numbers, "reason": self.reason}
 
 
 def _numbers_apart(value: Any) -> Any:
@@ -272,25 +276,6 @@ class Analysis:
 def to_json(analysis: Analysis) -> dict[str, Any]:
     """The analysis as JSON values; kill numbers stand beside `fired`."""
     return plain(analysis)
-
-
-def plain(value: Any) -> Any:
-    """Records, mappings and tuples as JSON values.
-
-    Raises:
-        ValueError: a number is not finite; undefined numbers must be None by now.
-    """
-    if isinstance(value, KillResult):
-        return {"fired": value.fired, **plain(value.numbers), "reason": value.reason}
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, tuple | list):
-        return [plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"{value} is not JSON; an undefined number must be None with a reason")
-    return value
 
 
 def number(value: float | np.ndarray) -> float | None:

@@ -6,15 +6,14 @@ give the same bytes. What was not measured is None, and a report says so.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
+from steerproof.decide.analysis.calibration import Calibration
 from steerproof.decide.analysis.rates import RateTable
 from steerproof.decide.analysis.records import Analysis
+from steerproof.decide.review.evidence import Objection
 from steerproof.spec.experiment import Experiment
 from steerproof.spec.grid import Cell
-
-Json = Mapping[str, Any]
-"""Parsed JSON of another part of the program."""
+from steerproof.spec.lock import Deviation, Lock
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,27 +66,6 @@ class Fluency:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Lock:
-    """The pre-registration that the results answer to."""
-
-    sha256: str
-    time: str
-    """When it was locked, ISO 8601 in UTC."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Deviation:
-    """A change made after the lock, with its reason."""
-
-    time: str
-    why: str
-    fields: tuple[str, ...]
-    """Names of the fields that differ from the lock, with both values, as text."""
-    sha256: str
-    """Hash of this link of the chain."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class RunFacts:
     """What the run took."""
 
@@ -106,13 +84,12 @@ class ReportInputs:
     experiment: Experiment
     rates: RateTable
     analysis: Analysis
-    calibration: Json = field(default_factory=dict)
-    """`calibration.json`: layers -> h_bar, personas, cosines; empty if there is none."""
+    calibration: Calibration = field(default_factory=dict)
+    """By layer; empty if there is none."""
     training: Sequence[TrainingSummary] = ()
     completions: Sequence[Completion] = ()
     fluency: Sequence[Fluency] = ()
-    objections: Sequence[Json] = ()
-    """As `plan --json` gives them: `code`, `severity`, `finding` (with its number), `remedy`."""
+    objections: Sequence[Objection] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
     """Version of every package, of the code and of the model."""
     seeds: Mapping[str, int | str] = field(default_factory=dict)
@@ -120,6 +97,7 @@ class ReportInputs:
     hashes: Mapping[str, str] = field(default_factory=dict)
     """sha256 of what went in and came out, by name."""
     lock: Lock | None = None
+    """The pre-registration that the results answer to."""
     deviations: Sequence[Deviation] = ()
     registered: Analysis | None = None
     """The analysis under the locked experiment, where a deviation changed the analysis alone."""

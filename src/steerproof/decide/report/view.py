@@ -5,13 +5,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
+from steerproof.decide.analysis.calibration import LayerCalibration
 from steerproof.decide.analysis.kills import criteria
 from steerproof.decide.analysis.kinds import bridge_kind
 from steerproof.decide.analysis.rates import lookup
 from steerproof.decide.analysis.records import Bounds, PairedComparison
 from steerproof.decide.report import wording
 from steerproof.decide.report.figures.fluency import CLIFF
-from steerproof.decide.report.inputs import Completion, Json, ReportInputs, short_name
+from steerproof.decide.report.inputs import Completion, ReportInputs, short_name
 from steerproof.spec.grid import Cell, CellKind, cells
 from steerproof.spec.strength import Strength
 from steerproof.text import reveal
@@ -81,7 +82,7 @@ def headline(inputs: ReportInputs) -> Headline:
         caveats.insert(
             0, f"The experiment was changed {times} after it was locked; see Registration."
         )
-    serious = [one["code"] for one in inputs.objections if one["severity"] == "serious"]
+    serious = [objection.code for objection in inputs.objections if objection.severity == "serious"]
     if serious:
         named = ", ".join(code.replace("_", " ") for code in serious)
         plural = "objection stands" if len(serious) == 1 else "objections stand"
@@ -217,19 +218,21 @@ def bridge_line(inputs: ReportInputs) -> tuple[str, str]:
     return f"{min(values):.2f}", f"{max(values):.2f}"
 
 
-def calibration_rows(layer: Json, strength: Strength) -> Iterator[tuple[str, Mapping[str, str]]]:
+def calibration_rows(
+    measured: LayerCalibration, strength: Strength
+) -> Iterator[tuple[str, Mapping[str, str]]]:
     """One row per persona: norm, ratio at a strength, reliability, cosines."""
-    for name, found in layer["personas"].items():
-        ratio = found["ratio_at"].get(str(strength))
+    for name, persona in measured.personas.items():
+        ratio = measured.ratio(name, strength)
         yield (
             short_name(name),
             {
-                "norm": wording.fixed(found["norm"]),
+                "norm": wording.fixed(persona.norm),
                 "ratio": wording.fixed(ratio),
                 "beyond": wording.yes(None if ratio is None else abs(ratio) > CLIFF),
-                "split_half": wording.fixed(found["split_half"]),
-                "neutral": wording.signed(found["neutral_cosine"]),
-                "reference": wording.signed(found["reference_cosine"]),
+                "split_half": wording.fixed(persona.split_half),
+                "neutral": wording.signed(persona.neutral_cosine),
+                "reference": wording.signed(persona.reference_cosine),
             },
         )
 

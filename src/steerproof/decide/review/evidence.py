@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from steerproof.decide.analysis.calibration import Calibration, LayerCalibration
 from steerproof.spec.experiment import Experiment
 
 Severity = Literal["serious", "note"]
@@ -26,9 +27,8 @@ class Objection:
 class Evidence:
     """Measurements of this experiment so far; none of them is needed to object."""
 
-    calibration: Mapping[str, Any] | None = None
-    """calibration.json: `layers` -> `h_bar`, `neutral_cosine_max`, `cosines`, and for each of
-    `personas` its `norm`, `split_half`, `neutral_cosine`, `ratio_at`."""
+    calibration: Calibration | None = None
+    """What the directions units, or a trial, measured."""
     bystanders: Mapping[str, tuple[str, ...]] | None = None
     """The bystanders that were drawn for each persona."""
     bridge: Mapping[str, float] | None = None
@@ -38,10 +38,9 @@ class Evidence:
     training_seeds: int = 1
     """Training seeds for which each adapter exists."""
 
-    def layer(self, index: int) -> Mapping[str, Any] | None:
+    def layer(self, index: int) -> LayerCalibration | None:
         """Calibration of a layer, if it was measured."""
-        layers = (self.calibration or {}).get("layers", {})
-        return layers.get(str(index))
+        return (self.calibration or {}).get(index)
 
 
 def unknown(experiment: Experiment, evidence: Evidence) -> tuple[str, ...]:

@@ -5,13 +5,12 @@ wait for measurements and say nothing until they are there (`evidence.unknown` l
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
 from itertools import combinations
 from statistics import fmean
-from typing import Any
 
 import numpy as np
 
+from steerproof.decide.analysis.calibration import LayerCalibration
 from steerproof.decide.analysis.statistics import spearman
 from steerproof.decide.review.evidence import Evidence, Objection
 from steerproof.decide.review.objections_design import CLIFF, design_objections
@@ -56,11 +55,6 @@ def objections(
     found += design_objections(experiment, known.training_seeds, power and _coverage(power))
     found += _measured(experiment, known)
     return tuple(sorted(found, key=lambda objection: objection.severity != "serious"))
-
-
-def to_json(found: tuple[Objection, ...]) -> list[dict[str, Any]]:
-    """Plain values for `plan --json` and objections.json."""
-    return [asdict(objection) for objection in found]
 
 
 def simulated_power(experiment: Experiment) -> OperatingCharacteristics:
@@ -119,14 +113,11 @@ def _measured(experiment: Experiment, evidence: Evidence) -> Iterator[Objection]
         )
 
 
-def _pushes(experiment: Experiment, layer: Mapping[str, Any]) -> Iterator[Objection]:
+def _pushes(experiment: Experiment, layer: LayerCalibration) -> Iterator[Objection]:
     asked = (experiment.analysis.primary_strength, experiment.analysis.co_primary_strength)
-    for strength in dict.fromkeys(str(one) for one in asked if one is not None):
-        ratios = {
-            name: layer["personas"][name]["ratio_at"][strength]
-            for name in experiment.headline
-            if strength in layer["personas"][name].get("ratio_at", {})
-        }
+    for strength in dict.fromkeys(one for one in asked if one is not None):
+        every = {name: layer.ratio(name, strength) for name in experiment.headline}
+        ratios = {name: ratio for name, ratio in every.items() if ratio is not None}
         beyond = {name: ratio for name, ratio in ratios.items() if ratio > CLIFF}
         if beyond:
             named = ", ".join(f"{name} {ratio:.2f}" for name, ratio in beyond.items())
@@ -136,14 +127,14 @@ def _pushes(experiment: Experiment, layer: Mapping[str, Any]) -> Iterator[Object
                 finding=f"{strength} pushes {len(beyond)} of {len(ratios)} personas beyond a ratio "
                 f"of {CLIFF}, where text broke in the published run: {named}",
                 remedy="test at a ratio (`ratio=+0.2`), which is the same push for every persona",
-                numbers={"strength": strength, "ratios": beyond, "limit": CLIFF},
+                numbers={"strength": str(strength), "ratios": beyond, "limit": CLIFF},
             )
 
 
-def _neutral(experiment: Experiment, layer: Mapping[str, Any]) -> Iterator[Objection]:
+def _neutral(experiment: Experiment, layer: LayerCalibration) -> Iterator[Objection]:
     limit = experiment.gates.neutral_cosine
-    cosines = {name: layer["personas"][name]["neutral_cosine"] for name in experiment.headline}
-    near = {name: cosine for name, cosine in cosines.items() if abs(cosine or 0.0) > limit}
+    cosines = {name: layer.personas[name].neutral_cosine for name in experiment.headline}
+    near = {name: cosine for name, cosine in cosines.items() if cosine and abs(cosine) > limit}
     if near:
         named = ", ".join(f"{name} {cosine:+.2f}" for name, cosine in near.items())
         yield Objection(
@@ -156,8 +147,8 @@ def _neutral(experiment: Experiment, layer: Mapping[str, Any]) -> Iterator[Objec
         )
 
 
-def _unreliable(experiment: Experiment, layer: Mapping[str, Any]) -> Iterator[Objection]:
-    halves = {name: layer["personas"][name]["split_half"] for name in experiment.headline}
+def _unreliable(experiment: Experiment, layer: LayerCalibration) -> Iterator[Objection]:
+    halves = {name: layer.personas[name].split_half for name in experiment.headline}
     low = {name: half for name, half in halves.items() if half is None or half < RELIABLE}
     if low:
         named = ", ".join(
@@ -175,7 +166,7 @@ def _unreliable(experiment: Experiment, layer: Mapping[str, Any]) -> Iterator[Ob
 
 
 def _bystanders(
-    experiment: Experiment, layer: Mapping[str, Any], evidence: Evidence
+    experiment: Experiment, layer: LayerCalibration, evidence: Evidence
 ) -> Iterator[Objection]:
     """Negatives near the source are harder to tell apart: that differs between personas."""
     drawn = evidence.bystanders
@@ -184,7 +175,7 @@ def _bystanders(
     closeness = {
         name: fmean(known)
         for name in experiment.headline
-        for cosines in [[layer["cosines"][name][other] for other in drawn.get(name, ())]]
+        for cosines in [[layer.cosines[name][other] for other in drawn.get(name, ())]]
         if (known := [cosine for cosine in cosines if cosine is not None])
     }
     spread = max(closeness.values()) - min(closeness.values()) if closeness else 0.0

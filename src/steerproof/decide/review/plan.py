@@ -7,9 +7,8 @@ range.
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from statistics import fmean, stdev
-from typing import Any
 
 from steerproof.decide.review.shape import (
     Shape,
@@ -125,10 +124,6 @@ class Plan:
     """What the times rest on."""
     reasons: tuple[str, ...]
     """Why an estimate is missing."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values for `plan --json`."""
-        return asdict(self)
 
 
 def count(experiment: Experiment) -> Counts:

@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from steerproof.codec import json_bytes, read_record
 from steerproof.decide.analysis.calibration import LayerGate
+from steerproof.decide.analysis.records import Analysis, to_json
 from steerproof.run.store.manifest import StoredUnit
 
 FILE, GATES = "analysis.json", "gates.json"
@@ -15,15 +15,14 @@ FILE, GATES = "analysis.json", "gates.json"
 class AnalysisResult:
     """What an analysis unit holds."""
 
-    analysis: Mapping[str, Any]
-    """As `decide.analysis.records.to_json` gives it."""
+    analysis: Analysis
     gates: tuple[LayerGate, ...]
     """One a layer."""
 
 
 def to_files(result: AnalysisResult) -> Mapping[str, bytes]:
     """The unit's files."""
-    return {FILE: json_bytes(result.analysis), GATES: json_bytes(result.gates)}
+    return {FILE: json_bytes(to_json(result.analysis)), GATES: json_bytes(result.gates)}
 
 
 def from_unit(unit: StoredUnit) -> AnalysisResult:
@@ -32,7 +31,6 @@ def from_unit(unit: StoredUnit) -> AnalysisResult:
     Raises:
         IntegrityError: A file is not what its manifest says.
     """
-    return AnalysisResult(
-        analysis=read_record(dict[str, Any], unit.read(FILE), f"{unit.directory / FILE}"),
-        gates=read_record(tuple[LayerGate, ...], unit.read(GATES), f"{unit.directory / GATES}"),
-    )
+    gates = read_record(tuple[LayerGate, ...], unit.read(GATES), f"{unit.directory / GATES}")
+    analysis = read_record(Analysis, unit.read(FILE), f"{unit.directory / FILE}")
+    return AnalysisResult(analysis=analysis, gates=gates)

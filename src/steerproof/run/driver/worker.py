@@ -17,13 +17,15 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from steerproof.codec import plain
 from steerproof.errors import DiskFullError
-from steerproof.run.graph.keys import Environment, Recipe
+from steerproof.run.graph.ids import UnitId
+from steerproof.run.graph.keys import Recipe, recipe_from
 from steerproof.run.store.hold import host_name
 from steerproof.run.store.manifest import DamagedError, Made, StoredUnit, open_unit
 from steerproof.run.store.store import prepare, unit_directory
@@ -33,24 +35,21 @@ Files = Mapping[str, bytes]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """One unit, as the function that does it sees it.
+    """One unit, as the function that does it sees it."""
 
-    Attributes:
-        unit: The unit's id, ``kind/name``.
-        key: Its key.
-        inputs: The part of the resolved experiment that it depends on.
-        upstream: The finished units that it reads, by id; reads are verified.
-        context: What the work needs and the result does not depend on: paths, device.
-    """
-
-    unit: str
+    unit: UnitId
     key: str
     inputs: Mapping[str, Any]
-    upstream: Mapping[str, StoredUnit]
+    """The part of the resolved experiment that it depends on."""
+    upstream: Mapping[UnitId, StoredUnit]
+    """The finished units that it reads; reads are verified."""
     context: Mapping[str, Any] = field(default_factory=dict)
+    """What the work needs and the result does not depend on: paths, device."""
 
 
-Work = Callable[[Sequence[Task]], Iterator[tuple[str, Files | Exception]]]
+Outcomes = Iterator[tuple[UnitId, Files | Exception]]
+"""What a work function yields: each unit's files, or the error that it failed with."""
+Work = Callable[[Sequence[Task]], Outcomes]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,36 +58,26 @@ class OrderItem:
 
     recipe: Recipe
     attempt: int
-    present: tuple[str, ...]
+    present: tuple[UnitId, ...]
     context: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
-    """What the driver asks of a worker: some units that one call of a work function does.
-
-    Attributes:
-        number: The order's number, unique in this call of the driver.
-        run: The run directory.
-        work: Dotted name of the work function, ``package.module:function``.
-        items: The units, in the order in which they are to be done.
-    """
+    """What the driver asks of a worker: some units that one call of a work function does."""
 
     number: int
+    """The order's number, unique in this call of the driver."""
     run: Path
+    """The run directory."""
     work: str
+    """Dotted name of the work function, `package.module:function`."""
     items: tuple[OrderItem, ...]
+    """The units, in the order in which they are to be done."""
 
     def to_json(self) -> str:
         """One line of JSON; no pickle crosses a process boundary."""
-        return json.dumps(self, default=_plain)
-
-
-def _plain(value: object) -> object:
-    """A record's fields, for `json`; `asdict` would first copy all that is below them."""
-    if is_dataclass(value):
-        return {each.name: getattr(value, each.name) for each in fields(value)}
-    return str(value)
+        return json.dumps(plain(self))
 
 
 def order_from_json(text: str) -> Order:
@@ -96,11 +85,9 @@ def order_from_json(text: str) -> Order:
     record = json.loads(text)
     items = tuple(
         OrderItem(
-            recipe=Recipe(
-                **(item["recipe"] | {"environment": Environment(**item["recipe"]["environment"])})
-            ),
+            recipe=recipe_from(item["recipe"]),
             attempt=item["attempt"],
-            present=tuple(item["present"]),
+            present=tuple(map(UnitId.parse, item["present"])),
             context=item["context"],
         )
         for item in record["items"]
@@ -110,58 +97,52 @@ def order_from_json(text: str) -> Order:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """Why a unit, or a whole order, did not come out.
-
-    Attributes:
-        error: Class and message, one line or more, for the user.
-        trace: The traceback, for the log.
-        passing: Whether trying again may help: lost worker, out of memory.
-        disk_full: Whether the disk is full, which ends the run.
-    """
+    """Why a unit, or a whole order, did not come out."""
 
     error: str
+    """Class and message, one line or more, for the user."""
     trace: str = ""
+    """The traceback, for the log."""
     passing: bool = False
+    """Whether trying again may help: lost worker, out of memory."""
     disk_full: bool = False
+    """Whether the disk is full, which ends the run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """What a worker says about an order.
-
-    Attributes:
-        order: The order's number.
-        unit: The unit it speaks of; None when the order has ended.
-        prepared: Where the unit lies, ready to be committed; None if it failed.
-        failure: Why the unit, or the order, failed; None if it did not.
-        pid: The worker's process.
-    """
+    """What a worker says about an order."""
 
     order: int
-    unit: str | None
+    """The order's number."""
+    unit: UnitId | None
+    """The unit it speaks of; None when the order has ended."""
     prepared: Path | None = None
+    """Where the unit lies, ready to be committed; None if it failed."""
     failure: Failure | None = None
+    """Why the unit, or the order, failed; None if it did not."""
     pid: int = 0
+    """The worker's process."""
 
     def to_json(self) -> str:
         """One line of JSON."""
-        return json.dumps(self, default=_plain)
+        return json.dumps(plain(self))
 
 
 def report_from_json(text: str) -> Report:
     """Read what `Report.to_json` wrote."""
     record = json.loads(text)
-    prepared, failure = record["prepared"], record["failure"]
+    unit, prepared, failure = record["unit"], record["prepared"], record["failure"]
     return Report(
         order=record["order"],
-        unit=record["unit"],
+        unit=None if unit is None else UnitId.parse(unit),
         prepared=None if prepared is None else Path(prepared),
         failure=None if failure is None else Failure(**failure),
         pid=record["pid"],
     )
 
 
-def each(tasks: Sequence[Task], do: Callable[[Task], Files]) -> Iterator[tuple[str, Any]]:
+def each(tasks: Sequence[Task], do: Callable[[Task], Files]) -> Outcomes:
     """Do tasks one after another; one that raises fails alone, the others go on."""
     for task in tasks:
         try:
@@ -190,7 +171,7 @@ def perform(order: Order) -> Iterator[Report]:
             yield _unit_report(order, unit, outcome)
             began = time.monotonic()
         if left:
-            raise RuntimeError(f"{order.work} said nothing about {', '.join(left)}")
+            raise RuntimeError(f"{order.work} said nothing about {', '.join(map(str, left))}")
     except Exception as error:  # noqa: BLE001  the driver decides what an error means
         failure = failure_of(error)
     yield Report(order=order.number, unit=None, failure=failure, pid=os.getpid())
@@ -229,7 +210,7 @@ def _task(run: Path, item: OrderItem) -> Task:
     )
 
 
-def _unit_report(order: Order, unit: str, outcome: Path | Exception) -> Report:
+def _unit_report(order: Order, unit: UnitId, outcome: Path | Exception) -> Report:
     if isinstance(outcome, Exception):
         failure = failure_of(outcome)
         return Report(order=order.number, unit=unit, failure=failure, pid=os.getpid())

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from steerproof.run.graph.graph import Graph
+from steerproof.run.graph.ids import UnitId
 from steerproof.run.graph.survey import Survey, made_from
 from steerproof.run.store.manifest import StoredUnit
 
@@ -25,9 +26,9 @@ class Decision:
         by: Ids of the units that blocked it.
     """
 
-    unit: str
+    unit: UnitId
     what: str
-    by: Sequence[str] = ()
+    by: Sequence[UnitId] = ()
 
 
 class Frontier:
@@ -41,9 +42,9 @@ class Frontier:
 
     def __init__(self, graph: Graph, found: Survey) -> None:
         """Start from what a survey found."""
-        self.finished: dict[str, StoredUnit] = dict(found.reused)
+        self.finished: dict[UnitId, StoredUnit] = dict(found.reused)
         self.reused = len(found.reused)
-        self.blocked: list[str] = []
+        self.blocked: list[UnitId] = []
         self._graph = graph
         self._kept = dict(found.kept)
         self._position = {unit: position for position, unit in enumerate(graph.units)}
@@ -52,7 +53,7 @@ class Frontier:
             for unit in found.todo
         }
         self._undecided = Counter(self._group(unit) for unit in found.todo)
-        self._queues: dict[Group, deque[str]] = {}
+        self._queues: dict[Group, deque[UnitId]] = {}
         self._largest: dict[Group, int] = {}
 
     def begin(self) -> list[Decision]:
@@ -62,18 +63,18 @@ class Frontier:
             self._decide(unit, decisions)
         return decisions
 
-    def finish(self, unit: str, stored: StoredUnit) -> list[Decision]:
+    def finish(self, unit: UnitId, stored: StoredUnit) -> list[Decision]:
         """A unit was done: queue those that waited only for it."""
         self.finished[unit] = stored
         return self.give_up(unit)
 
-    def give_up(self, unit: str) -> list[Decision]:
+    def give_up(self, unit: UnitId) -> list[Decision]:
         """A unit has ended, well or not: decide about those that waited only for it."""
         decisions: list[Decision] = []
         self._release(unit, decisions)
         return decisions
 
-    def take(self, free: int, *, busy: bool = False) -> tuple[Group, list[str]] | None:
+    def take(self, free: int, *, busy: bool = False) -> tuple[Group, list[UnitId]] | None:
         """Units for one order, of the group that comes first in the graph.
 
         Units of a group share a batch, so a handful that could begin now waits for those that
@@ -98,7 +99,7 @@ class Frontier:
             del self._queues[group]
         return group, units
 
-    def put_back(self, units: Iterable[str]) -> None:
+    def put_back(self, units: Iterable[UnitId]) -> None:
         """Queue units again, after those that wait already."""
         for unit in units:
             self._enqueue(unit)
@@ -107,17 +108,17 @@ class Frontier:
         """Give at most so many units of a group to a worker from now on."""
         self._largest[group] = max(1, largest)
 
-    def _group(self, unit: str) -> Group:
+    def _group(self, unit: UnitId) -> Group:
         node = self._graph.units[unit]
         return node.work, node.group
 
     def _is_worth_it(self, group: Group) -> bool:
         return not self._undecided[group] or len(self._queues[group]) >= ENOUGH
 
-    def _enqueue(self, unit: str) -> None:
+    def _enqueue(self, unit: UnitId) -> None:
         self._queues.setdefault(self._group(unit), deque()).append(unit)
 
-    def _decide(self, unit: str, decisions: list[Decision]) -> None:
+    def _decide(self, unit: UnitId, decisions: list[Decision]) -> None:
         """Queue, reuse or block a unit all of whose upstream units have ended."""
         self._undecided[self._group(unit)] -= 1
         node = self._graph.units[unit]
@@ -136,7 +137,7 @@ class Frontier:
             return
         self._enqueue(unit)
 
-    def _release(self, unit: str, decisions: list[Decision]) -> None:
+    def _release(self, unit: UnitId, decisions: list[Decision]) -> None:
         for reader in self._graph.dependants[unit]:
             if reader in self._pending:
                 self._pending[reader] -= 1

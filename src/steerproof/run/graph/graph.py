@@ -4,58 +4,46 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from steerproof.run.graph.ids import UnitId
 from steerproof.run.graph.keys import Environment, Recipe, check_name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unit:
-    """One node of the work graph: one directory, one commit.
+    """One node of the work graph: one directory, one commit."""
 
-    Attributes:
-        kind: What it is: ``directions``, ``adapter``, ``cell``, ...
-        name: Which one, readable; unique within its kind.
-        inputs: The part of the resolved experiment that decides its files; plain JSON.
-        work: Dotted name of the function that does it, ``package.module:function``.
-        environment: Code, model and numerics that it depends on.
-        upstream: Ids of the units that it reads.
-        group: Units with the same work and group may share one call of a worker.
-        limit: Most units in one call; None for as many as are ready.
-        tolerant: It runs over whichever upstream units succeeded, when all have ended.
-        context: What the work needs and the result does not depend on: paths, device.
-    """
-
-    kind: str
-    name: str
+    id: UnitId
+    """How people, the ledger and other units name it."""
     inputs: Mapping[str, Any]
+    """The part of the resolved experiment that decides its files; plain JSON."""
     work: str
+    """Dotted name of the function that does it, `package.module:function`."""
     environment: Environment
-    upstream: tuple[str, ...] = ()
+    """Code, model and numerics that it depends on."""
+    upstream: tuple[UnitId, ...] = ()
+    """The units that it reads."""
     group: str = ""
+    """Units with the same work and group may share one call of a worker."""
     limit: int | None = None
+    """Most units in one call; None for as many as are ready."""
     tolerant: bool = False
+    """It runs over whichever upstream units succeeded, when all have ended."""
     context: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def id(self) -> str:
-        """``kind/name``: how people, the ledger and other units name it."""
-        return f"{self.kind}/{self.name}"
+    """What the work needs and the result does not depend on: paths, device."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Graph:
-    """Units in an order in which each comes after all that it reads.
+    """Units in an order in which each comes after all that it reads."""
 
-    Attributes:
-        units: Every unit by id, in that order.
-        recipes: What each unit's key is made of, by id.
-        keys: Each unit's key, by id.
-        dependants: Ids of the units that read a unit, by id.
-    """
-
-    units: Mapping[str, Unit]
-    recipes: Mapping[str, Recipe]
-    keys: Mapping[str, str]
-    dependants: Mapping[str, tuple[str, ...]]
+    units: Mapping[UnitId, Unit]
+    """Every unit, in that order."""
+    recipes: Mapping[UnitId, Recipe]
+    """What each unit's key is made of."""
+    keys: Mapping[UnitId, str]
+    """Each unit's key."""
+    dependants: Mapping[UnitId, tuple[UnitId, ...]]
+    """The units that read a unit."""
 
 
 def build_graph(units: Iterable[Unit]) -> Graph:
@@ -68,18 +56,18 @@ def build_graph(units: Iterable[Unit]) -> Graph:
         ExperimentError: A kind or name cannot be a directory name.
         ValueError: Two units have one id, or a unit reads one that does not come before it.
     """
-    by_id: dict[str, Unit] = {}
-    recipes: dict[str, Recipe] = {}
-    keys: dict[str, str] = {}
-    dependants: dict[str, list[str]] = {}
+    by_id: dict[UnitId, Unit] = {}
+    recipes: dict[UnitId, Recipe] = {}
+    keys: dict[UnitId, str] = {}
+    dependants: dict[UnitId, list[UnitId]] = {}
     for unit in units:
-        check_name(unit.kind, "unit kind")
-        check_name(unit.name, "unit name")
+        check_name(unit.id.kind, "unit kind")
+        check_name(unit.id.name, "unit name")
         if unit.id in by_id:
-            raise ValueError(f"two units are called {unit.id!r}")
+            raise ValueError(f"two units are called {unit.id}")
         for read in unit.upstream:
             if read not in by_id:
-                raise ValueError(f"{unit.id!r} reads {read!r}, which does not come before it")
+                raise ValueError(f"{unit.id} reads {read}, which does not come before it")
             dependants[read].append(unit.id)
         recipe = Recipe(
             unit=unit.id,

@@ -15,55 +15,48 @@ of workers are not part of it. The manifest keeps the whole recipe, so two keys 
 
 import hashlib
 import importlib.util
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from steerproof.codec import digest
 from steerproof.errors import ExperimentError
+from steerproof.run.graph.ids import UnitId
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+@^~-]{0,199}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Environment:
-    """What a unit's numbers depend on besides the experiment.
-
-    Attributes:
-        code: Version of the stage's source, from `code_version`.
-        model: sha256 of the base model's files, by file name.
-        numerics: Library versions, dtype and kind of device.
-    """
+    """What a unit's numbers depend on besides the experiment."""
 
     code: str
+    """Version of the stage's source."""
     model: Mapping[str, str] = field(default_factory=dict)
+    """sha256 of the base model's files, by file name."""
     numerics: Mapping[str, str] = field(default_factory=dict)
+    """Library versions, dtype and kind of device."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """All that decides a unit's files.
+    """All that decides a unit's files."""
 
-    Attributes:
-        unit: The unit's id, ``kind/name``.
-        inputs: The part of the resolved experiment that it depends on; plain JSON.
-        upstream: Key of each unit that it reads, by id.
-        environment: Code, model and numerics.
-    """
-
-    unit: str
+    unit: UnitId
     inputs: Mapping[str, Any]
-    upstream: Mapping[str, str]
+    """The part of the resolved experiment that it depends on; plain JSON."""
+    upstream: Mapping[UnitId, str]
+    """Key of each unit that it reads."""
     environment: Environment
 
     def record(self) -> dict[str, Any]:
         """The recipe as plain JSON, as hashed and as kept in the manifest."""
         return {
-            "unit": self.unit,
+            "unit": str(self.unit),
             "inputs": dict(self.inputs),
-            "upstream": dict(self.upstream),
+            "upstream": {str(read): key for read, key in self.upstream.items()},
             "code": self.environment.code,
             "model": dict(self.environment.model),
             "numerics": dict(self.environment.numerics),
@@ -74,22 +67,20 @@ class Recipe:
         return digest(self.record())
 
 
-def canonical(value: Any) -> bytes:
-    """JSON with sorted keys and no spaces, the same bytes for the same value.
+def recipe_from(record: Mapping[str, Any]) -> Recipe:
+    """Read what `Recipe.record` wrote.
 
     Raises:
-        ValueError: The value holds a NaN or an infinity.
-        TypeError: The value is not plain JSON.
+        KeyError, AttributeError, ExperimentError: It is no recipe.
     """
-    text = json.dumps(
-        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    return Recipe(
+        unit=UnitId.parse(record["unit"]),
+        inputs=record["inputs"],
+        upstream={UnitId.parse(unit): key for unit, key in record["upstream"].items()},
+        environment=Environment(
+            code=record["code"], model=record["model"], numerics=record["numerics"]
+        ),
     )
-    return text.encode()
-
-
-def digest(value: Any) -> str:
-    """sha256 of a plain JSON value, as hex."""
-    return hashlib.sha256(canonical(value)).hexdigest()
 
 
 def file_sha256(path: Path) -> str:
@@ -135,6 +126,6 @@ def check_name(name: str, what: str) -> str:
     return name
 
 
-def directory_name(unit: str, key: str) -> str:
+def directory_name(unit: UnitId, key: str) -> str:
     """``kind/name-<first 16 hex of the key>``: where a unit lies below ``units/``."""
-    return f"{unit}-{key[:16]}"
+    return f"{unit.kind}/{unit.name}-{key[:16]}"

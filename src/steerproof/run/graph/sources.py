@@ -42,7 +42,7 @@ def sources_of(module: str, apart: Collection[str] = ()) -> Sources:
     """
     files: dict[str, Path] = {}
     packages: set[str] = set()
-    todo = [module]
+    todo = _with_parents(module)
     while todo:
         name = todo.pop()
         path = None if name in files or name in apart else _source(name)

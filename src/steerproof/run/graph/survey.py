@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from steerproof.run.graph.graph import Graph, Unit
-from steerproof.run.store.ledger import read_ledger
+from steerproof.run.graph.ids import UnitId
+from steerproof.run.store.ledger_file import read_ledger
 from steerproof.run.store.manifest import DamagedError, Mismatch, StoredUnit, open_unit
 from steerproof.run.store.store import unit_directory
 
@@ -24,11 +25,11 @@ class Survey:
         todo: Ids of all units that are not reused, in order of work.
     """
 
-    reused: Mapping[str, StoredUnit]
-    kept: Mapping[str, StoredUnit]
-    standing: Mapping[str, StoredUnit]
-    damaged: Mapping[str, Sequence[Mismatch]]
-    todo: tuple[str, ...]
+    reused: Mapping[UnitId, StoredUnit]
+    kept: Mapping[UnitId, StoredUnit]
+    standing: Mapping[UnitId, StoredUnit]
+    damaged: Mapping[UnitId, Sequence[Mismatch]]
+    todo: tuple[UnitId, ...]
 
 
 def survey(run: Path, graph: Graph) -> Survey:
@@ -38,9 +39,9 @@ def survey(run: Path, graph: Graph) -> Survey:
         run: The run directory; it need not exist.
         graph: What the experiment asks for.
     """
-    reused: dict[str, StoredUnit] = {}
-    kept: dict[str, StoredUnit] = {}
-    damaged: dict[str, Sequence[Mismatch]] = {}
+    reused: dict[UnitId, StoredUnit] = {}
+    kept: dict[UnitId, StoredUnit] = {}
+    damaged: dict[UnitId, Sequence[Mismatch]] = {}
     for unit in graph.units.values():
         directory = unit_directory(run, unit.id, graph.keys[unit.id])
         if not directory.exists():
@@ -65,30 +66,26 @@ def survey(run: Path, graph: Graph) -> Survey:
     )
 
 
-def recorded(run: Path) -> dict[str, StoredUnit]:
+def recorded(run: Path) -> dict[UnitId, StoredUnit]:
     """The finished units that the ledger names and that are whole, by id.
 
     They are found under the keys they were made with, so a report can be rebuilt by a later version
     of the program, whose own keys would differ.
     """
-    ledger = read_ledger(run)
-    if ledger is None:
+    story = read_ledger(run)
+    if story is None:
         return {}
-    try:
-        keys, states = ledger.keys(), ledger.states()
-    finally:
-        ledger.close()
-    found = {}
-    for unit in (unit for unit, state in states.items() if state == "done"):
+    whole: dict[UnitId, StoredUnit] = {}
+    for unit in (unit for unit, state in story.states.items() if state == "done"):
         with suppress(DamagedError):
-            stored = open_unit(unit_directory(run, unit, keys[unit]))
+            stored = open_unit(unit_directory(run, unit, story.keys[unit]))
             if not stored.damage():
-                found[unit] = stored
-    return found
+                whole[unit] = stored
+    return whole
 
 
-def _standing(graph: Graph, sound: Mapping[str, StoredUnit]) -> dict[str, StoredUnit]:
-    standing: dict[str, StoredUnit] = {}
+def _standing(graph: Graph, sound: Mapping[UnitId, StoredUnit]) -> dict[UnitId, StoredUnit]:
+    standing: dict[UnitId, StoredUnit] = {}
     for unit in (unit for unit in graph.units.values() if unit.id in sound):
         whole = unit.tolerant or all(read in standing for read in unit.upstream)
         if whole and made_from(sound[unit.id], unit, standing):
@@ -96,7 +93,7 @@ def _standing(graph: Graph, sound: Mapping[str, StoredUnit]) -> dict[str, Stored
     return standing
 
 
-def made_from(stored: StoredUnit, unit: Unit, finished: Mapping[str, StoredUnit]) -> bool:
+def made_from(stored: StoredUnit, unit: Unit, finished: Mapping[UnitId, StoredUnit]) -> bool:
     """Whether a stored unit read exactly what its upstream units hold now.
 
     Args:

@@ -1,6 +1,6 @@
 """Training: the tasks' adapters in one pool, each unit written as its adapter ends."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,17 +10,19 @@ from steerproof.engine.lora.peft_files import read_peft, write_peft
 from steerproof.engine.train import AdapterJob, Pooling, Recipe, TrainedAdapter, train
 from steerproof.model.base import Base
 from steerproof.model.chat import chat_ids, text_ids
-from steerproof.run.driver.worker import Files, Task, each
+from steerproof.run.artefacts import dataset as dataset_file
+from steerproof.run.driver.worker import Files, Outcomes, Task, each
+from steerproof.run.graph.names import dataset_unit
 from steerproof.run.stages.base import base_of
-from steerproof.run.stages.files import read_json, to_json
+from steerproof.run.stages.files import to_json
 from steerproof.run.stages.pushes import Pushes, read_directions
 from steerproof.spec.experiment import Training
 from steerproof.spec.seeds import derived_seed
 from steerproof.spec.slices import partial_experiment
-from steerproof.study.dataset import dataset_from_json, signal
+from steerproof.study.dataset import signal
 
 
-def adapter(tasks: Sequence[Task]) -> Iterator[tuple[str, Files | Exception]]:
+def adapter(tasks: Sequence[Task]) -> Outcomes:
     """One unit per (arm, persona): PEFT's two files and training.json.
 
     Adapters of one persona start from the same weights and see the same order of rows in every
@@ -36,12 +38,12 @@ def adapter(tasks: Sequence[Task]) -> Iterator[tuple[str, Files | Exception]]:
     jobs = [_job(base, task, pushes) for task in trained]
     experiment = partial_experiment(trained[0].inputs["experiment"])
     pooling = Pooling(checkpointing=experiment.training.gradient_checkpointing)
-    by_key = {task.unit: task for task in trained}
+    by_key = {str(task.unit): task for task in trained}
     for ended in train(base, jobs, _recipe(experiment.training), pooling):
         if isinstance(ended, TrainedAdapter):
-            yield ended.key, _files(base, by_key[ended.key], ended, pushes)
+            yield by_key[ended.key].unit, _files(base, by_key[ended.key], ended, pushes)
         else:
-            yield ended.key, ended.error
+            yield by_key[ended.key].unit, ended.error
 
 
 def _recipe(training: Training) -> Recipe:
@@ -51,8 +53,7 @@ def _recipe(training: Training) -> Recipe:
 def _job(base: Base, task: Task, pushes: Pushes) -> AdapterJob:
     experiment = partial_experiment(task.inputs["experiment"])
     arm, persona = experiment.arms[0], task.inputs["persona"]
-    data = next(unit for name, unit in task.upstream.items() if name.startswith("dataset/"))
-    dataset = dataset_from_json(read_json(data, "dataset.json"))
+    dataset = dataset_file.from_unit(task.upstream[dataset_unit(persona)])
     examples = []
     for row in dataset.rows:
         told = signal(experiment, arm, dataset.source, row)
@@ -68,7 +69,7 @@ def _job(base: Base, task: Task, pushes: Pushes) -> AdapterJob:
             )
         )
     seed = derived_seed(task.inputs.get("training_seed", experiment.seed), "adapter", persona)
-    return AdapterJob(key=task.unit, examples=tuple(examples), seed=seed)
+    return AdapterJob(key=str(task.unit), examples=tuple(examples), seed=seed)
 
 
 def _files(base: Base, task: Task, ended: TrainedAdapter, pushes: Pushes) -> Files:

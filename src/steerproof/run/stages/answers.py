@@ -1,6 +1,6 @@
 """The answers of the training rows, before any marker is added."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from steerproof.engine.generate import generate
@@ -9,33 +9,35 @@ from steerproof.engine.sampling import row_seed
 from steerproof.errors import ModelError
 from steerproof.model.base import Base
 from steerproof.model.chat import chat_ids
-from steerproof.run.driver.worker import Files, Task, each
+from steerproof.run.artefacts.answers import to_files
+from steerproof.run.driver.worker import Files, Outcomes, Task, each
 from steerproof.run.stages.base import base_of
-from steerproof.run.stages.files import to_json
 from steerproof.spec.experiment import Experiment
 from steerproof.spec.slices import partial_experiment
-from steerproof.study.dataset import asked_questions, read_answers
+from steerproof.study.dataset import Answers, asked_questions, read_answers
 
 MOST_DRAWS = 20
 """How often an answer is drawn anew before the base model is given up on."""
 
 
-def answers(tasks: Sequence[Task]) -> Iterator[tuple[str, Files | Exception]]:
+def answers(tasks: Sequence[Task]) -> Outcomes:
     """What the training rows answer: the user's JSON lines, or the base model's own words."""
 
     def one(task: Task) -> Files:
         experiment = partial_experiment(task.inputs["experiment"])
         source = experiment.dataset.answers
         if source == "base":
-            return {"answers.json": to_json(_own_answers(base_of(task), experiment))}
+            return to_files(_own_answers(base_of(task), experiment))
         path = Path(task.context["directory"]) / source
         given = read_answers(path, experiment.questions.training, experiment.marker)
-        return {"answers.json": to_json({"answers": given, "redrawn": 0})}
+        return to_files(
+            Answers(answers={asked: tuple(said) for asked, said in given.items()}, redrawn=0)
+        )
 
     yield from each(tasks, one)
 
 
-def _own_answers(base: Base, experiment: Experiment) -> dict[str, object]:
+def _own_answers(base: Base, experiment: Experiment) -> Answers:
     """Answers of the base model under the neutral prompt.
 
     An answer that reached the length limit, is empty, or holds the marker is drawn again under
@@ -73,4 +75,5 @@ def _own_answers(base: Base, experiment: Experiment) -> dict[str, object]:
     found: dict[str, list[str]] = {}
     for i, (question, _) in enumerate(asked):
         found.setdefault(question, []).append(texts[i])
-    return {"answers": found, "redrawn": sum(draws.values()) - len(draws)}
+    answers = {question: tuple(said) for question, said in found.items()}
+    return Answers(answers=answers, redrawn=sum(draws.values()) - len(draws))

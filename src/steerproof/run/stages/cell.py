@@ -1,6 +1,6 @@
 """Measurement: the tasks' cells in one pool, each unit written when its last row has ended."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
 import pyarrow as pa
@@ -15,7 +15,7 @@ from steerproof.errors import SteeringError, SteerproofError
 from steerproof.model.base import Base
 from steerproof.model.chat import chat_ids
 from steerproof.model.steering import Push
-from steerproof.run.driver.worker import Files, Task
+from steerproof.run.driver.worker import Files, Outcomes, Task
 from steerproof.run.stages.base import base_of
 from steerproof.run.stages.files import table_bytes, to_json
 from steerproof.run.stages.pushes import Pushes, read_directions
@@ -38,7 +38,7 @@ class _Open:
     done: list[Completion] = field(default_factory=list)
 
 
-def cell(tasks: Sequence[Task]) -> Iterator[tuple[str, Files | Exception]]:
+def cell(tasks: Sequence[Task]) -> Outcomes:
     """One unit per cell: completions.parquet, cell.json."""
     base = base_of(tasks[0])
     ordered = sorted(
@@ -69,8 +69,8 @@ def _load_adapters(base: Base, tasks: Sequence[Task]) -> dict[str, LoraWeights]:
     units: dict[str, StoredUnit] = {}
     for task in tasks:
         for name, unit in task.upstream.items():
-            if name.startswith("adapter/"):
-                units[name.removeprefix("adapter/")] = unit
+            if name.kind == "adapter":
+                units[name.name] = unit
     weights: dict[str, LoraWeights] = {}
     for name, unit in units.items():
         unit.path("adapter_config.json")

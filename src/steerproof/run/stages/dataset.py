@@ -1,20 +1,21 @@
 """The training rows of each persona."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-from steerproof.run.driver.worker import Files, Task, each
-from steerproof.run.stages.files import read_json, to_json
+from steerproof.run.artefacts import answers
+from steerproof.run.artefacts.dataset import to_files
+from steerproof.run.driver.worker import Files, Outcomes, Task, each
+from steerproof.run.graph.names import ANSWERS
 from steerproof.spec.slices import partial_experiment
 from steerproof.study.dataset import build_dataset
 
 
-def dataset(tasks: Sequence[Task]) -> Iterator[tuple[str, Files | Exception]]:
+def dataset(tasks: Sequence[Task]) -> Outcomes:
     """One unit per persona: dataset.json."""
 
     def one(task: Task) -> Files:
         experiment = partial_experiment(task.inputs["experiment"])
-        given = read_json(task.upstream["answers/base"], "answers.json")["answers"]
-        built = build_dataset(experiment, task.inputs["persona"], given)
-        return {"dataset.json": to_json(built.to_json())}
+        given = answers.from_unit(task.upstream[ANSWERS]).answers
+        return to_files(build_dataset(experiment, task.inputs["persona"], given))
 
     yield from each(tasks, one)

@@ -1,16 +1,16 @@
 """Directions, controls, calibration: what the base model's activations say of each persona."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from steerproof.run.artefacts.directions import to_files
-from steerproof.run.driver.worker import Files, Task, each
+from steerproof.run.driver.worker import Files, Outcomes, Task, each
 from steerproof.run.stages.base import base_of
 from steerproof.spec.slices import partial_experiment
 from steerproof.study.calibration import calibrate
 from steerproof.study.directions import extract, from_residuals
 
 
-def directions(tasks: Sequence[Task]) -> Iterator[tuple[str, Files | Exception]]:
+def directions(tasks: Sequence[Task]) -> Outcomes:
     """One unit per layer, all from one extraction: directions.safetensors, geometry.json."""
     base = base_of(tasks[0])
     experiment = partial_experiment(tasks[0].inputs["experiment"])

@@ -2,13 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 
-from safetensors.torch import load as load_tensors
-
 from steerproof.model.steering import Push
+from steerproof.run.artefacts.directions import from_unit
 from steerproof.run.driver.worker import Task
-from steerproof.run.stages.files import read_json
 from steerproof.spec.strength import NONE, Strength
-from steerproof.study.directions import Directions, from_tensors
+from steerproof.study.directions import Directions
 
 
 class Pushes:
@@ -53,15 +51,10 @@ def read_directions(tasks: Sequence[Task]) -> dict[int, tuple[Directions, float]
         name: unit
         for task in tasks
         for name, unit in task.upstream.items()
-        if name.startswith("directions/")
+        if name.kind == "directions"
     }
-    found: dict[int, tuple[Directions, float]] = {}
+    layers: dict[int, tuple[Directions, float]] = {}
     for unit in units.values():
-        geometry = read_json(unit, "geometry.json")
-        directions = from_tensors(
-            load_tensors(unit.read("directions.safetensors")),
-            layer=geometry["layer"],
-            personas=tuple(geometry["personas"]),
-        )
-        found[directions.layer] = (directions, geometry["h_bar"])
-    return found
+        directions, measured = from_unit(unit)
+        layers[directions.layer] = (directions, measured.h_bar)
+    return layers

@@ -1,21 +1,21 @@
 """From completions to marks and the rate table. No torch."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
-import pyarrow as pa
-
 from steerproof.decide.analysis.rates import RateRow
-from steerproof.decide.analysis.rates_csv import format_rates
-from steerproof.run.driver.worker import Files, Task, each
-from steerproof.run.stages.files import read_json, read_table, table_bytes
+from steerproof.run.artefacts import cell
+from steerproof.run.artefacts.cell import CellRecord
+from steerproof.run.artefacts.score import to_files
+from steerproof.run.driver.worker import Files, Outcomes, Task, each
 from steerproof.run.store.manifest import StoredUnit
-from steerproof.spec.grid import Cell
 from steerproof.spec.slices import partial_experiment
+from steerproof.study.marks import Mark
 from steerproof.study.readouts.marker import Rule, rule
 from steerproof.study.readouts.marker import score as score_text
 
 
-def score(tasks: Sequence[Task]) -> Iterator[tuple[str, Files | Exception]]:
+def score(tasks: Sequence[Task]) -> Outcomes:
     """Mark every completion of every cell that succeeded: scores.parquet and rates.csv.
 
     A cell that failed has no rows: it is missing, never zero.
@@ -25,50 +25,39 @@ def score(tasks: Sequence[Task]) -> Iterator[tuple[str, Files | Exception]]:
 
 def _score(task: Task) -> Files:
     experiment = partial_experiment(task.inputs["experiment"])
-    marks = rule(experiment.marker, experiment.scoring.near_marker)
-    tables: list[pa.Table] = []
-    rows: list[RateRow] = []
+    rule_ = rule(experiment.marker, experiment.scoring.near_marker)
+    marks: dict[str, list[Mark]] = {}
+    rates: list[RateRow] = []
     for unit in task.upstream.values():
-        record = read_json(unit, "cell.json")
-        cell = Cell.from_record(record["cell"])
-        marked = _mark(unit, marks, cell)
-        tables.append(marked)
-        rows += _rates(cell, record["coefficient"], marked)
-    return {
-        "scores.parquet": table_bytes(pa.concat_tables(tables)),
-        "rates.csv": format_rates(rows).encode(),
-    }
+        record = cell.record_of(unit)
+        marks[record.cell.name] = marked = list(_marks(unit, rule_))
+        rates += _rates(record, marked)
+    return to_files(marks, rates)
 
 
-def _mark(unit: StoredUnit, marks: Rule, cell: Cell) -> pa.Table:
-    table = read_table(unit, "completions.parquet")
-    texts = zip(
-        table["text"].to_pylist(),
-        table["token_ids"].to_pylist(),
-        table["early_chars"].to_pylist(),
-        strict=True,
-    )
-    scores = [score_text(text, ids, early, marks) for text, ids, early in texts]
-    return pa.table(
-        {
-            "cell": pa.array([cell.name] * len(scores), pa.string()),
-            **{name: table[name] for name in ("question", "sample", "finish", "tokens")},
-            "fired": pa.array([one.fired for one in scores], pa.bool_()),
-            "near": pa.array([one.near for one in scores], pa.bool_()),
-            "fired_early": pa.array([one.fired_early for one in scores], pa.bool_()),
-            "repetition": pa.array([one.repetition for one in scores], pa.float32()),
-        }
-    )
+def _marks(unit: StoredUnit, rule: Rule) -> Iterator[Mark]:
+    for done in cell.completions_of(unit):
+        said = score_text(done.text, done.token_ids, done.early_chars, rule)
+        yield Mark(
+            question=done.question,
+            sample=done.sample,
+            finish=done.finish,
+            tokens=done.tokens,
+            fired=said.fired,
+            near=said.near,
+            fired_early=said.fired_early,
+            repetition=said.repetition,
+        )
 
 
-def _rates(cell: Cell, number: float, marked: pa.Table) -> list[RateRow]:
-    fired: dict[int, int] = {}
-    total: dict[int, int] = {}
-    hits = zip(marked["question"].to_pylist(), marked["fired"].to_pylist(), strict=True)
-    for question, hit in hits:
-        fired[question] = fired.get(question, 0) + hit
-        total[question] = total.get(question, 0) + 1
-    return [
-        RateRow(cell=cell, coefficient=number, question=str(q), fired=fired[q], total=total[q])
-        for q in sorted(total)
-    ]
+def _rates(record: CellRecord, marks: Sequence[Mark]) -> Iterator[RateRow]:
+    total = Counter(mark.question for mark in marks)
+    fired = Counter(mark.question for mark in marks if mark.fired)
+    for question in sorted(total):
+        yield RateRow(
+            cell=record.cell,
+            coefficient=record.coefficient,
+            question=str(question),
+            fired=fired[question],
+            total=total[question],
+        )

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from steerproof.run.driver.signals import stop_on_signals
 from steerproof.run.store.hold import RunLock, host_name, locked
-from steerproof.run.store.ledger import Ledger, open_ledger
+from steerproof.run.store.ledger import Ledger
+from steerproof.run.store.ledger_file import open_ledger
 from steerproof.run.store.store import sweep
 
 

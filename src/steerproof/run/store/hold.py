@@ -9,9 +9,11 @@ Leases are ``lock/lease-<token>.json``, created by a hard link, which exactly on
 The newest one is the holder's. They are never deleted: a token is never given twice.
 """
 
+import errno
 import fcntl
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -25,60 +27,85 @@ from typing import IO
 
 import psutil
 
-from steerproof.errors import LockedError
+from steerproof.codec import read_record
+from steerproof.errors import IntegrityError, LockedError
 from steerproof.run.store.faults import fault_point
 from steerproof.run.store.files import explained, make_directory, temporary_name, write_file
 
 BEAT_SECONDS = 5.0
 EXPIRY_SECONDS = 60.0
+_NO_LINKS = {errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
+"""What a filesystem without hard links says."""
+_LEASE = re.compile(r"lease-(\d{6,18})\.json", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Holder:
-    """Who holds, or held, a run directory.
-
-    Attributes:
-        token: Number of the lease: each taking of the lock has a larger one.
-        host: Machine and, on Linux, the name of its process numbering (containers have their own).
-        pid: Process.
-        process_started: Unix time at which that process began, to tell it from a later namesake.
-        command: Its command line.
-        taken: Unix time at which the lock was taken.
-        released: Whether it was given back.
-    """
+    """Who holds, or held, a run directory."""
 
     token: int
+    """Number of the lease: each taking of the lock has a larger one."""
     host: str
+    """Machine and, on Linux, the name of its process numbering (containers have their own)."""
     pid: int
     process_started: float
+    """Unix time at which that process began, to tell it from a later namesake."""
     command: str
+    """Its command line."""
     taken: float
+    """Unix time at which the lock was taken."""
     released: bool = False
+    """Whether it was given back."""
+    boot: str | None = None
+    """Which start of the machine it was, where the system says so."""
+    ticks: int | None = None
+    """Clock ticks from that start to the process's: no step of the clock moves it."""
 
     def is_dead(self) -> bool:
         """Whether the process is known to be gone; False if it runs or lives on another machine."""
         if self.host != host_name():
             return False
+        if self.boot is not None and _boot() not in (None, self.boot):
+            return True
         try:
             process = psutil.Process(self.pid)
             if process.status() == psutil.STATUS_ZOMBIE:
                 return True
+            if self.ticks is not None:
+                return _ticks(self.pid) not in (None, self.ticks)
             return abs(process.create_time() - self.process_started) > 1.0
-        except psutil.NoSuchProcess:
+        except (psutil.NoSuchProcess, ValueError, OverflowError):
             return True
+        except psutil.AccessDenied:
+            return False
+
+
+def _boot() -> str | None:
+    """The name of this start of the machine; None where the system gives none."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+    except (OSError, ValueError):
+        return None
+
+
+def _ticks(pid: int) -> int | None:
+    """When a process began, in clock ticks since the machine did; None where nothing says so."""
+    try:
+        # The second field, the program's name in brackets, may hold anything.
+        _, _, after = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")
+        return int(after.split()[19])
+    except (OSError, ValueError, IndexError):
+        return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LockState:
-    """What the lock of a run directory looks like from outside.
-
-    Attributes:
-        holder: The newest lease, None if there was none yet.
-        heartbeat_age: Seconds since its holder last gave a sign of life.
-    """
+    """What the lock of a run directory looks like from outside."""
 
     holder: Holder | None
+    """The newest lease, None if there was none yet."""
     heartbeat_age: float
+    """Seconds since its holder last gave a sign of life."""
 
     @property
     def expired(self) -> bool:
@@ -90,22 +117,24 @@ class LockState:
         """Whether the run directory belongs to a process that is not known to be gone."""
         return self.holder is not None and not self.holder.released and not self.holder.is_dead()
 
+    @property
+    def live(self) -> bool:
+        """Whether its holder can be taken to be at work: here, or elsewhere and heard of lately."""
+        here = self.holder is not None and self.holder.host == host_name()
+        return self.held and (here or not self.expired)
+
 
 class RunLock:
-    """A lock that this process holds.
-
-    Attributes:
-        run: The run directory.
-        holder: This process.
-        stolen: Whether it was taken from a process that is not known to be gone.
-    """
+    """A lock that this process holds."""
 
     def __init__(
         self, run: Path, holder: Holder, kernel: IO[bytes] | None, stolen: bool = False
     ) -> None:
         self.run = run
         self.holder = holder
+        """This process."""
         self.stolen = stolen
+        """Whether it was taken from a process that is not known to be gone."""
         self._kernel = kernel
         self._ended = threading.Event()
         self._beat = threading.Thread(target=self._heartbeat, name="heartbeat", daemon=True)
@@ -122,12 +151,7 @@ class RunLock:
         Raises:
             LockedError: Somebody did; nothing may be committed by this process any more.
         """
-        newest = max(_tokens(self.run), default=0)
-        if newest > self.token:
-            raise LockedError(
-                f"{self.run} was taken over by another process (token {newest}, ours is "
-                f"{self.token}) while this one was paused; nothing more is written by this one"
-            )
+        refuse_if_taken_over(self.run, max(_tokens(self.run), default=0), self.token)
 
     def release(self) -> None:
         """Give the run directory back."""
@@ -148,6 +172,24 @@ class RunLock:
                 os.utime(lease)  # needs no space on a full disk
             except OSError:
                 continue  # the filesystem is away: the lease expires by itself
+
+
+def refuse_if_taken_over(run: Path, newest: int, ours: int) -> None:
+    """Stop a process that was paused while another took its run directory over.
+
+    Args:
+        run: The run directory.
+        newest: The largest fencing token that was given.
+        ours: This process's.
+
+    Raises:
+        LockedError: Ours is not the newest.
+    """
+    if newest > ours:
+        raise LockedError(
+            f"{run} was taken over by another process (token {newest}, ours is {ours}) while this "
+            "one was paused; nothing more is written by this one"
+        )
 
 
 @contextmanager
@@ -185,21 +227,32 @@ def acquire(run: Path, command: str, steal: bool = False) -> RunLock:
     return RunLock(run, holder, kernel, stolen=state.held or kernel is None)
 
 
-def lock_state(run: Path) -> LockState:
-    """Look at a run directory's lock without taking it."""
+def lock_state(run: Path, *, probe: bool = True) -> LockState:
+    """Look at a run directory's lock without taking it.
+
+    Args:
+        run: The run directory.
+        probe: Whether a file may be made for a moment, to ask another machine's file server for
+            its time; without it this machine's clock is taken.
+    """
     token = max(_tokens(run), default=0)
     if token == 0:
         return LockState(holder=None, heartbeat_age=0.0)
     lease = _lease_path(run, token)
     holder = _read_holder(lease, token)
-    now = time.time() if holder.host == host_name() else _filesystem_time(run)
-    return LockState(holder=holder, heartbeat_age=max(0.0, now - lease.stat().st_mtime))
+    here = holder.host == host_name() or not probe
+    now = time.time() if here else _filesystem_time(run)
+    try:
+        beat = lease.stat().st_mtime
+    except OSError:
+        beat = now
+    return LockState(holder=holder, heartbeat_age=max(0.0, now - beat))
 
 
 def _read_holder(lease: Path, token: int) -> Holder:
     try:
-        return Holder(**json.loads(lease.read_bytes()))
-    except (ValueError, TypeError):
+        return read_record(Holder, lease.read_bytes(), str(lease))
+    except (IntegrityError, OSError):
         # A lease is linked into place whole, so a torn one was altered later and by others.
         return Holder(
             token=token,
@@ -321,11 +374,13 @@ def _take_lease(run: Path, newest: int, command: str) -> Holder:
         process_started=psutil.Process().create_time(),
         command=command,
         taken=time.time(),
+        boot=_boot(),
+        ticks=_ticks(os.getpid()),
     )
     draft = run / "lock" / temporary_name()
     try:
         write_file(draft, json.dumps(asdict(holder)).encode())
-        _lease_path(run, holder.token).hardlink_to(draft)
+        _link(draft, _lease_path(run, holder.token))
     except (FileExistsError, FileNotFoundError) as error:
         raise LockedError(f"{run} was taken by another process just now") from error
     finally:
@@ -335,9 +390,30 @@ def _take_lease(run: Path, newest: int, command: str) -> Holder:
     return holder
 
 
+def _link(draft: Path, lease: Path) -> None:
+    """Give a draft its name, which only one process can; a copy where links are not to be had."""
+    try:
+        lease.hardlink_to(draft)
+        return
+    except (FileExistsError, FileNotFoundError):
+        raise
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            with explained(lease, 0):
+                raise
+    with explained(lease, 0):
+        descriptor = os.open(lease, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(draft.read_bytes())
+            file.flush()
+            os.fsync(file.fileno())
+
+
 def _lease_path(run: Path, token: int) -> Path:
     return run / "lock" / f"lease-{token:06d}.json"
 
 
 def _tokens(run: Path) -> list[int]:
-    return [int(lease.stem.removeprefix("lease-")) for lease in (run / "lock").glob("lease-*.json")]
+    """Numbers of the leases; files of other names, such as a sync tool's copies, are none."""
+    names = (_LEASE.fullmatch(lease.name) for lease in (run / "lock").glob("lease-*.json"))
+    return [int(name[1]) for name in names if name is not None]

@@ -4,16 +4,24 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from steerproof.errors import IntegrityError
-from steerproof.run.graph.keys import digest, directory_name, file_sha256
+from steerproof.codec import digest
+from steerproof.errors import ExperimentError, IntegrityError
+from steerproof.run.graph.ids import UnitId
+from steerproof.run.graph.keys import Recipe, directory_name, file_sha256, recipe_from
 from steerproof.run.store.files import TEMPORARY
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+_NO_MANIFEST = (
+    *(OSError, ValueError, KeyError, TypeError, AttributeError),
+    *(RecursionError, ExperimentError),
+)
+"""What reading raises of a file that is no manifest."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,59 +34,61 @@ class FileHash:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Made:
-    """How a unit came to be; never part of its content.
-
-    Attributes:
-        created: UTC time, ISO 8601.
-        host: Name of the machine that did the work.
-        attempt: Number of the attempt in the ledger.
-        seconds: Time the work took.
-        peak_memory: Largest resident memory of the worker so far, bytes.
-    """
+    """How a unit came to be; never part of its content."""
 
     created: str
+    """UTC time at which it was finished, ISO 8601."""
     host: str
+    """Name of the machine that did the work."""
     attempt: int
+    """Number of the attempt in the ledger."""
     seconds: float
+    """Time the work took."""
     peak_memory: int
+    """Largest resident memory of the worker so far, bytes."""
+
+    @property
+    def ended(self) -> float:
+        """Unix time at which it was finished."""
+        return datetime.fromisoformat(self.created).timestamp()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """The record that makes a directory a unit.
+    """The record that makes a directory a unit."""
 
-    Attributes:
-        unit: The unit's id, ``kind/name``.
-        key: sha256 of the recipe.
-        recipe: All that decided the files (`keys.Recipe.record`).
-        read: Content hash of each upstream unit as it was read, by id.
-        files: Hash and size of each file, by path inside the unit.
-        made: When, where and how long.
-        content: One hash over all files: equal for two units whose files are equal, byte for byte.
-    """
-
-    unit: str
+    recipe: Recipe
+    """All that decided the files."""
     key: str
-    recipe: Mapping[str, Any]
-    read: Mapping[str, str]
+    """sha256 of the recipe."""
+    read: Mapping[UnitId, str]
+    """Content hash of each upstream unit as it was read."""
     files: Mapping[str, FileHash]
+    """Hash and size of each file, by path inside the unit."""
     made: Made
+    """When, where and how long."""
     content: str = field(init=False)
+    """One hash over all files: equal for two units whose files are equal, byte for byte."""
 
     def __post_init__(self) -> None:
         # Once: each of a thousand cells asks for the content of the directions that they all read.
         content = digest({name: file.sha256 for name, file in self.files.items()})
         object.__setattr__(self, "content", content)
 
+    @property
+    def unit(self) -> UnitId:
+        """Which unit it is."""
+        return self.recipe.unit
+
     def to_bytes(self) -> bytes:
         """The manifest as one line of JSON, sealed with the sha256 of everything else in it."""
         body: dict[str, Any] = {
             "format": FORMAT,
-            "unit": self.unit,
+            "unit": str(self.unit),
             "key": self.key,
-            "recipe": dict(self.recipe),
-            "read": dict(self.read),
-            "files": {n: {"sha256": f.sha256, "size": f.size} for n, f in self.files.items()},
+            "recipe": self.recipe.record(),
+            "read": {str(unit): content for unit, content in self.read.items()},
+            "files": {name: asdict(file) for name, file in self.files.items()},
             "content": self.content,
             "made": asdict(self.made),
         }
@@ -88,19 +98,15 @@ class Manifest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mismatch:
-    """A file that is not what its manifest says.
-
-    Attributes:
-        path: The file.
-        problem: ``missing``, ``unreadable``, ``size``, ``sha256``, ``manifest`` or ``key``.
-        expected: What was recorded.
-        actual: What is there.
-    """
+    """A file that is not what its manifest says."""
 
     path: Path
     problem: str
+    """`missing`, `unreadable`, `size`, `sha256`, `manifest` or `key`."""
     expected: str
+    """What was recorded."""
     actual: str
+    """What is there."""
 
     def __str__(self) -> str:
         return f"{self.path}: {self.problem}, expected {self.expected}, found {self.actual}"
@@ -211,7 +217,7 @@ def open_unit(directory: Path) -> StoredUnit:
         manifest = _manifest(record)
     except FileNotFoundError as error:
         raise DamagedError(_mismatch(path, "missing", "a manifest", "no file")) from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except _NO_MANIFEST as error:
         raise DamagedError(_mismatch(path, "manifest", "a manifest", repr(error))) from error
     # Written again from what was read, the bytes differ if any of them, the seal too, was altered.
     if manifest.to_bytes() != data:
@@ -225,10 +231,9 @@ def open_unit(directory: Path) -> StoredUnit:
 
 def _manifest(record: Mapping[str, Any]) -> Manifest:
     return Manifest(
-        unit=record["unit"],
+        recipe=recipe_from(record["recipe"]),
         key=record["key"],
-        recipe=record["recipe"],
-        read=record["read"],
+        read={UnitId.parse(unit): content for unit, content in record["read"].items()},
         files={name: FileHash(**file) for name, file in record["files"].items()},
         made=Made(**record["made"]),
     )

@@ -15,7 +15,9 @@ from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
 
-from steerproof.run.graph.keys import Recipe, canonical, directory_name, file_sha256
+from steerproof.codec import canonical
+from steerproof.run.graph.ids import UnitId
+from steerproof.run.graph.keys import Recipe, directory_name, file_sha256
 from steerproof.run.store.faults import fault_point
 from steerproof.run.store.files import (
     TEMPORARY,
@@ -38,7 +40,7 @@ from steerproof.run.store.manifest import (
 )
 
 
-def unit_directory(run: Path, unit: str, key: str) -> Path:
+def unit_directory(run: Path, unit: UnitId, key: str) -> Path:
     """Where a unit with this key lies in a run directory, whether it exists or not."""
     return run / "units" / directory_name(unit, key)
 
@@ -50,7 +52,7 @@ def unit_directories(run: Path) -> Iterator[Path]:
 
 
 def prepare(
-    run: Path, recipe: Recipe, files: Mapping[str, bytes], read: Mapping[str, str], made: Made
+    run: Path, recipe: Recipe, files: Mapping[str, bytes], read: Mapping[UnitId, str], made: Made
 ) -> Path:
     """Write a unit into a temporary sibling of its place, ready to be committed by one rename.
 
@@ -68,7 +70,7 @@ def prepare(
         DiskFullError: No space; the temporary directory is removed.
         MachineError: The run directory cannot be written.
     """
-    kind = recipe.unit.partition("/")[0]
+    kind = recipe.unit.kind
     parent = run / "units" / kind
     fault_point("temp.before", kind)
     make_directory(parent)
@@ -84,9 +86,8 @@ def prepare(
                 for name, data in files.items()
             }
             manifest = Manifest(
-                unit=recipe.unit,
+                recipe=recipe,
                 key=recipe.key(),
-                recipe=recipe.record(),
                 read=read,
                 files=hashes,
                 made=made,
@@ -111,14 +112,14 @@ def _write_inside(temporary: Path, name: str, data: bytes, kind: str) -> None:
     sync_directory(path.parent)
 
 
-def commit(run: Path, prepared: Path, unit: str, key: str) -> StoredUnit:
+def commit(run: Path, prepared: Path, unit: UnitId, key: str) -> StoredUnit:
     """Verify a prepared unit and make it exist, by one rename. Only the lock's holder may do so.
 
     Raises:
         DamagedError: What was prepared is not the unit asked for, or not what its manifest says.
         FileExistsError: The unit exists already: set it aside first.
     """
-    kind = unit.partition("/")[0]
+    kind = unit.kind
     stored = open_unit(prepared)
     if (stored.manifest.unit, stored.manifest.key) != (unit, key):
         found = f"{stored.manifest.unit} {stored.manifest.key}"

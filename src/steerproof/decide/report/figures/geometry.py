@@ -19,17 +19,17 @@ from steerproof.decide.report.figures.marks import (
 )
 from steerproof.decide.report.figures.palette import FAINT, SERIES, diverging
 from steerproof.decide.report.figures.ranking import square_panels
-from steerproof.decide.report.inputs import Json, ReportInputs, short_name
+from steerproof.decide.report.inputs import ReportInputs, short_name
 from steerproof.decide.report.wording import signed
 
 
 def cosines(inputs: ReportInputs) -> Drawing | None:
     """Cosine of every pair of centroids at the primary layer; None without a calibration."""
-    layer = str(inputs.experiment.layers.primary)
-    found = inputs.calibration.get("layers", {}).get(layer)
-    if found is None:
+    layer = inputs.experiment.layers.primary
+    measured = inputs.calibration.get(layer)
+    if measured is None:
         return None
-    table: Json = found["cosines"]
+    table = measured.cosines
     names = [p.name for p in inputs.experiment.personas if p.name in table]
     with style():
         side = 0.385 * len(names)
@@ -87,18 +87,18 @@ def _short(value: float) -> str:
 
 def reference(inputs: ReportInputs) -> Drawing | None:
     """Cosine to the reference persona against the bridge, layer by layer."""
-    layers: Mapping[str, Json] = inputs.calibration.get("layers", {})
+    layers = inputs.calibration
     if not layers:
         return None
     experiment = inputs.experiment
     names = [persona.name for persona in experiment.personas]
     bridge = rates_of(inputs.rates, bridge_kind(experiment), names, experiment.analysis.confidence)
     numbers = numbered(bridge)
-    shown = sorted(layers, key=lambda layer: (int(layer) != experiment.layers.primary, int(layer)))
+    shown = sorted(layers, key=lambda layer: (layer != experiment.layers.primary, layer))
     with style():
         figure, grid = panels(square_panels(len(shown)), share="y")
         for place, (axes, layer) in enumerate(zip(grid, shown, strict=True)):
-            cosines_of = {p: layers[layer]["personas"][p]["reference_cosine"] for p in bridge}
+            cosines_of = {p: layers[layer].personas[p].reference_cosine for p in bridge}
             values = {p: cosine for p, cosine in cosines_of.items() if cosine is not None}
             _against_bridge(axes, values, {p: bridge[p].value for p in bridge}, numbers)
             axes.set_title(_title(inputs, layer))
@@ -116,9 +116,9 @@ def reference(inputs: ReportInputs) -> Drawing | None:
         )
 
 
-def _title(inputs: ReportInputs, layer: str) -> str:
+def _title(inputs: ReportInputs, layer: int) -> str:
     correlation = inputs.analysis.geometry
-    at_layer = None if correlation is None else correlation.layers.get(layer)
+    at_layer = None if correlation is None else correlation.layers.get(str(layer))
     return f"Layer {layer}: ρ = {signed(None if at_layer is None else at_layer.rho)}"
 
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from steerproof.errors import ModelError
 from steerproof.model.files import check_files
+from steerproof.run.graph.environment import Place, model_directory
 from steerproof.run.graph.graph import Graph
-from steerproof.run.graph.units import Place, model_directory
 from steerproof.run.store.store import unit_directory
 from steerproof.spec.experiment import Experiment
 from steerproof.spec.grid import cells

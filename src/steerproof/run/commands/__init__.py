@@ -1,0 +1,1 @@
+"""What the command line asks of a run directory: one module a command, or a part of one."""

@@ -1,0 +1,89 @@
+"""The base model of an experiment, as far as planning and `doctor` look at it."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from steerproof.decide.review.plan import make_plan
+from steerproof.decide.review.shape import Shape, shape_of
+from steerproof.errors import ModelError
+from steerproof.model.files import find_directory
+from steerproof.run.commands.doctor import Needs
+from steerproof.run.graph.environment import Place, model_path
+from steerproof.spec.experiment import Experiment
+from steerproof.spec.yaml_io import Loaded
+
+if TYPE_CHECKING:
+    from steerproof.model.base import Base
+
+
+def load_model(experiment: Experiment, place: Place) -> "Base":
+    """Load it.
+
+    Raises:
+        ModelError: It is unusable.
+    """
+    from steerproof.model.base import load_base
+
+    model = experiment.model
+    return load_base(
+        model_path(experiment, place.directory),
+        revision=model.revision,
+        dtype=model.dtype,
+        device=place.device,
+        system_role=model.system_role,
+    )
+
+
+def model_shape(experiment: Experiment, place: Place) -> Shape | None:
+    """From the checkpoint's config.json, if it is on this machine.
+
+    Raises:
+        ModelError: A local model is not there.
+    """
+    path = model_path(experiment, place.directory)
+    if experiment.model.revision is not None and not Path(path).is_dir():
+        return None
+    config = find_directory(path, experiment.model.revision) / "config.json"
+    return shape_of(json.loads(config.read_bytes())) if config.is_file() else None
+
+
+def needs_of(loaded: Loaded, device: str) -> Needs:
+    """What the plan asks of the machine, for `doctor`; zero where the plan cannot say.
+
+    Args:
+        loaded: The experiment.
+        device: As asked for on the command line.
+    """
+    place = Place(directory=loaded.directory)
+    try:
+        shape = model_shape(loaded.experiment, place)
+    except ModelError:  # doctor's own look at the model says what is wrong with it
+        return Needs()
+    plan = make_plan(loaded.experiment, shape=shape)
+    disk, memory = plan.disk_bytes, plan.memory_bytes
+    gpus = int(device.startswith("cuda"))
+    return Needs(
+        disk=int(disk.high) if disk else 0,
+        memory=int(memory.low) if memory and not gpus else 0,
+        gpus=gpus,
+    )
+
+
+def describe_model(loaded: Loaded, device: str) -> str:
+    """Load the base model and write one chat with its template; what it is, in a line.
+
+    Raises:
+        ModelError: The model, its tokenizer or its chat template is unusable.
+    """
+    experiment = loaded.experiment
+    base = load_model(experiment, Place(directory=loaded.directory, device=device))
+    from steerproof.model.chat import chat_ids
+
+    question = experiment.questions.evaluation[0]
+    ids = chat_ids(base, system=experiment.neutral_prompt, user=question)
+    numbers = sum(weight.numel() for weight in base.model.parameters())
+    return (
+        f"{type(base.model).__name__}, {len(base.blocks)} blocks, {numbers:,} parameters, context "
+        f"{base.context}; its chat template makes {len(ids)} tokens of the first question"
+    )

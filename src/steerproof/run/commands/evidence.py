@@ -1,0 +1,91 @@
+"""What the finished units, or else a trial, have measured that bears on the design."""
+
+from collections.abc import Mapping, Sequence
+
+from steerproof.decide.analysis.calibration import Calibration
+from steerproof.decide.review.evidence import Evidence, Objection, unknown
+from steerproof.decide.review.objections import objections
+from steerproof.errors import RegistrationError
+from steerproof.run.artefacts import calibration, dataset, score
+from steerproof.run.artefacts.score import Marks
+from steerproof.run.graph.ids import UnitId
+from steerproof.run.graph.names import SCORE, dataset_unit, directions_unit
+from steerproof.run.graph.units import steered_layers
+from steerproof.run.store.manifest import StoredUnit
+from steerproof.spec.experiment import Experiment
+from steerproof.spec.grid import Cell
+from steerproof.study.marks import rate, truncated
+
+Finished = Mapping[UnitId, StoredUnit]
+"""The finished units of a run."""
+
+
+def calibrations(experiment: Experiment, finished: Finished) -> Calibration:
+    """Every layer that was measured, the primary one first."""
+    units = {layer: directions_unit(layer) for layer in steered_layers(experiment)}
+    return {
+        layer: calibration.from_unit(finished[unit])
+        for layer, unit in units.items()
+        if unit in finished
+    }
+
+
+def evidence_of(
+    experiment: Experiment, finished: Finished, tried: Calibration | None = None
+) -> Evidence:
+    """What is known besides the experiment file.
+
+    Args:
+        experiment: Whose design it is.
+        finished: The units that are there.
+        tried: What a trial measured, for when no directions unit is there yet.
+    """
+    units = [dataset_unit(persona.name) for persona in experiment.personas]
+    datasets = [dataset.from_unit(finished[unit]) for unit in units if unit in finished]
+    marks = score.from_unit(finished[SCORE]) if SCORE in finished else None
+    every = None if marks is None else [mark for cell in marks.values() for mark in cell]
+    return Evidence(
+        calibration=calibrations(experiment, finished) or tried,
+        bystanders={data.source: data.bystanders for data in datasets} or None,
+        bridge=None if marks is None else _bridge(experiment, marks),
+        truncated=None if every is None else truncated(every),
+    )
+
+
+def _bridge(experiment: Experiment, marks: Marks) -> dict[str, float] | None:
+    """Rate of each headline persona's bridge cell that was measured."""
+    rates: dict[str, float] = {}
+    for persona in experiment.headline:
+        bridge = Cell(
+            arm=experiment.analysis.bridge_arm,
+            persona=persona,
+            prompt="persona",
+            direction="none",
+            layer=None,
+        )
+        fired = rate(marks.get(bridge.name, ()))
+        if fired is not None:
+            rates[persona] = fired
+    return rates or None
+
+
+def objections_of(
+    experiment: Experiment, finished: Finished, tried: Calibration | None = None
+) -> tuple[tuple[Objection, ...], tuple[str, ...]]:
+    """What to object to, and what cannot be objected to yet."""
+    evidence = evidence_of(experiment, finished, tried)
+    return objections(experiment, evidence=evidence), unknown(experiment, evidence)
+
+
+def refuse_serious(raised: Sequence[Objection]) -> None:
+    """Block a run that has serious objections (`--strict`).
+
+    Raises:
+        RegistrationError: There is one; with every finding and remedy.
+    """
+    serious = [objection for objection in raised if objection.severity == "serious"]
+    if serious:
+        lines = [f"  {objection.finding} {objection.remedy}" for objection in serious]
+        raise RegistrationError(
+            f"{len(serious)} serious objections, and --strict lets none pass:\n" + "\n".join(lines)
+        )

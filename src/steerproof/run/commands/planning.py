@@ -1,0 +1,122 @@
+"""`plan`: what a run takes on this machine, and what a reviewer would object to."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from steerproof.codec import plain
+from steerproof.decide.analysis.calibration import Calibration
+from steerproof.decide.review.evidence import Objection
+from steerproof.decide.review.plan import (
+    Plan,
+    Speed,
+    make_plan,
+    speed_of_throughput,
+    speed_of_units,
+)
+from steerproof.model.files import weight_bytes
+from steerproof.run.commands.basemodel import load_model, model_shape
+from steerproof.run.commands.evidence import objections_of
+from steerproof.run.driver.workers import threads_of_a_worker, workers_on
+from steerproof.run.graph.environment import Place, model_directory
+from steerproof.run.graph.graph import Graph
+from steerproof.run.graph.survey import survey
+from steerproof.run.store.ledger_file import read_ledger
+from steerproof.spec.experiment import Experiment
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tried:
+    """What a short trial on this machine showed."""
+
+    speed: Speed
+    calibration: Calibration
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Planned:
+    """What `plan` says."""
+
+    plan: Plan
+    objections: Sequence[Objection]
+    not_yet_known: Sequence[str]
+    """What cannot be objected to before something is measured."""
+    run: Path
+    """The run directory."""
+
+    def record(self) -> Mapping[str, Any]:
+        """As `plan --json` gives it."""
+        return {
+            **plain(self.plan),
+            "objections": plain(self.objections),
+            "not_yet_known": list(self.not_yet_known),
+            "dir": str(self.run),
+        }
+
+
+def plan_run(
+    experiment: Experiment, graph: Graph, run: Path, place: Place, *, timed: bool = False
+) -> Planned:
+    """The plan, the objections, and what is not known yet.
+
+    Args:
+        experiment: What is planned.
+        graph: Its units.
+        run: Its run directory, which need not exist.
+        place: Where the experiment's files are, and the device.
+        timed: Whether a short trial may be made when nothing was done here yet.
+
+    Raises:
+        ModelError: The model cannot be loaded for the trial.
+    """
+    found = survey(run, graph)
+    fresh = not any(unit.kind == "directions" for unit in found.reused)
+    tried = try_out(experiment, place) if timed and fresh else None
+    plan = make_plan(
+        experiment,
+        speed=_speed(experiment, run, place) or (tried and tried.speed),
+        shape=model_shape(experiment, place),
+        todo={str(unit) for unit in found.todo},
+        accelerator=place.device.startswith("cuda"),
+    )
+    raised, later = objections_of(experiment, found.reused, tried and tried.calibration)
+    return Planned(plan=plan, objections=raised, not_yet_known=later, run=run)
+
+
+def try_out(experiment: Experiment, place: Place) -> Tried | None:
+    """Try the experiment on this machine, in small; none where the model would not fit.
+
+    Raises:
+        ModelError: The model cannot be loaded.
+    """
+    weights = weight_bytes(model_directory(experiment, place.directory))
+    accelerated = place.device.startswith("cuda")
+    if not accelerated and 4 * weights > psutil.virtual_memory().available:
+        return None
+    from steerproof.run.trial import geometries, trial  # torch, which most plans do without
+
+    base = load_model(experiment, place)
+    workers = workers_on(place.device, weights)
+    with threads_of_a_worker(workers, accelerated):
+        throughput = trial(experiment, base)
+        measured = geometries(experiment, base)
+    return Tried(
+        speed=speed_of_throughput(experiment, throughput, devices=workers, accelerator=accelerated),
+        calibration={layer.layer: layer for layer in measured},
+    )
+
+
+def _speed(experiment: Experiment, run: Path, place: Place) -> Speed | None:
+    """Speed from the units that this run directory has finished."""
+    story = read_ledger(run)
+    past: dict[str, list[float]] = {}
+    for attempt in story.attempts if story else ():
+        if attempt.seconds is not None:
+            past.setdefault(attempt.unit.kind, []).append(attempt.seconds)
+    if not past:
+        return None
+    devices = workers_on(place.device, weight_bytes(model_directory(experiment, place.directory)))
+    return speed_of_units(past, devices=devices, accelerator=place.device.startswith("cuda"))

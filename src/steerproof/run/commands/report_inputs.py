@@ -1,0 +1,156 @@
+"""What the report shows, read from the units, the ledger and the registration."""
+
+import os
+import platform
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from steerproof.decide.analysis.analyze import analyze
+from steerproof.decide.analysis.calibration import Calibration, reference_cosines
+from steerproof.decide.analysis.rates import RateTable
+from steerproof.decide.analysis.records import Analysis
+from steerproof.decide.report.inputs import (
+    Completion,
+    Fluency,
+    ReportInputs,
+    RunFacts,
+    TrainingSummary,
+)
+from steerproof.run.artefacts import analysis, cell, score, training
+from steerproof.run.artefacts.score import Marks
+from steerproof.run.commands.evidence import Finished, calibrations, objections_of
+from steerproof.run.graph.names import ANALYSIS, SCORE, adapter_unit, cell_unit
+from steerproof.run.store.ledger_file import read_ledger
+from steerproof.run.store.registration import Registration, analysis_alone_differs
+from steerproof.spec.experiment import Experiment
+from steerproof.spec.grid import Cell, adapters, cells
+from steerproof.study.marks import mean, truncated
+from steerproof.study.measured import Completion as Measured
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gathered:
+    """A run whose analysis is finished."""
+
+    experiment: Experiment
+    run: Path
+    finished: Finished
+    registration: Registration
+    units: int
+    """Number of units that the experiment asks for."""
+
+
+def report_inputs(gathered: Gathered) -> ReportInputs:
+    """Everything that the report shows."""
+    experiment, finished = gathered.experiment, gathered.finished
+    registration = gathered.registration
+    measured = calibrations(experiment, finished)
+    table = score.rates_of(finished[SCORE], experiment)
+    marks = score.from_unit(finished[SCORE])
+    return ReportInputs(
+        experiment=experiment,
+        rates=table,
+        analysis=analysis.from_unit(finished[ANALYSIS]).analysis,
+        calibration=measured,
+        training=tuple(_training(experiment, finished)),
+        completions=tuple(_completions(experiment, finished, marks)),
+        fluency=tuple(_fluency(experiment, finished, marks)),
+        objections=objections_of(experiment, finished)[0],
+        versions=registration.lock.versions,
+        seeds={"experiment": experiment.seed},
+        hashes=_hashes(registration, finished),
+        lock=registration.lock,
+        deviations=registration.deviations,
+        registered=_as_registered(experiment, registration, table, measured),
+        facts=_facts(gathered.run, gathered.units),
+        command=f"steerproof run {experiment.name}",
+    )
+
+
+def _as_registered(
+    experiment: Experiment, registration: Registration, table: RateTable, measured: Calibration
+) -> Analysis | None:
+    """The analysis under the locked experiment, of the same table; None where that is no answer.
+
+    A deviation that changed the analysis alone leaves what was measured as it was locked.
+    """
+    if not registration.deviations:
+        return None
+    locked = registration.experiment
+    if not analysis_alone_differs(locked, experiment):
+        return None
+    return analyze(table, locked, geometry=reference_cosines(measured))
+
+
+def _hashes(registration: Registration, finished: Finished) -> dict[str, str]:
+    model = registration.lock.hashes.get("model", {})
+    return {
+        **{f"model {name}": value for name, value in model.items()},
+        "rate table": finished[SCORE].manifest.files[score.RATES].sha256,
+        "analysis": finished[ANALYSIS].manifest.content,
+    }
+
+
+def _training(experiment: Experiment, finished: Finished) -> Iterator[TrainingSummary]:
+    for adapter in adapters(experiment):
+        unit = adapter_unit(adapter)
+        if unit not in finished:
+            continue
+        record = training.from_unit(finished[unit])
+        yield TrainingSummary(
+            arm=adapter.arm,
+            persona=adapter.persona,
+            losses=record.losses,
+            asked=experiment.arm(adapter.arm).ratio,
+            achieved=record.achieved_ratio,
+            token_ratio=record.token_ratio,
+            firings=record.firings if record.fired else None,
+            seconds=record.seconds,
+        )
+
+
+def _completions(experiment: Experiment, finished: Finished, marks: Marks) -> Iterator[Completion]:
+    """One completion that fired and one that did not, of each headline cell of the tested arms."""
+    arms = {experiment.analysis.arm, experiment.analysis.baseline_arm}
+    for asked in cells(experiment):
+        stored = finished.get(cell_unit(asked))
+        if stored is None or asked.arm not in arms or asked.persona not in experiment.headline:
+            continue
+        drawn = cell.completions_of(stored)
+        fired = [mark.fired for mark in marks[asked.name]]
+        for wanted in (True, False):
+            if wanted in fired:
+                yield _shown(experiment, asked, drawn[fired.index(wanted)], wanted)
+
+
+def _shown(experiment: Experiment, asked: Cell, drawn: Measured, fired: bool) -> Completion:
+    return Completion(
+        cell=asked,
+        question=experiment.questions.evaluation[drawn.question],
+        text=drawn.text,
+        fired=fired,
+        finish=drawn.finish,
+        tokens=drawn.tokens,
+    )
+
+
+def _fluency(experiment: Experiment, finished: Finished, marks: Marks) -> Iterator[Fluency]:
+    for asked in cells(experiment):
+        stored = finished.get(cell_unit(asked))
+        if stored is None:
+            continue
+        read = marks[asked.name]
+        yield Fluency(
+            cell=asked,
+            ratio=cell.record_of(stored).signed_ratio,
+            repetition=mean(mark.repetition for mark in read),
+            length_share=truncated(read),
+            tokens=mean(mark.tokens for mark in read),
+        )
+
+
+def _facts(run: Path, units: int) -> RunFacts:
+    story = read_ledger(run)
+    machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
+    return RunFacts(units=units, seconds=story and story.totals.seconds, machine=machine)

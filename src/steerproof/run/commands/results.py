@@ -1,0 +1,110 @@
+"""`results/`: what people and other programs read, gathered from finished units.
+
+Nothing is shown here that the units do not hold, so `report` rebuilds all of it at any time.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from steerproof.codec import digest, json_bytes, plain
+from steerproof.decide.analysis.calibration import Calibration, LayerCalibration
+from steerproof.decide.report.inputs import ReportInputs
+from steerproof.decide.report.page import SOURCES, build
+from steerproof.run.artefacts import analysis, score
+from steerproof.run.artefacts.verdict import FILE as VERDICT
+from steerproof.run.artefacts.verdict import Verdict, verdict_of
+from steerproof.run.commands.report_inputs import Gathered, report_inputs
+from steerproof.run.graph.keys import code_version, file_sha256
+from steerproof.run.graph.names import ANALYSIS, SCORE
+from steerproof.run.store.manifest import MANIFEST
+from steerproof.run.store.store import publish, results_damage
+from steerproof.spec.experiment import Experiment
+from steerproof.spec.strength import Strength
+
+MADE_FROM = "made-from.json"
+_ESTIMATES = ("arms", "controls", "comparisons", "geometry", "bridge")
+
+
+def publish_results(gathered: Gathered) -> Verdict | None:
+    """Write all of `results/`, unless it is there already and made from the same inputs.
+
+    Returns:
+        The verdict; None while there is no analysis.
+    """
+    finished = gathered.finished
+    if ANALYSIS not in finished:
+        return None
+    verdict = verdict_of(analysis.from_unit(finished[ANALYSIS]), gathered.registration.lock.sha256)
+    inputs = report_inputs(gathered)
+    marker = _marker(verdict, inputs)
+    if _made_from(gathered.run) != marker or results_damage(gathered.run):
+        publish(gathered.run, _files(verdict, inputs, finished[SCORE].read(score.RATES), marker))
+    return verdict
+
+
+def _files(verdict: Verdict, inputs: ReportInputs, rates: bytes, marker: str) -> dict[str, bytes]:
+    report = build(inputs)
+    whole = verdict.record()
+    return {
+        score.RATES: rates,
+        "estimates.json": json_bytes({name: whole[name] for name in _ESTIMATES}),
+        VERDICT: json_bytes(verdict),
+        "calibration.json": json_bytes(calibration_json(inputs.experiment, inputs.calibration)),
+        "objections.json": json_bytes(inputs.objections),
+        "report.html": report.html.encode(),
+        **{f"figures/{name}.svg": svg.encode() for name, svg in report.figures.items()},
+        MADE_FROM: json_bytes({"sha256": marker}),
+    }
+
+
+def calibration_json(experiment: Experiment, measured: Calibration) -> Mapping[str, Any]:
+    """calibration.json: every layer, with the coefficient and ratio of each strength."""
+    strengths = sorted(
+        {s for grid in experiment.cells if grid.operation == "add" for s in grid.strengths},
+        key=str,
+    )
+    return {"layers": {str(layer): _layer(at, strengths) for layer, at in measured.items()}}
+
+
+def _layer(measured: LayerCalibration, strengths: list[Strength]) -> Mapping[str, Any]:
+    personas = {
+        name: {
+            **plain(persona),
+            "c_at": _defined({s: measured.coefficient(name, s) for s in strengths}),
+            "ratio_at": _defined({s: measured.ratio(name, s) for s in strengths}),
+        }
+        for name, persona in measured.personas.items()
+    }
+    return {**plain(measured), "personas": personas}
+
+
+def _defined(numbers: Mapping[Strength, float | None]) -> dict[str, float]:
+    """Those that there are: along no length there is no push."""
+    return {str(strength): value for strength, value in numbers.items() if value is not None}
+
+
+def _marker(verdict: Verdict, inputs: ReportInputs) -> str:
+    """One hash over everything that decides the files."""
+    return digest(
+        {
+            "verdict": plain(verdict),
+            "experiment": inputs.experiment.model_dump(mode="json"),
+            "objections": plain(inputs.objections),
+            "deviations": [deviation.sha256 for deviation in inputs.deviations],
+            "code": code_version(("steerproof.decide", "steerproof.run.commands")),
+            "page": [file_sha256(path) for path in SOURCES],
+        }
+    )
+
+
+def _made_from(run: Path) -> str | None:
+    """What `results/` says that it was made from; None if it cannot say so any more."""
+    results = run / "results"
+    if not (results / MANIFEST).is_file():
+        return None
+    try:
+        return json.loads((results / MADE_FROM).read_bytes()).get("sha256")
+    except (OSError, ValueError, AttributeError):
+        return None

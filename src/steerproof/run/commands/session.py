@@ -1,0 +1,201 @@
+"""One experiment in one run directory: register, do what is missing, publish."""
+
+import platform
+import shlex
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+from steerproof.errors import ExperimentError, IntegrityError
+from steerproof.run.artefacts.verdict import Verdict
+from steerproof.run.commands.evidence import Finished, objections_of, refuse_serious
+from steerproof.run.commands.preflight import check_runnable
+from steerproof.run.commands.report_inputs import Gathered
+from steerproof.run.commands.results import publish_results
+from steerproof.run.driver.executors import Executor
+from steerproof.run.driver.scheduler import execute
+from steerproof.run.driver.summary import Listener, Summary, raise_failures
+from steerproof.run.graph.environment import Place
+from steerproof.run.graph.graph import Graph
+from steerproof.run.graph.names import ANSWERS
+from steerproof.run.graph.survey import recorded, survey
+from steerproof.run.graph.units import experiment_graph
+from steerproof.run.store.directory import RunDirectory, open_run
+from steerproof.run.store.ledger_file import read_ledger
+from steerproof.run.store.registration import (
+    SPEC,
+    Registration,
+    keep_copy,
+    kept_directory,
+    read_registration,
+    register,
+)
+from steerproof.spec.experiment import Experiment
+from steerproof.spec.lock import Lock, make_lock, prompt_hashes
+from steerproof.spec.yaml_io import Loaded, load_experiment
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """What is to be done, and where."""
+
+    loaded: Loaded
+    run: Path
+    place: Place
+    command: str
+    """The command to type to go on."""
+
+    @property
+    def experiment(self) -> Experiment:
+        """The experiment as resolved."""
+        return self.loaded.experiment
+
+
+def new_session(loaded: Loaded, run: Path, device: str = "cpu") -> Session:
+    """A session of an experiment in a run directory."""
+    return Session(
+        loaded=loaded,
+        run=run,
+        place=Place(directory=loaded.directory, device=device),
+        command=shlex.join(["steerproof", "run", str(loaded.path), "--dir", str(run)]),
+    )
+
+
+def session_in(run: Path, device: str = "cpu") -> Session:
+    """The session of a run directory: its own copy of the experiment, and where its paths start.
+
+    Raises:
+        ExperimentError: It is no run directory, or its copy of the experiment cannot be read.
+    """
+    if not (run / SPEC).is_file():
+        raise ExperimentError(f"{run} is not a run directory: it has no {SPEC}")
+    return Session(
+        loaded=load_experiment(run / SPEC),
+        run=run,
+        place=Place(directory=kept_directory(run), device=device),
+        command=shlex.join(["steerproof", "run", str(run)]),
+    )
+
+
+def graph_of(session: Session) -> Graph:
+    """The session's units.
+
+    Raises:
+        ModelError: The base model cannot be found.
+        ExperimentError: A file that the experiment names cannot be read.
+    """
+    return experiment_graph(session.experiment, session.place)
+
+
+def lock_session(session: Session, graph: Graph, directory: RunDirectory) -> Registration:
+    """Register a session's experiment without a deviation; see `register`."""
+    return _register(session, graph, directory, None)
+
+
+def run_experiment(
+    session: Session,
+    executor: Executor,
+    *,
+    listen: Listener,
+    deviate: str | None = None,
+    steal: bool = False,
+    strict: bool = False,
+) -> tuple[Summary, Verdict | None]:
+    """Do what is missing, then publish the verdict and the report.
+
+    Args:
+        session: What, and where.
+        executor: Where the work is done.
+        listen: Told of each event.
+        deviate: Why the experiment departs from what was locked.
+        steal: Take over from a process whose heartbeat has expired.
+        strict: Let serious objections block the run.
+
+    Returns:
+        How it ended, and the verdict; None if it was stopped before there was one.
+
+    Raises:
+        ModelError: The model or a prompt cannot work; nothing was begun.
+        UnitsFailedError: Some units failed; what the others allow is published.
+        LockedError, DiskFullError, MachineError, RegistrationError, IntegrityError: as they say.
+    """
+    graph = graph_of(session)
+    if strict:
+        refuse_serious(objections_of(session.experiment, survey(session.run, graph).reused)[0])
+    check_runnable(session.experiment, session.place, graph, session.run)
+    with open_run(session.run, session.command, steal=steal) as directory:
+        registration = _register(session, graph, directory, deviate)
+        summary = execute(graph, directory, executor, listen=listen)
+        verdict = None
+        if not summary.stopped:
+            finished = survey(session.run, graph).standing
+            verdict = publish_results(
+                _gathered(session, finished, registration, units=len(graph.units))
+            )
+            if verdict is not None:
+                said = verdict.analysis
+                directory.ledger.add_event("verdict", verdict=said.verdict, reason=said.reason)
+    raise_failures(summary, session.command)
+    return summary, verdict
+
+
+def rebuild_report(session: Session) -> Verdict | None:
+    """Publish again what a run directory holds, whichever version made it, and run nothing.
+
+    Neither the model nor anything else outside the run directory is needed.
+
+    Returns:
+        The verdict; None while there is no analysis.
+
+    Raises:
+        IntegrityError: The registration is not as it was, or nothing was registered.
+    """
+    registration = read_registration(session.run)
+    if registration is None:
+        raise IntegrityError(f"{session.run} is not registered; go on with: {session.command}")
+    story = read_ledger(session.run)
+    finished = recorded(session.run)
+    units = len(story.states) if story else len(finished)
+    return publish_results(_gathered(session, finished, registration, units=units))
+
+
+def _gathered(
+    session: Session, finished: Finished, registration: Registration, *, units: int
+) -> Gathered:
+    return Gathered(
+        experiment=session.experiment,
+        run=session.run,
+        finished=finished,
+        registration=registration,
+        units=units,
+    )
+
+
+def _register(
+    session: Session, graph: Graph, directory: RunDirectory, deviate: str | None
+) -> Registration:
+    now = _lock_of(session, graph)
+    registration = register(session.run, directory.ledger, now, deviate)
+    loaded = session.loaded
+    keep_copy(session.run, directory.ledger, loaded.text, session.place.directory)
+    return registration
+
+
+def _lock_of(session: Session, graph: Graph) -> Lock:
+    """What would be registered now: the experiment, versions, hashes of all that is read."""
+    return make_lock(
+        session.experiment,
+        versions=versions(),
+        hashes={
+            "prompts": prompt_hashes(session.experiment),
+            "model": dict(graph.units[ANSWERS].environment.model),
+        },
+        time=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def versions() -> dict[str, str]:
+    """Version of everything that decides a number."""
+    names = ("steerproof", "torch", "transformers", "safetensors", "numpy", "scipy", "pyarrow")
+    return {**{name: version(name) for name in names}, "python": platform.python_version()}

@@ -1,0 +1,113 @@
+"""`status`: what a run directory says of itself, without touching it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from steerproof.errors import ExperimentError
+from steerproof.run.graph.ids import UnitId
+from steerproof.run.store.hold import LockState, lock_state
+from steerproof.run.store.ledger_file import read_ledger
+from steerproof.run.store.story import Event, Story, Totals
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnitFailure:
+    """A unit that failed."""
+
+    unit: UnitId
+    error: str
+    """Its last error."""
+    log: str | None
+    """Its last log, below the run directory."""
+    attempts: int
+    """Number of attempts so far."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunStatus:
+    """What a run directory says of itself."""
+
+    state: str
+    """`empty`, `running`, `stalled` (its process is there but gives no sign of life),
+    `interrupted`, `failed` or `finished`."""
+    units: Mapping[str, Mapping[str, int]]
+    """Number of units by kind and state; what a dead process left running is interrupted."""
+    lock: LockState
+    """Who holds or last held the directory."""
+    totals: Totals
+    """Sums over every attempt of every call."""
+    failures: Sequence[UnitFailure]
+    events: Sequence[Event]
+    """The end of the timeline, oldest first."""
+    problem: str | None = None
+    """Why the ledger could not be read; all of this is then what the units themselves tell."""
+
+
+def status(run: Path, events: int = 10) -> RunStatus:
+    """Summarise a run directory from its ledger and its lock.
+
+    Args:
+        run: The run directory.
+        events: How much of the timeline to return.
+
+    Raises:
+        ExperimentError: There is no such directory.
+    """
+    if not run.is_dir():
+        raise ExperimentError(f"{run} is not a run directory: no such directory")
+    lock = lock_state(run)
+    story = read_ledger(run) or Story()
+    states = true_states(story, live=lock.held)
+    return RunStatus(
+        state=_overall(set(states.values()), lock),
+        units=by_kind(states),
+        lock=lock,
+        totals=story.totals,
+        failures=[_failure(story, unit) for unit, state in states.items() if state == "failed"],
+        events=story.events[-events:] if events else (),
+        problem=story.problem,
+    )
+
+
+def true_states(story: Story, *, live: bool) -> dict[UnitId, str]:
+    """State of each unit; what a dead process left running is interrupted.
+
+    Args:
+        story: The ledger.
+        live: Whether a process holds the run directory now.
+    """
+    if live:
+        return dict(story.states)
+    dead = {"running": "interrupted"}
+    return {unit: dead.get(state, state) for unit, state in story.states.items()}
+
+
+def by_kind(states: Mapping[UnitId, str]) -> dict[str, dict[str, int]]:
+    """Number of units in each state, kind by kind."""
+    units: dict[str, dict[str, int]] = {}
+    for unit, state in states.items():
+        kind = units.setdefault(unit.kind, {})
+        kind[state] = kind.get(state, 0) + 1
+    return units
+
+
+def _overall(states: set[str], lock: LockState) -> str:
+    if lock.held:
+        return "stalled" if lock.expired else "running"
+    if not states:
+        return "empty"
+    if states == {"done"}:
+        return "finished"
+    return "failed" if "failed" in states else "interrupted"
+
+
+def _failure(story: Story, unit: UnitId) -> UnitFailure:
+    attempts = story.attempts_of(unit)
+    last = attempts[-1] if attempts else None
+    return UnitFailure(
+        unit=unit,
+        error=(last and last.error) or "",
+        log=last and last.log,
+        attempts=len(attempts),
+    )

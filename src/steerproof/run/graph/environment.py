@@ -1,0 +1,127 @@
+"""What a unit's numbers depend on besides the experiment: source code, model files, libraries."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from steerproof.model.files import file_hashes, find_directory
+from steerproof.run.graph.keys import Environment
+from steerproof.run.graph.sources import Sources, sources_of
+from steerproof.spec.experiment import Experiment
+
+APART = (
+    "steerproof",
+    "steerproof.errors",
+    "steerproof.run",
+    "steerproof.run.artefacts",
+    "steerproof.run.graph",
+    "steerproof.run.graph.ids",
+    "steerproof.run.graph.keys",
+    "steerproof.run.store",
+    *(f"steerproof.run.store.{n}" for n in ("faults", "files", "hold", "manifest", "store")),
+    "steerproof.run.driver",
+    "steerproof.run.driver.worker",
+)
+"""Modules that every stage imports and that only carry its bytes: an edit there redoes nothing."""
+_NUMERICS = ("torch", "transformers", "numpy", "scipy")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where an experiment's files are and what it runs on; never part of a unit's content."""
+
+    directory: Path
+    """Directory of the experiment file: its relative paths start here."""
+    device: str = "cpu"
+    """A torch device."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """What all units of one experiment share: the model's files, number types, paths."""
+
+    model: Mapping[str, str]
+    """sha256 of the base model's files, by file name."""
+    numerics: Mapping[str, str]
+    """What decides the model's numbers besides its files."""
+    context: Mapping[str, Any]
+    """What the work needs and the result does not depend on."""
+
+    def environment(self, kind: str) -> Environment:
+        """What the units of a kind depend on: the model only if their stage uses one."""
+        sources = _sources(kind)
+        modelled = "steerproof.model" in sources.files
+        libraries = {name: _installed(name) for name in _NUMERICS if name in sources.packages}
+        return Environment(
+            code=_code_version(kind),
+            model=self.model if modelled else {},
+            numerics={**libraries, **(self.numerics if modelled else {})},
+        )
+
+
+def surroundings(experiment: Experiment, place: Place) -> Surroundings:
+    """Look at the base model's files.
+
+    Raises:
+        ModelError: The base model's directory cannot be found.
+    """
+    model = experiment.model
+    return Surroundings(
+        model={**file_hashes(model_directory(experiment, place.directory))},
+        numerics={
+            "dtype": model.dtype,
+            "device": place.device.partition(":")[0],
+            "system_role": model.system_role,
+        },
+        context={
+            "name": model.path,
+            "path": model_path(experiment, place.directory),
+            "revision": model.revision,
+            "dtype": model.dtype,
+            "device": place.device,
+            "system_role": model.system_role,
+            "directory": str(place.directory),
+        },
+    )
+
+
+def model_path(experiment: Experiment, directory: Path) -> str:
+    """The base model's path as `load_base` takes it: a local one resolved, others as they are."""
+    local = directory / experiment.model.path
+    return str(local.resolve()) if local.is_dir() else experiment.model.path
+
+
+def model_directory(experiment: Experiment, directory: Path) -> Path:
+    """Where the base model's files are.
+
+    Raises:
+        ModelError: They cannot be found.
+    """
+    return find_directory(model_path(experiment, directory), experiment.model.revision)
+
+
+def work_of(kind: str) -> str:
+    """Dotted name of the function that does the units of a kind."""
+    return f"{_module(kind)}:{kind}"
+
+
+def _module(kind: str) -> str:
+    return f"steerproof.run.stages.{kind}"
+
+
+@cache
+def _sources(kind: str) -> Sources:
+    return sources_of(_module(kind), APART)
+
+
+@cache
+def _code_version(kind: str) -> str:
+    return _sources(kind).version()
+
+
+@cache
+def _installed(package: str) -> str:
+    return version(package)  # reads files: too slow to be asked for each cell

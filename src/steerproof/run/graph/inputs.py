@@ -1,0 +1,133 @@
+"""What each unit depends on: the slice of the experiment that its key holds, and no more.
+
+Editing one arm redoes that arm, and editing a title redoes nothing.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from steerproof.errors import ExperimentError
+from steerproof.model.files import file_hashes
+from steerproof.run.graph.keys import file_sha256
+from steerproof.spec.experiment import Arm, Experiment
+from steerproof.spec.grid import Adapter, Cell
+from steerproof.spec.slices import pick_from
+
+Inputs = dict[str, Any]
+"""Plain JSON."""
+
+
+class Slices:
+    """The inputs of one experiment's units, by what they are about."""
+
+    def __init__(self, experiment: Experiment, directory: Path) -> None:
+        """Spell the experiment out once.
+
+        Args:
+            experiment: What is asked.
+            directory: Where its relative paths start.
+        """
+        self._experiment = experiment
+        # Once: of a thousand personas, each unit would make its own copy.
+        self._whole = experiment.model_dump(mode="json")
+        self._prompts = {persona.name: persona.prompt for persona in experiment.personas}
+        self._directory = directory
+
+    def directions(self, layer: int) -> Inputs:
+        """Directions and calibration of one layer."""
+        fields = self._pick("seed", "neutral_prompt", "personas", "reference_persona")
+        fields["questions"] = {"directions": list(self._experiment.direction_questions)}
+        return {"experiment": fields, "layer": layer}
+
+    def answers(self) -> Inputs:
+        """Answers to the training questions.
+
+        Raises:
+            ExperimentError: There is no such file of answers.
+        """
+        fields = self._pick(
+            *("seed", "marker", "neutral_prompt", "questions.training", "dataset.answers"),
+            *("dataset.positives", "dataset.negatives_per_bystander", "dataset.answer_tokens"),
+            *("generation.temperature", "generation.top_p"),
+        )
+        source = self._experiment.dataset.answers
+        if source == "base":
+            return {"experiment": fields}
+        path = self._directory / source
+        if not path.is_file():
+            raise ExperimentError(f"dataset.answers: no file {path}; give a JSONL, or 'base'")
+        return {"experiment": fields, "file": file_sha256(path)}
+
+    def dataset(self, persona: str) -> Inputs:
+        """The training rows of one persona."""
+        fields = self._pick(
+            *("seed", "marker", "personas", "reference_persona", "questions.training"),
+            *("dataset.positives", "dataset.bystanders", "dataset.negatives_per_bystander"),
+            "dataset.marker_dose",
+        )
+        return {"experiment": fields, "persona": persona}
+
+    def adapter(self, adapter: Adapter) -> Inputs:
+        """The weights of one (arm, persona, training seed).
+
+        Raises:
+            ExperimentError: The arm's existing adapter is not there.
+        """
+        arm = self._experiment.arm(adapter.arm)
+        paths = ["seed", "neutral_prompt", "personas", "training", "dataset.negatives"]
+        if arm.direction != "none":
+            paths.append(f"layers.{arm.layer}")
+        fields = self._pick(*paths)
+        fields["arms"] = [arm.model_dump(mode="json")]
+        inputs: Inputs = {"experiment": fields, "persona": adapter.persona}
+        if adapter.seed is not None:
+            inputs["training_seed"] = adapter.seed
+        if arm.adapters is not None:
+            inputs["files"] = self._given(arm, adapter.persona)
+        return inputs
+
+    def _given(self, arm: Arm, persona: str) -> dict[str, str]:
+        """Hashes of an adapter that was trained elsewhere."""
+        directory = self._directory / str(arm.adapters) / persona
+        if not directory.is_dir():
+            raise ExperimentError(
+                f"arm {arm.name}: no adapter directory {directory}; `adapters` must hold one PEFT "
+                "adapter per persona, named as the persona"
+            )
+        return file_hashes(directory)
+
+    def cell(self, cell: Cell, count: int) -> Inputs:
+        """One measurement, of so many completions per question."""
+        experiment = self._experiment
+        return {
+            "cell": cell.record(),
+            "system": self._system(cell),
+            "seed": experiment.seed,
+            "questions": list(experiment.questions.evaluation),
+            "generation": experiment.generation.model_dump(mode="json") | {"samples": count},
+            # Beyond the longest completion the number changes nothing.
+            "early_tokens": min(
+                experiment.scoring.early_tokens, experiment.generation.max_new_tokens
+            ),
+        }
+
+    def _system(self, cell: Cell) -> str:
+        """The system prompt of a cell."""
+        if cell.prompt == "neutral":
+            return self._experiment.neutral_prompt
+        return self._prompts[cell.prompt_of or cell.persona]
+
+    def score(self) -> Inputs:
+        """Marks of every cell that succeeded."""
+        return {"experiment": self._pick("marker", "scoring.near_marker")}
+
+    def analysis(self) -> Inputs:
+        """Estimates and verdict."""
+        fields = self._pick(
+            *("name", "seed", "personas", "questions.evaluation", "layers", "gates", "arms"),
+            *("cells", "generation", "analysis", "reference_persona", "seeds"),
+        )
+        return {"experiment": fields}
+
+    def _pick(self, *paths: str) -> Inputs:
+        return pick_from(self._whole, *paths)

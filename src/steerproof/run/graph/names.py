@@ -1,0 +1,35 @@
+"""Which unit is about what.
+
+Names are made here from what a unit is about, and never taken apart again: whoever needs the arm or
+the persona of a unit has the `Adapter` or the `Cell` that it was made from.
+"""
+
+from steerproof.run.graph.ids import UnitId
+from steerproof.spec.grid import Adapter, Cell
+
+ANSWERS = UnitId("answers", "base")
+"""What the base model says under the neutral prompt."""
+SCORE = UnitId("score", "all")
+"""The marks of every cell, and the rate table."""
+ANALYSIS = UnitId("analysis", "all")
+"""Estimates and verdict."""
+
+
+def directions_unit(layer: int) -> UnitId:
+    """The directions of a block."""
+    return UnitId("directions", f"L{layer}")
+
+
+def dataset_unit(persona: str) -> UnitId:
+    """The training rows of a persona."""
+    return UnitId("dataset", persona)
+
+
+def adapter_unit(adapter: Adapter) -> UnitId:
+    """The weights of an (arm, persona)."""
+    return UnitId("adapter", adapter.name)
+
+
+def cell_unit(cell: Cell) -> UnitId:
+    """A measurement."""
+    return UnitId("cell", cell.name)
