@@ -3,11 +3,15 @@
 import copy
 import warnings
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 from datasets import Dataset
+from torch import nn
+from torch.utils.checkpoint import checkpoint
 from transformers import Trainer, TrainingArguments
+from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
 from trl import SFTConfig, SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
@@ -92,11 +96,13 @@ def losses(trainer):
     return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("reentrant", [None, False, True])
 def test_trl_with_the_directions_has_the_losses_of_steerproofs_own_training(
-    work, ours, tmp_path, checkpointing
+    work, ours, tmp_path, reentrant
 ):
-    trainer = trainer_of(work, tmp_path, gradient_checkpointing=checkpointing)
+    how = {"use_reentrant": reentrant}
+    checkpointing = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": how}
+    trainer = trainer_of(work, tmp_path, **({} if reentrant is None else checkpointing))
     collator = trainer.data_collator
     with steered_training(trainer, pushes_of(work)) as steered:
         trainer.train()
@@ -187,19 +193,44 @@ def test_a_push_that_the_residuals_precision_swallows_is_an_error(work, tmp_path
         trainer.train()
 
 
-def test_two_forward_passes_before_a_backward_pass_are_refused_where_blocks_are_recomputed(
-    work, tmp_path
-):
-    trainer = trainer_of(work, tmp_path, gradient_checkpointing=True)
+@pytest.fixture
+def recomputed(monkeypatch):
+    """Blocks that are recomputed with all their hooks, as some libraries checkpoint them."""
+
+    def call(block, *args, **given):
+        whole = partial(nn.Module.__call__, block, **given)
+        return checkpoint(whole, *args, use_reentrant=True) if block.training else whole(*args)
+
+    monkeypatch.setattr(Qwen2DecoderLayer, "__call__", call)
+
+
+def trained_with_inputs_that_require_gradients(work, place):
+    trainer = trainer_of(work, place)
+    trainer.model.enable_input_require_grads()
+    return trainer
+
+
+def test_a_recomputed_block_is_pushed_alike_and_not_counted(work, ours, tmp_path, recomputed):
+    trainer = trained_with_inputs_that_require_gradients(work, tmp_path)
+    with steered_training(trainer, pushes_of(work)) as steered:
+        trainer.train()
+    assert losses(trainer) == pytest.approx(ours, abs=1e-4)
+    assert set(steered.audit().firings.values()) == {3}
+
+
+def test_a_block_recomputed_for_an_earlier_pass_is_refused(work, tmp_path, recomputed):
+    trainer = trained_with_inputs_that_require_gradients(work, tmp_path)
     inner = trainer.compute_loss
 
     def twice(model, inputs, **more):
-        inner(model, dict(inputs), **more)
-        return inner(model, inputs, **more)
+        loss = inner(model, dict(inputs), **more)
+        with torch.no_grad():
+            inner(model, inputs, **more)
+        return loss
 
     trainer.compute_loss = twice
     with (
-        pytest.raises(SteeringError, match="second forward"),
+        pytest.raises(SteeringError, match="routed since"),
         steered_training(trainer, pushes_of(work)),
     ):
         trainer.train()

@@ -5,12 +5,13 @@ carries the numbers with their batch, so batches may be fetched ahead; a hook be
 forward takes them out again and routes them. Recomputation under gradient checkpointing happens in
 the backward pass: it is pushed alike and not counted.
 
-What cannot be done right is refused: `torch.compile`, rows packed into one, and a second forward
-pass between a forward pass and its backward where blocks are recomputed.
+What cannot be done right is refused: `torch.compile`, rows packed into one, and blocks that are
+recomputed for a forward pass when another has been routed since.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -177,10 +178,12 @@ def _attached(model: nn.Module, pushes: Sequence[Push], key: str) -> Iterator["_
     steering = Steering(blocks, pushes, device=weight.device, dtype=weight.dtype)
     routing = _Routing(steering, pushes, key)
     with ExitStack() as stack:
-        for handle in (
+        handles = [
             model.register_forward_pre_hook(routing.before, with_kwargs=True),
             model.register_forward_hook(routing.after),
-        ):
+            *(blocks[n].register_forward_pre_hook(routing.at_block) for n in steering.layers),
+        ]
+        for handle in handles:
             stack.callback(handle.remove)
         stack.callback(routing.end_replay)
         stack.enter_context(steering.attach())
@@ -196,9 +199,10 @@ class _Routing:
         self._key = key
         self._asked = torch.zeros(len(pushes) + 1, dtype=torch.int64)
         self._replay = ExitStack()
-        self._pending = False
+        self._passes = 0
+        self._stale = False
 
-    def before(self, model: nn.Module, args: Any, inputs: dict[str, Any]) -> tuple[Any, Any]:
+    def before(self, _model: nn.Module, args: Any, inputs: dict[str, Any]) -> tuple[Any, Any]:
         """Before the model's forward: take the numbers out of the batch and route its rows."""
         self.end_replay()
         slots = inputs.pop(self._key, None)
@@ -206,12 +210,6 @@ class _Routing:
             raise SteeringError(
                 "a batch does not say what its rows are pushed by: the trainer's data_collator must"
                 " be the one that collator() gives"
-            )
-        if self._pending and getattr(model, "is_gradient_checkpointing", False):
-            raise SteeringError(
-                "a second forward pass before the backward pass of the first: with gradient"
-                " checkpointing its blocks would be recomputed with the other's directions; turn"
-                " gradient_checkpointing off"
             )
         ids: Tensor = inputs["input_ids"] if "input_ids" in inputs else args[0]
         if len(ids) != len(slots):
@@ -222,23 +220,33 @@ class _Routing:
         mask = inputs.get("attention_mask")
         real = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
         self.steering.route(slots, real)
+        self._passes += 1
         self._asked.index_add_(0, slots.cpu(), real.sum(1).cpu())
         return args, inputs
 
     def after(self, _model: nn.Module, _args: Any, output: Any) -> None:
         """After the model's forward: from the first gradient on, blocks are recomputed."""
-        found = [one for one in _tensors(output) if one.requires_grad]
-        self._pending = bool(found)
-        for one in found:
-            one.register_hook(self._begin_replay)
+        begin = partial(self._begin_replay, self._passes)
+        for one in _tensors(output):
+            if one.requires_grad:
+                one.register_hook(begin)
 
-    def _begin_replay(self, _gradient: Tensor) -> None:
-        if self._pending:
-            self._pending = False
-            self._replay.enter_context(self.steering.replaying())
+    def at_block(self, _block: nn.Module, _args: Any) -> None:
+        """Before a steered block: refuse to recompute it for another pass than the last."""
+        if self._stale:
+            raise SteeringError(
+                "a block is recomputed for a forward pass when another has been routed since, so it"
+                " would get the other's directions; turn gradient_checkpointing off"
+            )
+
+    def _begin_replay(self, number: int, _gradient: Tensor) -> None:
+        self._stale = self._stale or number != self._passes
+        self._replay.close()
+        self._replay.enter_context(self.steering.replaying())
 
     def end_replay(self) -> None:
         """What fires from here on is a forward pass."""
+        self._stale = False
         self._replay.close()
 
     def check(self) -> None:
