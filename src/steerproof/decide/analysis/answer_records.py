@@ -6,13 +6,10 @@ None means undefined or not measured; a reason always says why.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Literal
-
-from pydantic import TypeAdapter, ValidationError
+from typing import Literal
 
 from steerproof.decide.analysis.gates import Gate
 from steerproof.decide.analysis.rule import Verdict
-from steerproof.errors import IntegrityError
 
 Pair = tuple[float, float]
 Scale = Literal["rate", "margin"]
@@ -68,20 +65,22 @@ class MatrixResult:
     """One matrix: adapters of one arm against the personas' directions, or their prompts."""
 
     arm: str
-    columns: Literal["centroid", "isotropic", "in_subspace", "prompt"]
-    """What the columns are: directions of a kind, or system prompts without a push."""
+    columns: str
+    """What the columns are: directions of a kind, or `prompt`, system prompts without a push."""
     strength: str
     """How hard every cell pushes; `none` for prompts."""
     scale: Scale
-    values: Mapping[str, Mapping[str, float]]
-    """By adapter, then by the persona of the column."""
+    trained_label: bool
+    """Columns are named by the adapter that was trained with them, in a shuffled arm."""
+    values: Mapping[str, Mapping[str, float | None]]
+    """By adapter, then by the persona of the column; None where a cell is missing."""
     negatives: Mapping[str, tuple[str, ...]]
     """Personas that each adapter was trained to be silent at; an own class, never pooled."""
-    own: float
+    own: float | None
     """Mean over adapters under their own direction."""
     trained_negatives: float | None
     """Mean under trained negatives; None where there are none."""
-    held_out: float
+    held_out: float | None
     """Mean under those that the adapter never saw."""
     s: Estimate | None
     """S: own minus held out, with the jackknife over personas; None if `reason` says so."""
@@ -118,6 +117,28 @@ class RandomDraws:
     """Mean over adapters of the rank p `(r + 1) / (m + 1)`."""
     first: int
     """Adapters whose own direction is above every random one."""
+    mean: float
+    """Mean rate under the random directions."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Base:
+    """The untrained model under every push and prompt that it was measured with."""
+
+    fired: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignCounts:
+    """The tested arm against, without and along its own direction: mean rates."""
+
+    against: float
+    unsteered: float
+    along: float
+    ordered: int
+    """Personas whose rates rise in that order."""
+    personas: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,7 +171,6 @@ class SeedResult:
     """What one training seed shows by itself."""
 
     seed: int
-    registered: Verdict
     rho: float | None
     """Registered correlation at the primary strength."""
     s: float | None
@@ -164,7 +184,7 @@ class SeedAnswer:
     """Agreement of the training seeds."""
 
     results: tuple[SeedResult, ...]
-    """Of every seed, the experiment's own first."""
+    """Of every seed, the experiment's own first; empty where there is one."""
     subject: str
     """`these personas` or `these adapters`: of whom the ranking speaks."""
     single: float | None
@@ -180,8 +200,6 @@ class DirectionAnswer:
 
     reads: Reads
     carries: Carries
-    reason: str
-    """Why, with numbers; or what was not measured."""
     supports: bool | None
     """The matrix bears a SUPPORTED of the title's question; None where it was not measured."""
     tested: MatrixResult | None
@@ -191,6 +209,8 @@ class DirectionAnswer:
     contrasts: tuple[Contrast, ...]
     """Differences of the classes, of the tested arm."""
     draws: RandomDraws | None
+    base: Base | None
+    signs: SignCounts | None
     fraction: Estimate | None
     """S of the direction over S of the prompt, in the arm trained on prompts, in nats."""
     fraction_reason: str | None
@@ -210,7 +230,7 @@ class RevisedKill:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ThreeAnswers:
-    """As registered, ranking, direction and prompt; the words are made of these alone."""
+    """As registered, ranking, direction and prompt; `answer_words` says them in words."""
 
     registered: Verdict
     ranking: RankingAnswer
@@ -220,21 +240,3 @@ class ThreeAnswers:
     """Warnings on the directions: neutral prompt and controls."""
     kills: tuple[RevisedKill, ...]
     """The second versions of `sign_inverted` and `direction_not_specific`."""
-    reading: str
-    """What all of it means for the question."""
-    lines: tuple[str, ...]
-    """The three answers in words, in order."""
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> "ThreeAnswers":
-        """The record that `plain` wrote, typed again.
-
-        Raises:
-            IntegrityError: a field is missing or has another type.
-        """
-        try:
-            return TypeAdapter(cls).validate_python(value)
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(key) for key in first["loc"])
-            raise IntegrityError(f"not the answers: {where}: {first['msg']}") from error

@@ -42,6 +42,8 @@ class Gate:
     """What would mend it."""
     numbers: Mapping[str, Number] = field(default_factory=dict)
     """The numbers that decided; None where undefined."""
+    at: str = ""
+    """The strength that it is about; empty for a gate on no strength."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,8 +83,16 @@ def install_of(own: Rates, others: Rates, limits: Answers) -> Install:
     )
 
 
-def installed(own: Rates, others: Rates, limits: Answers, arm: str) -> Gate:
-    """G1: the adapters whose prompted rates are the bridge learnt whom to fire for."""
+def installed(own: Rates, others: Rates, limits: Answers, arm: str, prompts: int = 1) -> Gate:
+    """G1: the adapters whose prompted rates are the bridge learnt whom to fire for.
+
+    Args:
+        own: Rate of each persona's adapter under its own prompt, unsteered.
+        others: Its mean rate under other prompts.
+        limits: Thresholds.
+        arm: Whose adapters they are.
+        prompts: How many other prompts; a single one is the neutral prompt.
+    """
     if np.isnan(own).any() or np.isnan(others).any():
         return unknown(
             "installed",
@@ -93,12 +103,13 @@ def installed(own: Rates, others: Rates, limits: Answers, arm: str) -> Gate:
     many = int(np.sum(found.difference >= limits.installed_each - 1e-12))
     state = "not installed" if found.absent else "installed" if found.installed else "not shown"
     bounds = found.bounds
+    compared = "the neutral one" if prompts == 1 else "others"
     return Gate(
         name="installed",
         passed=bool(found.installed),
         fatal=True,
         finding=f"arm {arm}, unsteered: {own.mean():.2f} under the own persona's prompt, "
-        f"{others.mean():.2f} under others; difference {float(bounds.mean):.3f} "
+        f"{others.mean():.2f} under {compared}; difference {float(bounds.mean):.3f} "
         f"({float(bounds.lower):.2f} to {float(bounds.upper):.2f}), {many} of {len(own)} personas "
         f"by {limits.installed_each:g}: {state}",
         limit=_install_limit(limits),
@@ -110,6 +121,9 @@ def installed(own: Rates, others: Rates, limits: Answers, arm: str) -> Gate:
             "difference": float(bounds.mean),
             "lower": float(bounds.lower),
             "upper": float(bounds.upper),
+            "low": float(bounds.low),
+            "high": float(bounds.high),
+            "prompts": prompts,
             "personas": many,
             "not_installed": int(found.absent),
         },
@@ -153,6 +167,7 @@ def attainable_rho(
             "questions": questions,
             "questions_needed": more,
         },
+        at=strength,
     )
 
 
@@ -201,7 +216,7 @@ def coherent(
         "unsteered)"
         for arm, (text, still) in judged.items()
     )
-    numbers: dict[str, Number] = {"largest_loss": lost[worst]}
+    numbers: dict[str, Number] = {"largest_loss": lost[worst], "limit": limits.coherence_loss}
     for arm, (text, still) in judged.items():
         numbers |= {
             f"{arm} ended": text.ended,
@@ -216,6 +231,7 @@ def coherent(
         limit=limit,
         remedy="" if not broken else "push less: decide at the ratio that was trained",
         numbers=numbers,
+        at=strength,
     )
 
 
@@ -257,6 +273,7 @@ def equal_dose(
             "rho_rate_push": rho if spread > 1 + 1e-6 else None,
             "dose_ranked": int(ordered),
         },
+        at=strength,
     )
 
 

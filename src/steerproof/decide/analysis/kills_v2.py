@@ -10,9 +10,15 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
+from steerproof.decide.analysis.answer_records import RevisedKill
 from steerproof.decide.analysis.bounds import Bounds, equivalence, mean_bounds
+from steerproof.decide.analysis.case import Case, rates_of
+from steerproof.decide.analysis.flags import all_present
+from steerproof.decide.analysis.kinds import steered_kind
 from steerproof.decide.analysis.permutation import paired_test
+from steerproof.decide.analysis.rig import Rig, text_of
 from steerproof.decide.analysis.statistics import spearman
+from steerproof.spec.strength import NONE, Strength
 
 Rates = Float[np.ndarray, "personas *batch"]
 Batch = Float[np.ndarray, "*batch"]
@@ -72,3 +78,82 @@ def not_specific(
         p=p,
         fired=np.asarray((p <= LEVEL) & (ranks < rho_margin)),
     )
+
+
+def revised_kills(case: Case, rig: Rig, arm: str, strength: Strength) -> tuple[RevisedKill, ...]:
+    """Both kills of one arm.
+
+    Args:
+        case: The table under its experiment.
+        rig: Says whether text stayed whole.
+        arm: The tested arm.
+        strength: The one that decides; `sign_inverted` is about the primary one.
+    """
+    return (_inverted(case, rig, arm), _not_specific(case, arm, strength))
+
+
+def _inverted(case: Case, rig: Rig, arm: str) -> RevisedKill:
+    experiment, limits = case.experiment, case.experiment.answers
+    primary = experiment.analysis.primary_strength
+    still = steered_kind(experiment, arm, NONE, "persona")
+    pushed = steered_kind(experiment, arm, primary, "persona")
+    before, after = rates_of(case, still), rates_of(case, pushed)
+    if not all_present(before, after):
+        return _unknown("sign_inverted", f"not every persona was measured: {pushed.name}")
+    p = float(sign_inverted_p(before, after))
+    fell = int(np.sum(after < before))
+    numbers = {"n_inverted": fell, "n": len(before), "signed_rank_p": p}
+    found = f"with the persona prompt on, {primary} lowers the rate of {fell} of {len(before)}"
+    found = f"{found} personas, signed-rank p = {p:.3f}"
+    texts = [text_of(rig, kind, case.personas) for kind in (still, pushed)]
+    if p > LEVEL:
+        return RevisedKill(name="sign_inverted", fired=False, reason=found, numbers=numbers)
+    if texts[0] is None or texts[1] is None:
+        reason = f"{found}; whether the text was whole is not known"
+        return RevisedKill(name="sign_inverted", fired=None, reason=reason, numbers=numbers)
+    lost = texts[0].coherent - texts[1].coherent
+    numbers = {**numbers, "coherent": texts[1].coherent, "coherent_unsteered": texts[0].coherent}
+    whole = lost <= limits.coherence_loss
+    reason = f"{found}; {texts[1].coherent:.0%} of the text is coherent"
+    if not whole:
+        reason = f"{reason}: destroyed, not inverted"
+    return RevisedKill(name="sign_inverted", fired=whole, reason=reason, numbers=numbers)
+
+
+def _not_specific(case: Case, arm: str, strength: Strength) -> RevisedKill:
+    name, experiment = "direction_not_specific", case.experiment
+    control = experiment.analysis.isotropic_arm
+    if control is None or control == arm:
+        return _unknown(name, "no arm with random directions to compare with")
+    ours = rates_of(case, steered_kind(experiment, arm, strength))
+    theirs = rates_of(case, steered_kind(experiment, control, strength))
+    bridge = rates_of(case, case.bridge)
+    if not all_present(ours, theirs, bridge):
+        return _unknown(name, f"not every persona was measured in arms {arm} and {control}")
+    found = not_specific(
+        ours,
+        theirs,
+        bridge,
+        margin=experiment.answers.least_rate,
+        rho_margin=experiment.analysis.thresholds.specific_rho,
+    )
+    ranks, bounds = float(found.rho_difference), found.difference
+    undefined = bool(np.isnan(ranks) or np.isnan(found.p))
+    numbers = {
+        "rho_difference": None if np.isnan(ranks) else ranks,
+        "difference": float(bounds.mean),
+        "low": float(bounds.low),
+        "high": float(bounds.high),
+        "equivalence_p": None if np.isnan(found.p) else float(found.p),
+    }
+    reason = (
+        f"at {strength}, arm {arm} less arm {control}: mean rate {float(bounds.mean):+.3f} "
+        f"({float(bounds.low):+.2f} to {float(bounds.high):+.2f}), "
+        + ("no difference of rho" if np.isnan(ranks) else f"rho {ranks:+.2f}")
+    )
+    fired = None if undefined else bool(found.fired)
+    return RevisedKill(name=name, fired=fired, reason=reason, numbers=numbers)
+
+
+def _unknown(name: str, reason: str) -> RevisedKill:
+    return RevisedKill(name=name, fired=None, reason=reason, numbers={})

@@ -57,7 +57,7 @@ def selectivity(
     permutations: int = 9_999,
     confidence: float = 0.95,
 ) -> Selectivity | None:
-    """S with its permutation p and jackknife interval.
+    """S with its permutation p and jackknife interval; a cell that is NaN takes no part.
 
     `T(pi) = mean_i R[i, pi(i)]`, R the residuals of row and column effects by least squares on
     the own and held-out cells, pi over the orders that use such cells alone;
@@ -65,38 +65,42 @@ def selectivity(
     that breaks text are row and column effects and cancel.
 
     Args:
-        values: Rates or margins; trained negatives may be NaN.
+        values: Rates or margins; NaN where one was not measured.
         negatives: Where a direction was a trained negative of the adapter.
         rng: Source of the orders.
         permutations: Orders to draw.
         confidence: Level of the bounds.
 
     Returns:
-        None where a persona has no held-out direction or too few orders exist for a p of 0.05.
+        None where an own cell is missing, where a persona has no held-out direction, or where too
+        few orders exist for a p of 0.05.
     """
-    held = held_out_of(negatives)
-    if not held.any(axis=1).all():
+    present = np.asarray(~np.isnan(values).reshape(*values.shape[:2], -1).any(axis=2))
+    allowed = ~negatives & present
+    held = held_out_of(~allowed)
+    if not held.any(axis=1).all() or not present.diagonal().all():
         return None
-    drawn = restricted_orders(~negatives, rng, permutations)
+    drawn = restricted_orders(allowed, rng, permutations)
     if drawn is None:
         return None
-    trained = [values[i, np.flatnonzero(row)].mean(axis=0) for i, row in enumerate(negatives)]
-    blank = np.full(values.shape[2:], np.nan)
-    silent = np.array(
-        [m if row.any() else blank for m, row in zip(trained, negatives, strict=True)]
-    )
     rest = held_out_means(values, held)
     diagonal = np.array([values[i, i] for i in range(len(values))])
     first = [values[i, i] > values[i, row].max(axis=0) for i, row in enumerate(held)]
     return Selectivity(
         own=np.asarray(diagonal.mean(axis=0)),
-        negatives=np.asarray(silent.mean(axis=0)),
+        negatives=class_mean(values, negatives & present),
         held_out=np.asarray(rest.mean(axis=0)),
         s=jackknifed(values, held, confidence),
-        p=permutation_p(values, ~negatives, drawn),
+        p=permutation_p(values, allowed, drawn),
         own_first=np.asarray(np.sum(first, axis=0), dtype=float),
         permutations=len(drawn),
     )
+
+
+def class_mean(values: Values, cells: Allowed) -> Batch:
+    """Mean over adapters of their means over a class of cells; NaN where none has any."""
+    rows = [values[i, row].mean(axis=0) for i, row in enumerate(cells) if row.any()]
+    return np.asarray(np.mean(rows, axis=0)) if rows else np.full(values.shape[2:], np.nan)
 
 
 def held_out_means(values: Values, held: Allowed) -> Float[np.ndarray, "adapters *batch"]:

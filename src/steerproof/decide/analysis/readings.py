@@ -7,15 +7,15 @@ from steerproof.decide.analysis.records import ArmResult, StrengthResult
 from steerproof.decide.analysis.rule import Outcome, Verdict, verdict_of
 from steerproof.spec.experiment import Experiment
 
-_TRAINING_GAP = (
+TRAINING_GAP = (
     "training gap: conventional training never gave the model a reason to read the direction; "
     "trained with it, the model reads it"
 )
-_NOT_EXPRESSIVE = (
+NOT_EXPRESSIVE = (
     "direction not expressive enough: the persona direction at this layer does not carry the "
     "ranking even when the model is trained against it"
 )
-_NOTHING_TO_EXPLAIN = (
+NOTHING_TO_EXPLAIN = (
     "nothing to explain: the prompt-only arm passes too, so training with the direction is not "
     "what makes the model read it"
 )
@@ -26,7 +26,7 @@ _PROMPT_ONLY_FAILS = (
     "prompt-trained adapters do not follow the direction: whether for want of training with it or "
     "because it is not expressive enough, this table cannot say"
 )
-_UNDECIDED = "undecided: this table does not answer the question either way"
+UNDECIDED = "undecided: this table does not answer the question either way"
 
 
 def reading(outcome: str, experiment: Experiment, arm: str) -> str:
@@ -43,14 +43,14 @@ def reading(outcome: str, experiment: Experiment, arm: str) -> str:
     if outcome == Outcome.ISOTROPIC_PASSES:
         return NOT_SPECIFIC
     if outcome == Outcome.BASELINE_PASSES:
-        return _NOTHING_TO_EXPLAIN
+        return NOTHING_TO_EXPLAIN
     prompt_only = experiment.arm(arm).direction == "none"
     verdict = verdict_of(outcome)
     if verdict is Verdict.SUPPORTED:
-        return _PROMPT_ONLY_READS if prompt_only else _TRAINING_GAP
+        return _PROMPT_ONLY_READS if prompt_only else TRAINING_GAP
     if verdict is Verdict.REFUTED:
-        return _PROMPT_ONLY_FAILS if prompt_only else _NOT_EXPRESSIVE
-    return _UNDECIDED
+        return _PROMPT_ONLY_FAILS if prompt_only else NOT_EXPRESSIVE
+    return UNDECIDED
 
 
 def reason(outcome: str, experiment: Experiment, arms: Mapping[str, ArmResult], arm: str) -> str:

@@ -1,0 +1,345 @@
+"""The three answers in words, with their numbers. Every report, page and terminal says these."""
+
+from collections.abc import Iterator, Sequence
+
+from steerproof.decide.analysis.answer_records import (
+    Carries,
+    DirectionAnswer,
+    MatrixResult,
+    Ranking,
+    RankingAnswer,
+    Reads,
+    ThreeAnswers,
+)
+from steerproof.decide.analysis.gates import Gate
+from steerproof.decide.analysis.readings import (
+    NOT_EXPRESSIVE,
+    NOTHING_TO_EXPLAIN,
+    TRAINING_GAP,
+    UNDECIDED,
+)
+from steerproof.decide.analysis.records import Analysis
+from steerproof.spec.experiment import Experiment
+
+READ_IN_ANOTHER_ORDER = (
+    "the direction is read; how strongly has another order than the prompted rates"
+)
+READ_UNRANKED = (
+    "the direction is read by the adapters that were trained with it; whether in the order of the "
+    "prompted rates, this run does not say"
+)
+ORDER_ONLY = (
+    "the steered ranking is not that of the prompted rates; whether the direction is read, this "
+    "run does not say"
+)
+ANY_PUSH = "not specific: the adapters answer to any push of that size"
+SUBSPACE = "the adapters answer to persona directions, whichever: not to their own"
+SILENCE_ONLY = "the adapters have learnt what to be silent at, not what to fire at"
+NO_PUSH = "the adapters do not answer to the push, and why, this run cannot say"
+_LEADS = {
+    Reads.OWN: "The adapters read their own direction",
+    Reads.SUBSPACE: "The adapters answer to persona directions, whichever",
+    Reads.NEGATIVES: "The adapters have learnt what to be silent at, not what to fire at",
+    Reads.ANY: "The adapters answer to any push of that size",
+    Reads.NONE: "The adapters do not answer to the push",
+    Reads.UNDECIDED: "What the adapters read is undecided",
+}
+_COUNTS = ("none", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+
+
+def three_lines(
+    answers: ThreeAnswers, registered: Analysis, experiment: Experiment
+) -> tuple[str, str, str]:
+    """As registered, ranking, direction and prompt: each a line of whole sentences."""
+    return (
+        registered_line(registered),
+        ranking_line(answers),
+        direction_line(answers, experiment, registered.arm),
+    )
+
+
+def registered_line(registered: Analysis) -> str:
+    """What the seed's own rule says."""
+    primary = registered.tested.primary
+    fired = [name for name, kill in registered.tested.kills.items() if kill.fired]
+    rho = "no rho" if primary.rho is None else f"rho {primary.rho:.2f}"
+    bounds = "no interval" if primary.interval is None else f"interval {_span(primary.interval)}"
+    numbers = f"{rho}, {bounds}"
+    parts = [", ".join(fired), numbers] if fired else [numbers]
+    return f"As registered: {registered.verdict} ({'; '.join(parts)})."
+
+
+def ranking_line(answers: ThreeAnswers) -> str:
+    """Whether the steered ranking is that of the prompted rates."""
+    ranking, subject = answers.ranking, answers.seeds.subject
+    moved = f" ({ranking.moved})" if ranking.moved else ""
+    if ranking.answer is Ranking.CANNOT_ANSWER:
+        return f"The ranking cannot be answered: {_joined(tuple(_failures(ranking)))}."
+    unknown = [gate for gate in ranking.gates if gate.fatal and gate.passed is None]
+    notes = "".join(f" {_name(gate)} is {gate.finding}." for gate in unknown)
+    if ranking.rho is None or ranking.p_threshold is None:
+        return f"The ranking is undecided: {ranking.reason}.{notes}"
+    numbers = f"at {ranking.strength}{moved} rho is {ranking.rho:.2f}"
+    range_ = "no true correlation explains it"
+    if ranking.interval is not None:
+        range_ = f"the data allow a true one of {_span(ranking.interval, 1)} among {subject}"
+    if ranking.answer is Ranking.REFUTED:
+        excluded = f"a true correlation of {ranking.threshold:g} is excluded, p = "
+        return (
+            f"The ranking is REFUTED: {numbers}; {excluded}{_p(ranking.p_threshold)}, and "
+            f"{range_}.{notes}"
+        )
+    if ranking.answer is Ranking.SUPPORTED:
+        return f"The ranking is SUPPORTED: {numbers}; {range_}.{notes}"
+    return f"The ranking is INCONCLUSIVE: {ranking.reason} ({range_}){moved}.{notes}"
+
+
+def _name(gate: Gate) -> str:
+    return {
+        "installed": "Whether the prompted adapters know their persona",
+        "attainable": "The attainable rho",
+        "coherent": "Whether text stays whole",
+        "equal_dose": "Whether all personas are pushed alike",
+    }[gate.name]
+
+
+def _failures(ranking: RankingAnswer) -> Iterator[str]:
+    """What fails at the deciding strength, and what failed at the primary one."""
+    deciding = {gate.name: gate for gate in ranking.gates}
+    primary = {gate.name: gate for gate in ranking.primary_gates}
+    failing = {
+        name: gate
+        for name, gate in primary.items()
+        if gate.passed is False or deciding[name].passed is False
+    }
+    if "installed" in failing:
+        yield _not_installed(failing["installed"])
+    if "attainable" in failing:
+        yield _unattainable(primary["attainable"], deciding["attainable"], ranking.strength)
+    if "coherent" in failing:
+        yield _incoherent(failing["coherent"])
+    dose = failing.get("equal_dose")
+    if dose is not None and (dose.numbers["dose_ranked"] or "coherent" not in failing):
+        yield _unequal(dose)
+
+
+def _not_installed(gate: Gate) -> str:
+    numbers = gate.numbers
+    others = "neutral" if numbers["prompts"] == 1 else "others"
+    return (
+        "the prompted adapters did not learn whom to fire for (persona "
+        f"{numbers['own']:.2f}, {others} {numbers['others']:.2f}; difference "
+        f"{numbers['difference']:.3f}, {numbers['low']:.2f} to {numbers['high']:.2f})"
+    )
+
+
+def _unattainable(primary: Gate, deciding: Gate, strength: str) -> str:
+    first, second = (gate.numbers.get("attainable") for gate in (primary, deciding))
+    if first is None:
+        first = second
+    shown = f"{first:.2f}"
+    if second is not None and first is not None and abs(first - second) >= 0.005:
+        shown = f"{first:.2f} ({second:.2f} at {strength})"
+    if first is not None and first < 0.05:
+        alpha = primary.numbers["alpha_bridge"]
+        side = "bridge has" if alpha is None or alpha <= 0 else "steered rates have"
+        return f"the {side} no reliable order (attainable rho {first:.2f})"
+    return f"the bridge's attainable rho is {shown}"
+
+
+def _incoherent(gate: Gate) -> str:
+    """The arm that lost most, and how much of its text still ends."""
+    arms = [key.removesuffix(" ended") for key in gate.numbers if key.endswith(" ended")]
+    share = {key: value or 0.0 for key, value in gate.numbers.items()}
+    lost = {arm: share[f"{arm} coherent unsteered"] - share[f"{arm} coherent"] for arm in arms}
+    broken = arms[0] if lost[arms[0]] > share["limit"] else max(arms, key=lambda arm: lost[arm])
+    whose = "" if broken == arms[0] else f"arm {broken}'s "
+    ended = share[f"{broken} ended"]
+    if share[f"{broken} coherent unsteered"] - ended > share["limit"]:
+        return f"at {gate.at} {ended:.0%} of {whose}completions end"
+    return f"at {gate.at} {share[f'{broken} coherent']:.0%} of {whose}completions are coherent"
+
+
+def _unequal(gate: Gate) -> str:
+    numbers = gate.numbers
+    pushes = (
+        f"{gate.at} pushes {numbers['smallest']:.2f} to {numbers['largest']:.2f} of the baseline"
+    )
+    rho = numbers["rho_rate_push"]
+    if not numbers["dose_ranked"]:
+        return pushes
+    return f"{pushes}, which orders the rates (rho {rho:.2f} with the size of the push)"
+
+
+def direction_line(answers: ThreeAnswers, experiment: Experiment, arm: str) -> str:
+    """What the adapters read, and whether it carries to the prompt."""
+    found = answers.direction
+    if found.tested is None or found.tested.s is None:
+        return " ".join(_unmeasured(found, arm))
+    analysis = experiment.analysis
+    sentences = [f"{_LEADS[found.reads]}: {_numbers(found.tested)}{_baseline(found, experiment)}."]
+    sentences += _trained_label(found)
+    random = (
+        None
+        if analysis.isotropic_arm == arm
+        else _matrix(found, analysis.isotropic_arm, ("isotropic", "in_subspace"))
+    )
+    if random is not None and random.s is not None:
+        learnt = random.s.lower > experiment.answers.least_rate
+        word = "is learnt as well" if learnt else "is not learnt"
+        sentences.append(f"A random direction {word} ({random.s.value:.2f}).")
+    sentences += _prompts(found, experiment, arm)
+    sentences += _graded(found, analysis.baseline_arm)
+    sentences += _over_seeds(answers)
+    return " ".join(sentences)
+
+
+def _unmeasured(found: DirectionAnswer, arm: str) -> Iterator[str]:
+    signs = found.signs
+    if signs is not None:
+        rises = signs.ordered >= 0.8 * signs.personas
+        numbers = f"({signs.against:.2f}, {signs.unsteered:.2f}, {signs.along:.2f})"
+        verb = "raises the rate and against it lowers it for" if rises else "moves the rate for"
+        yield (
+            f"Pushing arm {arm} along its direction {verb} {_count(signs.ordered)} of "
+            f"{_count(signs.personas)} {numbers}."
+        )
+    if found.tested is not None:
+        yield f"Whether its own direction is needed is not known: {found.tested.reason}."
+    else:
+        yield "Whether its own direction is needed was not measured."
+
+
+def _numbers(matrix: MatrixResult) -> str:
+    classes = [(matrix.own, "own"), (matrix.trained_negatives, "trained negatives")]
+    classes.append((matrix.held_out, "other personas"))
+    shown = ", ".join(f"{value:.2f} {name}" for value, name in classes if value is not None)
+    return f"{shown}; {_s(matrix)}"
+
+
+def _s(matrix: MatrixResult, unit: str = "") -> str:
+    if matrix.s is None or matrix.p is None:
+        return "S unknown"
+    return f"S = {matrix.s.value:.2f}{unit} ({_span(matrix.s.interval)}), p = {_p(matrix.p)}"
+
+
+def _baseline(found: DirectionAnswer, experiment: Experiment) -> str:
+    baseline = _matrix(found, experiment.analysis.baseline_arm, ("centroid",))
+    if baseline is None or baseline.s is None or baseline is found.tested:
+        return ""
+    few = baseline.s.upper < experiment.answers.least_rate
+    word = "do not" if few else "do too"
+    return f"; prompt-trained ones {word} ({baseline.s.value:.2f})"
+
+
+def _trained_label(found: DirectionAnswer) -> Iterator[str]:
+    """Of a shuffled arm: what it was really trained with."""
+    for matrix in found.matrices:
+        tested = found.tested
+        same = tested is not None and (matrix.arm, matrix.scale) == (tested.arm, tested.scale)
+        if matrix.trained_label and same:
+            yield f"Named by the directions that they were trained with, {_s(matrix)}."
+
+
+def _prompts(found: DirectionAnswer, experiment: Experiment, arm: str) -> Iterator[str]:
+    ours = _matrix(found, arm, ("prompt",))
+    theirs = _matrix(found, experiment.analysis.isotropic_arm, ("prompt",))
+    if found.carries is Carries.NOT_MEASURED or ours is None or ours.s is None:
+        yield "Whether it carries to the prompt was not measured."
+        return
+    against = "" if theirs is None or theirs.s is None else f" against {theirs.s.value:.2f}"
+    numbers = f"({ours.s.value:.2f}{against})"
+    yield {
+        Carries.YES: f"Only the centroid carries to the prompt {numbers}."
+        if against
+        else f"It carries to the prompt {numbers}.",
+        Carries.BOTH: f"It carries to the prompt, and so does a random direction {numbers}.",
+        Carries.NO: f"It does not carry to the prompt {numbers}.",
+        Carries.UNDECIDED: f"Whether it carries to the prompt is undecided {numbers}.",
+    }[found.carries]
+
+
+def _graded(found: DirectionAnswer, baseline: str | None) -> Iterator[str]:
+    tested = found.tested
+    ours = _matrix(found, tested.arm if tested else None, ("centroid", "isotropic"), "margin")
+    theirs = _matrix(found, baseline, ("centroid",), "margin")
+    if ours is not None and ours.s is not None:
+        yield f"In margins, {_s(ours, ' nats')}."
+    if theirs is not None and theirs.s is not None and theirs is not ours:
+        share = ""
+        if found.fraction is not None:
+            low, high = found.fraction.interval
+            share = f", {found.fraction.value:.0%} ({low:.0%} to {high:.0%}) of the prompt's effect"
+        yield f"Prompt-trained ones, {_s(theirs, ' nats')}{share}."
+
+
+def _over_seeds(answers: ThreeAnswers) -> Iterator[str]:
+    results = answers.seeds.results
+    if not results:
+        return
+    same = sum(result.reads is answers.direction.reads for result in results)
+    values = ", ".join("none" if r.s is None else f"{r.s:.2f}" for r in results)
+    yield f"The same on {_count(same)} of {_count(len(results))} training seeds (S = {values})."
+
+
+def _matrix(
+    found: DirectionAnswer, arm: str | None, columns: Sequence[str], scale: str = "rate"
+) -> MatrixResult | None:
+    fitting = [
+        matrix
+        for matrix in found.matrices
+        if matrix.arm == arm
+        and matrix.columns in columns
+        and matrix.scale == scale
+        and not matrix.trained_label
+    ]
+    own = [m for m in fitting if found.tested is not None and m.strength == found.tested.strength]
+    return (own or fitting or [None])[0]
+
+
+def reading(answers: ThreeAnswers, registered: Analysis, experiment: Experiment) -> str:
+    """What all of it means for the question of the title."""
+    said, ranking = answers.direction.reads, answers.ranking.answer
+    prompt_only = experiment.arm(registered.arm).direction == "none"
+    sound = all(gate.passed is True for gate in answers.ranking.gates if gate.fatal)
+    if ranking is Ranking.REFUTED and sound and said in (Reads.ANY, Reads.NONE):
+        return registered.reading if prompt_only else NOT_EXPRESSIVE
+    if said is Reads.NOT_MEASURED and prompt_only:
+        return registered.reading
+    if said is Reads.OWN:
+        return _own_reading(answers, prompt_only=prompt_only)
+    unmeasured = ORDER_ONLY if ranking is Ranking.REFUTED else UNDECIDED
+    words = {
+        Reads.ANY: ANY_PUSH,
+        Reads.SUBSPACE: SUBSPACE,
+        Reads.NEGATIVES: SILENCE_ONLY,
+        Reads.NONE: NO_PUSH,
+        Reads.NOT_MEASURED: unmeasured,
+    }
+    return words.get(said, UNDECIDED)
+
+
+def _own_reading(answers: ThreeAnswers, *, prompt_only: bool) -> str:
+    if prompt_only or answers.direction.supports is False:
+        return NOTHING_TO_EXPLAIN
+    if answers.ranking.answer is Ranking.REFUTED:
+        return READ_IN_ANOTHER_ORDER
+    return TRAINING_GAP if answers.ranking.answer is Ranking.SUPPORTED else READ_UNRANKED
+
+
+def _joined(phrases: tuple[str, ...]) -> str:
+    if len(phrases) < 2:
+        return "".join(phrases)
+    return f"{', '.join(phrases[:-1])}, and {phrases[-1]}"
+
+
+def _span(bounds: tuple[float, float], digits: int = 2) -> str:
+    return f"{bounds[0]:.{digits}f} to {bounds[1]:.{digits}f}"
+
+
+def _p(p: float) -> str:
+    return f"{p:.4f}" if p < 0.001 else f"{p:.3f}" if p < 0.01 else f"{p:.2f}"
+
+
+def _count(number: int) -> str:
+    return _COUNTS[number] if number < len(_COUNTS) else str(number)
