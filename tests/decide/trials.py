@@ -2,9 +2,20 @@
 
 import csv
 import json
+from functools import cache
 from pathlib import Path
 
 import numpy as np
+
+from steerproof.decide.analysis.calibration import LayerCalibration, PersonaCalibration
+from steerproof.decide.analysis.gates import Text
+from steerproof.decide.analysis.rates import RateRow, RateTable, table_of
+from steerproof.decide.analysis.rates_csv import read_rates
+from steerproof.decide.analysis.rig import Rig
+from steerproof.spec.experiment import Experiment
+from steerproof.spec.grid import Cell
+from steerproof.spec.strength import Strength
+from steerproof.spec.yaml_io import load_experiment
 
 DATA = Path(__file__).parents[1] / "data"
 ORGANISM = DATA / "organism-zlt"
@@ -53,3 +64,65 @@ def texts_of(kind: str) -> tuple[float, float]:
     arm, rest = kind.split(" ", 1)
     total, ended, coherent = np.sum([counts[f"{arm}.{name}.{rest}"] for name in TEN], axis=0)
     return ended / total, coherent / total
+
+
+def experiment_of(run: Path) -> Experiment:
+    """`zlt`, at the layers of the run."""
+    experiment = load_experiment("zlt").experiment
+    if run == ORGANISM:
+        return experiment
+    model = experiment.model.model_copy(update={"blocks": 30})
+    layers = experiment.layers.model_copy(update={"primary": 21, "contrast": 10})
+    return experiment.model_copy(update={"model": model, "layers": layers})
+
+
+@cache
+def table_with_matrices(run: Path) -> RateTable:
+    """The run's rate table, with the cells off the diagonal where some were measured."""
+    table = read_rates(run / "rates.csv", experiment_of(run))
+    if not (run / "matrix.csv").exists():
+        return table
+    with (run / "matrix.csv").open(encoding="utf-8") as file:
+        rows = [
+            RateRow(
+                cell=Cell(
+                    arm=row["arm"],
+                    persona=row["persona"],
+                    prompt="persona" if row["prompt"] == "persona" else "neutral",
+                    direction=row["direction"],  # pyright: ignore[reportArgumentType] # its words
+                    layer=int(row["layer"]) if row["layer"] else None,
+                    strength=Strength.parse(row["strength"]),
+                    of=row["direction_of"] or None,
+                    prompt_of=row["prompt_of"] or None,
+                ),
+                coefficient=float(row["coefficient"]),
+                question=None,
+                fired=int(row["fired"]),
+                total=int(row["total"]),
+            )
+            for row in csv.DictReader(file)
+        ]
+    return RateTable(cells={**table.cells, **table_of(rows).cells})
+
+
+def rig_of(run: Path) -> Rig:
+    """Calibration of the run, and how its completions end where that was recorded."""
+    calibration = json.loads((run / "calibration.json").read_text(encoding="utf-8"))
+    wanted = PersonaCalibration.__dataclass_fields__
+    layers = {}
+    for index, layer in calibration["layers"].items():
+        personas = {
+            name: PersonaCalibration(**{key: found[key] for key in wanted})
+            for name, found in layer["personas"].items()
+        }
+        layers[int(index)] = LayerCalibration(**{**layer, "personas": personas})
+    texts = {}
+    if (run / "texts.json").exists():
+        counts = json.loads((run / "texts.json").read_text(encoding="utf-8"))
+        for cell in table_with_matrices(run).cells:
+            if cell.name in counts:
+                total, ended, coherent = counts[cell.name]
+                texts[cell] = Text(
+                    ended=ended / total, coherent=coherent / total, completions=total
+                )
+    return Rig(layers=layers, texts=texts)

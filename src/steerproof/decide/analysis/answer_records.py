@@ -89,7 +89,7 @@ class MatrixResult:
     permutations: int
     """Orders compared with."""
     own_first: int | None
-    """Adapters whose own is above every held-out one."""
+    """Adapters whose own is at or above every held-out one, and above their mean."""
     tuning: float | None
     """Within adapters, over held-out columns: rank correlation with the cosine to the own one."""
     tuning_discriminant: float | None

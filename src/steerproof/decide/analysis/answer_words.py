@@ -187,7 +187,7 @@ def direction_line(answers: ThreeAnswers, experiment: Experiment, arm: str) -> s
     if random is not None and random.s is not None:
         learnt = random.s.lower > experiment.answers.least_rate
         word = "is learnt as well" if learnt else "is not learnt"
-        sentences.append(f"A random direction {word} ({random.s.value:.2f}).")
+        sentences.append(f"A random direction {word} ({_fixed(random.s.value)}).")
     sentences += _prompts(found, experiment, arm)
     sentences += _graded(found, analysis.baseline_arm)
     sentences += _over_seeds(answers)
@@ -220,7 +220,7 @@ def _numbers(matrix: MatrixResult) -> str:
 def _s(matrix: MatrixResult, unit: str = "") -> str:
     if matrix.s is None or matrix.p is None:
         return "S unknown"
-    return f"S = {matrix.s.value:.2f}{unit} ({_span(matrix.s.interval)}), p = {_p(matrix.p)}"
+    return f"S = {_fixed(matrix.s.value)}{unit} ({_span(matrix.s.interval)}), p = {_p(matrix.p)}"
 
 
 def _baseline(found: DirectionAnswer, experiment: Experiment) -> str:
@@ -229,7 +229,7 @@ def _baseline(found: DirectionAnswer, experiment: Experiment) -> str:
         return ""
     few = baseline.s.upper < experiment.answers.least_rate
     word = "do not" if few else "do too"
-    return f"; prompt-trained ones {word} ({baseline.s.value:.2f})"
+    return f"; prompt-trained ones {word} ({_fixed(baseline.s.value)})"
 
 
 def _trained_label(found: DirectionAnswer) -> Iterator[str]:
@@ -247,8 +247,8 @@ def _prompts(found: DirectionAnswer, experiment: Experiment, arm: str) -> Iterat
     if found.carries is Carries.NOT_MEASURED or ours is None or ours.s is None:
         yield "Whether it carries to the prompt was not measured."
         return
-    against = "" if theirs is None or theirs.s is None else f" against {theirs.s.value:.2f}"
-    numbers = f"({ours.s.value:.2f}{against})"
+    against = "" if theirs is None or theirs.s is None else f" against {_fixed(theirs.s.value)}"
+    numbers = f"({_fixed(ours.s.value)}{against})"
     yield {
         Carries.YES: f"Only the centroid carries to the prompt {numbers}."
         if against
@@ -334,7 +334,12 @@ def _joined(phrases: tuple[str, ...]) -> str:
 
 
 def _span(bounds: tuple[float, float], digits: int = 2) -> str:
-    return f"{bounds[0]:.{digits}f} to {bounds[1]:.{digits}f}"
+    return f"{_fixed(bounds[0], digits)} to {_fixed(bounds[1], digits)}"
+
+
+def _fixed(value: float, digits: int = 2) -> str:
+    """Rounded; what rounds to nothing has no sign."""
+    return f"{round(value, digits) + 0.0:.{digits}f}"
 
 
 def _p(p: float) -> str:

@@ -96,7 +96,8 @@ def _warnings(case: Case, rig: Rig, arm: str) -> tuple[Gate, ...]:
         measured = {name: layer.personas[name].neutral_cosine for name in case.personas}
         cosines = {name: value for name, value in measured.items() if value is not None}
         stored = layer.controls.get(kind)
-        control = stored and {name: stored.own(name) for name in case.personas}
+        owns = {} if stored is None else {name: stored.own(name) for name in case.personas}
+        control = {name: value for name, value in owns.items() if value is not None}
     return (
         gates.neutral(cosines, experiment.gates.neutral_cosine),
         gates.control(control, limits, kind),

@@ -39,7 +39,7 @@ class Selectivity:
     p: Batch
     """Restricted permutation p, one-sided, that a direction is its adapter's own."""
     own_first: Float[np.ndarray, "*batch"]
-    """Adapters whose own direction is above every held-out one."""
+    """Adapters whose own direction is at or above every held-out one, and above their mean."""
     permutations: int
     """Orders compared with, the true one left out."""
 
@@ -85,7 +85,10 @@ def selectivity(
         return None
     rest = held_out_means(values, held)
     diagonal = np.array([values[i, i] for i in range(len(values))])
-    first = [values[i, i] > values[i, row].max(axis=0) for i, row in enumerate(held)]
+    first = [
+        (values[i, i] >= values[i, row].max(axis=0)) & (values[i, i] > rest[i])
+        for i, row in enumerate(held)
+    ]
     return Selectivity(
         own=np.asarray(diagonal.mean(axis=0)),
         negatives=class_mean(values, negatives & present),
