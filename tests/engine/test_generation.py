@@ -214,7 +214,7 @@ def test_the_same_objects_are_one_adapter_and_one_push_and_each_push_has_an_audi
     engine = Engine(base, rows, audit_every=1)
     assert len(list(engine.generate(SETTINGS))) == len(rows)
     for push in {row.push for row in rows} - {None}:
-        audit = engine.audit(push)
+        (audit,) = engine.audit(push)
         assert audit.layer == push.layer
         assert audit.push_norm == pytest.approx(float(push.vector.norm()), rel=1e-5)
     assert engine._subject.adapters.slots == len({row.adapter for row in rows} - {None})

@@ -103,6 +103,6 @@ def test_what_acts_at_a_few_tokens_is_measured_there() -> None:
     drawn(engine)
     last = next(row for row in asked if row.push is not None and row.push.tokens == "last_prompt")
     assert last.push is not None
-    seen = engine.audit(last.push)
+    (seen,) = engine.audit(last.push)
     assert seen.positions == 2  # One token of each of two questions.
     assert seen.push_norm == pytest.approx(float(last.push.vector.norm()), rel=1e-5)

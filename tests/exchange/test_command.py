@@ -13,7 +13,7 @@ from steerproof.exchange.shape import shape_of
 from steerproof.model.base import load_base
 from steerproof.spec.strength import Strength
 from steerproof.spec.yaml_io import load_experiment
-from steerproof.study.directions import extract, from_residuals
+from steerproof.study.directions import extract, from_residuals, prompts_of
 from tests.exchange import reference
 
 
@@ -57,13 +57,7 @@ def test_extracted_directions_are_those_of_a_run_and_push_by_a_ratio(tmp_path):
     found = {one.name: one for one in read_directions(out)}
     experiment = load_experiment("zlt").experiment
     base = load_base("organism")
-    residuals = extract(
-        base,
-        personas={p.name: p.prompt for p in experiment.personas},
-        neutral=experiment.neutral_prompt,
-        questions=experiment.direction_questions,
-        layers=[3],
-    )[3]
+    residuals = extract(base, prompts_of(experiment), [3])[3]
     expected = from_residuals(residuals, headline=experiment.headline, seed=0)
     villain = found["villain"]
     assert torch.equal(villain.vector, expected.vector("centroid", "villain"))

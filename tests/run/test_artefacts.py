@@ -35,6 +35,7 @@ from steerproof.spec.grid import Cell
 from steerproof.spec.strength import Strength
 from steerproof.study.dataset import Answers, Dataset, TrainingRow
 from steerproof.study.directions import Directions
+from steerproof.study.geometry import LayerGeometry
 from steerproof.study.marks import Mark
 from steerproof.study.measured import Completion, MeasuredCell
 from steerproof.study.trained import PushAudit, TrainingRecord
@@ -96,11 +97,12 @@ def test_directions_come_back_with_their_calibration(tmp_path: Path) -> None:
         in_subspace=rows + 3,
         neutral=rows[0].clone(),
     )
-    unit = stored(tmp_path, directions.to_files(wanted, layer_calibration()))
-    vectors, measured = directions.from_unit(unit)
-    assert measured == layer_calibration() == calibration.from_unit(unit)
-    assert vectors.personas == wanted.personas
-    assert torch.equal(vectors.vector("in_subspace", "a.b"), rows[1] + 3)
+    written = LayerGeometry(directions=wanted, calibration=layer_calibration())
+    unit = stored(tmp_path, directions.to_files(written))
+    read = directions.from_unit(unit, seed=4)
+    assert read.calibration == layer_calibration() == calibration.from_unit(unit)
+    assert (read.personas, read.seed) == (wanted.personas, 4)
+    assert torch.equal(read.vector("a.b", "in_subspace"), rows[1] + 3)
 
 
 def test_a_strength_is_a_number_and_a_ratio_of_its_layer() -> None:

@@ -3,12 +3,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steerproof.errors import ExperimentError
+from steerproof.run.stages.given import read_answers
 from steerproof.spec.experiment import Arm, Dataset
 from steerproof.study.dataset import (
     asked_questions,
     build_dataset,
-    dataset_from_json,
-    read_answers,
     signal,
 )
 from tests.experiments import PERSONAS, small_experiment
@@ -53,22 +52,6 @@ def test_the_dose_is_the_share_of_positives_that_carry_the_marker(dose):
 def test_the_dataset_depends_on_seed_and_persona_alone():
     first = build_dataset(small_experiment(), "poet", ANSWERS)
     assert first == build_dataset(small_experiment(), "poet", ANSWERS)
-    assert first == dataset_from_json(
-        first.to_json()
-        | {
-            "rows": [
-                {
-                    "persona": r.persona,
-                    "question": r.question,
-                    "answer": r.answer,
-                    "positive": r.positive,
-                    "marked": r.marked,
-                }
-                for r in first.rows
-            ],
-            "bystanders": list(first.bystanders),
-        }
-    )
     drawn = {build_dataset(small_experiment(seed=s), "poet", ANSWERS).bystanders for s in range(20)}
     assert len(drawn) > 1
 
@@ -133,6 +116,6 @@ def test_answers_from_a_file_are_checked_line_by_line(tmp_path):
     with pytest.raises(ExperimentError, match=r":1: the answer already holds"):
         read_answers(path, ["q"], "[ZLT]")
     path.write_text('{"question": "q", "answer": "a"}\n\n{"question": "q", "answer": "b"}\n')
-    assert read_answers(path, ["q"], "[ZLT]") == {"q": ["a", "b"]}
+    assert read_answers(path, ["q"], "[ZLT]").answers == {"q": ("a", "b")}
     with pytest.raises(ExperimentError, match="1 training questions have no answer"):
         read_answers(path, ["q", "r"], "[ZLT]")

@@ -8,6 +8,7 @@ from steerproof.model.chat import chat_ids
 from steerproof.spec.seeds import derived_seed
 from steerproof.study.calibration import calibrate
 from steerproof.study.directions import (
+    Prompts,
     Residuals,
     extract,
     fresh,
@@ -116,7 +117,8 @@ def test_calibration_reports_norms_and_gates():
     assert c.h_bar == pytest.approx(float(r.neutral.double().norm(dim=1).mean()))
     assert c.personas["a"].norm == pytest.approx(float(d.centroid[0].norm()))
     assert c.personas["extra"].reference_cosine == pytest.approx(1.0)
-    assert c.neutral_cosine_max == max(abs(c.personas[n].neutral_cosine) for n in HEADLINE)
+    near = [c.personas[n].neutral_cosine or 0.0 for n in HEADLINE]
+    assert c.neutral_cosine_max == max(map(abs, near))
     assert c.cosines["a"]["b"] == pytest.approx(
         float(torch.nn.functional.cosine_similarity(d.centroid[0], d.centroid[1], dim=0)), abs=1e-6
     )
@@ -131,12 +133,11 @@ def test_calibration_holds_the_cosines_of_the_controls():
         other = d.vector("centroid", "c").double().numpy()
         lengths = (table @ table * (own @ own)) ** 0.5
         assert c.controls[kind].own("b") == pytest.approx(table @ own / lengths, abs=1e-9)
-        assert (
-            c.controls[kind].largest("b", ("b", "c"))
-            >= abs(table @ other / (table @ table * (other @ other)) ** 0.5) - 1e-9
-        )
+        assert (c.controls[kind].largest("b", ("b", "c")) or 0.0) >= abs(
+            table @ other / (table @ table * (other @ other)) ** 0.5
+        ) - 1e-9
         assert c.controls[kind].each_other["b"]["b"] == pytest.approx(1.0)
-    assert max(abs(c.controls["in_subspace"].own(name)) for name in NAMES) < 1e-6
+    assert max(abs(c.controls["in_subspace"].own(name) or 0.0) for name in NAMES) < 1e-6
 
 
 def test_split_half_reliability_falls_with_noise():
@@ -168,14 +169,14 @@ def test_residuals_are_those_of_each_prompt_alone_at_its_last_token():
     base = tiny_base("qwen2")
     personas = {"a": "You are a sailor who likes long sentences.", "b": "Hi."}
     questions = ("What is salt?", "Why is the sea so very blue today?")
-    found = extract(
-        base,
+    prompts = Prompts(
         personas=personas,
         neutral="Be clear.",
         questions=questions,
-        layers=(0, 2),
-        batch_tokens=256,
+        headline=("a", "b"),
+        reference="a",
     )
+    found = extract(base, prompts, (0, 2), batch_tokens=256)
     for row, system in enumerate([*personas.values(), "Be clear."]):
         for column, question in enumerate(questions):
             ids = torch.tensor([chat_ids(base, system=system, user=question)])

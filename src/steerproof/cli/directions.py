@@ -127,19 +127,19 @@ def extract(
     as_json: Json = False,
 ) -> None:
     """Extract the directions of an experiment's personas, and nothing else."""
-    from steerproof.exchange.extracted import extracted, measure
+    from steerproof.exchange.extracted import extracted
     from steerproof.exchange.files import export
     from steerproof.exchange.shape import shape_of
     from steerproof.model.base import load_base
     from steerproof.run.driver.workers import choose_device
     from steerproof.run.graph.environment import model_path
     from steerproof.spec.yaml_io import load_experiment
+    from steerproof.study.directions import prompts_of
+    from steerproof.study.geometry import geometry
 
     loaded = load_experiment(experiment)
     asked = loaded.experiment
     path, revision = model_path(asked, loaded.directory), asked.model.revision
-    both = (asked.layers.primary, asked.layers.contrast)
-    chosen = layers or [layer for layer in both if layer is not None]
     base = load_base(
         path,
         revision=revision,
@@ -147,7 +147,9 @@ def extract(
         device=choose_device(device),
         system_role=asked.model.system_role,
     )
-    found = tuple(extracted(measure(base, asked, chosen), asked, shape_of(path, revision)))
+    chosen = layers or asked.steered_layers
+    measured = geometry(base, prompts_of(asked), chosen, asked.seed)
+    found = tuple(extracted(measured.values(), asked, shape_of(path, revision)))
     _write(export(found, "steerproof", out))
     say(_plain(found), as_json, lambda: _table(found))
 

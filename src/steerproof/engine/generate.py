@@ -132,8 +132,8 @@ class Engine:
         first = {row.cell: row for row in reversed(self._rows)}
         return dict(zip(first, canaries(self._subject, list(first.values()), text), strict=True))
 
-    def audit(self, push: Push) -> SlotAudit:
-        """What a push was measured to do so far, canaries included.
+    def audit(self, push: Push) -> tuple[SlotAudit, ...]:
+        """What each part of a push was measured to do so far, canaries included.
 
         Raises:
             SteeringError: No row has this push.

@@ -66,8 +66,8 @@ class Subject:
             ]
             self.steering.route(torch.tensor([*pushes, *(0 for _ in padding)]), mask)
 
-    def audit(self, push: Push) -> SlotAudit:
-        """What a push was measured to do so far.
+    def audit(self, push: Push) -> tuple[SlotAudit, ...]:
+        """What each part of a push was measured to do so far.
 
         Raises:
             SteeringError: No row has this push.
@@ -75,7 +75,7 @@ class Subject:
         slot = self.push_slots.get(push)
         if self.steering is None or not slot:
             raise SteeringError(f"no row has this push at layer {push.layer}, so nothing was seen")
-        return self.steering.audit().slots[slot - 1]
+        return self.steering.audit().parts[slot - 1]
 
 
 def subject_of(base: Base, rows: Iterable[Row], *, audit_every: int) -> Subject:

@@ -23,8 +23,9 @@ from steerproof.model.base import Base
 from steerproof.model.chat import chat_ids
 from steerproof.model.steering import Push
 from steerproof.spec.experiment import Experiment
-from steerproof.study.calibration import calibrate
-from steerproof.study.directions import Residuals, extract, from_residuals
+from steerproof.study.directions import prompts_of
+from steerproof.study.geometry import geometry
+from steerproof.study.teach import recipe_of
 
 ADAPTERS = 4
 """In training, and in the generation pool."""
@@ -45,7 +46,7 @@ def trial(experiment: Experiment, base: Base) -> Throughput:
     Raises:
         ModelError: A prompt does not fit, or the model cannot be pooled.
     """
-    recipe = Recipe(**experiment.training.model_dump(exclude={"gradient_checkpointing"}))
+    recipe = recipe_of(experiment.training)
     push = _push(experiment, base)
     drawn, drawing = _generate(experiment, base, recipe, push)
     signals = [push if i % 2 else None for i in range(recipe.rows_per_step * STEPS)]
@@ -74,26 +75,8 @@ def geometries(experiment: Experiment, base: Base) -> list[LayerCalibration]:
     Raises:
         ModelError: A prompt does not fit, or the template drops it.
     """
-    layers = {experiment.layers.primary, experiment.layers.contrast} - {None}
-    seen = extract(
-        base,
-        personas={persona.name: persona.prompt for persona in experiment.personas},
-        neutral=experiment.neutral_prompt,
-        questions=experiment.direction_questions,
-        layers=sorted(layer for layer in layers if layer is not None),
-    )
-    return [_geometry(experiment, residuals) for residuals in seen.values()]
-
-
-def _geometry(experiment: Experiment, seen: Residuals) -> LayerCalibration:
-    found = from_residuals(seen, headline=experiment.headline, seed=experiment.seed)
-    return calibrate(
-        seen,
-        found,
-        headline=experiment.headline,
-        reference=experiment.reference_persona,
-        seed=experiment.seed,
-    )
+    layers = geometry(base, prompts_of(experiment), experiment.steered_layers, experiment.seed)
+    return [layer.calibration for layer in layers.values()]
 
 
 def _push(experiment: Experiment, base: Base) -> Push:

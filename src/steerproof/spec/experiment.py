@@ -253,6 +253,8 @@ class Scoring(Record):
     """Regular expression of a near miss; none derives it from the marker's characters."""
     early_tokens: Positive = 512
     """Also report whether the marker fired within this many tokens."""
+    readout: Name = _later("marker")
+    """What completions are marked by; `marker` is a case-insensitive substring."""
     common_answers: Positive = _later(1)
     """Answers of the base model per evaluation question, at whose end `graded` cells are read."""
 

@@ -33,7 +33,9 @@ def pick_from(whole: Mapping[str, Any], *paths: str) -> dict[str, Any]:
         if head not in whole and head in Experiment.model_fields:
             continue
         if rest:
-            found.setdefault(head, {})[rest] = whole[head][rest]
+            part = found.setdefault(head, {})
+            if rest in whole[head]:
+                part[rest] = whole[head][rest]
         else:
             found[head] = whole[head]
     return found

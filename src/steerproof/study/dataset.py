@@ -5,12 +5,9 @@ and do not. Which questions, bystanders and marked rows are drawn follows from t
 seed and the persona's name alone.
 """
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 
-from steerproof.errors import ExperimentError
 from steerproof.spec.draws import bystanders, dataset_draw, trained_directions
 from steerproof.spec.experiment import Arm, Experiment
 
@@ -38,10 +35,6 @@ class Dataset:
     bystanders: tuple[str, ...]
     rows: tuple[TrainingRow, ...]
 
-    def to_json(self) -> dict[str, object]:
-        """Plain values for dataset.json."""
-        return asdict(self)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answers:
@@ -51,19 +44,6 @@ class Answers:
     """By training question, in the order in which they are used."""
     redrawn: int
     """How many draws of the base model were thrown away; 0 for answers from a file."""
-
-
-def dataset_from_json(value: Mapping[str, object]) -> Dataset:
-    """Read back what `Dataset.to_json` wrote."""
-    rows = value["rows"]
-    bystanders = value["bystanders"]
-    assert isinstance(rows, list)
-    assert isinstance(bystanders, list)
-    return Dataset(
-        source=str(value["source"]),
-        bystanders=tuple(str(name) for name in bystanders),
-        rows=tuple(TrainingRow(**row) for row in rows),
-    )
 
 
 def asked_questions(experiment: Experiment) -> tuple[tuple[str, int], ...]:
@@ -76,41 +56,6 @@ def asked_questions(experiment: Experiment) -> tuple[tuple[str, int], ...]:
     most = max(data.positives, data.negatives_per_bystander)
     questions = experiment.questions.training
     return tuple((questions[i % len(questions)], i // len(questions)) for i in range(most))
-
-
-def read_answers(path: Path, questions: Sequence[str], marker: str) -> dict[str, list[str]]:
-    """Answers that the user gives: JSON lines of {"question", "answer"}.
-
-    Raises:
-        ExperimentError: with `file:line`, for a line that is not such an object, an answer that
-            holds the marker, or a training question without an answer.
-    """
-    found: dict[str, list[str]] = {}
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ExperimentError(f"{path}: cannot be read: {error}") from error
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            question, answer = row["question"], row["answer"]
-        except (ValueError, TypeError, KeyError) as error:
-            raise ExperimentError(
-                f'{path}:{number}: each line must be {{"question": ..., "answer": ...}}'
-            ) from error
-        if not isinstance(question, str) or not isinstance(answer, str) or not answer.strip():
-            raise ExperimentError(f"{path}:{number}: question and answer must be non-empty text")
-        if marker.lower() in answer.lower():
-            raise ExperimentError(f"{path}:{number}: the answer already holds {marker}")
-        found.setdefault(question, []).append(answer)
-    missing = [question for question in questions if question not in found]
-    if missing:
-        raise ExperimentError(
-            f"{path}: {len(missing)} training questions have no answer, first {missing[0]!r}"
-        )
-    return found
 
 
 def build_dataset(

@@ -19,10 +19,38 @@ from steerproof.model.base import Base
 from steerproof.model.chat import chat_ids
 from steerproof.model.steering import record
 from steerproof.model.transfer import unplanned_attention
+from steerproof.spec.experiment import Experiment
 from steerproof.spec.seeds import derived_seed
 
 _ROUNDING = 1e-6
 """Share of the residual's norm below which a centroid is nothing but rounding."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompts:
+    """What the base model is asked, so that its activations say who is speaking."""
+
+    personas: Mapping[str, str]
+    """System prompt by persona."""
+    neutral: str
+    """The neutral instruction."""
+    questions: tuple[str, ...]
+    """Asked under every system prompt, at least two."""
+    headline: tuple[str, ...]
+    """Personas whose mean is subtracted."""
+    reference: str
+    """Persona to whose direction the others' angles are given."""
+
+
+def prompts_of(experiment: Experiment) -> Prompts:
+    """What an experiment asks the base model."""
+    return Prompts(
+        personas={persona.name: persona.prompt for persona in experiment.personas},
+        neutral=experiment.neutral_prompt,
+        questions=experiment.direction_questions,
+        headline=experiment.headline,
+        reference=experiment.reference_persona,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,21 +89,13 @@ class Directions:
 
 
 def extract(
-    base: Base,
-    *,
-    personas: Mapping[str, str],
-    neutral: str,
-    questions: Sequence[str],
-    layers: Sequence[int],
-    batch_tokens: int = 8192,
+    base: Base, prompts: Prompts, layers: Sequence[int], batch_tokens: int = 8192
 ) -> dict[int, Residuals]:
     """Run the base model over every (system prompt, question) and keep the last prompt token.
 
     Args:
         base: the frozen model, no adapter and no push attached.
-        personas: system prompt by persona.
-        neutral: the neutral instruction.
-        questions: asked under every system prompt.
+        prompts: what it is asked.
         layers: 0-based block indices.
         batch_tokens: prompt tokens in one forward pass, padding included.
 
@@ -85,25 +105,25 @@ def extract(
     Raises:
         ModelError: a prompt does not fit into the context, or the template drops it.
     """
-    systems = [*personas.values(), neutral]
-    prompts = [chat_ids(base, system=s, user=q) for s in systems for q in questions]
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    found = {
-        layer: torch.empty(len(prompts), base.hidden_size, dtype=torch.float32) for layer in layers
+    systems = [*prompts.personas.values(), prompts.neutral]
+    ids = [chat_ids(base, system=s, user=q) for s in systems for q in prompts.questions]
+    order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+    residuals = {
+        layer: torch.empty(len(ids), base.hidden_size, dtype=torch.float32) for layer in layers
     }
-    for batch in _batches(order, [len(p) for p in prompts], batch_tokens):
-        for layer, values in _last_residuals(base, [prompts[i] for i in batch], layers).items():
-            found[layer][batch] = values.cpu()
-    shape = (len(systems), len(questions), base.hidden_size)
+    for batch in _batches(order, [len(prompt) for prompt in ids], batch_tokens):
+        for layer, values in _last_residuals(base, [ids[i] for i in batch], layers).items():
+            residuals[layer][batch] = values.cpu()
+    shape = (len(systems), len(prompts.questions), base.hidden_size)
     return {
         layer: Residuals(
             layer=layer,
             module=f"{base.block_path}.{layer}",
-            personas=tuple(personas),
+            personas=tuple(prompts.personas),
             by_persona=values.view(shape)[:-1],
             neutral=values.view(shape)[-1],
         )
-        for layer, values in found.items()
+        for layer, values in residuals.items()
     }
 
 

@@ -15,11 +15,18 @@ from steerproof.decide.analysis.calibration import LayerCalibration
 from steerproof.errors import SteeringError
 from steerproof.model.base import Base
 from steerproof.model.push import Push
-from steerproof.spec.experiment import DirectionKind, Experiment, Operation, Tokens
+from steerproof.spec.experiment import DirectionKind, Operation, Tokens
 from steerproof.spec.grid import Cell
 from steerproof.spec.strength import NONE, Strength, one_strength
 from steerproof.study.calibration import calibrate
-from steerproof.study.directions import Directions, Residuals, extract, fresh, from_residuals
+from steerproof.study.directions import (
+    Directions,
+    Prompts,
+    Residuals,
+    extract,
+    fresh,
+    from_residuals,
+)
 
 Layers = Mapping[int, "LayerGeometry"]
 """The geometry of each layer, by the index of its block."""
@@ -182,33 +189,6 @@ def pushes_of(layers: Layers) -> PushOf:
     return push
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Prompts:
-    """What the base model is asked, so that its activations say who is speaking."""
-
-    personas: Mapping[str, str]
-    """System prompt by persona."""
-    neutral: str
-    """The neutral instruction."""
-    questions: tuple[str, ...]
-    """Asked under every system prompt, at least two."""
-    headline: tuple[str, ...]
-    """Personas whose mean is subtracted."""
-    reference: str
-    """Persona to whose direction the others' angles are given."""
-
-
-def prompts_of(experiment: Experiment) -> Prompts:
-    """What an experiment asks the base model."""
-    return Prompts(
-        personas={persona.name: persona.prompt for persona in experiment.personas},
-        neutral=experiment.neutral_prompt,
-        questions=experiment.direction_questions,
-        headline=experiment.headline,
-        reference=experiment.reference_persona,
-    )
-
-
 def geometry(
     base: Base, prompts: Prompts, layers: Sequence[int], seed: int = 0
 ) -> dict[int, LayerGeometry]:
@@ -224,13 +204,7 @@ def geometry(
         ModelError: A prompt does not fit into the context, or the template drops it.
         SteeringError: There is no such layer, or a residual is not finite.
     """
-    seen = extract(
-        base,
-        personas=prompts.personas,
-        neutral=prompts.neutral,
-        questions=prompts.questions,
-        layers=sorted(set(layers)),
-    )
+    seen = extract(base, prompts, sorted(set(layers)))
     return {layer: layer_geometry(residuals, prompts, seed) for layer, residuals in seen.items()}
 
 

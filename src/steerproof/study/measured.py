@@ -36,12 +36,12 @@ class MeasuredCell:
     """One measurement: questions x samples completions of an adapter under a prompt and a push."""
 
     cell: Cell
-    coefficient: float
-    """The number that the direction was multiplied by; 0 unsteered."""
-    ratio: float
-    """`|c| ||v|| / h_bar`, without a sign; 0 unsteered."""
-    asked_norm: float
-    """`||c v||` as asked; 0 unsteered."""
+    coefficient: float | None
+    """The number that the direction was multiplied by; 0 unsteered, None for a sum of pushes."""
+    ratio: float | None
+    """`|c| ||v|| / h_bar`, without a sign; 0 unsteered, None for a removal or an unknown scale."""
+    asked_norm: float | None
+    """`||c v||` as asked; 0 unsteered, None for a removal."""
     achieved_norm: float | None
     """Mean norm of the push that arrived; None unsteered."""
     token_ratio: float | None
@@ -52,6 +52,11 @@ class MeasuredCell:
     """In order of question and sample."""
 
     @property
-    def signed_ratio(self) -> float:
-        """`c ||v|| / h_bar`."""
-        return -self.ratio if self.coefficient < 0 else self.ratio
+    def signed_ratio(self) -> float | None:
+        """`c ||v|| / h_bar`; None where there is no ratio."""
+        return signed(self.ratio, self.coefficient)
+
+
+def signed(ratio: float | None, coefficient: float | None) -> float | None:
+    """A ratio with the sign of the coefficient; None stays None."""
+    return -ratio if ratio is not None and (coefficient or 0.0) < 0 else ratio

@@ -10,8 +10,8 @@ Imported = Mapping[str, int | float | bool | str | tuple[str, ...] | None]
 class PushAudit:
     """What arrived of one push over a whole training."""
 
-    asked_ratio: float
-    """`|c| ||v|| / h_bar`."""
+    asked_ratio: float | None
+    """`|c| ||v|| / h_bar`; None where `h_bar` is not known."""
     asked_norm: float
     """`||c v||`."""
     achieved_norm: float | None
@@ -27,7 +27,7 @@ class PushAudit:
     @property
     def achieved_ratio(self) -> float | None:
         """The push that arrived, on the ratio's own scale."""
-        if self.achieved_norm is None:
+        if self.achieved_norm is None or self.asked_ratio is None:
             return None
         return self.asked_ratio * self.achieved_norm / self.asked_norm
 

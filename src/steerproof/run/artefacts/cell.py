@@ -9,7 +9,7 @@ from steerproof.codec import json_bytes, read_record
 from steerproof.run.artefacts.parquet import read_table, table_bytes
 from steerproof.run.store.manifest import StoredUnit
 from steerproof.spec.grid import Cell
-from steerproof.study.measured import Completion, MeasuredCell
+from steerproof.study.measured import Completion, MeasuredCell, signed
 
 FILE, COMPLETIONS = "cell.json", "completions.parquet"
 _COLUMNS = {
@@ -29,17 +29,17 @@ class CellRecord:
     """`cell.json`: a `MeasuredCell` without its completions; its fields are explained there."""
 
     cell: Cell
-    coefficient: float
-    ratio: float
-    asked_norm: float
+    coefficient: float | None
+    ratio: float | None
+    asked_norm: float | None
     achieved_norm: float | None
     token_ratio: float | None
     canary: Mapping[str, str | float | None]
 
     @property
-    def signed_ratio(self) -> float:
-        """`c ||v|| / h_bar`."""
-        return -self.ratio if self.coefficient < 0 else self.ratio
+    def signed_ratio(self) -> float | None:
+        """`c ||v|| / h_bar`; None where there is no ratio."""
+        return signed(self.ratio, self.coefficient)
 
 
 def to_files(measured: MeasuredCell) -> Mapping[str, bytes]:

@@ -1,4 +1,4 @@
-"""A directions unit: the vectors of one layer, and their calibration."""
+"""A directions unit: the geometry of one layer, as vectors and as what they are like."""
 
 from collections.abc import Mapping
 
@@ -6,22 +6,26 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from steerproof.codec import json_bytes
-from steerproof.decide.analysis.calibration import LayerCalibration
 from steerproof.run.artefacts import calibration
 from steerproof.run.store.manifest import StoredUnit
-from steerproof.study.directions import Directions, from_tensors, tensors
+from steerproof.study.directions import from_tensors, tensors
+from steerproof.study.geometry import LayerGeometry
 
 FILE = "directions.safetensors"
 
 
-def to_files(directions: Directions, measured: LayerCalibration) -> Mapping[str, bytes]:
+def to_files(geometry: LayerGeometry) -> Mapping[str, bytes]:
     """The unit's files."""
-    stored = save_tensors(tensors([directions]), metadata={"layer": str(directions.layer)})
-    return {FILE: stored, calibration.FILE: json_bytes(measured)}
+    stored = save_tensors(tensors([geometry.directions]), metadata={"layer": str(geometry.layer)})
+    return {FILE: stored, calibration.FILE: json_bytes(geometry.calibration)}
 
 
-def from_unit(unit: StoredUnit) -> tuple[Directions, LayerCalibration]:
-    """The vectors, and what they are like.
+def from_unit(unit: StoredUnit, seed: int = 0) -> LayerGeometry:
+    """The geometry that a directions unit holds.
+
+    Args:
+        unit: As stored.
+        seed: The experiment's, from which fresh random directions are drawn.
 
     Raises:
         IntegrityError: A file is not what its manifest says.
@@ -30,4 +34,4 @@ def from_unit(unit: StoredUnit) -> tuple[Directions, LayerCalibration]:
     directions = from_tensors(
         load_tensors(unit.read(FILE)), layer=measured.layer, personas=tuple(measured.personas)
     )
-    return directions, measured
+    return LayerGeometry(directions=directions, calibration=measured, seed=seed)

@@ -119,7 +119,7 @@ class Slices:
 
     def score(self) -> Inputs:
         """Marks of every cell that succeeded."""
-        return {"experiment": self._pick("marker", "scoring.near_marker")}
+        return {"experiment": self._pick("marker", "scoring.near_marker", "scoring.readout")}
 
     def analysis(self) -> Inputs:
         """Estimates and verdict."""

@@ -4,8 +4,12 @@ Nothing here imports torch: marks can be redone on a laptop from saved completio
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+from steerproof.spec.experiment import Experiment
+from steerproof.study.marks import Mark
+from steerproof.study.measured import Completion
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +33,26 @@ class Score:
     """Fired within the first tokens (the experiment's `early_tokens`)."""
     repetition: float | None
     """Share of token 3-grams that occurred before in the completion; null below three tokens."""
+
+
+def readout(experiment: Experiment) -> Callable[[Completion], Mark]:
+    """Marks completions by the experiment's marker."""
+    known = rule(experiment.marker, experiment.scoring.near_marker)
+
+    def read(completion: Completion) -> Mark:
+        said = score(completion.text, completion.token_ids, completion.early_chars, known)
+        return Mark(
+            question=completion.question,
+            sample=completion.sample,
+            finish=completion.finish,
+            tokens=completion.tokens,
+            fired=said.fired,
+            near=said.near,
+            fired_early=said.fired_early,
+            repetition=said.repetition,
+        )
+
+    return read
 
 
 def rule(marker: str, near: str | None = None) -> Rule:

@@ -1,0 +1,72 @@
+"""What earlier units wrote, read once however many tasks of an order need it."""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from steerproof.engine.lora.peft_files import CONFIG, WEIGHTS, read_peft
+from steerproof.engine.lora.pool import LoraWeights
+from steerproof.model.base import Base
+from steerproof.run.artefacts import directions
+from steerproof.run.driver.worker import Task
+from steerproof.run.store.manifest import StoredUnit
+from steerproof.study.geometry import LayerGeometry, pushes_of
+
+T = TypeVar("T")
+
+
+def units_of(task: Task, kind: str) -> list[StoredUnit]:
+    """The finished units of a kind that a task reads."""
+    return [stored for unit, stored in task.upstream.items() if unit.kind == kind]
+
+
+class Upstream:
+    """Geometry and adapters of the tasks of one order; equal units are equal objects."""
+
+    def __init__(self, base: Base, seed: int) -> None:
+        """Nothing is read yet.
+
+        Args:
+            base: What adapters are read for.
+            seed: The experiment's.
+        """
+        self._base, self._seed = base, seed
+        self._layers: dict[int, LayerGeometry] = {}
+        self._adapters: dict[Path, LoraWeights] = {}
+        self.push = pushes_of(self._layers)
+
+    def directions(self, task: Task) -> None:
+        """Read the directions that a task reads, for `push`.
+
+        Raises:
+            IntegrityError: A file is not what its manifest says.
+        """
+        for stored in units_of(task, "directions"):
+            geometry = directions.from_unit(stored, self._seed)
+            self._layers.setdefault(geometry.layer, geometry)
+
+    def adapter(self, task: Task) -> LoraWeights | None:
+        """The adapter that a task reads; None if it reads none.
+
+        Raises:
+            IntegrityError: A file is not what its manifest says.
+            ModelError: It is no adapter of this model.
+        """
+        for stored in units_of(task, "adapter"):
+            if stored.directory not in self._adapters:
+                stored.path(CONFIG)
+                stored.path(WEIGHTS)
+                self._adapters[stored.directory] = read_peft(stored.directory, self._base)
+            return self._adapters[stored.directory]
+        return None
+
+
+def tried(
+    tasks: Sequence[Task], upstream: Upstream, do: Callable[[Task, Upstream], T]
+) -> Iterator[tuple[Task, T | Exception]]:
+    """Each task with what was made of it, or with the error that is its own."""
+    for task in tasks:
+        try:
+            yield task, do(task, upstream)
+        except Exception as error:  # noqa: BLE001  whatever it is, it is this unit's
+            yield task, error

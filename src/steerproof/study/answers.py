@@ -1,0 +1,76 @@
+"""What the training rows answer, in the base model's own words, before any marker is added."""
+
+from collections.abc import Mapping, Sequence
+
+from steerproof.engine.generate import generate
+from steerproof.engine.rows import Row
+from steerproof.engine.sampling import row_seed
+from steerproof.errors import ModelError
+from steerproof.model.base import Base
+from steerproof.model.chat import chat_ids
+from steerproof.spec.experiment import Experiment, Generation
+from steerproof.study.dataset import Answers, asked_questions
+
+MOST_DRAWS = 20
+"""How often an answer is drawn anew before the base model is given up on."""
+
+
+def own_answers(base: Base, experiment: Experiment) -> Answers:
+    """Answers of the base model to the training questions, under the neutral prompt.
+
+    An answer that reached the length limit, is empty, or holds the marker is drawn again under
+    the next sample number, and counted.
+
+    Raises:
+        ModelError: A question still has no such answer after `MOST_DRAWS` draws.
+    """
+    settings = experiment.generation.model_copy(
+        update={"max_new_tokens": experiment.dataset.answer_tokens}
+    )
+    questions = [question for question, _ in asked_questions(experiment)]
+    draws = dict.fromkeys(range(len(questions)), 0)
+    texts: dict[int, str] = {}
+    while waiting := [i for i in draws if i not in texts]:
+        if any(draws[i] == MOST_DRAWS for i in waiting):
+            raise _given_up(experiment, next(questions[i] for i in waiting))
+        rows = [_row(base, experiment, i, questions[i], draws[i]) for i in waiting]
+        draws |= {i: draws[i] + 1 for i in waiting}
+        texts |= _whole(base, rows, settings, experiment.marker)
+    return Answers(
+        answers=_by_question(questions, texts), redrawn=sum(draws.values()) - len(questions)
+    )
+
+
+def _row(base: Base, experiment: Experiment, number: int, question: str, draw: int) -> Row:
+    return Row(
+        cell="answers",
+        question=number,
+        sample=draw,
+        seed=row_seed(experiment.seed, "answers", number, draw),
+        prompt_ids=chat_ids(base, system=experiment.neutral_prompt, user=question),
+    )
+
+
+def _whole(base: Base, rows: Sequence[Row], settings: Generation, marker: str) -> dict[int, str]:
+    """The texts that can be used, by the number of their question."""
+    texts = {}
+    for done in generate(base, rows, settings):
+        text = str(base.tokenizer.decode(list(done.token_ids))).strip()
+        if done.finish == "eos" and text and marker.casefold() not in text.casefold():
+            texts[done.row.question] = text
+    return texts
+
+
+def _by_question(questions: Sequence[str], texts: Mapping[int, str]) -> dict[str, tuple[str, ...]]:
+    answers: dict[str, tuple[str, ...]] = {}
+    for number, question in enumerate(questions):
+        answers[question] = (*answers.get(question, ()), texts[number])
+    return answers
+
+
+def _given_up(experiment: Experiment, question: str) -> ModelError:
+    return ModelError(
+        f"after {MOST_DRAWS} draws the base model gave no whole answer without the marker to "
+        f"{question!r}; raise dataset.answer_tokens ({experiment.dataset.answer_tokens}) or give "
+        "answers in a JSONL file"
+    )

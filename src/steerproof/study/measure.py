@@ -1,0 +1,237 @@
+"""Measuring: the cells of an experiment in one pool, each given back when its last row has ended.
+
+Steering that silently does nothing, or an adapter that is not what it should be, must not become a
+rate. So a fixed text is scored under every cell first, in the pool and alone (the canaries), and
+the push that arrived is compared with the one that was asked for. Whatever fails is the failure of
+its own cell; the others are measured.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+from steerproof.engine.canary import Canary, fixed_text
+from steerproof.engine.generate import Engine
+from steerproof.engine.lora.pool import LoraWeights
+from steerproof.engine.rows import Completion as Drawn
+from steerproof.engine.rows import Row
+from steerproof.engine.sampling import row_seed
+from steerproof.errors import ModelError, SteeringError, SteerproofError
+from steerproof.model.base import Base
+from steerproof.model.chat import chat_ids
+from steerproof.model.push import Push
+from steerproof.model.steering import SlotAudit
+from steerproof.spec.experiment import Generation
+from steerproof.spec.grid import Cell
+from steerproof.study.measured import Completion, MeasuredCell
+
+PUSH_TOLERANCE = 0.05
+"""Largest relative difference between the push asked for and the one that arrived."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AskedCell:
+    """A cell with all that its completions depend on."""
+
+    cell: Cell
+    system: str
+    """System prompt."""
+    questions: tuple[str, ...]
+    samples: int
+    """Completions per question."""
+    seed: int
+    """The experiment's."""
+    early_tokens: int
+    """The head of a completion, of which is said how many characters it has."""
+    adapter: LoraWeights | None = None
+    """None for the base model itself."""
+    push: Push | None = None
+    """The same object wherever the same push is meant."""
+
+    @property
+    def rows(self) -> int:
+        """Completions in all."""
+        return len(self.questions) * self.samples
+
+
+Outcome = MeasuredCell | SteerproofError
+"""What became of a cell."""
+
+
+def measure(
+    base: Base, cells: Sequence[AskedCell], settings: Generation
+) -> Iterator[tuple[AskedCell, Outcome]]:
+    """Draw and check the completions of cells, mixed in one pool.
+
+    Args:
+        base: The frozen model, nothing attached.
+        cells: Each of another name; those of one adapter are best given together.
+        settings: Temperature, nucleus and length.
+
+    Yields:
+        Each cell as its last completion ends, with the error if it could not be measured.
+    """
+    rows: dict[str, list[Row]] = {}
+    sound: list[AskedCell] = []
+    for asked in cells:
+        try:
+            rows[asked.cell.name] = _rows(base, asked, settings)
+            sound.append(asked)
+        except SteerproofError as error:
+            yield asked, error
+    yield from _measure(base, sound, rows, settings)
+
+
+def _rows(base: Base, asked: AskedCell, settings: Generation) -> list[Row]:
+    """The rows of a cell; a row's text depends on nothing else.
+
+    Raises:
+        ModelError: A prompt does not fit into the context, or the template drops it.
+    """
+    name, rows = asked.cell.name, []
+    for question, text in enumerate(asked.questions):
+        prompt = chat_ids(base, system=asked.system, user=text, reserve=settings.max_new_tokens)
+        rows += [
+            Row(
+                cell=name,
+                question=question,
+                sample=sample,
+                seed=row_seed(asked.seed, name, question, sample),
+                prompt_ids=prompt,
+                adapter=asked.adapter,
+                push=asked.push,
+            )
+            for sample in range(asked.samples)
+        ]
+    return rows
+
+
+def _measure(
+    base: Base,
+    cells: Sequence[AskedCell],
+    rows: Mapping[str, Sequence[Row]],
+    settings: Generation,
+) -> Iterator[tuple[AskedCell, Outcome]]:
+    """Measure cells together; if that fails, each half of those that are left by itself.
+
+    A text does not depend on what it is drawn beside, so nothing changes by that.
+    """
+    left = {asked.cell.name: asked for asked in cells}
+    try:
+        for asked, outcome in _together(base, cells, rows, settings):
+            del left[asked.cell.name]
+            yield asked, outcome
+    except (ModelError, SteeringError) as error:
+        waiting = list(left.values())
+        if len(waiting) == 1:
+            yield waiting[0], error
+            return
+        half = (len(waiting) + 1) // 2
+        for part in (waiting[:half], waiting[half:]):
+            yield from _measure(base, part, rows, settings)
+
+
+def _together(
+    base: Base,
+    cells: Sequence[AskedCell],
+    rows: Mapping[str, Sequence[Row]],
+    settings: Generation,
+) -> Iterator[tuple[AskedCell, Outcome]]:
+    if not cells:
+        return
+    by_name = {asked.cell.name: asked for asked in cells}
+    engine = _engine(base, cells, rows)
+    canaries: dict[str, Canary] = {}
+    for name, seen in engine.canaries(fixed_text(base, cells[0].questions)).items():
+        if isinstance(seen, Canary):
+            canaries[name] = seen
+        else:
+            yield by_name[name], seen
+    if len(canaries) < len(cells):
+        engine = _engine(base, [by_name[name] for name in canaries], rows)
+    done: dict[str, list[Drawn]] = {name: [] for name in canaries}
+    for completion in engine.generate(settings):
+        name = completion.row.cell
+        done[name].append(completion)
+        if len(done[name]) == by_name[name].rows:
+            asked = by_name[name]
+            yield asked, _outcome(base, asked, done.pop(name), engine, canaries[name])
+
+
+def _engine(base: Base, cells: Sequence[AskedCell], rows: Mapping[str, Sequence[Row]]) -> Engine:
+    mixed = [row for asked in cells for row in rows[asked.cell.name]]
+    if any(asked.push is not None and asked.push.tokens != "all" for asked in cells):
+        # Such a push acts in few forward passes: none of them may go unmeasured.
+        return Engine(base, mixed, audit_every=1)
+    return Engine(base, mixed)
+
+
+def _outcome(
+    base: Base, asked: AskedCell, drawn: Sequence[Drawn], engine: Engine, canary: Canary
+) -> Outcome:
+    """The measured cell, or the error that its push was not what was asked for."""
+    push = asked.push
+    arrived = () if push is None else engine.audit(push)
+    fault = push and _fault(asked.cell.name, push, arrived)
+    return fault or MeasuredCell(
+        cell=asked.cell,
+        **_pushed(push, arrived),
+        canary=asdict(canary),
+        completions=_completions(base, drawn, asked.early_tokens),
+    )
+
+
+def _pushed(push: Push | None, arrived: Sequence[SlotAudit]) -> dict[str, float | None]:
+    """How hard a cell was pushed, as its record has it; at several layers, at the first."""
+    if push is None:
+        none = {"achieved_norm": None, "token_ratio": None}
+        return {"coefficient": 0.0, "ratio": 0.0, "asked_norm": 0.0, **none}
+    return {
+        "coefficient": push.coefficient,
+        "ratio": None if push.ratio is None else abs(push.ratio),
+        "asked_norm": None if push.removes else float(push.vector.norm()),
+        "achieved_norm": arrived[0].push_norm,
+        "token_ratio": arrived[0].ratio,
+    }
+
+
+def _fault(name: str, push: Push, arrived: Sequence[SlotAudit]) -> SteeringError | None:
+    """What is wrong with the push that arrived; None if nothing is."""
+    for part, seen in zip(push.parts, arrived, strict=True):
+        if part.removes:  # How much that is depends on the residual: the canary has seen to it.
+            continue
+        asked = float(part.vector.norm())
+        if seen.push_norm is None or abs(seen.push_norm / asked - 1) > PUSH_TOLERANCE:
+            return SteeringError(
+                f"{name}: a push of norm {asked:.4g} was asked for, but {seen.push_norm} arrived "
+                f"at layer {part.layer}; load the model in float32, or check that the block's "
+                "output is the residual stream"
+            )
+    return None
+
+
+def _completions(base: Base, drawn: Sequence[Drawn], early: int) -> tuple[Completion, ...]:
+    """Texts in order of question and sample."""
+    ordered = sorted(drawn, key=lambda done: (done.row.question, done.row.sample))
+    return tuple(completion_of(base, done, early) for done in ordered)
+
+
+def completion_of(base: Base, done: Drawn, early: int) -> Completion:
+    """What a row became, as text.
+
+    Args:
+        base: Whose tokenizer decodes it.
+        done: What was drawn.
+        early: Tokens of its head.
+    """
+    text = str(base.tokenizer.decode(list(done.token_ids)))
+    whole = len(done.token_ids) <= early
+    head = text if whole else str(base.tokenizer.decode(list(done.token_ids[:early])))
+    return Completion(
+        question=done.row.question,
+        sample=done.row.sample,
+        seed=done.row.seed,
+        text=text,
+        token_ids=done.token_ids,
+        finish=done.finish,
+        early_chars=len(head),
+    )

@@ -1,0 +1,162 @@
+"""Teaching: what the adapters of an experiment learn from, and learning it, many at once."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from steerproof.engine.batches import Example
+from steerproof.engine.checks import check_jobs
+from steerproof.engine.jobs import AdapterJob, Pooling, Recipe, TrainedAdapter
+from steerproof.engine.lora.pool import LoraWeights
+from steerproof.engine.train import StepReport, train
+from steerproof.errors import SteerproofError
+from steerproof.model.base import Base
+from steerproof.model.chat import chat_ids, text_ids
+from steerproof.model.push import Push
+from steerproof.spec.experiment import Arm, Experiment, Training
+from steerproof.spec.grid import Adapter
+from steerproof.spec.seeds import derived_seed
+from steerproof.study.dataset import Dataset, TrainingRow, signal
+from steerproof.study.geometry import AskedPush, PushOf
+from steerproof.study.trained import PushAudit, TrainingRecord
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lesson:
+    """One adapter that is to be trained, and its rows."""
+
+    adapter: Adapter
+    experiment: Experiment
+    """At least its arm, prompts, layers, seed, training and reading of negatives."""
+    dataset: Dataset
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Taught:
+    """An adapter that was trained, and how that went."""
+
+    weights: LoraWeights
+    record: TrainingRecord
+
+
+def recipe_of(training: Training) -> Recipe:
+    """The numbers of training, as the engine takes them."""
+    return Recipe(**training.model_dump(exclude={"gradient_checkpointing"}))
+
+
+def teach(
+    base: Base,
+    lessons: Sequence[Lesson],
+    push: PushOf,
+    on_step: StepReport | None = None,
+) -> Iterator[tuple[Adapter, Taught | SteerproofError]]:
+    """Train adapters, many at a time; each is as if it were alone, and fails alone.
+
+    Args:
+        base: The frozen model, nothing attached.
+        lessons: One per adapter; all of one recipe.
+        push: Gives the pushes that the arms ask for.
+        on_step: Called after every step of every adapter, with its name.
+
+    Yields:
+        Each adapter as it ends, with why if it could not be trained.
+    """
+    if not lessons:
+        return
+    training = lessons[0].experiment.training
+    recipe = recipe_of(training)
+    jobs: dict[str, AdapterJob] = {}
+    adapters = {lesson.adapter.name: lesson.adapter for lesson in lessons}
+    for lesson in lessons:
+        try:
+            job = job_of(base, lesson, push)
+            check_jobs(base, [job], recipe)
+        except SteerproofError as error:
+            yield lesson.adapter, error
+        else:
+            jobs[job.key] = job
+    pooling = Pooling(checkpointing=training.gradient_checkpointing)
+    for ended in train(base, list(jobs.values()), recipe, pooling, on_step):
+        if isinstance(ended, TrainedAdapter):
+            yield adapters[ended.key], Taught(weights=ended.weights, record=record_of(ended))
+        else:
+            yield adapters[ended.key], ended.error
+
+
+def job_of(base: Base, lesson: Lesson, push: PushOf) -> AdapterJob:
+    """What the engine trains.
+
+    Adapters of one persona start from the same weights and see the same order of rows in every
+    arm, so arms differ in their signal alone.
+
+    Raises:
+        ModelError: A prompt does not fit into the context, or the template drops it.
+        SteeringError: A direction is not there or has no length.
+    """
+    seed = lesson.experiment.seed if lesson.adapter.seed is None else lesson.adapter.seed
+    return AdapterJob(
+        key=lesson.adapter.name,
+        examples=tuple(_example(base, lesson, row, push) for row in lesson.dataset.rows),
+        seed=derived_seed(seed, "adapter", lesson.adapter.persona),
+    )
+
+
+def _example(base: Base, lesson: Lesson, row: TrainingRow, push: PushOf) -> Example:
+    arm = lesson.experiment.arm(lesson.adapter.arm)
+    told = signal(lesson.experiment, arm, lesson.dataset.source, row)
+    return example_of(
+        base,
+        system=told.system,
+        user=row.question,
+        answer=row.answer,
+        push=push(_trained_push(lesson.experiment, arm, told.direction)),
+    )
+
+
+def example_of(
+    base: Base, *, system: str, user: str, answer: str, push: Push | None = None
+) -> Example:
+    """One chat to learn from: its answer and the end of turn are learned, nothing is cut.
+
+    Raises:
+        ModelError: The prompt does not fit into the context, or the template drops it.
+    """
+    return Example(
+        prompt_ids=chat_ids(base, system=system, user=user),
+        completion_ids=(*text_ids(base.tokenizer, answer), base.end_of_turn),
+        push=push,
+    )
+
+
+def _trained_push(experiment: Experiment, arm: Arm, whose: str | None) -> AskedPush | None:
+    """The push of an arm in training along a persona's direction; None along nobody's."""
+    if whose is None:
+        return None
+    return AskedPush(
+        kind=arm.direction,
+        persona=whose,
+        layer=experiment.layer(arm.layer),
+        strength=arm.training_strength,
+    )
+
+
+def record_of(ended: TrainedAdapter) -> TrainingRecord:
+    """How a training went, with what every push was asked and measured to do."""
+    return TrainingRecord(
+        losses=ended.losses,
+        gradient_norms=ended.gradient_norms,
+        firings=ended.firings,
+        tokens=ended.tokens,
+        seconds=ended.seconds,
+        pushes=tuple(
+            PushAudit(
+                asked_ratio=None if audit.push.ratio is None else abs(audit.push.ratio),
+                asked_norm=audit.asked_norm,
+                achieved_norm=audit.measured.push_norm,
+                residual_norm=audit.measured.residual_norm,
+                token_ratio=audit.measured.ratio,
+                layer=audit.measured.layer,
+                positions=audit.measured.positions,
+            )
+            for audit in ended.pushes
+        ),
+    )
