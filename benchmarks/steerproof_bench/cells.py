@@ -6,14 +6,14 @@ from pathlib import Path
 
 from steerproof.engine.lora.pool import LoraSpec, LoraWeights, lora_sites
 from steerproof.engine.rows import Row
-from steerproof.engine.sampling import row_seed
 from steerproof.errors import SteerproofError
 from steerproof.model.base import Base
-from steerproof.model.chat import chat_ids, text_ids
-from steerproof.run.stages.pushes import Pushes
+from steerproof.model.chat import text_ids
 from steerproof.spec.experiment import Experiment, Generation
-from steerproof.spec.grid import Cell, adapters, cells
-from steerproof_bench.subjects import directions_of, drawn_adapter, spread, trained_adapter
+from steerproof.spec.grid import Cell, adapters, cells, system_of
+from steerproof.study.geometry import PushOf, asked_by, pushes_of
+from steerproof.study.measure import AskedCell, rows_of
+from steerproof_bench.subjects import drawn_adapter, geometry_of, spread, trained_adapter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,9 +84,9 @@ def cell_work(
         adapter: trained_adapter(run, adapter, base) if run else drawn_adapter(sites, spec, seed)
         for seed, adapter in enumerate(chosen, start=1)
     }
-    pushes = Pushes(directions_of(base, experiment))
+    push = pushes_of(geometry_of(base, experiment))
     made = {
-        cell.name: _rows(base, experiment, cell, rows, (weights[cell.adapter], pushes))
+        cell.name: tuple(_rows(base, experiment, cell, rows, weights[cell.adapter], push))
         for cell in asked
     }
     return CellWork(
@@ -101,37 +101,23 @@ def cell_work(
 
 
 def _rows(
-    base: Base, experiment: Experiment, cell: Cell, count: int, carried: tuple[LoraWeights, Pushes]
-) -> tuple[Row, ...]:
-    samples = experiment.generation.samples
-    adapter, pushes = carried
+    base: Base, experiment: Experiment, cell: Cell, count: int, adapter: LoraWeights, push: PushOf
+) -> list[Row]:
+    samples, settings = experiment.generation.samples, experiment.generation
     if count % samples:
         raise SteerproofError(f"{count} rows a cell are not whole questions of {samples} samples")
     questions = experiment.questions.evaluation
-    persona = cell.prompt == "persona"
-    system = experiment.persona(cell.persona).prompt if persona else experiment.neutral_prompt
-    push = pushes.push(cell.direction, cell.persona, cell.layer, cell.strength)
-    rows = []
-    for question in range(len(spread(questions, count // samples, "questions"))):
-        prompt = chat_ids(
-            base,
-            system=system,
-            user=questions[question],
-            reserve=experiment.generation.max_new_tokens,
-        )
-        rows += [
-            Row(
-                cell=cell.name,
-                question=question,
-                sample=sample,
-                seed=row_seed(experiment.seed, cell.name, question, sample),
-                prompt_ids=prompt,
-                adapter=adapter,
-                push=push,
-            )
-            for sample in range(samples)
-        ]
-    return tuple(rows)
+    asked = AskedCell(
+        cell=cell,
+        system=system_of(experiment, cell),
+        questions=questions[: len(spread(questions, count // samples, "questions"))],
+        samples=samples,
+        seed=experiment.seed,
+        early_tokens=settings.max_new_tokens,
+        adapter=adapter,
+        push=push(asked_by(cell)),
+    )
+    return rows_of(base, asked, settings)
 
 
 def regrouped(work: CellWork, count: int) -> CellWork:

@@ -1,29 +1,22 @@
 """The work of the training benchmark: adapters of all arms of a shipped experiment."""
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
-from steerproof.engine.batches import Example
+from steerproof.codec import read_record
 from steerproof.engine.jobs import AdapterJob, Recipe
 from steerproof.errors import SteerproofError
 from steerproof.model.base import Base
-from steerproof.model.chat import chat_ids, text_ids
-from steerproof.run.stages.pushes import Pushes
+from steerproof.model.chat import text_ids
+from steerproof.run.artefacts.dataset import FILE
 from steerproof.spec.experiment import Experiment
-from steerproof.spec.grid import Adapter, adapters
-from steerproof.spec.seeds import derived_seed
-from steerproof.study.dataset import (
-    Dataset,
-    TrainingRow,
-    asked_questions,
-    build_dataset,
-    dataset_from_json,
-    signal,
-)
-from steerproof_bench.subjects import directions_of, spread, unit_directory
+from steerproof.spec.grid import adapters
+from steerproof.study.dataset import Dataset, asked_questions, build_dataset
+from steerproof.study.geometry import pushes_of
+from steerproof.study.teach import Lesson, job_of, recipe_of
+from steerproof_bench.subjects import geometry_of, spread, unit_directory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,44 +56,22 @@ def job_work(
     Raises:
         SteerproofError: A number cannot be had, or the run lacks a dataset.
     """
-    recipe = Recipe(**experiment.training.model_dump(exclude={"gradient_checkpointing"}))
-    recipe = replace(recipe, epochs=1, dropout=0.0)
+    recipe = replace(recipe_of(experiment.training), epochs=1, dropout=0.0)
     if rows < 1 or rows % recipe.rows_per_step:
         raise SteerproofError(f"{rows} rows are not whole steps of {recipe.rows_per_step} rows")
-    pushes = Pushes(directions_of(base, experiment))
+    push = pushes_of(geometry_of(base, experiment))
     made = {} if run else _answers(base, experiment, tokens)
     jobs = []
     for adapter in spread(adapters(experiment), count, "adapters"):
         if run:
-            stored = unit_directory(run, "dataset", adapter.persona) / "dataset.json"
-            data = dataset_from_json(json.loads(stored.read_text("utf-8")))
+            stored = unit_directory(run, "dataset", adapter.persona) / FILE
+            data = read_record(Dataset, stored.read_bytes(), str(stored))
         else:
             data = build_dataset(experiment, adapter.persona, made)
-        mine = spread(data.rows, rows, "rows")
-        examples = tuple(_example(base, experiment, (adapter, data), row, pushes) for row in mine)
-        seed = derived_seed(experiment.seed, "adapter", adapter.persona)
-        jobs.append(AdapterJob(key=adapter.name, examples=examples, seed=seed))
+        mine = replace(data, rows=tuple(spread(data.rows, rows, "rows")))
+        lesson = Lesson(adapter=adapter, experiment=experiment, dataset=mine)
+        jobs.append(job_of(base, lesson, push))
     return JobWork(base=base, jobs=tuple(jobs), recipe=recipe)
-
-
-def _example(
-    base: Base,
-    experiment: Experiment,
-    whose: tuple[Adapter, Dataset],
-    row: TrainingRow,
-    pushes: Pushes,
-) -> Example:
-    arm = experiment.arm(whose[0].arm)
-    told = signal(experiment, arm, whose[1].source, row)
-    push = None
-    if told.direction is not None:
-        layer = experiment.layer(arm.layer)
-        push = pushes.push(arm.direction, told.direction, layer, arm.training_strength)
-    return Example(
-        prompt_ids=chat_ids(base, system=told.system, user=row.question),
-        completion_ids=(*text_ids(base.tokenizer, row.answer), base.end_of_turn),
-        push=push,
-    )
 
 
 def _answers(base: Base, experiment: Experiment, tokens: int) -> dict[str, list[str]]:

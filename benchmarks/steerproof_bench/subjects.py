@@ -12,40 +12,24 @@ from steerproof.errors import SteerproofError
 from steerproof.model.base import Base
 from steerproof.spec.experiment import Experiment
 from steerproof.spec.grid import Adapter
-from steerproof.study.calibration import calibrate
-from steerproof.study.directions import Directions, extract, from_residuals
+from steerproof.study.directions import prompts_of
+from steerproof.study.geometry import LayerGeometry, geometry
 
 T = TypeVar("T")
 _DRAWN_B = 0.02
 """Standard deviation of B in an adapter that stands in for a trained one."""
 
 
-def directions_of(base: Base, experiment: Experiment) -> dict[int, tuple[Directions, float]]:
-    """Directions and baseline norm by layer, extracted from the base as a run does."""
-    depth = len(base.blocks)
-    asked = {experiment.layers.primary, experiment.layers.contrast}
-    layers = sorted(layer for layer in asked if layer is not None)
-    if layers[-1] >= depth:
-        raise SteerproofError(f"{experiment.name} steers layer {layers[-1]} of {depth} blocks")
-    residuals = extract(
-        base,
-        personas={p.name: p.prompt for p in experiment.personas},
-        neutral=experiment.neutral_prompt,
-        questions=experiment.direction_questions,
-        layers=layers,
-    )
-    found = {}
-    for layer, seen in residuals.items():
-        directions = from_residuals(seen, headline=experiment.headline, seed=experiment.seed)
-        calibration = calibrate(
-            seen,
-            directions,
-            headline=experiment.headline,
-            reference=experiment.reference_persona,
-            seed=experiment.seed,
-        )
-        found[layer] = (directions, calibration.h_bar)
-    return found
+def geometry_of(base: Base, experiment: Experiment) -> dict[int, LayerGeometry]:
+    """Directions with their scale by layer, extracted from the base as a run does.
+
+    Raises:
+        SteerproofError: The experiment steers a layer that the base does not have.
+    """
+    layers, depth = experiment.steered_layers, len(base.blocks)
+    if max(layers) >= depth:
+        raise SteerproofError(f"{experiment.name} steers layer {max(layers)} of {depth} blocks")
+    return geometry(base, prompts_of(experiment), layers, experiment.seed)
 
 
 def spread(items: Sequence[T], count: int, what: str) -> list[T]:

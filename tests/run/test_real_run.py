@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from steerproof.codec import plain
 from steerproof.errors import IntegrityError
 from steerproof.run.commands.session import new_session, run_experiment
 from steerproof.run.commands.verify import verify
@@ -127,7 +128,7 @@ def test_rates_verdict_and_files_of_a_run_killed_twice_equal_those_of_an_uninter
     assert verdict is not None
     there = json.loads((straight / "results" / "verdict.json").read_bytes())
     locks = {"lock": ""}  # each directory's registration has its own time
-    assert {**verdict, **locks} == {**there, **locks}
+    assert {**plain(verdict), **locks} == {**there, **locks}
     assert leftovers(run) == []
     assert verify(run) == []
 

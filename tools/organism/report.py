@@ -16,16 +16,17 @@ from statistics import fmean
 
 from matplotlib.figure import Figure
 
+from steerproof.decide.analysis.calibration import LayerCalibration
 from steerproof.engine.generate import generate
 from steerproof.engine.rows import Row
 from steerproof.engine.sampling import row_seed
 from steerproof.model.base import Base, load_base
 from steerproof.model.chat import chat_ids
-from steerproof.model.steering import Push
+from steerproof.model.push import Push
 from steerproof.spec.experiment import Experiment
 from steerproof.spec.yaml_io import load_experiment
-from steerproof.study.calibration import LayerCalibration, calibrate
-from steerproof.study.directions import Directions, extract, from_residuals
+from steerproof.study.directions import prompts_of
+from steerproof.study.geometry import LayerGeometry, geometry
 from steerproof.study.readouts.marker import repetition
 from tools.organism.build import WEIGHTS
 from tools.organism.corpus import known_share
@@ -54,47 +55,21 @@ class Fluency:
     """Mean repetition, over completions for which it is defined."""
 
 
-def geometry(base: Base, experiment: Experiment) -> dict[int, tuple[Directions, LayerCalibration]]:
-    """Directions and calibration of every block."""
-    residuals = extract(
-        base,
-        personas={persona.name: persona.prompt for persona in experiment.personas},
-        neutral=experiment.neutral_prompt,
-        questions=experiment.direction_questions,
-        layers=range(len(base.blocks)),
-    )
-    found = {}
-    for layer, seen in residuals.items():
-        directions = from_residuals(seen, headline=experiment.headline, seed=experiment.seed)
-        found[layer] = (
-            directions,
-            calibrate(
-                seen,
-                directions,
-                headline=experiment.headline,
-                reference=experiment.reference_persona,
-                seed=experiment.seed,
-            ),
-        )
-    return found
-
-
-def fluency(
-    base: Base, experiment: Experiment, directions: Directions, h_bar: float
-) -> list[Fluency]:
+def fluency(base: Base, experiment: Experiment, layer: LayerGeometry) -> list[Fluency]:
     """The fluency-vs-ratio curve of one layer, every completion drawn in one pool."""
     rows: list[Row] = []
+    meant: dict[str, tuple[float, str]] = {}
     for ratio in RATIOS:
         for persona in experiment.headline:
-            vector = directions.vector("centroid", persona)
-            vector = vector * (ratio * h_bar / float(vector.double().norm()))
-            push = Push(layer=directions.layer, vector=vector) if ratio else None
-            rows += _rows(base, experiment, f"{ratio} {persona}", push)
+            push = layer.push(persona, ratio=ratio) if ratio else None
+            cell = f"{ratio} {persona}"
+            meant[cell] = ratio, persona
+            rows += _rows(base, experiment, cell, push)
     seen: dict[float, list[tuple[float, bool, bool, float | None]]] = {r: [] for r in RATIOS}
     for done in generate(base, rows, experiment.generation):
-        ratio, persona = done.row.cell.split()
+        ratio, persona = meant[done.row.cell]
         text = str(base.tokenizer.decode(list(done.token_ids)))
-        seen[float(ratio)].append(
+        seen[ratio].append(
             (
                 known_share(text),
                 text.startswith(own_openers(persona)),
@@ -149,7 +124,7 @@ def figure(curves: dict[int, list[Fluency]]) -> Figure:
 
 def tables(
     build: dict[str, object],
-    layers: dict[int, tuple[Directions, LayerCalibration]],
+    layers: dict[int, LayerGeometry],
     curves: dict[int, list[Fluency]],
     experiment: Experiment,
 ) -> str:
@@ -159,7 +134,7 @@ def tables(
         "(nats per answer token, each chat counting the same).",
         _layer_table(layers, experiment),
         f"Cosines of the centroids at layer {experiment.layers.primary}:",
-        _cosine_table(layers[experiment.layers.primary][1], experiment),
+        _cosine_table(layers[experiment.layers.primary].calibration, experiment),
         f"![Fluency against ratio]({FIGURE})",
     ]
     for layer, curve in curves.items():
@@ -167,15 +142,14 @@ def tables(
     return "\n\n".join(parts)
 
 
-def _layer_table(
-    layers: dict[int, tuple[Directions, LayerCalibration]], experiment: Experiment
-) -> str:
+def _layer_table(layers: dict[int, LayerGeometry], experiment: Experiment) -> str:
     head = (
         "| layer | h̄ | ‖v‖, least to most | ratio at `c=+2` | largest cosine of a pair "
         "| neutral's largest cosine | least split-half |"
     )
     lines = [head, "|" + "---|" * 7]
-    for layer, (_, found) in layers.items():
+    for layer, at in layers.items():
+        found = at.calibration
         mine = [found.personas[name] for name in experiment.headline]
         norms = sorted(one.norm for one in mine)
         largest = max(
@@ -240,11 +214,12 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     experiment = load_experiment("zlt").experiment
     base = load_base(arguments.weights)
-    layers = geometry(base, experiment)
+    every = range(len(base.blocks))
+    layers = geometry(base, prompts_of(experiment), every, experiment.seed)
     curves = {}
     for layer in (experiment.layer("contrast"), experiment.layer("primary")):
         log.info("pushing at layer %d", layer)
-        curves[layer] = fluency(base, experiment, layers[layer][0], layers[layer][1].h_bar)
+        curves[layer] = fluency(base, experiment, layers[layer])
     build = json.loads((arguments.weights / "build.json").read_text())
     figure(curves).savefig(arguments.docs / FIGURE, metadata={"Date": None})
     page = arguments.docs / "organism.md"

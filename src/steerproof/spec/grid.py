@@ -160,6 +160,13 @@ def _seed_suffix(seed: int | None) -> str:
     return "" if seed is None else f".s{seed}"
 
 
+def system_of(experiment: Experiment, cell: Cell) -> str:
+    """The system prompt of a cell."""
+    if cell.prompt == "neutral":
+        return experiment.neutral_prompt
+    return experiment.persona(cell.prompt_of or cell.persona).prompt
+
+
 def adapters(experiment: Experiment) -> tuple[Adapter, ...]:
     """Every adapter of the experiment, arm by arm, in file order; then those of further seeds."""
     return tuple(

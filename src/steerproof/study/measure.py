@@ -74,14 +74,14 @@ def measure(
     sound: list[AskedCell] = []
     for asked in cells:
         try:
-            rows[asked.cell.name] = _rows(base, asked, settings)
+            rows[asked.cell.name] = rows_of(base, asked, settings)
             sound.append(asked)
         except SteerproofError as error:
             yield asked, error
     yield from _measure(base, sound, rows, settings)
 
 
-def _rows(base: Base, asked: AskedCell, settings: Generation) -> list[Row]:
+def rows_of(base: Base, asked: AskedCell, settings: Generation) -> list[Row]:
     """The rows of a cell; a row's text depends on nothing else.
 
     Raises:
