@@ -15,7 +15,11 @@ from steerproof.decide.analysis.calibration import (
     PersonaCalibration,
 )
 from steerproof.decide.analysis.rates import RateRow
+<<<<<<< HEAD
 from steerproof.decide.analysis.records import Analysis
+=======
+from steerproof.decide.analysis.slots import SlotRow
+>>>>>>> 822c214 (Graded outcome: slots of cells on common answers and own completions, a unit per adapter; the shipped experiments measure the matrices)
 from steerproof.errors import IntegrityError
 from steerproof.run.artefacts import (
     analysis,
@@ -25,6 +29,7 @@ from steerproof.run.artefacts import (
     dataset,
     directions,
     score,
+    slots,
     training,
 )
 from steerproof.run.graph.ids import UnitId
@@ -56,6 +61,17 @@ def stored(run: Path, files: Mapping[str, bytes]) -> StoredUnit:
         unit=UnitId("kind", "name"), inputs={}, upstream={}, environment=Environment(code="x")
     )
     return commit(run, prepare(run, recipe, files, {}, MADE), recipe.unit, recipe.key())
+
+
+def test_slots_survive_their_file_and_a_text_without_one_has_no_numbers(tmp_path: Path) -> None:
+    rows = (
+        SlotRow(cell="A.a", question=0, text="common.0", z_marker=1.5, z_end=-2.0, log_z=4.0,
+                log_prob_marker=-0.25),
+        SlotRow(cell="A.a", question=1, text="own.2"),
+    )  # fmt: skip
+    assert slots.from_unit(stored(tmp_path, slots.to_files(rows))) == rows
+    assert rows[0].margin == 3.5
+    assert rows[1].margin is None
 
 
 def layer_calibration() -> LayerCalibration:

@@ -215,6 +215,15 @@ def asked(experiment: Experiment) -> dict[Cell, Asked]:
     return found
 
 
+def by_adapter(measured: Mapping[Cell, Asked]) -> dict[Adapter, dict[Cell, Asked]]:
+    """The graded cells of each adapter; in an untrained arm, of each persona."""
+    found: dict[Adapter, dict[Cell, Asked]] = {}
+    for cell, wanted in measured.items():
+        if wanted.graded:
+            found.setdefault(cell.adapter, {})[cell] = wanted
+    return found
+
+
 def samples(experiment: Experiment) -> dict[Cell, int]:
     """Every cell with its completions per question."""
     return {cell: wanted.samples for cell, wanted in asked(experiment).items()}

@@ -3,6 +3,7 @@
 Editing one arm redoes that arm, and editing a title redoes nothing.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from steerproof.errors import ExperimentError
 from steerproof.model.files import file_hashes
 from steerproof.run.graph.keys import file_sha256
 from steerproof.spec.experiment import Arm, Experiment
-from steerproof.spec.grid import Adapter, Cell
+from steerproof.spec.grid import Adapter, Asked, Cell
 from steerproof.spec.slices import pick_from
 
 Inputs = dict[str, Any]
@@ -120,6 +121,34 @@ class Slices:
     def score(self) -> Inputs:
         """Marks of every cell that succeeded."""
         return {"experiment": self._pick("marker", "scoring.near_marker", "scoring.readout")}
+
+    def common_answers(self) -> Inputs:
+        """The base model's answers to the evaluation questions."""
+        fields = self._pick(
+            *("seed", "marker", "neutral_prompt", "questions.evaluation"),
+            *("generation.temperature", "generation.top_p", "generation.max_new_tokens"),
+        )
+        return {"experiment": fields, "common": self._experiment.scoring.common_answers}
+
+    def slots(self, wanted: Mapping[Cell, Asked]) -> Inputs:
+        """What is weighed at the end of the texts of one adapter's cells."""
+        experiment = self._experiment
+        cells = [
+            {
+                "cell": cell.record(),
+                "system": self._system(cell),
+                "trained": not experiment.arm(cell.arm).untrained,
+                "common": graded.common,
+                "own": graded.own,
+            }
+            for cell, graded in wanted.items()
+        ]
+        return {
+            "cells": cells,
+            "seed": experiment.seed,
+            "questions": list(experiment.questions.evaluation),
+            "marker": experiment.marker,
+        }
 
     def analysis(self) -> Inputs:
         """Estimates and verdict."""

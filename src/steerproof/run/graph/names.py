@@ -9,8 +9,12 @@ from steerproof.spec.grid import Adapter, Cell
 
 ANSWERS = UnitId("answers", "base")
 """What the base model says under the neutral prompt."""
+COMMON = UnitId("answers", "common")
+"""What it says to the evaluation questions: the same texts are read in every graded cell."""
 SCORE = UnitId("score", "all")
 """The marks of every cell, and the rate table."""
+GRADED = UnitId("graded", "all")
+"""What was weighed where answers end, of all adapters."""
 ANALYSIS = UnitId("analysis", "all")
 """Estimates and verdict."""
 
@@ -28,6 +32,11 @@ def dataset_unit(persona: str) -> UnitId:
 def adapter_unit(adapter: Adapter) -> UnitId:
     """The weights of an (arm, persona)."""
     return UnitId("adapter", adapter.name)
+
+
+def slots_unit(adapter: Adapter) -> UnitId:
+    """What is weighed where answers end, in the graded cells of an (arm, persona)."""
+    return UnitId("slots", adapter.name)
 
 
 def cell_unit(cell: Cell) -> UnitId:

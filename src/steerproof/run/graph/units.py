@@ -6,7 +6,12 @@ dataset/<persona>      answers                    -> training rows
 adapter/<arm>.<p>      dataset, directions        -> LoRA weights
 cell/<name>            adapter, directions        -> completions
 score/all              every cell that succeeded  -> marks, rate table
-analysis/all           score, directions          -> estimates, verdict
+answers/common         base model                 -> what it says to the evaluation questions
+slots/<arm>.<p>        adapter, directions, texts -> what is weighed where an answer ends
+graded/all             all slots that were read   -> one table
+analysis/all           score, graded, directions  -> estimates, verdict
+
+The three before the last are there only where some cell is graded.
 """
 
 from collections.abc import Iterator, Mapping
@@ -18,19 +23,29 @@ from steerproof.run.graph.inputs import Inputs, Slices
 from steerproof.run.graph.names import (
     ANALYSIS,
     ANSWERS,
+    COMMON,
+    GRADED,
     SCORE,
     adapter_unit,
     cell_unit,
     dataset_unit,
     directions_unit,
+    slots_unit,
 )
 from steerproof.spec.experiment import Experiment
-from steerproof.spec.grid import Adapter, Cell, adapters, samples
+from steerproof.spec.grid import Adapter, Asked, Cell, adapters, asked, by_adapter
 
-KINDS = ("directions", "answers", "dataset", "adapter", "cell", "score", "analysis")
+KINDS = (
+    *("directions", "answers", "dataset", "adapter", "cell", "score", "slots", "graded"),
+    "analysis",
+)
 """Each has its function, of the same name, in the module of that name in `run/stages/`."""
-LIMITS: Mapping[str, int] = {"adapter": 128, "cell": 1024}
+LIMITS: Mapping[str, int] = {"adapter": 128, "cell": 1024, "slots": 128}
 """Most units of one order: a batch is full long before, and a worker need not hold more at once."""
+
+
+TOLERANT = ("score", "slots", "graded")
+"""Kinds that are made of whichever of their upstream units succeeded."""
 
 
 def experiment_graph(experiment: Experiment, place: Place) -> Graph:
@@ -51,7 +66,7 @@ def experiment_graph(experiment: Experiment, place: Place) -> Graph:
             upstream=upstream,
             group=unit.kind,
             limit=LIMITS.get(unit.kind),
-            tolerant=unit == SCORE,
+            tolerant=unit.kind in TOLERANT,
             context=around.context,
         )
         for unit, inputs, upstream in _units(experiment, slices)
@@ -71,11 +86,19 @@ def _units(
         yield dataset_unit(persona), slices.dataset(persona), (ANSWERS,)
     for adapter in trained:
         yield adapter_unit(adapter), slices.adapter(adapter), _read_by_adapter(experiment, adapter)
-    measured = samples(experiment)
-    for cell, count in measured.items():
-        yield cell_unit(cell), slices.cell(cell, count), _read_by_cell(experiment, cell)
+    measured = asked(experiment)
+    for cell, wanted in measured.items():
+        yield cell_unit(cell), slices.cell(cell, wanted.samples), _read_by_cell(experiment, cell)
     yield SCORE, slices.score(), tuple(map(cell_unit, measured))
-    yield ANALYSIS, slices.analysis(), (SCORE, *map(directions_unit, layers))
+    graded = by_adapter(measured)
+    if graded:
+        yield COMMON, slices.common_answers(), ()
+        for adapter, cells in graded.items():
+            yield slots_unit(adapter), slices.slots(cells), _read_by_slots(experiment, cells)
+        # With the score it is made even if no slot could be read.
+        yield GRADED, {}, (SCORE, *map(slots_unit, graded))
+    tables = (SCORE, GRADED) if graded else (SCORE,)
+    yield ANALYSIS, slices.analysis(), (*tables, *map(directions_unit, layers))
 
 
 def _read_by_adapter(experiment: Experiment, adapter: Adapter) -> tuple[UnitId, ...]:
@@ -87,6 +110,14 @@ def _read_by_adapter(experiment: Experiment, adapter: Adapter) -> tuple[UnitId, 
 def _read_by_cell(experiment: Experiment, cell: Cell) -> tuple[UnitId, ...]:
     trained = () if experiment.arm(cell.arm).untrained else (adapter_unit(cell.adapter),)
     return trained if cell.layer is None else (*trained, directions_unit(cell.layer))
+
+
+def _read_by_slots(experiment: Experiment, cells: Mapping[Cell, Asked]) -> tuple[UnitId, ...]:
+    """The common answers, what the cells are made of, and those whose own texts are read."""
+    upstream = [COMMON]
+    for cell, wanted in cells.items():
+        upstream += [*_read_by_cell(experiment, cell), *([cell_unit(cell)] if wanted.own else [])]
+    return tuple(dict.fromkeys(upstream))
 
 
 def steered_layers(experiment: Experiment) -> tuple[int, ...]:

@@ -1,0 +1,167 @@
+"""The graded outcome: cells read at the slot where an answer ends, on texts that are given.
+
+Common answers are the base model's own, the same text in every cell: nothing is drawn and cells
+are compared in pairs. A cell's own completions are read before the marker, or where they ended; one
+that was cut by length before either has no slot, and says so.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+from steerproof.decide.analysis.slots import SlotRow
+from steerproof.engine.lora.pool import LoraWeights
+from steerproof.engine.rows import Row
+from steerproof.engine.slots import Slot, Text, weigh
+from steerproof.errors import ModelError
+from steerproof.model.base import Base
+from steerproof.model.chat import chat_ids, text_ids
+from steerproof.model.push import Push
+from steerproof.spec.grid import Cell
+from steerproof.study.measured import Completion
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GradedCell:
+    """A cell with the texts that it is read on."""
+
+    cell: Cell
+    system: str
+    """System prompt."""
+    questions: tuple[str, ...]
+    common: Mapping[str, Sequence[str]]
+    """Answers by question; empty to leave them out."""
+    own: Sequence[Completion] = ()
+    """Its completions; empty to leave them out."""
+    adapter: LoraWeights | None = None
+    """None for the base model itself."""
+    push: Push | None = None
+    """The same object wherever the same push is meant."""
+
+
+def grade(base: Base, cells: Sequence[GradedCell], marker: str) -> dict[Cell, tuple[SlotRow, ...]]:
+    """Read the slots of cells, mixed in one pool.
+
+    Args:
+        base: The frozen model, nothing attached.
+        cells: Those of one adapter are best given together, and of one push within it.
+        marker: The planted string.
+
+    Returns:
+        For each cell its rows, common answers first, in order of question.
+
+    Raises:
+        ModelError: A prompt does not fit into the context, the template drops it, or the marker's
+            tokens depend on what stands before it.
+        SteeringError: A push does not fit the base.
+    """
+    tokens = marker_ids(base, marker)
+    asked = [one for cell in cells for one in _texts(base, cell, marker)]
+    given = [i for i, one in enumerate(asked) if one.answer is not None]
+    texts = [_text(asked[i], tokens) for i in given]
+    slots: dict[int, Slot] = {given[place]: slot for place, slot in weigh(base, texts)}
+    found: dict[Cell, list[SlotRow]] = {cell.cell: [] for cell in cells}
+    for i, one in enumerate(asked):
+        found[one.cell].append(_row(one, slots.get(i)))
+    return {cell: tuple(rows) for cell, rows in found.items()}
+
+
+def marker_ids(base: Base, marker: str) -> tuple[int, ...]:
+    """The marker's tokens as training appends it: after a full stop and a space.
+
+    Raises:
+        ModelError: The tokenizer joins it to what stands before it.
+    """
+    before, whole = (text_ids(base.tokenizer, text) for text in (".", f". {marker}"))
+    if whole[: len(before)] != before:
+        raise ModelError(
+            f"the tokenizer joins the marker {marker!r} to the full stop before it, so there is no "
+            "slot where an answer ends; choose a marker that begins with a bracket"
+        )
+    return whole[len(before) :]
+
+
+def slot_of(base: Base, done: Completion, marker: str) -> int | None:
+    """How many of a completion's tokens are its answer; None if it was cut before it ended.
+
+    The answer ends before the marker and the white space in front of it, or where the turn ended.
+    """
+    fired = re.search(re.escape(marker), done.text, re.IGNORECASE)
+    if fired is None:
+        return len(done.token_ids) if done.finish == "eos" else None
+    end = len(done.text[: fired.start()].rstrip())
+    low, high = 0, len(done.token_ids)
+    while low < high:  # The longest beginning that does not reach beyond the answer.
+        middle = (low + high + 1) // 2
+        if len(str(base.tokenizer.decode(list(done.token_ids[:middle])))) <= end:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Asked:
+    """One text of one cell."""
+
+    cell: Cell
+    question: int
+    text: str
+    row: Row
+    answer: tuple[int, ...] | None
+    """None without a slot."""
+
+
+def _texts(base: Base, cell: GradedCell, marker: str) -> Iterator[_Asked]:
+    """Every text that a cell is read on."""
+
+    @cache
+    def row(question: int) -> Row:
+        prompt = chat_ids(base, system=cell.system, user=cell.questions[question])
+        return Row(
+            cell=cell.cell.name,
+            question=question,
+            sample=0,
+            seed=0,
+            prompt_ids=prompt,
+            adapter=cell.adapter,
+            push=cell.push,
+        )
+
+    for question, words in enumerate(cell.questions):
+        for number, answer in enumerate(cell.common.get(words, ())):
+            yield _Asked(
+                cell=cell.cell,
+                question=question,
+                text=f"common.{number}",
+                row=row(question),
+                answer=text_ids(base.tokenizer, answer),
+            )
+    for done in cell.own:
+        end = slot_of(base, done, marker)
+        yield _Asked(
+            cell=cell.cell,
+            question=done.question,
+            text=f"own.{done.sample}",
+            row=row(done.question),
+            answer=None if end is None else done.token_ids[:end],
+        )
+
+
+def _text(asked: _Asked, marker: tuple[int, ...]) -> Text:
+    assert asked.answer is not None  # only those with a slot are asked for
+    return Text(row=asked.row, answer=asked.answer, marker=marker)
+
+
+def _row(asked: _Asked, slot: Slot | None) -> SlotRow:
+    named = {"cell": asked.cell.name, "question": asked.question, "text": asked.text}
+    if slot is None:
+        return SlotRow(**named)
+    return SlotRow(
+        **named,
+        z_marker=slot.z_marker,
+        z_end=slot.z_end,
+        log_z=slot.log_z,
+        log_prob_marker=slot.log_prob_marker,
+    )
