@@ -15,11 +15,8 @@ from steerproof.decide.analysis.calibration import (
     PersonaCalibration,
 )
 from steerproof.decide.analysis.rates import RateRow
-<<<<<<< HEAD
 from steerproof.decide.analysis.records import Analysis
-=======
 from steerproof.decide.analysis.slots import SlotRow
->>>>>>> 822c214 (Graded outcome: slots of cells on common answers and own completions, a unit per adapter; the shipped experiments measure the matrices)
 from steerproof.errors import IntegrityError
 from steerproof.run.artefacts import (
     analysis,
