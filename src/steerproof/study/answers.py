@@ -28,12 +28,34 @@ def own_answers(base: Base, experiment: Experiment) -> Answers:
         update={"max_new_tokens": experiment.dataset.answer_tokens}
     )
     questions = [question for question, _ in asked_questions(experiment)]
+    return _answered(base, experiment, "answers", questions, settings)
+
+
+def common_answers(base: Base, experiment: Experiment, count: int) -> Answers:
+    """Answers of the base model to the evaluation questions: texts that graded cells share.
+
+    Args:
+        base: The frozen model, nothing attached.
+        experiment: Its neutral prompt, marker, seed and generation are read.
+        count: Answers per question.
+
+    Raises:
+        ModelError: As `own_answers`.
+    """
+    questions = [text for text in experiment.questions.evaluation for _ in range(count)]
+    return _answered(base, experiment, "common", questions, experiment.generation)
+
+
+def _answered(
+    base: Base, experiment: Experiment, name: str, questions: Sequence[str], settings: Generation
+) -> Answers:
+    """A whole answer to each question, drawn anew until there is one."""
     draws = dict.fromkeys(range(len(questions)), 0)
     texts: dict[int, str] = {}
     while waiting := [i for i in draws if i not in texts]:
         if any(draws[i] == MOST_DRAWS for i in waiting):
-            raise _given_up(experiment, next(questions[i] for i in waiting))
-        rows = [_row(base, experiment, i, questions[i], draws[i]) for i in waiting]
+            raise _given_up(settings, next(questions[i] for i in waiting))
+        rows = [_row(base, experiment, name, (i, draws[i]), questions[i]) for i in waiting]
         draws |= {i: draws[i] + 1 for i in waiting}
         texts |= _whole(base, rows, settings, experiment.marker)
     return Answers(
@@ -41,12 +63,15 @@ def own_answers(base: Base, experiment: Experiment) -> Answers:
     )
 
 
-def _row(base: Base, experiment: Experiment, number: int, question: str, draw: int) -> Row:
+def _row(
+    base: Base, experiment: Experiment, name: str, place: tuple[int, int], question: str
+) -> Row:
+    """A row of the base model; its place is its number and how often it was drawn before."""
     return Row(
-        cell="answers",
-        question=number,
-        sample=draw,
-        seed=row_seed(experiment.seed, "answers", number, draw),
+        cell=name,
+        question=place[0],
+        sample=place[1],
+        seed=row_seed(experiment.seed, name, *place),
         prompt_ids=chat_ids(base, system=experiment.neutral_prompt, user=question),
     )
 
@@ -68,9 +93,9 @@ def _by_question(questions: Sequence[str], texts: Mapping[int, str]) -> dict[str
     return answers
 
 
-def _given_up(experiment: Experiment, question: str) -> ModelError:
+def _given_up(settings: Generation, question: str) -> ModelError:
     return ModelError(
         f"after {MOST_DRAWS} draws the base model gave no whole answer without the marker to "
-        f"{question!r}; raise dataset.answer_tokens ({experiment.dataset.answer_tokens}) or give "
-        "answers in a JSONL file"
+        f"{question!r} in {settings.max_new_tokens} tokens; raise dataset.answer_tokens, to an "
+        "evaluation question generation.max_new_tokens, or give answers in a JSONL file"
     )
