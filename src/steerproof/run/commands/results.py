@@ -12,13 +12,13 @@ from steerproof.codec import digest, json_bytes, plain
 from steerproof.decide.analysis.calibration import Calibration, LayerCalibration
 from steerproof.decide.report.inputs import ReportInputs
 from steerproof.decide.report.page import SOURCES, build
-from steerproof.run.artefacts import analysis, score
+from steerproof.run.artefacts import analysis, score, slots
 from steerproof.run.artefacts.verdict import FILE as VERDICT
 from steerproof.run.artefacts.verdict import Verdict, verdict_of
 from steerproof.run.commands.report_inputs import Gathered, report_inputs
 from steerproof.run.graph.keys import code_version, file_sha256
-from steerproof.run.graph.names import ANALYSIS, SCORE
-from steerproof.run.store.manifest import MANIFEST
+from steerproof.run.graph.names import ANALYSIS, GRADED, SCORE
+from steerproof.run.store.manifest import MANIFEST, StoredUnit
 from steerproof.run.store.store import publish, results_damage
 from steerproof.spec.experiment import Experiment
 from steerproof.spec.strength import Strength
@@ -38,17 +38,20 @@ def publish_results(gathered: Gathered) -> Verdict | None:
         return None
     verdict = verdict_of(analysis.from_unit(finished[ANALYSIS]), gathered.registration.lock.sha256)
     inputs = report_inputs(gathered)
-    marker = _marker(verdict, inputs)
+    tables = {score.RATES: finished[SCORE]}
+    if GRADED in finished:
+        tables[slots.FILE] = finished[GRADED]
+    marker = _marker(verdict, inputs, tables)
     if _made_from(gathered.run) != marker or results_damage(gathered.run):
-        publish(gathered.run, _files(verdict, inputs, finished[SCORE].read(score.RATES), marker))
+        copied = {name: unit.read(name) for name, unit in tables.items()}
+        publish(gathered.run, {**copied, **_files(verdict, inputs, marker)})
     return verdict
 
 
-def _files(verdict: Verdict, inputs: ReportInputs, rates: bytes, marker: str) -> dict[str, bytes]:
+def _files(verdict: Verdict, inputs: ReportInputs, marker: str) -> dict[str, bytes]:
     report = build(inputs)
     whole = verdict.record()
     return {
-        score.RATES: rates,
         "estimates.json": json_bytes({name: whole[name] for name in _ESTIMATES}),
         VERDICT: json_bytes(verdict),
         "calibration.json": json_bytes(calibration_json(inputs.experiment, inputs.calibration)),
@@ -85,10 +88,11 @@ def _defined(numbers: Mapping[Strength, float | None]) -> dict[str, float]:
     return {str(strength): value for strength, value in numbers.items() if value is not None}
 
 
-def _marker(verdict: Verdict, inputs: ReportInputs) -> str:
+def _marker(verdict: Verdict, inputs: ReportInputs, tables: Mapping[str, StoredUnit]) -> str:
     """One hash over everything that decides the files."""
     return digest(
         {
+            "tables": {name: unit.manifest.files[name].sha256 for name, unit in tables.items()},
             "verdict": plain(verdict),
             "experiment": inputs.experiment.model_dump(mode="json"),
             "objections": plain(inputs.objections),
