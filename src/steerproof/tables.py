@@ -14,6 +14,7 @@ from rich.table import Table
 from steerproof.text import clean
 
 if TYPE_CHECKING:  # the help and the version need neither numpy nor pydantic
+    from steerproof.decide.analysis.answer_records import ThreeAnswers
     from steerproof.decide.analysis.records import Analysis, Bounds
     from steerproof.decide.review.plan import Plan, Range
     from steerproof.decide.review.power import OperatingCharacteristics
@@ -22,28 +23,28 @@ if TYPE_CHECKING:  # the help and the version need neither numpy nor pydantic
     from steerproof.run.commands.status import RunStatus
 
 
-def verdict_text(analysis: "Analysis", place: Path) -> str:
-    """The verdict, what it means, and where the report is."""
-    primary = analysis.tested.primary
-    rho = "undefined" if primary.rho is None else f"{primary.rho:+.2f}"
-    interval = "no interval" if primary.interval is None else _bounds(primary.interval)
+def verdict_text(answers: "ThreeAnswers", place: Path) -> str:
+    """The three answers, what they mean together, and where the report is."""
     return "\n".join(
         [
-            f"{analysis.verdict}: {analysis.reason}",
-            f"  {analysis.reading}",
-            f"  rho = {rho} {interval}, arm {analysis.arm}, {primary.n} personas",
+            *answers.lines,
+            f"What that means: {answers.reading}.",
             f"  report: {place / 'results' / 'report.html'}",
         ]
     )
 
 
-def analysis_table(analysis: "Analysis") -> Table:
-    """Every arm at both strengths."""
-    table = Table(
-        title=f"{analysis.verdict}: {analysis.reason}",
-        caption=analysis.reading,
-        title_justify="left",
-    )
+def analysis_table(analysis: "Analysis", answers: "ThreeAnswers | None" = None) -> Table:
+    """The three answers, and every arm at both strengths as registered.
+
+    Args:
+        analysis: As registered.
+        answers: None shows what is registered alone.
+    """
+    title = f"{analysis.verdict}: {analysis.reason}"
+    if answers is not None:
+        title = "\n".join(answers.lines)
+    table = Table(title=title, caption=analysis.reading, title_justify="left")
     for column in ("arm", "strength", "rho", "interval", "leave one out", "p", "passes", "kills"):
         table.add_column(column)
     for name, arm in analysis.arms.items():

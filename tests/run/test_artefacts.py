@@ -9,12 +9,14 @@ import pytest
 import torch
 
 from steerproof.codec import canonical, digest, json_bytes, plain, read_record
+from steerproof.decide.analysis.answers import answer
 from steerproof.decide.analysis.calibration import (
     LayerCalibration,
     LayerGate,
     PersonaCalibration,
 )
 from steerproof.decide.analysis.rates import RateRow
+from steerproof.decide.analysis.rates_csv import read_rates
 from steerproof.decide.analysis.records import Analysis
 from steerproof.decide.analysis.slots import SlotRow
 from steerproof.errors import IntegrityError
@@ -35,6 +37,7 @@ from steerproof.run.store.manifest import Made, StoredUnit
 from steerproof.run.store.store import commit, prepare
 from steerproof.spec.grid import Cell
 from steerproof.spec.strength import Strength
+from steerproof.spec.yaml_io import load_experiment
 from steerproof.study.dataset import Answers, Dataset, TrainingRow
 from steerproof.study.directions import Directions
 from steerproof.study.geometry import LayerGeometry
@@ -205,7 +208,7 @@ def test_marks_come_back_by_cell_and_a_failed_cell_is_not_there(tmp_path: Path) 
     assert b"villain" in unit.read(score.RATES)
 
 
-def test_an_analysis_and_its_gates_come_back(tmp_path: Path) -> None:
+def test_an_analysis_its_answers_and_its_gates_come_back(tmp_path: Path) -> None:
     gate = LayerGate(
         layer=3,
         h_bar=10.0,
@@ -216,7 +219,10 @@ def test_an_analysis_and_its_gates_come_back(tmp_path: Path) -> None:
     )
     written = Path(__file__).parents[1] / "data" / "issue267_analysis.json"
     whole = Analysis.from_json(json.loads(written.read_bytes()))
-    result = analysis.AnalysisResult(analysis=whole, gates=(gate,))
+    experiment = load_experiment("published-267").experiment
+    table = read_rates(written.with_name("issue267_rates.csv"), experiment)
+    answers = answer(table, experiment, whole)
+    result = analysis.AnalysisResult(analysis=whole, answers=answers, gates=(gate,))
     assert analysis.from_unit(stored(tmp_path, analysis.to_files(result))) == result
 
 

@@ -59,7 +59,7 @@ def _say_verdict(verdict: "Verdict | None", place: Path, as_json: bool) -> None:
     def words() -> str:
         if verdict is None:
             return "no verdict: there is no finished analysis"
-        return tables.verdict_text(verdict.analysis, place)
+        return tables.verdict_text(verdict.answers, place)
 
     say(verdict, as_json, words)
 
@@ -137,17 +137,28 @@ def analyze(
     rates: Annotated[Path, typer.Argument(help="A rate table, rates.csv.")],
     experiment: Source,
     arm: Annotated[str | None, typer.Option(help="Arm that the verdict is about.")] = None,
+    registered: Annotated[
+        bool, typer.Option("--registered", help="The registered rule alone, as it was.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """The registered analysis of a rate table, without a model."""
+    """The three answers to a rate table, without a model: registered, ranking, direction."""
+    from steerproof.codec import plain
     from steerproof.decide.analysis.analyze import analyze as judge
+    from steerproof.decide.analysis.answers import conclude
     from steerproof.decide.analysis.rates_csv import read_rates
     from steerproof.decide.analysis.records import to_json
     from steerproof.spec.yaml_io import load_experiment
 
     asked = load_experiment(experiment).experiment
-    analysis = judge(read_rates(rates, asked), asked, arm=arm)
-    say(to_json(analysis), as_json, lambda: tables.analysis_table(analysis))
+    table = read_rates(rates, asked)
+    if registered:
+        analysis, answers = judge(table, asked, arm=arm), None
+        value = to_json(analysis)
+    else:
+        analysis, answers = conclude(table, asked, arm=arm)
+        value = {**to_json(analysis), "answers": plain(answers)}
+    say(value, as_json, lambda: tables.analysis_table(analysis, answers))
 
 
 @app.command()

@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from steerproof.decide.analysis.gates import Text
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mark:
@@ -31,6 +33,22 @@ def rate(marks: Sequence[Mark]) -> float | None:
 def truncated(marks: Sequence[Mark]) -> float | None:
     """Share that reached the length limit; None of none."""
     return mean(mark.finish == "length" for mark in marks)
+
+
+def text_of(marks: Sequence[Mark], repetition: float) -> Text | None:
+    """How a cell's completions end; None of none.
+
+    Args:
+        marks: Of the cell.
+        repetition: Largest share of repeated 3-grams of a coherent completion; one that is too
+            short to repeat anything is coherent when it ended.
+    """
+    if not marks:
+        return None
+    ended = [mark for mark in marks if mark.finish == "eos"]
+    whole = [m for m in ended if m.repetition is None or m.repetition <= repetition]
+    count = len(marks)
+    return Text(ended=len(ended) / count, coherent=len(whole) / count, completions=count)
 
 
 def mean(values: Iterable[float | None]) -> float | None:

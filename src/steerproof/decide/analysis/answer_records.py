@@ -230,7 +230,7 @@ class RevisedKill:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ThreeAnswers:
-    """As registered, ranking, direction and prompt; `answer_words` says them in words."""
+    """As registered, ranking, direction and prompt, in records and in words."""
 
     registered: Verdict
     ranking: RankingAnswer
@@ -240,3 +240,7 @@ class ThreeAnswers:
     """Warnings on the directions: neutral prompt and controls."""
     kills: tuple[RevisedKill, ...]
     """The second versions of `sign_inverted` and `direction_not_specific`."""
+    reading: str = ""
+    """What all of it means for the question of the title."""
+    lines: tuple[str, ...] = ()
+    """The three answers in words, in order; whole sentences."""

@@ -1,16 +1,20 @@
 """The three answers: as registered, ranking, direction and prompt; over training seeds."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
 from steerproof.decide.analysis import gates
+from steerproof.decide.analysis.analyze import analyze
 from steerproof.decide.analysis.answer_records import (
     Reads,
     SeedAnswer,
     SeedResult,
     ThreeAnswers,
 )
+from steerproof.decide.analysis.answer_words import reading, three_lines
+from steerproof.decide.analysis.calibration import reference_cosines
 from steerproof.decide.analysis.case import Case, case_of, rates_of
 from steerproof.decide.analysis.direction_answer import answer_direction
 from steerproof.decide.analysis.estimates import estimate
@@ -42,7 +46,7 @@ def answer(
     tried = deciding(case, own, arm)
     direction = answer_direction(case, own, arm, tried.decides.strength)
     kills = revised_kills(case, own, arm, tried.decides.strength)
-    return ThreeAnswers(
+    found = ThreeAnswers(
         registered=registered.verdict,
         ranking=answer_ranking(case, arm, tried, matrix=direction.supports, kills=kills),
         direction=direction,
@@ -50,6 +54,38 @@ def answer(
         gates=_warnings(case, own, arm),
         kills=kills,
     )
+    return replace(
+        found,
+        reading=reading(found, registered, experiment),
+        lines=three_lines(found, registered, experiment),
+    )
+
+
+def conclude(
+    table: RateTable,
+    experiment: Experiment,
+    *,
+    rig: Rig | None = None,
+    arm: str | None = None,
+    workers: int = 1,
+) -> tuple[Analysis, ThreeAnswers]:
+    """The registered analysis and the three answers; both say the same of the question.
+
+    Args:
+        table: Rates, checked against the experiment.
+        experiment: Registered numbers, arms, personas and thresholds.
+        rig: What is known besides the rates; none is a bare table.
+        arm: Arm that is tested; none takes the experiment's.
+        workers: Threads for resampling; changes nothing but time.
+
+    Returns:
+        The registered analysis, its reading replaced by that of the answers, and the answers.
+    """
+    known = rig or Rig()
+    geometry = reference_cosines(known.layers) if known.layers else None
+    registered = analyze(table, experiment, geometry=geometry, arm=arm, workers=workers)
+    answers = answer(table, experiment, registered, known)
+    return replace(registered, reading=answers.reading), answers
 
 
 def _seeds(cases: Mapping[int, Case], rig: Rig, arm: str) -> SeedAnswer:

@@ -7,6 +7,7 @@ give the same bytes. What was not measured is None, and a report says so.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from steerproof.decide.analysis.answer_records import ThreeAnswers
 from steerproof.decide.analysis.calibration import Calibration
 from steerproof.decide.analysis.rates import RateTable
 from steerproof.decide.analysis.records import Analysis
@@ -84,6 +85,8 @@ class ReportInputs:
     experiment: Experiment
     rates: RateTable
     analysis: Analysis
+    answers: ThreeAnswers | None = None
+    """As registered, ranking, direction and prompt; None where they were not asked for."""
     calibration: Calibration = field(default_factory=dict)
     """By layer; empty if there is none."""
     training: Sequence[TrainingSummary] = ()

@@ -1,4 +1,4 @@
-"""`results/verdict.json`: the whole analysis, the gates, and the hash of what was registered."""
+"""`results/verdict.json`: analysis, answers, gates, and the hash of what was registered."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from steerproof.codec import plain, read_record
+from steerproof.decide.analysis.answer_records import ThreeAnswers
 from steerproof.decide.analysis.calibration import LayerGate
 from steerproof.decide.analysis.records import Analysis, to_json
 from steerproof.errors import IntegrityError
@@ -19,6 +20,7 @@ class Verdict:
     """What a run concluded."""
 
     analysis: Analysis
+    answers: ThreeAnswers
     gates: tuple[LayerGate, ...]
     """One a layer."""
     lock: str
@@ -26,12 +28,24 @@ class Verdict:
 
     def record(self) -> Mapping[str, Any]:
         """As verdict.json holds it: the fields of the analysis, then the others."""
-        return {**to_json(self.analysis), "gates": plain(self.gates), "lock": self.lock}
+        return {
+            **to_json(self.analysis),
+            "answers": plain(self.answers),
+            "gates": plain(self.gates),
+            "lock": self.lock,
+        }
 
 
 def verdict_of(result: AnalysisResult, lock: str) -> Verdict:
     """What an analysis unit says, under a registration."""
-    return Verdict(analysis=result.analysis, gates=result.gates, lock=lock)
+    return Verdict(analysis=result.analysis, answers=result.answers, gates=result.gates, lock=lock)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerLines:
+    """The three answers in words."""
+
+    lines: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +56,8 @@ class VerdictHead:
     arm: str = ""
     reason: str = ""
     reading: str = ""
+    answers: AnswerLines = AnswerLines()
+    """Empty in a verdict from before there were three answers."""
 
 
 def read_head(run: Path) -> VerdictHead | None:

@@ -48,10 +48,12 @@ def report_inputs(gathered: Gathered) -> ReportInputs:
     measured = calibrations(experiment, finished)
     table = score.rates_of(finished[SCORE], experiment)
     marks = score.from_unit(finished[SCORE])
+    result = analysis.from_unit(finished[ANALYSIS])
     return ReportInputs(
         experiment=experiment,
         rates=table,
-        analysis=analysis.from_unit(finished[ANALYSIS]).analysis,
+        analysis=result.analysis,
+        answers=result.answers,
         calibration=measured,
         training=tuple(_training(experiment, finished)),
         completions=tuple(_completions(experiment, finished, marks)),

@@ -154,7 +154,8 @@ class Slices:
         """Estimates and verdict."""
         fields = self._pick(
             *("name", "seed", "personas", "questions.evaluation", "layers", "gates", "arms"),
-            *("cells", "generation", "analysis", "reference_persona", "seeds"),
+            *("cells", "generation", "analysis", "answers", "reference_persona", "seeds"),
+            *("dataset.bystanders", "dataset.negatives"),
         )
         return {"experiment": fields}
 

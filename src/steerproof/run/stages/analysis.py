@@ -1,18 +1,20 @@
-"""From the rate table to a verdict: the registered analysis. No torch."""
+"""From the rate table to a verdict: as registered, and the three answers. No torch."""
 
 from collections.abc import Sequence
 
-from steerproof.decide.analysis.analyze import analyze
-from steerproof.decide.analysis.calibration import layer_gate, reference_cosines
+from steerproof.decide.analysis.answers import conclude
+from steerproof.decide.analysis.calibration import layer_gate
+from steerproof.decide.analysis.rig import Rig
 from steerproof.run.artefacts import calibration, score
 from steerproof.run.artefacts.analysis import AnalysisResult, to_files
 from steerproof.run.driver.worker import Files, Outcomes, Task, each
 from steerproof.run.graph.names import SCORE
 from steerproof.spec.slices import partial_experiment
+from steerproof.study.marks import text_of
 
 
 def analysis(tasks: Sequence[Task]) -> Outcomes:
-    """The registered analysis of the rate table: analysis.json, gates.json."""
+    """The analysis of the rate table: analysis.json, answers.json, gates.json."""
     yield from each(tasks, _analysis)
 
 
@@ -21,6 +23,12 @@ def _analysis(task: Task) -> Files:
     read = [s for unit, s in task.upstream.items() if unit.kind == "directions"]
     layers = {at.layer: at for at in map(calibration.from_unit, read)}
     table = score.rates_of(task.upstream[SCORE], experiment)
-    analysis = analyze(table, experiment, geometry=reference_cosines(layers))
+    marks = score.from_unit(task.upstream[SCORE])
+    read_texts = {
+        cell: text_of(marks.get(cell.name, ()), experiment.answers.repetition)
+        for cell in table.cells
+    }
+    texts = {cell: text for cell, text in read_texts.items() if text is not None}
+    analysis, answers = conclude(table, experiment, rig=Rig(layers=layers, texts=texts))
     gates = tuple(layer_gate(experiment, at) for at in layers.values())
-    return to_files(AnalysisResult(analysis=analysis, gates=gates))
+    return to_files(AnalysisResult(analysis=analysis, answers=answers, gates=gates))
