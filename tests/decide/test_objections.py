@@ -152,7 +152,20 @@ def test_a_weak_design_is_objected_to_with_its_number(code):
 def test_one_training_seed_is_objected_to_only_where_something_is_trained():
     assert "one_seed" in raised(clean(), training_seeds=1)
     loaded = tuple(arm.model_copy(update={"adapters": "there"}) for arm in clean().arms)
-    assert raised(clean(arms=loaded), training_seeds=1) == {}
+    known = frozenset(arm.name for arm in loaded)
+    assert raised(clean(arms=loaded), training_seeds=1, prompts_known=known) == {}
+
+
+def test_adapters_that_do_not_say_their_prompts_are_objected_to():
+    experiment = clean()
+    arms = tuple(
+        arm.model_copy(update={"adapters": "there"} if arm.name != "C" else {})
+        for arm in experiment.arms
+    )
+    found = raised(clean(arms=arms), prompts_known=frozenset({"B"}))
+    assert "1 arm(s) (B-iso)" in found["adapters_of_unknown_prompts"].finding
+    assert found["adapters_of_unknown_prompts"].severity == "serious"
+    assert "adapters_of_unknown_prompts" not in raised(experiment)
 
 
 def test_an_arm_between_two_confounded_ones_softens_the_objection():

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 
+from steerproof.spec.adapter_source import AdapterSource
 from steerproof.spec.experiment import Analysis, Arm, Experiment, PromptKind
 from steerproof.spec.problems import Check, Keys, Problem, did_you_mean, shown, twice
 from steerproof.spec.strength import NONE, Strength
@@ -309,6 +310,15 @@ def measured_strengths(
     return tuple(labels)
 
 
+def _adapters(experiment: Experiment) -> Iterator[Problem]:
+    for i, arm in enumerate(experiment.arms):
+        if arm.adapters is not None:
+            try:
+                AdapterSource.parse(arm.adapters)
+            except ValueError as error:
+                yield Problem(keys=("arms", i, "adapters"), message=str(error))
+
+
 CHECKS = (
     Check(reads={"model"}, find=_revision),
     Check(reads={"model", "layers"}, find=_layers),
@@ -318,6 +328,7 @@ CHECKS = (
     Check(reads={"dataset"}, find=_dose_rows),
     Check(reads={"dataset", "training"}, find=_training),
     Check(reads={"arms", "layers"}, find=_arms),
+    Check(reads={"arms"}, find=_adapters),
     Check(reads={"arms", "dataset"}, find=_negatives),
     Check(reads={"arms", "cells", "layers"}, find=_grids),
     Check(reads={"arms", "analysis"}, find=_analysis_arms),

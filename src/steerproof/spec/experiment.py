@@ -155,7 +155,8 @@ class Arm(Record):
     shuffle: bool = False
     """Negative control: training directions permuted among the headline personas."""
     adapters: Text | None = None
-    """Directory with one existing PEFT adapter per persona (`DIR/PERSONA/`); none trains them."""
+    """Existing PEFT adapters, `DIR`, `DIR/lora_{persona}` or `owner/name@COMMIT:folder`, one folder
+    per persona; none trains them."""
     untrained: bool = _later(False)
     """The base model itself: no adapter; its cells say what pushes and prompts do alone."""
 

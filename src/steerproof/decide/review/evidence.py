@@ -37,6 +37,8 @@ class Evidence:
     """Share of completions so far that reached the length limit."""
     training_seeds: int = 1
     """Training seeds for which each adapter exists."""
+    prompts_known: frozenset[str] = frozenset()
+    """Arms whose existing adapters say that they were trained under this experiment's prompts."""
 
     def layer(self, index: int) -> LayerCalibration | None:
         """Calibration of a layer, if it was measured."""

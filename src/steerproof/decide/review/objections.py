@@ -13,7 +13,11 @@ import numpy as np
 from steerproof.decide.analysis.calibration import LayerCalibration
 from steerproof.decide.analysis.statistics import spearman
 from steerproof.decide.review.evidence import Evidence, Objection
-from steerproof.decide.review.objections_design import CLIFF, design_objections
+from steerproof.decide.review.objections_design import (
+    CLIFF,
+    adapters_of_others,
+    design_objections,
+)
 from steerproof.decide.review.power import (
     OperatingCharacteristics,
     operating_characteristics,
@@ -53,6 +57,7 @@ def objections(
     power = simulated_power(experiment) if with_power else None
     found = [] if power is None else list(_power(experiment, power))
     found += design_objections(experiment, known.training_seeds, power and _coverage(power))
+    found += adapters_of_others(experiment, known.prompts_known)
     found += _measured(experiment, known)
     return tuple(sorted(found, key=lambda objection: objection.severity != "serious"))
 

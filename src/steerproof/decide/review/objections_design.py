@@ -40,6 +40,26 @@ def design_objections(
     yield from _few_questions(experiment)
 
 
+def adapters_of_others(experiment: Experiment, known: Collection[str]) -> Iterator[Objection]:
+    """Existing adapters of which nobody says how they were trained.
+
+    Args:
+        experiment: As loaded.
+        known: Arms whose adapters say that they were trained under this experiment's prompts.
+    """
+    arms = [a.name for a in experiment.arms if a.adapters is not None and a.name not in known]
+    if arms:
+        yield Objection(
+            code="adapters_of_unknown_prompts",
+            severity="serious",
+            finding=f"the adapters of {len(arms)} arm(s) ({', '.join(arms)}) were trained elsewhere,"
+            " and their files do not say under which prompts: what differs between arms may be that",
+            remedy="train the arm here, or use adapters that `steerproof adapters export` wrote,"
+            " which say their prompts",
+            numbers={"arms": len(arms)},
+        )
+
+
 def similarity(left: str, right: str) -> float:
     """Jaccard index of the words of two questions: common words over all words."""
     first, second = _words(left), _words(right)

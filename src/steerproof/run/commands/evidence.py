@@ -1,11 +1,13 @@
 """What the finished units, or else a trial, have measured that bears on the design."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from steerproof.decide.analysis.calibration import Calibration
 from steerproof.decide.review.evidence import Evidence, Objection, unknown
 from steerproof.decide.review.objections import objections
 from steerproof.errors import RegistrationError
+from steerproof.exchange.adapters import prompts_known
 from steerproof.run.artefacts import calibration, dataset, score
 from steerproof.run.artefacts.score import Marks
 from steerproof.run.graph.ids import UnitId
@@ -31,12 +33,13 @@ def calibrations(experiment: Experiment, finished: Finished) -> Calibration:
 
 
 def evidence_of(
-    experiment: Experiment, finished: Finished, tried: Calibration | None = None
+    experiment: Experiment, directory: Path, finished: Finished, tried: Calibration | None = None
 ) -> Evidence:
     """What is known besides the experiment file.
 
     Args:
         experiment: Whose design it is.
+        directory: Where its relative paths start.
         finished: The units that are there.
         tried: What a trial measured, for when no directions unit is there yet.
     """
@@ -49,6 +52,11 @@ def evidence_of(
         bystanders={data.source: data.bystanders for data in datasets} or None,
         bridge=None if marks is None else _bridge(experiment, marks),
         truncated=None if every is None else truncated(every),
+        prompts_known=frozenset(
+            arm.name
+            for arm in experiment.arms
+            if arm.adapters is not None and prompts_known(experiment, arm, directory)
+        ),
     )
 
 
@@ -70,10 +78,10 @@ def _bridge(experiment: Experiment, marks: Marks) -> dict[str, float] | None:
 
 
 def objections_of(
-    experiment: Experiment, finished: Finished, tried: Calibration | None = None
+    experiment: Experiment, directory: Path, finished: Finished, tried: Calibration | None = None
 ) -> tuple[tuple[Objection, ...], tuple[str, ...]]:
-    """What to object to, and what cannot be objected to yet."""
-    evidence = evidence_of(experiment, finished, tried)
+    """What to object to, and what cannot be objected to yet; arguments as `evidence_of`'s."""
+    evidence = evidence_of(experiment, directory, finished, tried)
     return objections(experiment, evidence=evidence), unknown(experiment, evidence)
 
 

@@ -82,7 +82,9 @@ def plan_run(
         todo={str(unit) for unit in found.todo},
         accelerator=place.device.startswith("cuda"),
     )
-    raised, later = objections_of(experiment, found.reused, tried and tried.calibration)
+    raised, later = objections_of(
+        experiment, place.directory, found.reused, tried and tried.calibration
+    )
     return Planned(plan=plan, objections=raised, not_yet_known=later, run=run)
 
 

@@ -22,7 +22,11 @@ from steerproof.run.artefacts.score import Marks
 from steerproof.run.commands.evidence import Finished, calibrations, objections_of
 from steerproof.run.graph.names import ANALYSIS, SCORE, adapter_unit, cell_unit
 from steerproof.run.store.ledger_file import read_ledger
-from steerproof.run.store.registration import Registration, analysis_alone_differs
+from steerproof.run.store.registration import (
+    Registration,
+    analysis_alone_differs,
+    kept_directory,
+)
 from steerproof.spec.experiment import Experiment
 from steerproof.spec.grid import Cell, adapters, cells
 from steerproof.study.marks import mean, truncated
@@ -58,7 +62,7 @@ def report_inputs(gathered: Gathered) -> ReportInputs:
         training=tuple(_training(experiment, finished)),
         completions=tuple(_completions(experiment, finished, marks)),
         fluency=tuple(_fluency(experiment, finished, marks)),
-        objections=objections_of(experiment, finished)[0],
+        objections=objections_of(experiment, kept_directory(gathered.run), finished)[0],
         versions=registration.lock.versions,
         seeds={"experiment": experiment.seed},
         hashes=_hashes(registration, finished),

@@ -122,7 +122,11 @@ def run_experiment(
     """
     graph = graph_of(session)
     if strict:
-        refuse_serious(objections_of(session.experiment, survey(session.run, graph).reused)[0])
+        refuse_serious(
+            objections_of(
+                session.experiment, session.place.directory, survey(session.run, graph).reused
+            )[0]
+        )
     check_runnable(session.experiment, session.place, graph, session.run)
     with open_run(session.run, session.command, steal=steal) as directory:
         registration = _register(session, graph, directory, deviate)

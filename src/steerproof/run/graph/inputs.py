@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from steerproof.errors import ExperimentError
+from steerproof.exchange.adapters import adapter_directory
 from steerproof.model.files import file_hashes
 from steerproof.run.graph.keys import file_sha256
 from steerproof.spec.experiment import Arm, Experiment
@@ -89,12 +90,7 @@ class Slices:
 
     def _given(self, arm: Arm, persona: str) -> dict[str, str]:
         """Hashes of an adapter that was trained elsewhere."""
-        directory = self._directory / str(arm.adapters) / persona
-        if not directory.is_dir():
-            raise ExperimentError(
-                f"arm {arm.name}: no adapter directory {directory}; `adapters` must hold one PEFT "
-                "adapter per persona, named as the persona"
-            )
+        directory = adapter_directory(arm, persona, self._directory)
         return file_hashes(directory)
 
     def cell(self, cell: Cell, count: int) -> Inputs:
