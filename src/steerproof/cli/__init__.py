@@ -15,7 +15,7 @@ import typer
 
 import steerproof
 from steerproof import tables
-from steerproof.cli import directions
+from steerproof.cli import adapters, directions
 from steerproof.cli.output import Device, Json, RunDir, Source, Where, complain, needing, say
 from steerproof.errors import MachineError, SteerproofError
 from steerproof.text import clean
@@ -35,6 +35,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(directions.app, name="directions")
+app.add_typer(adapters.app, name="adapters")
 
 
 def main() -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from transformers import AutoConfig
 
 from steerproof.errors import ModelError
+from steerproof.model.base import Base
 from steerproof.model.files import find_directory
 
 
@@ -22,6 +23,21 @@ class Shape:
     """Decoder blocks."""
     hidden_size: int
     """Width of the residual stream."""
+
+
+def shape_in_memory(base: Base, model: str) -> Shape:
+    """The shape of a model that is loaded.
+
+    Args:
+        base: The model.
+        model: What it is called.
+    """
+    return Shape(
+        model=model,
+        model_type=str(base.model.config.model_type),
+        blocks=len(base.blocks),
+        hidden_size=base.hidden_size,
+    )
 
 
 def shape_of(model: str, revision: str | None = None) -> Shape:

@@ -67,6 +67,9 @@ class Persona(Record):
     """System prompt; empty only for a supplementary persona (the model's default)."""
     headline: bool = True
     """Takes part in rankings; supplementary ones are trained and reported only."""
+    direction: Text | None = _later(None)
+    """File with its direction, in any format that `steerproof directions` reads, in place of its
+    centroid; none extracts it."""
 
 
 class Questions(Record):

@@ -5,7 +5,7 @@ prompt, and `c(ratio) = ratio * h_bar / ||v||`. A coefficient that is mild for o
 past the point where another's text falls apart, so everything here is per persona.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Float
@@ -34,8 +34,18 @@ def calibrate(
     headline: tuple[str, ...],
     reference: str,
     seed: int,
+    imported: Mapping[str, str] | None = None,
 ) -> LayerCalibration:
     """Measure a layer's baseline norm, its directions and their reliability.
+
+    Args:
+        residuals: What the directions were taken from.
+        directions: Of the layer.
+        headline: The personas whose mean is subtracted.
+        reference: Persona to whose direction the others' angles are given.
+        seed: Of the halves of the questions.
+        imported: Personas whose direction was brought, and what is known of it, in words: how
+            reliable it is, nobody here can tell.
 
     Raises:
         SteeringError: the baseline norm is not finite and positive (a gate).
@@ -51,7 +61,8 @@ def calibrate(
     neutral = unit @ _unit(directions.neutral[None])[0]
     halves = _split_half(residuals, headline, seed)
     halves[directions.centroid.norm(dim=1) == 0] = torch.nan
-    names = directions.personas
+    names, brought = directions.personas, imported or {}
+    halves[[names.index(name) for name in brought]] = torch.nan
     norms = directions.centroid.double().norm(dim=1).tolist()
     personas = {}
     for i, name in enumerate(names):
@@ -60,6 +71,7 @@ def calibrate(
             split_half=_defined(halves[i]),
             neutral_cosine=_defined(neutral[i]),
             reference_cosine=_defined(cosine[i, names.index(reference)]),
+            imported=brought.get(name),
         )
     return LayerCalibration(
         layer=residuals.layer,

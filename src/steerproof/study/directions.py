@@ -166,13 +166,20 @@ def centred(
     return raw - mean, mean
 
 
-def from_residuals(residuals: Residuals, *, headline: Sequence[str], seed: int) -> Directions:
+def from_residuals(
+    residuals: Residuals,
+    *,
+    headline: Sequence[str],
+    seed: int,
+    given: Mapping[str, Tensor] | None = None,
+) -> Directions:
     """The directions of a layer from its residuals.
 
     Args:
         residuals: activations of every persona and of the neutral prompt.
         headline: the personas whose mean is subtracted.
         seed: the experiment's seed; random directions are drawn from (seed, kind, persona, layer).
+        given: directions that stand in place of their persona's centroid; controls get their norm.
 
     A centroid shorter than a millionth of the residual is rounding: it and the random ones of its
     norm are zeros, and a push along them is refused.
@@ -189,6 +196,8 @@ def from_residuals(residuals: Residuals, *, headline: Sequence[str], seed: int) 
         )
     centroid, mean = centred(raw, rows)
     centroid[centroid.norm(dim=1) <= _ROUNDING * raw.norm(dim=1).mean()] = 0.0
+    for name, vector in (given or {}).items():
+        centroid[residuals.personas.index(name)] = vector.double()
     random = {
         kind: torch.stack(
             [

@@ -168,6 +168,16 @@ def asked_by(cell: Cell) -> AskedPush | None:
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Given:
+    """A direction that was not extracted here."""
+
+    vector: Float[Tensor, " hidden"]
+    """Before any coefficient."""
+    words: str
+    """Where it comes from, and what is unknown of it."""
+
+
 PushOf = Callable[[AskedPush | None], Push | None]
 """None for none."""
 
@@ -208,18 +218,33 @@ def geometry(
     return {layer: layer_geometry(residuals, prompts, seed) for layer, residuals in seen.items()}
 
 
-def layer_geometry(residuals: Residuals, prompts: Prompts, seed: int) -> LayerGeometry:
+def layer_geometry(
+    residuals: Residuals, prompts: Prompts, seed: int, given: Mapping[str, Given] | None = None
+) -> LayerGeometry:
     """The geometry of one layer from its residuals.
+
+    Args:
+        residuals: Of the layer.
+        prompts: What the base model was asked.
+        seed: Of random directions and of the halves of the questions.
+        given: Directions that stand in place of their persona's centroid.
 
     Raises:
         SteeringError: A residual or the baseline norm is not finite.
     """
-    directions = from_residuals(residuals, headline=prompts.headline, seed=seed)
+    brought = given or {}
+    directions = from_residuals(
+        residuals,
+        headline=prompts.headline,
+        seed=seed,
+        given={name: one.vector for name, one in brought.items()},
+    )
     calibration = calibrate(
         residuals,
         directions,
         headline=prompts.headline,
         reference=prompts.reference,
         seed=seed,
+        imported={name: one.words for name, one in brought.items()},
     )
     return LayerGeometry(directions=directions, calibration=calibration, seed=seed)

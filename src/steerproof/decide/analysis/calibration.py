@@ -22,6 +22,8 @@ class PersonaCalibration:
     """Cosine with the neutral prompt's centred vector."""
     reference_cosine: float | None
     """Cosine with the reference persona's centroid."""
+    imported: str | None = None
+    """Where its direction comes from and what is unknown of it; None if it was extracted here."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -52,8 +52,8 @@ def adapters_of_others(experiment: Experiment, known: Collection[str]) -> Iterat
         yield Objection(
             code="adapters_of_unknown_prompts",
             severity="serious",
-            finding=f"the adapters of {len(arms)} arm(s) ({', '.join(arms)}) were trained elsewhere,"
-            " and their files do not say under which prompts: what differs between arms may be that",
+            finding=f"the adapters of {len(arms)} arm(s) ({', '.join(arms)}) came from elsewhere"
+            " and do not say under which prompts they were trained: arms may differ by that alone",
             remedy="train the arm here, or use adapters that `steerproof adapters export` wrote,"
             " which say their prompts",
             numbers={"arms": len(arms)},

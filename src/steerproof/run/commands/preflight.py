@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from steerproof.errors import ModelError
 from steerproof.model.files import check_files
-from steerproof.run.graph.environment import Place, model_directory
+from steerproof.run.graph.environment import Place, model_directory, model_path
 from steerproof.run.graph.graph import Graph
 from steerproof.run.store.store import unit_directory
 from steerproof.spec.experiment import Experiment
@@ -38,7 +38,8 @@ def check_runnable(experiment: Experiment, place: Place, graph: Graph, run: Path
 
     Raises:
         ModelError: The checkpoint has no weights, another number of blocks, no chat template, or
-            a prompt does not fit into its context.
+            a prompt does not fit into its context; a file of a direction is for another model.
+        SteeringError: A persona's file has no direction of it at a steered block.
     """
     if all(
         unit_directory(run, unit.id, graph.keys[unit.id]).is_dir()
@@ -50,6 +51,7 @@ def check_runnable(experiment: Experiment, place: Place, graph: Graph, run: Path
     check_files(directory)
     config = json.loads((directory / "config.json").read_bytes())
     _check_depth(experiment, config.get("num_hidden_layers"))
+    _check_directions(experiment, place)
     # Only now: loading transformers takes seconds, and the answer above may have been no.
     from steerproof.model.chat import chat_ids, load_tokenizer
 
@@ -70,6 +72,20 @@ def _check_depth(experiment: Experiment, blocks: int | None) -> None:
             f"model.blocks says {asked}, but the checkpoint has {blocks} blocks; write"
             f" blocks: {blocks}, and see that layers.primary and layers.contrast are meant so"
         )
+
+
+def _check_directions(experiment: Experiment, place: Place) -> None:
+    """Every direction that a persona brings is there, for this model, at every steered block."""
+    bringing = [persona for persona in experiment.personas if persona.direction is not None]
+    if not bringing:
+        return
+    from steerproof.exchange.brought import brought
+    from steerproof.exchange.shape import shape_of
+
+    shape = shape_of(model_path(experiment, place.directory), experiment.model.revision)
+    for persona in bringing:
+        for layer in experiment.steered_layers:
+            brought(persona, place.directory, shape, layer)
 
 
 def _prompts(experiment: Experiment) -> Iterator[tuple[str, str, int]]:

@@ -36,10 +36,26 @@ class Slices:
         self._directory = directory
 
     def directions(self, layer: int) -> Inputs:
-        """Directions and calibration of one layer."""
+        """Directions and calibration of one layer.
+
+        Raises:
+            ExperimentError: There is no such file of a persona's direction.
+        """
         fields = self._pick("seed", "neutral_prompt", "personas", "reference_persona")
         fields["questions"] = {"directions": list(self._experiment.direction_questions)}
-        return {"experiment": fields, "layer": layer}
+        files = self._brought()
+        return {"experiment": fields, "layer": layer} | ({"files": files} if files else {})
+
+    def _brought(self) -> dict[str, str]:
+        """Hashes of the files of the directions that personas bring."""
+        hashes = {}
+        for persona in self._experiment.personas:
+            if persona.direction is not None:
+                path = self._directory / persona.direction
+                if not path.is_file():
+                    raise ExperimentError(f"persona {persona.name}: no direction file {path}")
+                hashes[persona.name] = file_sha256(path)
+        return hashes
 
     def answers(self) -> Inputs:
         """Answers to the training questions.

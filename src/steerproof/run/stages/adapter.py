@@ -6,6 +6,7 @@ from pathlib import Path
 
 from steerproof.engine.lora.peft_files import read_peft, write_peft
 from steerproof.engine.lora.pool import LoraWeights
+from steerproof.exchange.adapters import adapter_directory
 from steerproof.model.base import Base
 from steerproof.run.artefacts import dataset
 from steerproof.run.artefacts.training import to_files
@@ -58,7 +59,8 @@ def _files(base: Base, task: Task, taught: Taught) -> Files:
 
 def _taken_over(base: Base, task: Task) -> Files:
     """The files of an adapter that was trained elsewhere, checked and rewritten."""
-    directory = Path(task.context["directory"]) / task.inputs["experiment"]["arms"][0]["adapters"]
-    weights: LoraWeights = read_peft(directory / task.inputs["persona"], base)
+    (arm,) = partial_experiment(task.inputs["experiment"]).arms
+    place = Path(task.context["directory"])
+    weights: LoraWeights = read_peft(adapter_directory(arm, task.inputs["persona"], place), base)
     record = TrainingRecord(losses=(), imported=asdict(weights.spec))
     return _files(base, task, Taught(weights=weights, record=record))
