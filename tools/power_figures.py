@@ -20,7 +20,8 @@ def error_rates(found: OperatingCharacteristics) -> Drawing:
     }
     verdicts["INCONCLUSIVE"] = [point.verdicts["INCONCLUSIVE"] for point in points]
     intervals = {
-        "registered, for these personas": [share(p.registered_these) for p in points],
+        "registered, with the measured bridge": [share(p.registered_measured) for p in points],
+        "registered, true rates of these": [share(p.registered_these) for p in points],
         "two-level, for personas in general": [share(p.two_level_general) for p in points],
         "registered, for personas in general": [share(p.registered_general) for p in points],
     }
@@ -93,10 +94,17 @@ def error_table(found: OperatingCharacteristics) -> str:
     """Verdicts, kills and coverage by true correlation, as a Markdown table."""
     names = list(found.points[0].kills)
     head = ["true rho", "SUPPORTED", "REFUTED", "INCONCLUSIVE", *names]
-    head += ["registered covers these", "registered covers all", "two-level covers all"]
+    head += ["registered covers the correlation with the measured bridge"]
+    head += ["registered covers the true rates of these", "registered covers all"]
+    head += ["two-level covers all"]
     rows = [head, ["---:"] * len(head)]
     for point in found.points:
-        covered = (point.registered_these, point.registered_general, point.two_level_general)
+        covered = (
+            point.registered_measured,
+            point.registered_these,
+            point.registered_general,
+            point.two_level_general,
+        )
         cells = [f"{point.rho:g}", *(percent(v) for v in point.verdicts.values())]
         cells += [percent(point.kills[name]) for name in names]
         cells += ["-" if c.share is None else f"{c.share:.2f}" for c in covered]

@@ -158,7 +158,7 @@ def test_only_the_two_level_interval_speaks_of_personas_in_general():
     # keeps its personas fixed covers about 0.6.
     trial = Trial(simulations=150, iterations=300, covered=150)
     (point,) = operating_characteristics(trial, (0.4,)).points
-    shares = (point.registered_these, point.two_level_general, point.registered_general)
+    shares = (point.registered_measured, point.two_level_general, point.registered_general)
     these, general, wrong = (found.share or 0.0 for found in shares)
     assert these > 0.88
     assert general > 0.90
@@ -168,12 +168,21 @@ def test_only_the_two_level_interval_speaks_of_personas_in_general():
     assert point.two_level_general.width > 2 * point.registered_general.width
 
 
+def test_the_registered_interval_covers_the_truth_of_its_own_personas_far_too_seldom():
+    # It takes the bridge as known: about 0.75 with the true rates at 0, about 0.4 near 1.
+    trial = Trial(simulations=300, iterations=300, covered=0)
+    low, high = operating_characteristics(trial, (0.0, 0.95)).points
+    assert low.registered_these.share == pytest.approx(0.76, abs=0.08)
+    assert high.registered_these.share == pytest.approx(0.38, abs=0.08)
+    assert low.registered_measured.share > 0.9
+
+
 @pytest.mark.nightly
 def test_coverage_agrees_with_its_promise_over_many_experiments():
     trial = Trial(simulations=2000, iterations=1000, covered=2000)
     (point,) = operating_characteristics(trial, (0.4,)).points
     promised = scipy.stats.binom(2000, 0.95).interval(0.999)
-    these = point.registered_these
+    these = point.registered_measured
     assert these.share is not None
     assert these.share * these.n == pytest.approx(np.mean(promised), abs=0.03 * 2000)
     assert point.two_level_general.share is not None
@@ -248,5 +257,7 @@ def test_the_truth_of_the_personas_at_hand_is_their_true_rates():
     tables = simulate(Design(), RateModel(), 0.5, 3, np.random.default_rng(8))
     judged = judge(tables, Trial(), Resampling(seed=0, iterations=50), covered=0)
     bridge = rate_of(tables.bridge, Design())
-    np.testing.assert_array_equal(judged.these, spearman(tables.true_steered, bridge))
+    np.testing.assert_array_equal(judged.measured, spearman(tables.true_steered, bridge))
+    true = spearman(tables.true_steered, tables.true_bridge)
+    np.testing.assert_array_equal(judged.these, true)
     assert judged.two_level.low.shape == (0,)

@@ -86,8 +86,10 @@ class Point:
     """Share in which each kill fired."""
     kill_undecided: float
     """Share in which at least one kill could not be decided."""
+    registered_measured: Coverage
+    """Registered interval, for the true steered rates' correlation with the *measured* bridge."""
     registered_these: Coverage
-    """Registered interval, for the correlation among exactly the personas of the experiment."""
+    """Registered interval, for the correlation of the true rates of exactly these personas."""
     registered_general: Coverage
     """The same interval, for the correlation over all personas: not what it is made for."""
     two_level_general: Coverage
@@ -122,8 +124,10 @@ class Judged:
     passed: Bool[np.ndarray, " simulations"]
     kills: dict[str, Float[np.ndarray, " simulations"]]
     interval: Interval
-    these: Float[np.ndarray, " simulations"]
+    measured: Float[np.ndarray, " simulations"]
     """Correlation among the simulated personas: true steered rates, bridge as measured."""
+    these: Float[np.ndarray, " simulations"]
+    """Correlation of the true rates among the simulated personas."""
     two_level: Interval
 
 
@@ -200,7 +204,7 @@ def judge(tables: SimulatedTables, trial: Trial, plan: Resampling, covered: int)
         seen_of(cells, bridge, interval)
         for cells, interval in zip(np.split(rates(arms), 3, axis=-1), intervals, strict=True)
     )
-    killed = kills(_arm_rates(tables, total), analysis)
+    killed = kills(arm_rates(tables, total), analysis)
     controls = ControlFlags(
         isotropic_passes=passes(isotropic, analysis), baseline_passes=passes(baseline, analysis)
     )
@@ -215,12 +219,13 @@ def judge(tables: SimulatedTables, trial: Trial, plan: Resampling, covered: int)
         passed=passes(steered, analysis) == 1,
         kills={name: kill.fired for name, kill in killed.items()},
         interval=intervals[0],
-        these=spearman(tables.true_steered, bridge),
+        measured=spearman(tables.true_steered, bridge),
+        these=spearman(tables.true_steered, tables.true_bridge),
         two_level=interval_of(general, analysis),
     )
 
 
-def _arm_rates(tables: SimulatedTables, total: Float[np.ndarray, "personas questions"]) -> ArmRates:
+def arm_rates(tables: SimulatedTables, total: Float[np.ndarray, "personas questions"]) -> ArmRates:
     """What the kills look at; the sweep is the steered cell alone."""
     steered = rates(counts_of(tables.steered, total))
     return ArmRates(
@@ -270,6 +275,7 @@ def summarise(rho: float, chunks: Sequence[Judged]) -> Point:
         outcomes={str(o): float(s) for o, s in zip(names, shares, strict=True) if s > 0},
         kills={name: float(np.mean(values == 1)) for name, values in fired.items()},
         kill_undecided=float(np.isnan(np.array(list(fired.values()))).any(axis=0).mean()),
+        registered_measured=coverage(low, high, np.concatenate([c.measured for c in chunks])),
         registered_these=coverage(low, high, np.concatenate([c.these for c in chunks])),
         registered_general=coverage(low, high, np.full_like(low, rho)),
         two_level_general=coverage(wide_low, wide_high, np.full_like(wide_low, rho)),

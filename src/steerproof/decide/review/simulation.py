@@ -15,6 +15,8 @@ import numpy as np
 from jaxtyping import Float
 from scipy.special import expit, logit
 
+from steerproof.decide.analysis.inversion import pairings
+
 Cells = Float[np.ndarray, "personas questions simulations"]
 Latent = Float[np.ndarray, "personas simulations"]
 
@@ -77,12 +79,20 @@ class SimulatedTables:
     prompted_steered: Cells
     isotropic: Cells
     baseline: Cells
+    true_bridge: Latent
+    """Ranks the true bridge rates."""
     true_steered: Latent
-    """Ranks the true steered rates: what the registered interval speaks of."""
+    """Ranks the true steered rates."""
 
 
 def simulate(
-    design: Design, model: RateModel, rho: float, simulations: int, rng: np.random.Generator
+    design: Design,
+    model: RateModel,
+    rho: float,
+    simulations: int,
+    rng: np.random.Generator,
+    *,
+    among: bool = False,
 ) -> SimulatedTables:
     """Draw rate tables of whole experiments.
 
@@ -92,11 +102,16 @@ def simulate(
         rho: True Spearman correlation of steered and bridge rate over all personas.
         simulations: Number of experiments.
         rng: Source of everything random.
+        among: `rho` is the correlation among the personas of each experiment, not over all.
     """
     shape = (design.personas, simulations)
     bridge = rng.standard_normal(shape)
     latent = pearson_of(rho)
     steered = latent * bridge + np.sqrt(1 - latent**2) * rng.standard_normal(shape)
+    if among:
+        bridge, steered = np.sort(bridge, axis=0), np.sort(steered, axis=0)
+        order = pairings(design.personas, rho, simulations, rng)
+        steered = np.take_along_axis(steered, order, axis=0)
     clusters = (design.personas, design.questions, simulations)
     common = model.question_spread * rng.standard_normal(clusters[1:])
     common = common + model.cluster_spread * np.sqrt(model.shared) * rng.standard_normal(clusters)
@@ -109,6 +124,7 @@ def simulate(
         chance = np.where(expit(rate)[:, None] < model.floor, 0.0, chance)
         return rng.binomial(design.samples, chance).astype(float)
 
+    true_bridge = expit(logit(model.bridge.median) + model.bridge.spread * bridge)
     true_steered = expit(logit(model.steered.median) + model.steered.spread * steered)
     return SimulatedTables(
         bridge=draw(model.bridge, bridge),
@@ -118,6 +134,7 @@ def simulate(
         prompted_steered=draw(model.prompted, steered, model.prompt_gain),
         isotropic=draw(model.isotropic, rng.standard_normal(shape)),
         baseline=draw(model.baseline, rng.standard_normal(shape)),
+        true_bridge=np.where(true_bridge < model.floor, 0.0, true_bridge),
         true_steered=np.where(true_steered < model.floor, 0.0, true_steered),
     )
 
