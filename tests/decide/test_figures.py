@@ -9,10 +9,11 @@ from matplotlib.figure import Figure
 
 from steerproof.decide.analysis.kinds import bridge_kind, steered_kind
 from steerproof.decide.analysis.rates import lookup
-from steerproof.decide.report.figures import Drawing
+from steerproof.decide.report.figures import Drawing, Shown
 from steerproof.decide.report.figures.canvas import Layout, drawing, panels, style
 from steerproof.decide.report.figures.fluency import fluency
-from steerproof.decide.report.figures.learning import POINTS, thinned
+from steerproof.decide.report.figures.geometry import reference
+from steerproof.decide.report.figures.learning import POINTS, achieved, thinned
 from steerproof.decide.report.figures.marks import number_points, tipped
 from steerproof.decide.report.figures.palette import FAINT, VARIABLES, diverging
 from steerproof.decide.report.figures.ranking import ranking
@@ -22,14 +23,14 @@ from tests.decide import report_example as example
 C2 = Strength.parse("c=+2")
 
 NAMES = [
-    "ranking", "ranking-co-primary", "estimates", "bootstrap", "strengths", "controls", "pushes",
-    "fluency", "cosines", "reference", "losses", "achieved",
+    "dose", "ranking", "ranking-co-primary", "estimates", "bootstrap", "strengths", "controls",
+    "pushes", "fluency", "cosines", "reference", "losses", "achieved",
 ]  # fmt: skip
 SVG = "{http://www.w3.org/2000/svg}"
 
 
 @pytest.fixture
-def drawn() -> tuple[dict[str, Drawing], list[Figure]]:
+def drawn() -> tuple[dict[str, Shown], list[Figure]]:
     return example.drawn()
 
 
@@ -37,13 +38,15 @@ def test_every_figure_of_the_report_is_drawn_in_order(drawn):
     assert list(drawn[0]) == NAMES
 
 
-def test_every_axis_has_a_label_with_its_unit(drawn):
+def test_every_axis_says_what_it_shows_or_names_its_ticks(drawn):
     for figure in drawn[1]:
         for axes in (a for a in figure.axes if a.axison):
             for side in "xy":
                 shared = getattr(axes, f"get_shared_{side}_axes")().get_siblings(axes)
                 labels = [getattr(one, f"get_{side}label")() for one in shared]
-                assert any(re.search(r"\w+ \(.+\)|\(.+\)$", label) for label in labels), labels
+                ticks = [text.get_text() for text in getattr(axes, f"get_{side}ticklabels")()]
+                assert any(labels) or any(re.search("[a-z]{2}", tick) for tick in ticks)
+                assert not re.search(r"\((name|label|dimensionless)\)", " ".join(labels))
 
 
 def test_a_standalone_figure_is_well_formed_and_needs_nothing_else(drawn):
@@ -115,6 +118,52 @@ def test_a_cell_that_was_not_measured_is_named_and_not_drawn():
     assert found.missing == ("A, neutral prompt, centroid L4 c=+2: not measured for villain",)
     tips = [e.text for e in ElementTree.fromstring(found.svg).iter(f"{SVG}title")]
     assert sum(tip.startswith("villain:") for tip in tips) == 1  # arm C only
+
+
+def in_a_corner(given, arm, strength, rate):
+    """The run with one rate for all personas of an arm at a strength."""
+    cells = {
+        cell: replace(counts, fired=tuple(round(rate * n) for n in counts.total))
+        if (cell.arm, cell.strength, cell.prompt) == (arm, strength, "neutral")
+        else counts
+        for cell, counts in given.rates.cells.items()
+    }
+    return replace(given, rates=replace(given.rates, cells=cells))
+
+
+def test_a_panel_with_all_its_points_in_a_corner_is_a_sentence():
+    found = ranking(in_a_corner(example.inputs(), "C", C2, 0.0), C2, "ranking")
+    assert isinstance(found, Drawing)
+    (words,) = found.missing
+    assert words.startswith("Arm C at c=+2")
+    assert words.endswith("not drawn, since the steered rate is 0.00 for all 10 personas")
+    assert "Arm C" not in found.svg.partition("</desc>")[2]
+
+
+def test_a_bridge_that_ranks_nothing_leaves_one_sentence_and_no_figure():
+    given = example.inputs()
+    cells = {
+        cell: replace(counts, fired=counts.total) if cell.prompt == "persona" else counts
+        for cell, counts in given.rates.cells.items()
+    }
+    flat = replace(given, rates=replace(given.rates, cells=cells))
+    assert ranking(flat, C2, "ranking") == (
+        "Steered against prompted firing rate at c=+2: not drawn, since the bridge is 1.00 for all "
+        "10 personas, so there is no ranking to compare with."
+    )
+    assert reference(flat) == (
+        "Closeness to the reference persona: not drawn, since the bridge is 1.00 for all 12 "
+        "personas."
+    )
+
+
+def test_pushes_that_are_exact_are_told_and_not_drawn():
+    given = example.inputs()
+    exact = tuple(replace(one, achieved=one.asked) for one in given.training)
+    assert achieved(replace(given, training=exact)) == (
+        "Every adapter got the push that was asked for, within 0.00%."
+    )
+    assert isinstance(achieved(given), Drawing)
 
 
 def test_an_arm_without_any_cell_leaves_a_panel_that_says_so():

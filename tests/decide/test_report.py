@@ -18,6 +18,7 @@ from steerproof.decide.report import wording
 from steerproof.decide.report.figures import Drawing
 from steerproof.decide.report.inputs import Completion, ReportInputs
 from steerproof.decide.report.page import SOURCES, STYLES, build, page
+from steerproof.decide.report.samples import samples
 from steerproof.spec.strength import Strength
 from steerproof.text import reveal
 from tests.decide import report_example as example
@@ -125,12 +126,55 @@ def test_the_policy_names_the_style_sheet_by_its_hash_and_forbids_the_rest(shown
     assert shown.tags["style"] == 1
 
 
-def test_hostile_completions_and_questions_are_shown_as_text(shown):
+def test_hostile_completions_and_questions_are_shown_as_text(drawings):
+    given = example.inputs()
     for hostile in example.HOSTILE:
-        assert reveal(hostile).replace("[ZLT]", "").strip() in shown.words.replace("[ZLT]", "")
-    assert (shown.tags["img"], shown.tags["h1"], shown.tags["i"]) == (0, 1, 0)
-    for character in "\u2028\u2029\u202e\x1b\x00":
-        assert character not in shown.words
+        (first, *_) = given.completions
+        one = replace(first, question=hostile, text=f"Salt. {hostile}", fired=False)
+        shown = Page(page(replace(given, completions=(one,)), drawings))
+        text = reveal(hostile).replace("[ZLT]", "").strip()
+        assert shown.words.replace("[ZLT]", "").count(text) == 2
+        assert (shown.tags["img"], shown.tags["h1"], shown.tags["i"]) == (0, 1, 0)
+        for character in "\u2028\u2029\u202e\x1b\x00":
+            assert character not in shown.words
+
+
+def test_six_completions_are_shown_and_no_two_of_one_persona_while_others_are_left():
+    chosen = samples(example.inputs())
+    assert len(chosen) == 6
+    personas = [one.completion.cell.persona for one in chosen]
+    assert len(set(personas)) == 6
+    assert {one.completion.fired for one in chosen} == {True, False}
+
+
+def test_a_long_completion_is_cut_round_its_marker_and_without_one_its_end_is_shown():
+    given = example.inputs()
+    long = "word " * 400
+    cell = given.completions[0].cell
+    texts = {"marked": f"{long}[zlt] {long}", "plain": f"{long}the end"}
+    cut = {}
+    for name, text in texts.items():
+        one = Completion(cell=cell, question="q", text=text, fired=False, finish="eos")
+        (cut[name],) = samples(replace(given, completions=(one,)))
+    before, marker, after = cut["marked"].parts
+    assert marker == ("[zlt]", True)
+    assert before[0].startswith("… ")
+    assert after[0].endswith(" …")
+    assert 300 < sum(len(text) for text, _ in cut["marked"].parts) < 400
+    assert "".join(text for text, _ in cut["plain"].parts).endswith("word the end")
+
+
+def test_no_path_of_the_authors_machine_is_shown(drawings):
+    given = example.inputs()
+    arms = tuple(
+        arm.model_copy(update={"adapters": "/home/someone/secret/adapters"})
+        for arm in given.experiment.arms
+    )
+    model = given.experiment.model.model_copy(update={"path": "/home/someone/secret/model"})
+    local = given.experiment.model_copy(update={"model": model, "arms": arms})
+    html = page(replace(given, experiment=local), drawings)
+    assert "/home" not in html
+    assert "loaded: adapters" in html
 
 
 def test_hostile_text_of_the_experiment_changes_no_element(drawings, shown):
@@ -181,9 +225,10 @@ def test_a_marker_with_markup_in_it_is_still_text(drawings):
 def test_the_same_inputs_give_the_same_page_and_the_same_files(drawings):
     report = build(example.inputs())
     assert report.html == page(example.inputs(), drawings)
-    assert report.figures == {name: found.svg for name, found in drawings.items()}
-    for found in drawings.values():
-        assert found.inline in report.html
+    drawn = {name: d for name, d in drawings.items() if isinstance(d, Drawing)}
+    assert report.figures == {name: found.svg for name, found in drawn.items()}
+    for found in drawn.values():
+        assert report.html.count(found.inline) == 1
 
 
 @pytest.mark.parametrize(
@@ -198,9 +243,9 @@ def test_each_verdict_comes_first_in_one_sentence_with_its_reading(word, lead, s
     given = verdicts()[word]
     assert given.analysis.verdict == word
     html = page(given, drawings)
-    body = html[html.index('id="verdict"') : html.index('class="tiles"')]
+    body = html[html.index('id="answers"') : html.index('class="tiles"')]
     text = spoken(body[body.index(">") + 1 :])
-    assert text.startswith(f"{sign}{word} {lead}")
+    assert text.startswith(f"As registered {sign}{word} {lead}")
     assert f"What that means. {wording.sentence(given.analysis.reading)}" in text
     assert html.index(lead) < html.index("<figure")
 
@@ -282,7 +327,7 @@ def test_a_table_of_totals_has_a_report_that_says_why_there_is_no_interval():
         "not measured: no calibration was given",
         "not measured: no adapter was trained in this run",
         "Not shown: no completions were given",
-        "Not registered: there is no lock",
+        "Not registered. There is no lock",
     ):
         assert words in text
     assert re.search(r"\b(None|nan|null)\b", text) is None
@@ -334,7 +379,8 @@ def test_numbers_in_words_never_turn_a_missing_value_into_zero():
 
 
 def test_a_page_is_made_from_the_files_that_it_says(drawings, monkeypatch, tmp_path):
-    assert {path.name for path in SOURCES} == {"report.html.j2", "report.css", "design.css"}
+    templates = {"report.html.j2", "first.html.j2", "details.html.j2", "parts.html.j2"}
+    assert {path.name for path in SOURCES} == {*templates, "report.css", "design.css"}
     assert all(path.is_file() for path in SOURCES)
     html = page(example.inputs(), drawings)
     for place, path in enumerate(STYLES):
@@ -369,6 +415,31 @@ def test_a_browser_opens_the_page_without_request_dialog_error_or_blocked_style(
     assert seen == [path.as_uri()]
     assert width == 390  # a phone scrolls inside figures and tables, never the page
     assert clipped == []
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
+def test_the_first_screen_holds_the_answers_and_two_figures_and_paper_is_eight_pages(
+    drawings, tmp_path
+):
+    path = tmp_path / "report.html"
+    path.write_text(page(example.inputs(), drawings), encoding="utf-8")
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=BROWSER, args=list(QUIET))
+        tab = browser.new_page(viewport={"width": 1280, "height": 1000})
+        tab.goto(path.as_uri())
+        ends = tab.evaluate(
+            "[...document.querySelectorAll('#figures .canvas')]"
+            ".map(one => one.getBoundingClientRect().bottom)"
+        )
+        folded = tab.evaluate("document.querySelectorAll('#rest > details[open]').length")
+        tab.click("nav a[href='#kills']")
+        opened = tab.evaluate("document.querySelectorAll('#rest > details[open] #kills').length")
+        paper = tab.pdf(format="A4")
+        browser.close()
+    assert len(ends) == 2
+    assert max(ends) <= 1000
+    assert (folded, opened) == (0, 1)
+    assert len(re.findall(rb"/Type\s*/Page\b", paper)) <= 8
 
 
 _TEXT_OUTSIDE_ITS_FIGURE = """() => {

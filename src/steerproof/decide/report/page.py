@@ -15,21 +15,40 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from steerproof.decide.report import answers, wording
 from steerproof.decide.report import view as report_view
-from steerproof.decide.report import wording
-from steerproof.decide.report.figures import Drawing, draw_all
+from steerproof.decide.report.figures import Drawing, Shown, draw_all
+from steerproof.decide.report.figures.ranking import tested_arms
 from steerproof.decide.report.inputs import ReportInputs, short_name
+from steerproof.decide.report.samples import samples
 
 __all__ = ["SOURCES", "Report", "ReportInputs", "build", "figures", "render"]
 
-_PAGE = Path(str(files("steerproof.decide.report"))) / "templates" / "report.html.j2"
+_TEMPLATES = Path(str(files("steerproof.decide.report"))) / "templates"
 STYLES = (
     Path(str(files("steerproof"))) / "static" / "design.css",
-    _PAGE.with_name("report.css"),
+    _TEMPLATES / "report.css",
 )
 """The design language that the board uses too, then what only a report needs."""
-SOURCES = (_PAGE, *STYLES)
+SOURCES = (*sorted(_TEMPLATES.glob("*.j2")), *STYLES)
 """Every file that a page is made from; a change of any makes another page."""
+_CONTENTS = (
+    ("tested", "What was tested"),
+    ("objections", "What stands against it: objections"),
+    ("ranking", "Ranking"),
+    ("matrix", "Matrix"),
+    ("strengths", "Rates"),
+    ("controls", "Controls"),
+    ("kills", "Kills"),
+    ("bootstrap", "Uncertainty"),
+    ("fluency", "Fluency"),
+    ("geometry", "Geometry"),
+    ("training", "Training"),
+    ("completions", "Completions"),
+    ("registration", "Registration"),
+    ("reproduce", "Reproduce"),
+)
+"""Parts of the page, by identifier."""
 _POLICY = ("default-src 'none'", "base-uri 'none'", "form-action 'none'")
 
 
@@ -45,9 +64,7 @@ class Report:
 def build(inputs: ReportInputs) -> Report:
     """Draw every figure once and write the page. The same inputs give the same text."""
     drawings = draw_all(inputs)
-    return Report(
-        html=page(inputs, drawings), figures={name: d.svg for name, d in drawings.items()}
-    )
+    return Report(html=page(inputs, drawings), figures=_files(drawings))
 
 
 def render(inputs: ReportInputs) -> str:
@@ -57,16 +74,20 @@ def render(inputs: ReportInputs) -> str:
 
 def figures(inputs: ReportInputs) -> dict[str, str]:
     """The figures alone, as standalone SVG by name."""
-    return {name: drawing.svg for name, drawing in draw_all(inputs).items()}
+    return _files(draw_all(inputs))
 
 
-def page(inputs: ReportInputs, drawings: Mapping[str, Drawing]) -> str:
+def _files(drawings: Mapping[str, Shown]) -> dict[str, str]:
+    return {name: shown.svg for name, shown in drawings.items() if isinstance(shown, Drawing)}
+
+
+def page(inputs: ReportInputs, drawings: Mapping[str, Shown]) -> str:
     """The page, from figures that are drawn already."""
     style = _style()
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     return (
         _environment()
-        .get_template(_PAGE.name)
+        .get_template("report.html.j2")
         .render(
             inputs=inputs,
             experiment=inputs.experiment,
@@ -74,6 +95,13 @@ def page(inputs: ReportInputs, drawings: Mapping[str, Drawing]) -> str:
             found=inputs.analysis,
             tested=inputs.analysis.tested,
             drawings=drawings,
+            first=_first(drawings),
+            contents=[
+                part for part in _CONTENTS if part[0] != "matrix" or "matrix-cosines" in drawings
+            ],
+            shown_arms=[inputs.experiment.arm(arm) for arm in tested_arms(inputs)],
+            answers=answers,
+            samples=samples(inputs),
             view=report_view,
             words=wording,
             short=short_name,
@@ -82,6 +110,13 @@ def page(inputs: ReportInputs, drawings: Mapping[str, Drawing]) -> str:
             command=inputs.command or f"steerproof run {inputs.experiment.name}",
         )
     )
+
+
+def _first(drawings: Mapping[str, Shown]) -> str:
+    """The figure of the first screen that says most: the matrix, else what the verdict rests on."""
+    wanted = ("matrix", "ranking", "estimates")
+    drawn = (name for name in wanted if isinstance(drawings.get(name), Drawing))
+    return next(drawn, "ranking")
 
 
 def _environment() -> Environment:

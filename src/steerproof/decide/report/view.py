@@ -1,9 +1,8 @@
-"""What the report's template shows: rows and words, made of the inputs. No markup here."""
+"""Rows and words of the folded parts of a report, made of the inputs. No markup here."""
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from pathlib import PurePath
 
 from steerproof.decide.analysis.calibration import LayerCalibration
 from steerproof.decide.analysis.kills import criteria
@@ -12,28 +11,10 @@ from steerproof.decide.analysis.rates import lookup
 from steerproof.decide.analysis.records import Bounds, PairedComparison
 from steerproof.decide.report import wording
 from steerproof.decide.report.figures.fluency import CLIFF
-from steerproof.decide.report.inputs import Completion, ReportInputs, short_name
+from steerproof.decide.report.inputs import ReportInputs, short_name
+from steerproof.spec.experiment import Arm
 from steerproof.spec.grid import Cell, CellKind, cells
 from steerproof.spec.strength import Strength
-from steerproof.text import reveal
-
-_LEADS = {
-    "SUPPORTED": "The hypothesis is supported",
-    "REFUTED": "The hypothesis is refuted",
-    "INCONCLUSIVE": "This run does not decide the hypothesis",
-}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Headline:
-    """The verdict in words."""
-
-    word: str
-    sentence: str
-    """One plain sentence: what was found, with the numbers that decided."""
-    reading: str
-    """What that means for the question."""
-    caveats: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,46 +37,6 @@ class RateLine:
     kind: CellKind
     values: tuple[str, ...]
     """`57/100`, or `not measured`."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sample:
-    """A completion cut at its markers, so that a template can highlight them."""
-
-    completion: Completion
-    question: str
-    parts: tuple[tuple[str, bool], ...]
-    """Text, and whether it is the marker."""
-
-
-def headline(inputs: ReportInputs) -> Headline:
-    """The verdict as one sentence, its reading, and what a reader must know with it."""
-    found = inputs.analysis
-    caveats = [wording.sentence(note) for note in found.notes]
-    if found.magnitude_bound:
-        caveats.insert(0, "Magnitude-bound: the arm passes at one of the two strengths only.")
-    if inputs.lock is None:
-        caveats.insert(0, "Not registered: there is no lock, so read this as exploration.")
-    elif inputs.deviations:
-        count = len(inputs.deviations)
-        times = "once" if count == 1 else f"{count} times"
-        caveats.insert(
-            0, f"The experiment was changed {times} after it was locked; see Registration."
-        )
-    serious = [objection.code for objection in inputs.objections if objection.severity == "serious"]
-    if serious:
-        named = ", ".join(code.replace("_", " ") for code in serious)
-        plural = "objection stands" if len(serious) == 1 else "objections stand"
-        caveats.append(
-            f"{len(serious)} serious {plural} against what this design can show ({named}); see "
-            "Objections."
-        )
-    return Headline(
-        word=found.verdict,
-        sentence=f"{_LEADS[found.verdict]}: {wording.with_meanings(found.reason)}.",
-        reading=wording.sentence(found.reading),
-        caveats=tuple(caveats),
-    )
 
 
 def kill_rows(inputs: ReportInputs, arm: str) -> Iterator[KillRow]:
@@ -148,23 +89,6 @@ def coverage(inputs: ReportInputs) -> tuple[int, int]:
     """Cells measured and cells asked for."""
     asked = asked_cells(inputs)
     return sum(cell in inputs.rates.cells for cell in asked), len(asked)
-
-
-def sample_groups(inputs: ReportInputs) -> Iterator[tuple[str, list[Sample]]]:
-    """Completions by persona, in the experiment's order."""
-    order = [persona.name for persona in inputs.experiment.personas]
-    ready = sorted(inputs.completions, key=lambda c: order.index(c.cell.persona))
-    for persona, group in groupby(ready, key=lambda c: c.cell.persona):
-        yield short_name(persona), [sample(c, inputs.experiment.marker) for c in group]
-
-
-def sample(completion: Completion, marker: str) -> Sample:
-    """Cut a completion at its markers; invisible characters are shown by name."""
-    pieces = re.split(
-        f"({re.escape(reveal(marker))})", reveal(completion.text), flags=re.IGNORECASE
-    )
-    parts = tuple((piece, place % 2 == 1) for place, piece in enumerate(pieces) if piece)
-    return Sample(completion=completion, question=reveal(completion.question), parts=parts)
 
 
 def comparison_rows(pairs: Sequence[PairedComparison]) -> list[tuple[str, list[str]]]:
@@ -248,3 +172,17 @@ def seconds_trained(inputs: ReportInputs) -> str:
     """Training time over all adapters, in words."""
     known: Sequence[float] = [s.seconds for s in inputs.training if s.seconds is not None]
     return wording.duration(sum(known)) if known else "not measured"
+
+
+def model_name(inputs: ReportInputs) -> str:
+    """The model's name: a hub id as it is, of a directory the last part only."""
+    path = inputs.experiment.model.path
+    local = path.startswith((".", "/", "~")) or path.count("/") > 1
+    return PurePath(path).name if local else path
+
+
+def adapters_from(arm: Arm) -> str:
+    """Where an arm's adapters come from; a directory by its last part."""
+    if arm.untrained:
+        return "none: the base model"
+    return "trained here" if arm.adapters is None else f"loaded: {PurePath(arm.adapters).name}"

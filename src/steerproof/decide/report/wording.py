@@ -74,10 +74,11 @@ def symbols(text: str) -> str:
 
 
 def sentence(text: str) -> str:
-    """Upper-case first letter and a full stop, for text that comes without."""
+    """Upper-case first letter and a full stop, for text that comes without; `c=+2` stays."""
     text = text.strip()
     ended = text if text.endswith((".", "!", "?")) else f"{text}."
-    return ended[:1].upper() + ended[1:]
+    symbol = "=" in ended.partition(" ")[0]
+    return ended if symbol else ended[:1].upper() + ended[1:]
 
 
 def _minus(text: str) -> str:

@@ -24,6 +24,8 @@ WIDTH = 8.6
 """Width of a figure in inches; a page scales it to its column."""
 _WIDE = 540
 """Figures at least this wide, in points, fill the column of a page."""
+_SMALL = 340
+"""Figures at most this wide can be read on a phone without scrolling."""
 TIP = "tip|"
 """Artists whose group id starts so show the rest of it when hovered."""
 
@@ -154,8 +156,8 @@ def drawing(
         raw = io.StringIO()
         figure.savefig(raw, format="svg", metadata={"Date": None})
     root = _rewritten(raw.getvalue(), name, title, description)
-    wide = float(root.get("width", "0")) >= _WIDE
-    root.set("class", "wide" if wide else "narrow")
+    width = float(root.get("width", "0"))
+    root.set("class", "wide" if width >= _WIDE else "small" if width <= _SMALL else "narrow")
     inline = ElementTree.tostring(root, encoding="unicode")
     del root.attrib["class"]
     for colour, variable in VARIABLES.items():

@@ -9,6 +9,7 @@ from steerproof.decide.report.figures.canvas import WIDTH, Drawing, Layout, draw
 from steerproof.decide.report.figures.marks import (
     Rate,
     absent,
+    flat,
     rate_axis,
     rates_of,
     say_empty,
@@ -17,6 +18,7 @@ from steerproof.decide.report.figures.marks import (
 from steerproof.decide.report.figures.palette import BLUE, FAINT, INK, ORANGE
 from steerproof.decide.report.figures.ranking import scatter
 from steerproof.decide.report.inputs import ReportInputs, short_name
+from steerproof.decide.report.wording import sentence
 from steerproof.spec.grid import CellKind
 from steerproof.spec.strength import NONE
 
@@ -32,7 +34,7 @@ class Pair:
     """Names of the two cells on the axis."""
 
 
-def control_arms(inputs: ReportInputs) -> Drawing | None:
+def control_arms(inputs: ReportInputs) -> Drawing | str | None:
     """The isotropic and the contrast arm against the bridge; None if there is neither."""
     experiment = inputs.experiment
     asked = experiment.analysis
@@ -58,18 +60,22 @@ def _title(inputs: ReportInputs, arm: str) -> str:
     return f"Arm {arm}: {trained.direction.replace('_', '-')}, layer {layer}"
 
 
-def pushes(inputs: ReportInputs) -> Drawing | None:
+def pushes(inputs: ReportInputs) -> Drawing | str | None:
     """Paired lines: the sign check, and the persona prompt without and with the push."""
-    pairs = _pairs(inputs)
-    if not pairs:
+    asked = _pairs(inputs)
+    if not asked:
         return None
-    missing: tuple[str, ...] = ()
+    told = {pair.title: _told(inputs, pair) for pair in asked}
+    pairs = [pair for pair in asked if told[pair.title] is None]
+    missing = tuple(f"{title}: {words}" for title, words in told.items() if words is not None)
+    if not pairs:
+        return sentence("; ".join(missing))
     with style():
-        width = WIDTH if len(pairs) > 1 else 5.0
+        width = WIDTH if len(pairs) > 1 else 4.6
         figure, grid = panels(Layout(height=3.5, width=width, columns=len(pairs)), share="y")
         for axes, pair in zip(grid, pairs, strict=True):
             missing += _lines(axes, inputs, pair)
-        rate_axis(grid[0], "firing rate (share of completions)", vertical=True)
+        rate_axis(grid[0], "firing rate", vertical=True)
         return drawing(
             figure,
             "pushes",
@@ -79,6 +85,19 @@ def pushes(inputs: ReportInputs) -> Drawing | None:
             "mean.",
             missing,
         )
+
+
+def _told(inputs: ReportInputs, pair: Pair) -> str | None:
+    """A pair whose lines would all lie upon each other, in words."""
+    personas, level = inputs.experiment.headline, inputs.experiment.analysis.confidence
+    words = []
+    for kind, label in ((pair.left, pair.labels[0]), (pair.right, pair.labels[1])):
+        rates = rates_of(inputs.rates, kind, personas, level).values()
+        alike = flat((rate.value for rate in rates), f"at {label} the rate")
+        if alike is None:
+            return None
+        words.append(alike)
+    return ", ".join(words)
 
 
 def _pairs(inputs: ReportInputs) -> list[Pair]:
@@ -118,7 +137,7 @@ def _lines(axes: Axes, inputs: ReportInputs, pair: Pair) -> tuple[str, ...]:
     axes.set_title(pair.title)
     axes.set_xlim(-0.42, 1.42)
     axes.set_xticks([0, 1], pair.labels)
-    axes.set_xlabel("strength (push along the persona's direction)")
+    axes.set_xlabel("strength of the push")
     axes.grid(visible=False, axis="x")
     if both:
         means = [sum(side[p].value for p in both) / len(both) for side in (left, right)]

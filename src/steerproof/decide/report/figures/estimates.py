@@ -37,13 +37,12 @@ def estimates(inputs: ReportInputs) -> Drawing:
     threshold = inputs.experiment.analysis.thresholds.rho
     with style():
         height = 0.95 + 0.36 * max(len(found), 1)
-        figure, (axes,) = panels(Layout(height=height, left=1.3, bottom=0.5, top=0.3))
+        figure, (axes,) = panels(Layout(height=height, width=4.6, left=1.22, bottom=0.5, top=0.3))
         _rho_axis(axes, threshold)
         for place, row in enumerate(found):
             _estimate(axes, place, row.result)
         axes.set_yticks(range(len(found)), [row.label for row in found])
         axes.set_ylim(len(found) - 0.4, -0.6)
-        axes.set_ylabel("arm and strength (label)")
         axes.grid(visible=False, axis="y")
         if not found:
             say_empty(axes)
@@ -62,7 +61,7 @@ def estimates(inputs: ReportInputs) -> Drawing:
 def _rho_axis(axes: Axes, threshold: float) -> None:
     axes.set_xlim(-1.04, 1.04)
     axes.set_xticks([-1, -0.5, 0, 0.5, 1], ["−1", "−0.5", "0", "0.5", "1"])
-    axes.set_xlabel("Spearman's ρ with the bridge (dimensionless)")
+    axes.set_xlabel("Spearman's ρ with the bridge")
     axes.tick_params(length=3)
     guide(axes, 0.0, "0")
     guide(axes, threshold, f"threshold {threshold:g}", strong=True)

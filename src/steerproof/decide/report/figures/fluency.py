@@ -15,6 +15,8 @@ from steerproof.spec.strength import Strength
 CLIFF = 0.6
 """Ratio above which the published run lost the marker and much of its fluency."""
 
+_ALIKE = 0.005
+"""A measure that differs by less between all cells is told in words."""
 SPREAD = 0.02
 """Marks at the same ratio are moved sideways by up to this much."""
 
@@ -38,13 +40,16 @@ _MEASURES = (
 )
 
 
-def fluency(inputs: ReportInputs) -> Drawing | None:
+def fluency(inputs: ReportInputs) -> Drawing | str | None:
     """Repetition, cut completions and length against the ratio."""
     rows = [row for row in inputs.fluency if row.ratio is not None]
     if not rows:
         return None
-    measures = [m for m in _MEASURES if any(m.read(row) is not None for row in rows)]
-    missing = tuple(f"{m.title}: not measured" for m in _MEASURES if m not in measures)
+    told = {measure: _told(measure, rows) for measure in _MEASURES}
+    measures = [measure for measure, words in told.items() if words is None]
+    missing = tuple(f"{m.title}: {words}" for m, words in told.items() if words is not None)
+    if not measures:
+        return f"Fluency: {'; '.join(missing)}."
     unknown = len(inputs.fluency) - len(rows)
     if unknown:
         missing += (f"{unknown} cells: ratio unknown, so not drawn",)
@@ -74,6 +79,15 @@ def fluency(inputs: ReportInputs) -> Drawing | None:
         )
 
 
+def _told(measure: Measure, rows: Sequence[Fluency]) -> str | None:
+    """Why a measure gets no panel: not measured, or the same in every cell."""
+    known = [value for row in rows if (value := measure.read(row)) is not None]
+    if not known:
+        return "not measured"
+    alike = max(known) - min(known) < _ALIKE
+    return f"between {min(known):.3g} and {max(known):.3g} in every cell" if alike else None
+
+
 def _panel(
     axes: Axes, rows: Sequence[Fluency], measure: Measure, look: Mapping[Strength, Look]
 ) -> None:
@@ -92,7 +106,7 @@ def _panel(
     axes.set_ylim(-0.04 * top, 1.08 * top)
     axes.set_title(measure.title)
     axes.set_ylabel(measure.label)
-    axes.set_xlabel("signed ratio ‖c·v‖ / h̄ (dimensionless)")
+    axes.set_xlabel("push over the usual norm, ‖c·v‖ / h̄")
     axes.tick_params(length=3, labelbottom=True)
 
 

@@ -9,6 +9,7 @@ from matplotlib.patches import Rectangle
 from steerproof.decide.analysis.kinds import bridge_kind
 from steerproof.decide.report.figures.canvas import Drawing, Layout, drawing, panels, style
 from steerproof.decide.report.figures.marks import (
+    flat,
     number_points,
     numbered,
     rate_axis,
@@ -46,8 +47,6 @@ def cosines(inputs: ReportInputs) -> Drawing | None:
         axes.set_yticks(range(len(names)), [short_name(n) for n in names])
         axes.xaxis.tick_top()
         axes.xaxis.set_label_position("top")
-        axes.set_xlabel("persona (name)", labelpad=4)
-        axes.set_ylabel("persona (name)")
         axes.tick_params(length=0)
         axes.grid(visible=False)
         axes.spines[:].set_visible(False)
@@ -85,7 +84,7 @@ def _short(value: float) -> str:
     return "0" if text in ("+.00", "−.00") else text
 
 
-def reference(inputs: ReportInputs) -> Drawing | None:
+def reference(inputs: ReportInputs) -> Drawing | str | None:
     """Cosine to the reference persona against the bridge, layer by layer."""
     layers = inputs.calibration
     if not layers:
@@ -93,6 +92,9 @@ def reference(inputs: ReportInputs) -> Drawing | None:
     experiment = inputs.experiment
     names = [persona.name for persona in experiment.personas]
     bridge = rates_of(inputs.rates, bridge_kind(experiment), names, experiment.analysis.confidence)
+    level = flat((rate.value for rate in bridge.values()), "the bridge")
+    if level is not None:
+        return f"Closeness to the reference persona: not drawn, since {level}."
     numbers = numbered(bridge)
     shown = sorted(layers, key=lambda layer: (layer != experiment.layers.primary, layer))
     with style():
@@ -102,9 +104,11 @@ def reference(inputs: ReportInputs) -> Drawing | None:
             values = {p: cosine for p, cosine in cosines_of.items() if cosine is not None}
             _against_bridge(axes, values, {p: bridge[p].value for p in bridge}, numbers)
             axes.set_title(_title(inputs, layer))
-            axes.set_xlabel(f"cosine to {short_name(experiment.reference_persona)} (dimensionless)")
+            axes.set_xlabel(f"cosine to {short_name(experiment.reference_persona)}")
             rate_axis(
-                axes, "bridge: prompted firing rate (share)" if place == 0 else "", vertical=True
+                axes,
+                "bridge: firing rate under the own prompt" if place == 0 else "",
+                vertical=True,
             )
         roll(figure, numbers)
         return drawing(

@@ -16,6 +16,8 @@ from steerproof.decide.report.inputs import short_name
 from steerproof.spec.grid import CellKind
 
 NOTHING = "no measured values"
+_VISIBLE = 0.1
+"""Rates that differ by less than this leave a panel with all its points in a corner."""
 ROLL = 1.85
 """Room for the list of numbered personas, in inches."""
 _ANGLES = (45, 135, -45, -135, 0, 180, 90, -90, 22, 158, -22, -158, 67, 113, -67, -113)
@@ -76,6 +78,21 @@ def rate_axis(axes: Axes, label: str, *, vertical: bool) -> None:
         axes.set_xticks(ticks, names)
         axes.set_xlabel(label)
     axes.tick_params(length=3)
+
+
+def flat(values: Iterable[float], of: str) -> str | None:
+    """A sentence in place of a panel where nothing varies; None where there is something to see.
+
+    Args:
+        values: Of one axis.
+        of: What they are, as the subject of the sentence.
+    """
+    known = list(values)
+    if not known or max(known) - min(known) >= _VISIBLE:
+        return None
+    low, high = (f"{edge:.2f}" for edge in (min(known), max(known)))
+    reach = f"is {low} for all" if low == high else f"lies between {low} and {high} for all"
+    return f"{of} {reach} {len(known)} personas"
 
 
 def say_empty(axes: Axes, words: str = NOTHING) -> None:

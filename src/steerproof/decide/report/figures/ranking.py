@@ -12,6 +12,7 @@ from steerproof.decide.report.figures.marks import (
     ROLL,
     Rate,
     absent,
+    flat,
     number_points,
     numbered,
     rate_axis,
@@ -22,12 +23,12 @@ from steerproof.decide.report.figures.marks import (
 )
 from steerproof.decide.report.figures.palette import BLUE, FAINT, ORANGE, SERIES
 from steerproof.decide.report.inputs import ReportInputs, short_name
-from steerproof.decide.report.wording import signed
+from steerproof.decide.report.wording import sentence, signed
 from steerproof.spec.grid import CellKind
 from steerproof.spec.strength import Strength
 
 
-def ranking(inputs: ReportInputs, strength: Strength, name: str) -> Drawing:
+def ranking(inputs: ReportInputs, strength: Strength, name: str) -> Drawing | str:
     """Steered rate against bridge rate, the tested arm beside the one that must fail.
 
     Args:
@@ -68,8 +69,10 @@ def scatter(
     name: str,
     title: str,
     reading: str,
-) -> Drawing:
+) -> Drawing | str:
     """One or two panels of steered rate against bridge rate, on the same axes.
+
+    A panel whose points would all lie in a corner or on a line is told in a sentence.
 
     Args:
         inputs: The report's inputs.
@@ -85,7 +88,16 @@ def scatter(
     for words, kind in kinds:
         steered = rates_of(inputs.rates, kind, personas, level)
         missing += absent(kind, personas, steered)
-        drawn.append(Panel(title=words, bridge=bridge, steered=steered))
+        level_rates = flat((rate.value for rate in steered.values()), "the steered rate")
+        if level_rates is None:
+            drawn.append(Panel(title=words, bridge=bridge, steered=steered))
+        else:
+            missing += (f"{words}: not drawn, since {level_rates}",)
+    level_bridge = flat((rate.value for rate in bridge.values()), "the bridge")
+    if level_bridge is not None:
+        return f"{title}: not drawn, since {level_bridge}, so there is no ranking to compare with."
+    if not drawn:
+        return sentence(f"{title}: {'; '.join(missing)}")
     description = (
         "One numbered point per headline persona, the same number in every panel; bars are "
         f"{level:.0%} Wilson intervals of each rate. {reading}"
@@ -112,8 +124,8 @@ def rate_panels(
         figure, grid = panels(square_panels(len(shown)))
         for place, (axes, one) in enumerate(zip(grid, shown, strict=True)):
             axes.set_title(one.title)
-            rate_axis(axes, "bridge: prompted firing rate (share)", vertical=False)
-            rate_axis(axes, "steered firing rate (share)" if place == 0 else "", vertical=True)
+            rate_axis(axes, "bridge: firing rate under the own prompt", vertical=False)
+            rate_axis(axes, "firing rate under the push" if place == 0 else "", vertical=True)
             _points(axes, one, numbers, place)
         roll(figure, numbers)
         return drawing(figure, name, title, description, missing)

@@ -114,7 +114,7 @@ def strengths(inputs: ReportInputs) -> Drawing:
             missing += _panel(axes, inputs, arm, look)
         grid[0].set_yticks(range(len(personas)), [short_name(p) for p in personas])
         grid[0].set_ylim(len(personas) - 0.45, -0.55)
-        grid[0].set_ylabel("persona (by bridge rate)")
+        grid[0].set_ylabel("personas, by bridge rate")
         strength_key(figure, look, 1.5)
         level = inputs.experiment.analysis.confidence
         return drawing(
@@ -161,7 +161,7 @@ def _panel(
         for row, (persona, rate) in zip(rows, found.items(), strict=True):
             _mark(axes, row, rate, mark, f"{short_name(persona)}, {kind.name}: {rate.words}")
     axes.set_title(f"Arm {arm}", pad=6)
-    rate_axis(axes, "firing rate (share of completions)", vertical=False)
+    rate_axis(axes, "firing rate", vertical=False)
     axes.grid(visible=False, axis="y")
     for row in range(1, len(personas), 2):
         axes.axhspan(row - 0.5, row + 0.5, color=FAINT, alpha=0.1, linewidth=0)
