@@ -3,6 +3,9 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from steerproof.decide.analysis.answer_records import Ranking, Reads
+from steerproof.decide.analysis.answer_words import reading, three_lines
+from steerproof.decide.analysis.gates import Gate
 from steerproof.decide.analysis.kills import criteria
 from steerproof.decide.report import wording
 from steerproof.decide.report.inputs import ReportInputs
@@ -41,33 +44,75 @@ class Point:
     remedy: str = ""
 
 
-def cards(inputs: ReportInputs) -> tuple[Card, ...]:
+_TONES = {
+    Ranking.SUPPORTED: "supported",
+    Ranking.REFUTED: "refuted",
+    Ranking.INCONCLUSIVE: "inconclusive",
+    Ranking.CANNOT_ANSWER: "inconclusive",
+    Reads.OWN: "supported",
+    Reads.SUBSPACE: "refuted",
+    Reads.NEGATIVES: "refuted",
+    Reads.ANY: "refuted",
+    Reads.NONE: "refuted",
+    Reads.UNDECIDED: "inconclusive",
+    Reads.NOT_MEASURED: "unknown",
+}
+
+
+def cards(inputs: ReportInputs) -> tuple[Card, Card, Card]:
     """As registered; the ranking; the direction and the prompt."""
+    registered, ranking, direction = _lines(inputs)
+    answers, verdict = inputs.answers, inputs.analysis.verdict
+    ranked = None if answers is None else answers.ranking.answer
+    reads = Reads.NOT_MEASURED if answers is None else answers.direction.reads
+    return (
+        Card(question="As registered", word=verdict, tone=verdict.lower(), text=registered),
+        Card(
+            question="The ranking of the personas",
+            word="NOT JUDGED" if ranked is None else ranked,
+            tone="unknown" if ranked is None else _TONES[ranked],
+            text=ranking,
+        ),
+        Card(
+            question="The direction, and the prompt",
+            word=reads.upper(),
+            tone=_TONES[reads],
+            text=direction,
+        ),
+    )
+
+
+def _lines(inputs: ReportInputs) -> tuple[str, str, str]:
+    """The three answers in words; of a table alone, what is known of it."""
     analysis = inputs.analysis
-    registered = Card(
-        question="As registered",
-        word=analysis.verdict,
-        tone=analysis.verdict.lower(),
-        text=f"{_LEADS[analysis.verdict]}: {wording.with_meanings(analysis.reason)}.",
+    if inputs.answers is not None:
+        said = three_lines(inputs.answers, analysis, inputs.experiment)
+        first, ranking, direction = (line.replace("_", " ") for line in said)
+        return f"{first}{_that_is(inputs)}", ranking, direction
+    return (
+        f"{_LEADS[analysis.verdict]}: {wording.with_meanings(analysis.reason)}.",
+        "This analysis has no gates: whether this rig could have shown a ranking at all is not "
+        "known.",
+        "No cell puts an adapter under the direction of another persona, so it was not asked.",
     )
-    ranking = Card(
-        question="The ranking of the personas",
-        word="NOT JUDGED",
-        tone="unknown",
-        text="This analysis has no gates: whether this rig could have shown a ranking at all is "
-        "not known.",
-    )
-    direction = Card(
-        question="The direction, and the prompt",
-        word="NOT MEASURED",
-        tone="unknown",
-        text="No cell puts an adapter under the direction of another persona, so it was not asked.",
-    )
-    return registered, ranking, direction
+
+
+def _that_is(inputs: ReportInputs) -> str:
+    """The kills that fired, by what they mean."""
+    results = inputs.analysis.tested.kills
+    fired = [c.meaning for c in criteria() if c.name in results and results[c.name].fired]
+    return f" That is: {'; '.join(fired)}." if fired else ""
+
+
+def meaning(inputs: ReportInputs) -> str:
+    """What all of it means for the question of the title."""
+    if inputs.answers is None:
+        return wording.sentence(inputs.analysis.reading)
+    return wording.sentence(reading(inputs.answers, inputs.analysis, inputs.experiment))
 
 
 def against(inputs: ReportInputs) -> Iterator[Point]:
-    """What a reader must know before believing: changes, kills, serious objections."""
+    """What a reader must know before believing: changes, gates, kills, serious objections."""
     if inputs.lock is None:
         yield Point(
             what="Not registered",
@@ -85,16 +130,40 @@ def against(inputs: ReportInputs) -> Iterator[Point]:
             what="Magnitude-bound",
             finding="the arm passes at one of the two strengths only",
         )
+    yield from _gates(inputs)
     yield from _kills(inputs)
     for note in inputs.analysis.notes:
         yield Point(what="Table", finding=note)
     for objection in inputs.objections:
-        if objection["severity"] == "serious":
+        if objection.severity == "serious":
             yield Point(
-                what=objection["code"].replace("_", " ").capitalize(),
-                finding=objection["finding"],
-                remedy=objection["remedy"],
+                what=objection.code.replace("_", " ").capitalize(),
+                finding=objection.finding,
+                remedy=objection.remedy,
             )
+
+
+def gates(inputs: ReportInputs) -> tuple[Gate, ...]:
+    """Every gate: of the ranking at the deciding and at the primary strength, then warnings."""
+    if inputs.answers is None:
+        return ()
+    ranking = inputs.answers.ranking
+    further = [gate for gate in ranking.primary_gates if gate not in ranking.gates]
+    return (*ranking.gates, *further, *inputs.answers.gates)
+
+
+def _gates(inputs: ReportInputs) -> Iterator[Point]:
+    """The gates that fail, each once: at the deciding strength, or else at the primary one."""
+    failing: dict[str, Gate] = {}
+    for gate in gates(inputs):
+        if gate.passed is False:
+            failing.setdefault(gate.name, gate)
+    for name, gate in failing.items():
+        yield Point(
+            what=f"Gate {name.replace('_', ' ')}",
+            finding=f"{gate.finding} (it must be: {gate.limit})",
+            remedy=gate.remedy,
+        )
 
 
 def _kills(inputs: ReportInputs) -> Iterator[Point]:
@@ -115,10 +184,10 @@ def notes(inputs: ReportInputs) -> tuple[Point, ...]:
     """The objections that are not serious."""
     return tuple(
         Point(
-            what=objection["code"].replace("_", " ").capitalize(),
-            finding=objection["finding"],
-            remedy=objection["remedy"],
+            what=objection.code.replace("_", " ").capitalize(),
+            finding=objection.finding,
+            remedy=objection.remedy,
         )
         for objection in inputs.objections
-        if objection["severity"] != "serious"
+        if objection.severity != "serious"
     )

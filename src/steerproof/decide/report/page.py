@@ -36,6 +36,7 @@ _CONTENTS = (
     ("tested", "What was tested"),
     ("objections", "What stands against it: objections"),
     ("ranking", "Ranking"),
+    ("gates", "Gates"),
     ("matrix", "Matrix"),
     ("strengths", "Rates"),
     ("controls", "Controls"),
@@ -96,9 +97,7 @@ def page(inputs: ReportInputs, drawings: Mapping[str, Shown]) -> str:
             tested=inputs.analysis.tested,
             drawings=drawings,
             first=_first(drawings),
-            contents=[
-                part for part in _CONTENTS if part[0] != "matrix" or "matrix-cosines" in drawings
-            ],
+            contents=_contents(inputs),
             shown_arms=[inputs.experiment.arm(arm) for arm in tested_arms(inputs)],
             answers=answers,
             samples=samples(inputs),
@@ -112,9 +111,17 @@ def page(inputs: ReportInputs, drawings: Mapping[str, Shown]) -> str:
     )
 
 
+def _contents(inputs: ReportInputs) -> list[tuple[str, str]]:
+    """The parts that this page has."""
+    absent = {"gates"} if not answers.gates(inputs) else set()
+    if inputs.answers is None or not inputs.answers.direction.matrices:
+        absent.add("matrix")
+    return [part for part in _CONTENTS if part[0] not in absent]
+
+
 def _first(drawings: Mapping[str, Shown]) -> str:
     """The figure of the first screen that says most: the matrix, else what the verdict rests on."""
-    wanted = ("matrix", "ranking", "estimates")
+    wanted = ("matrix", "estimates", "ranking")
     drawn = (name for name in wanted if isinstance(drawings.get(name), Drawing))
     return next(drawn, "ranking")
 

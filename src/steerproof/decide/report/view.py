@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 
+from steerproof.decide.analysis.answer_records import MatrixResult
 from steerproof.decide.analysis.calibration import LayerCalibration
 from steerproof.decide.analysis.kills import criteria
 from steerproof.decide.analysis.kinds import bridge_kind
@@ -120,6 +121,24 @@ def comparison_rows(pairs: Sequence[PairedComparison]) -> list[tuple[str, list[s
     if any(pair.reason for pair in pairs):
         rows.append(("Note", [pair.reason or "–" for pair in pairs]))
     return rows
+
+
+def matrix_rows(matrices: Sequence[MatrixResult]) -> Iterator[tuple[str, ...]]:
+    """Every matrix: arm, columns, strength, three means, S, p, and how often the own is first."""
+    for matrix in matrices:
+        nats = " nats" if matrix.scale == "margin" else ""
+        means = (matrix.own, matrix.trained_negatives, matrix.held_out)
+        s = "" if matrix.s is None else f"{wording.signed(matrix.s.value)}{nats} "
+        within = matrix.reason if matrix.s is None else f"({wording.bounds(matrix.s.interval)})"
+        yield (
+            f"arm {matrix.arm}",
+            matrix.columns.replace("_", "-"),
+            matrix.strength,
+            *("–" if mean is None else f"{wording.fixed(mean)}{nats}" for mean in means),
+            f"{s}{within or ''}",
+            "–" if matrix.p is None else wording.probability(matrix.p),
+            "–" if matrix.own_first is None else f"{matrix.own_first} of {len(matrix.values)}",
+        )
 
 
 def comparisons(inputs: ReportInputs) -> dict[str, PairedComparison]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from steerproof.decide.report.figures.answered import answered
 from steerproof.decide.report.figures.canvas import Drawing
 from steerproof.decide.report.figures.controls import control_arms, pushes
 from steerproof.decide.report.figures.dose import dose
@@ -41,7 +42,8 @@ _FIGURES: dict[str, Callable[[ReportInputs], Shown | None]] = {
 def draw_all(inputs: ReportInputs) -> dict[str, Shown]:
     """Every figure that the inputs allow, by name, in the order of the report."""
     shown = {name: draw(inputs) for name, draw in _FIGURES.items()}
-    return {name: figure for name, figure in shown.items() if figure is not None}
+    drawn: dict[str, Shown] = dict(answered(inputs))
+    return drawn | {name: figure for name, figure in shown.items() if figure is not None}
 
 
 def _primary(inputs: ReportInputs) -> Shown:

@@ -41,9 +41,11 @@ def dose(inputs: ReportInputs) -> Drawing | str:
             figure,
             "dose",
             "How often the marker appears, by strength of the push",
-            "Thin lines are personas, the broad one their mean, under the neutral prompt. Apart on "
-            "the right: no push, but each persona's own prompt. Each arm's title says what it was "
-            "trained with.",
+            "Thin lines are personas, the broad one their mean, under the neutral prompt. At c=+2 "
+            "twice the direction is added; a ratio is the size of the push over the usual norm of "
+            "the activations. Apart on the right: no push, but each persona's own prompt; of arm "
+            f"{inputs.experiment.analysis.bridge_arm} these rates are the bridge, the ranking to "
+            "recover.",
         )
 
 
