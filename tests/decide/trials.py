@@ -112,7 +112,7 @@ def rig_of(run: Path) -> Rig:
     layers = {}
     for index, layer in calibration["layers"].items():
         personas = {
-            name: PersonaCalibration(**{key: found[key] for key in wanted})
+            name: PersonaCalibration(**{key: found[key] for key in wanted if key in found})
             for name, found in layer["personas"].items()
         }
         layers[int(index)] = LayerCalibration(**{**layer, "personas": personas})
