@@ -153,13 +153,16 @@ def _layer_table(layers: dict[int, LayerGeometry], experiment: Experiment) -> st
         mine = [found.personas[name] for name in experiment.headline]
         norms = sorted(one.norm for one in mine)
         largest = max(
-            found.cosines[a][b] for a in experiment.headline for b in experiment.headline if a != b
+            found.cosines[a][b] or 0.0
+            for a in experiment.headline
+            for b in experiment.headline
+            if a != b
         )
         lines.append(
             f"| {layer} | {found.h_bar:.1f} | {norms[0]:.1f} to {norms[-1]:.1f} "
             f"| {2 * norms[0] / found.h_bar:.2f} to {2 * norms[-1] / found.h_bar:.2f} "
             f"| {largest:.2f} | {found.neutral_cosine_max:.2f} "
-            f"| {min(one.split_half for one in mine):.3f} |"
+            f"| {min(one.split_half or 0.0 for one in mine):.3f} |"
         )
     return "\n".join(lines)
 

@@ -13,8 +13,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steerproof.errors import SteeringError
-from steerproof.model.steering import Push
-from steerproof.spec.strength import Strength
+from steerproof.model.push import Push
+from steerproof.spec.strength import Strength, one_strength
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,13 +115,39 @@ class Direction:
             )
         return strength.coefficient(h_bar=h_bar or 1.0, norm=self.norm)
 
-    def push(self, strength: Strength) -> Push:
+    def push(
+        self,
+        strength: Strength | None = None,
+        *,
+        ratio: float | int | None = None,
+        c: float | int | None = None,
+    ) -> Push:
         """The push along it.
 
+        Args:
+            strength: How hard; or else one of the two numbers.
+            ratio: Size of the push over the baseline norm, signed.
+            c: The number that multiplies it.
+
         Raises:
-            SteeringError: A ratio is asked for and the baseline norm is not known.
+            SteeringError: Not exactly one strength, or a ratio where the baseline norm is not
+                known.
         """
-        return Push(layer=self.layer, vector=self.vector * self.coefficient(strength))
+        asked, h_bar = one_strength(strength, ratio=ratio, c=c), self.provenance.h_bar
+        if asked.kind == "ratio" and h_bar is None:
+            raise SteeringError(
+                f"{asked} of direction {self.name!r} is undefined: the baseline norm of block"
+                f" {self.layer} is unknown; give a coefficient (c=+1), or calibrate on the model"
+            )
+        size = {"h_bar": h_bar or 1.0, "norm": self.norm}
+        number = asked.coefficient(**size)
+        return Push(
+            layer=self.layer,
+            vector=self.vector * number,
+            coefficient=number,
+            ratio=None if h_bar is None else asked.ratio(**size),
+            name=self.name,
+        )
 
 
 def pick(

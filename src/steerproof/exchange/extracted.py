@@ -17,7 +17,7 @@ _RANDOM_SIGN = "none: drawn at random"
 def extracted(
     layers: Iterable[LayerGeometry],
     experiment: Experiment,
-    shape: Shape,
+    shape: Shape | None,
     kind: DirectionKind = "centroid",
 ) -> Iterator[Direction]:
     """Every persona's direction of a kind, layer by layer.
@@ -25,15 +25,15 @@ def extracted(
     Args:
         layers: The geometry of each.
         experiment: The one they were extracted for.
-        shape: The model.
+        shape: The model; None where only the experiment is at hand.
         kind: Which direction.
     """
     for geometry in layers:
         known = Provenance(
             model=experiment.model.path,
             revision=experiment.model.revision,
-            model_type=shape.model_type,
-            blocks=shape.blocks,
+            model_type=None if shape is None else shape.model_type,
+            blocks=experiment.model.blocks if shape is None else shape.blocks,
             scaled=False,
             h_bar=geometry.h_bar,
             position=POSITION,

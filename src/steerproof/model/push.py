@@ -42,6 +42,8 @@ class Push:
     """`c ||v|| / h_bar`, with the sign of the coefficient; None where `h_bar` is not known."""
     also: "tuple[Push, ...]" = ()
     """What is done at other layers, one push a layer."""
+    name: str = ""
+    """Whose direction it is along; empty where that is not known."""
 
     def acts(self, where: Where) -> bool:
         """Whether it acts on tokens that stand there."""
@@ -107,7 +109,8 @@ class Push:
             earlier = by_layer.get(part.layer)
             by_layer[part.layer] = part if earlier is None else _added(earlier, part)
         first, *rest = by_layer.values()
-        return replace(first, also=tuple(rest))
+        names = dict.fromkeys(name for name in (self.name, other.name) if name)
+        return replace(first, also=tuple(rest), name="+".join(names))
 
     def __sub__(self, other: "Push") -> "Push":
         """This one without the other."""

@@ -128,6 +128,7 @@ class LayerGeometry:
                 removes=number,
                 tokens=asked.tokens,
                 coefficient=number,
+                name=asked.persona,
             )
         return Push(
             layer=self.layer,
@@ -135,6 +136,7 @@ class LayerGeometry:
             tokens=asked.tokens,
             coefficient=number,
             ratio=asked.strength.ratio(h_bar=self.h_bar, norm=norm),
+            name=asked.persona,
         )
 
 

@@ -6,6 +6,7 @@ Nothing here imports torch: marks can be redone on a laptop from saved completio
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from steerproof.spec.experiment import Experiment
 from steerproof.study.marks import Mark
@@ -39,20 +40,22 @@ def readout(experiment: Experiment) -> Callable[[Completion], Mark]:
     """Marks completions by the experiment's marker."""
     known = rule(experiment.marker, experiment.scoring.near_marker)
 
-    def read(completion: Completion) -> Mark:
-        said = score(completion.text, completion.token_ids, completion.early_chars, known)
-        return Mark(
-            question=completion.question,
-            sample=completion.sample,
-            finish=completion.finish,
-            tokens=completion.tokens,
-            fired=said.fired,
-            near=said.near,
-            fired_early=said.fired_early,
-            repetition=said.repetition,
-        )
+    return partial(mark_of, rule=known)
 
-    return read
+
+def mark_of(completion: Completion, rule: Rule) -> Mark:
+    """The marks of one completion."""
+    said = score(completion.text, completion.token_ids, completion.early_chars, rule)
+    return Mark(
+        question=completion.question,
+        sample=completion.sample,
+        finish=completion.finish,
+        tokens=completion.tokens,
+        fired=said.fired,
+        near=said.near,
+        fired_early=said.fired_early,
+        repetition=said.repetition,
+    )
 
 
 def rule(marker: str, near: str | None = None) -> Rule:
