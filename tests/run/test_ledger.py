@@ -1,11 +1,14 @@
 import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from steerproof.errors import DiskFullError, LockedError
 from steerproof.run.commands.status import status
+from steerproof.run.commands.verify import verify
+from steerproof.run.graph.survey import recorded
 from steerproof.run.store.ledger import LEDGER, Ledger
 from steerproof.run.store.ledger_file import open_ledger, read_ledger
 from tests.run.tiny import COUNTER, contents, counts, run_tiny, u
@@ -209,3 +212,34 @@ def test_a_lost_write_ahead_log_costs_no_unit(
     assert run_tiny(run).progress.reused == 9
     assert status(run).totals.by_state == {"done": 9}
     assert set(counts(tmp_path / "counter").values()) == {1}
+
+
+NONSENSE = {
+    "a key that is no text": "UPDATE attempts SET key = CAST(x'ff61' AS TEXT) WHERE attempt = 2",
+    "a state that is no text": "UPDATE attempts SET state = CAST(x'ff' AS TEXT) WHERE attempt = 2",
+    "an unknown state": "UPDATE attempts SET state = 'dooe' WHERE attempt = 2",
+    "a unit without a name": "UPDATE attempts SET unit = 'cell' WHERE attempt = 2",
+    "a start that is text": "UPDATE attempts SET started = 'soon' WHERE attempt = 2",
+    "a unit's key that is a blob": "UPDATE units SET key = x'ff' WHERE unit = 'dataset/all'",
+    "an event's detail torn": "UPDATE events SET detail = '{\"a\": ' WHERE event = 2",
+    "an event's detail a list": "UPDATE events SET detail = '[]' WHERE event = 2",
+    "no table of events": "DROP TABLE events",
+}
+
+
+@pytest.mark.parametrize("change", NONSENSE.values(), ids=NONSENSE)
+def test_a_ledger_that_makes_no_sense_is_told_from_the_units_and_rebuilt(
+    change: str, tmp_path: Path
+) -> None:
+    run_tiny(tmp_path)
+    with closing(sqlite3.connect(tmp_path / LEDGER)) as connection:
+        connection.execute(change)
+        connection.commit()
+    told = status(tmp_path)
+    assert told.problem is not None
+    assert told.units["cell"] == {"done": 4}
+    assert [mismatch.path.name for mismatch in verify(tmp_path)] == [LEDGER]
+    assert len(recorded(tmp_path)) == 9, "a report can still be made"
+    assert run_tiny(tmp_path).progress.reused == 9
+    assert verify(tmp_path) == []
+    assert status(tmp_path).problem is None

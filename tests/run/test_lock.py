@@ -1,22 +1,23 @@
+import errno
 import json
 import os
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import psutil
 import pytest
 
-from steerproof.errors import LockedError
+from steerproof.errors import DiskFullError, LockedError
 from steerproof.run.store import hold as lock
 from steerproof.run.store.hold import (
     EXPIRY_SECONDS,
-    Holder,
     acquire,
-    host_name,
     kernel_lock_works,
     lock_state,
     locked,
 )
+from steerproof.run.store.holder import Holder, host_name
 
 
 def leave_lease(run: Path, holder: Holder, age: float = 0.0) -> Path:
@@ -173,3 +174,86 @@ def test_the_kernel_lock_is_tried_with_two_processes_not_assumed(
     monkeypatch.setattr(lock.fcntl, "flock", lambda *_: None)
     assert not kernel_lock_works(tmp_path), "the second process was not refused"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_step_of_the_clock_does_not_make_a_living_holder_dead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with locked(tmp_path, "steerproof run") as held:
+        began = psutil.Process.create_time
+        for step in (2.0, -2.0, 3600.0):
+            # The system tells a process's start by the clock of now, less the time since it began.
+            monkeypatch.setattr(psutil.Process, "create_time", lambda self: began(self) + step)  # noqa: B023
+            assert not held.holder.is_dead()
+            assert lock_state(tmp_path).held
+    monkeypatch.undo()
+
+
+def test_a_namesake_and_another_start_of_the_machine_are_not_the_holder(tmp_path: Path) -> None:
+    with locked(tmp_path, "steerproof run") as held:
+        if held.holder.ticks is None or held.holder.boot is None:
+            pytest.skip("this system tells neither ticks nor starts")
+        assert replace(held.holder, ticks=held.holder.ticks + 1).is_dead()
+        assert replace(held.holder, boot="another").is_dead()
+
+
+@pytest.mark.parametrize(
+    "record",
+    [b"", b"{}", b'{"pid": "text"}', b"[" * 100_000, b"\xff"],
+)
+def test_a_lease_that_was_altered_names_nobody(record: bytes, tmp_path: Path) -> None:
+    with locked(tmp_path, "first"):
+        pass
+    lease = tmp_path / "lock" / "lease-000001.json"
+    lease.write_bytes(record)
+    assert not lock_state(tmp_path).held
+    with locked(tmp_path, "second") as held:
+        assert held.token == 2
+
+
+def test_a_pid_that_is_none_is_no_process(tmp_path: Path) -> None:
+    with locked(tmp_path, "first") as held:
+        assert replace(held.holder, pid=-1, ticks=None).is_dead()
+        assert replace(held.holder, pid=2**70, ticks=None).is_dead()
+
+
+def test_what_a_sync_tool_leaves_beside_the_leases_is_no_lease(tmp_path: Path) -> None:
+    with locked(tmp_path, "first"):
+        pass
+    for name in ("lease-000001 (1).json", "lease-x.json", "lease-000009.json.tmp", ".DS_Store"):
+        (tmp_path / "lock" / name).write_bytes(b"{}")
+    with locked(tmp_path, "second") as held:
+        assert held.token == 2
+
+
+def test_a_pipe_in_place_of_a_lease_holds_nobody_up(tmp_path: Path) -> None:
+    with locked(tmp_path, "first"):
+        pass
+    lease = tmp_path / "lock" / "lease-000001.json"
+    lease.unlink()
+    os.mkfifo(lease)
+    assert not lock_state(tmp_path).held
+
+
+def test_a_filesystem_without_hard_links_is_locked_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: Path, target: Path) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    with locked(tmp_path, "first") as held:
+        assert held.token == 1
+        with pytest.raises(LockedError), locked(tmp_path, "second"):
+            pass
+
+
+def test_no_inode_for_the_lease_is_a_full_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: Path, target: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "hardlink_to", full)
+    with pytest.raises(DiskFullError), locked(tmp_path, "first"):
+        pass

@@ -1,15 +1,24 @@
 """The whole experiment on a tiny random model: every stage, resume, edits, registration."""
 
 import json
+import shlex
 import shutil
+from dataclasses import replace
 
 import pytest
 
-from steerproof.errors import ModelError, RegistrationError, SteerproofError
+from steerproof.errors import ExperimentError, ModelError, RegistrationError, SteerproofError
 from steerproof.model.base import load_base
 from steerproof.run.artefacts import cell, training
 from steerproof.run.commands.evidence import calibrations
-from steerproof.run.commands.session import graph_of, new_session, rebuild_report, run_experiment
+from steerproof.run.commands.session import (
+    graph_of,
+    new_session,
+    rebuild_report,
+    registered_graph,
+    run_experiment,
+)
+from steerproof.run.commands.session import session_in as session_of
 from steerproof.run.driver.executors import InlineExecutor
 from steerproof.run.graph.ids import UnitId
 from steerproof.run.graph.names import ANALYSIS, adapter_unit, directions_unit
@@ -17,7 +26,7 @@ from steerproof.run.graph.survey import survey
 from steerproof.run.store.manifest import open_unit
 from steerproof.run.store.store import unit_directory
 from steerproof.run.trial import geometries
-from steerproof.spec.experiment import Arm
+from steerproof.spec.experiment import Arm, Model
 from steerproof.spec.grid import Adapter, adapters, cells
 from steerproof.spec.yaml_io import Loaded
 from tests.experiments import small_experiment
@@ -184,7 +193,54 @@ def test_an_edit_that_matters_is_refused_until_it_is_declared(finished):
         go(edited)
     summary, _ = go(edited, deviate="more iterations")
     assert summary.progress.done == 1
-    assert "more iterations" in (session.run / "results" / "report.html").read_text()
+    page = (session.run / "results" / "report.html").read_text()
+    assert "more iterations" in page
+    assert "By the locked rule, the verdict is" in page, "the table is as it was locked"
+    assert "No result answers to the locked experiment" not in page
+
+
+def test_a_deviation_that_changed_what_was_measured_leaves_no_result_as_registered(
+    pristine, tmp_path
+):
+    session = copied(pristine, tmp_path)
+    fewer = session.experiment.questions.model_copy(
+        update={"evaluation": session.experiment.questions.evaluation[:1]}
+    )
+    edited = session_in(tmp_path, session.experiment.model_copy(update={"questions": fewer}))
+    go(edited, deviate="fewer questions")
+    page = (session.run / "results" / "report.html").read_text()
+    assert "No result answers to the locked experiment" in page
+    assert "By the locked rule" not in page
+
+
+def test_a_run_with_relative_paths_is_reported_on_and_explained_wherever_it_is_moved(
+    model, tmp_path, monkeypatch
+):
+    home, moved = tmp_path / "home", tmp_path / "with 'a quote' and spaces"
+    shutil.copytree(model, home / "model")
+    experiment = experiment_of(model).model_copy(
+        update={"model": Model(path="model", blocks=LAYERS)}
+    )
+    session = session_in(home, experiment)
+    text = json.dumps(experiment.model_dump(mode="json"))
+    session = replace(session, loaded=replace(session.loaded, text=text))
+    _, verdict = go(session)
+    keys = graph_of(session).keys
+    session.run.rename(moved)
+    monkeypatch.chdir(tmp_path)
+    assert graph_of(session_of(moved)).keys == keys
+    assert shlex.split(session_of(moved).command)[-1] == str(moved)
+
+    shutil.rmtree(home / "model")
+    with pytest.raises(ModelError):
+        graph_of(session_of(moved))
+    assert registered_graph(session_of(moved)).keys == keys
+    shutil.rmtree(home)
+    (moved / "results" / "report.html").unlink()
+    assert rebuild_report(session_of(moved)) == verdict
+    assert (moved / "results" / "report.html").stat().st_size > 0
+    with pytest.raises(ExperimentError, match=r"dataset\.answers"):
+        registered_graph(session_of(moved))
 
 
 def test_a_prompt_that_does_not_fit_is_refused_and_what_was_finished_is_kept(pristine, tmp_path):

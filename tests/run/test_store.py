@@ -18,7 +18,17 @@ from steerproof.run.store.store import (
     sweep,
     unit_directory,
 )
-from tests.run.tiny import COUNTER, contents, counts, leftovers, run_tiny, tiny_units, u, unit
+from tests.run.tiny import (
+    COUNTER,
+    contents,
+    counts,
+    leftovers,
+    run_tiny,
+    tiny_graph,
+    tiny_units,
+    u,
+    unit,
+)
 
 RECIPE = Recipe(
     unit=u("cell/A.villain.c=+2"),
@@ -227,3 +237,41 @@ def test_every_file_damaged_in_every_way_is_found_named_and_only_its_unit_redone
         shutil.rmtree(run / "quarantine")
     print(f"corruption: {len(cases)} cases, {len(paths)} files x {len(DAMAGES)}")  # noqa: T201
     assert len(cases) == 18 * 6
+
+
+@pytest.mark.parametrize("special", ["pipe", "device"])
+@pytest.mark.parametrize("name", ["result.json", "manifest.json"])
+def test_a_pipe_or_a_device_in_place_of_a_file_is_damage_and_holds_nobody_up(
+    special: str, name: str, tmp_path: Path
+) -> None:
+    run_tiny(tmp_path)
+    graph = tiny_graph()
+    damaged = u("adapter/A.villain")
+    path = unit_directory(tmp_path, damaged, graph.keys[damaged]) / name
+    path.unlink()
+    if special == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/zero")
+    assert [mismatch.path for mismatch in verify(tmp_path)] == [path]
+    assert run_tiny(tmp_path).progress.done >= 1
+    assert verify(tmp_path) == []
+
+
+def test_what_desktops_and_copies_leave_does_not_keep_verify_from_being_content(
+    tmp_path: Path,
+) -> None:
+    run_tiny(tmp_path)
+    units = tmp_path / "units"
+    (units / ".DS_Store").write_bytes(b"x")
+    (units / "cell" / ".DS_Store").write_bytes(b"x")
+    (units / "cell" / "Thumbs.db").write_bytes(b"x")
+    (units / "cell" / ".stfolder").mkdir()
+    assert verify(tmp_path) == []
+    shutil.copytree(units / "dataset", units / "dataset (copy)")
+    first = next((units / "adapter").iterdir())
+    shutil.copytree(first, first.with_name(f"{first.name} (1)"))
+    assert len(verify(tmp_path)) == 2
+    assert run_tiny(tmp_path).progress.done == 0
+    assert verify(tmp_path) == [], "what verify advises helps"
+    assert len(list((tmp_path / "quarantine").iterdir())) == 2

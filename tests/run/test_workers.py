@@ -44,8 +44,20 @@ def test_a_cpu_gets_a_worker_per_core_as_far_as_memory_goes(
     assert cpu_workers(weights) == expected
 
 
-def test_the_workers_of_a_cpu_share_its_cores(machine, tmp_path: Path) -> None:
+def test_threads_that_the_user_has_set_are_meant(machine, monkeypatch: pytest.MonkeyPatch) -> None:
     machine(8, 64)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
+    environments = workers._environments("cpu", 3, 0)
+    assert environments == [{"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "2"}] * 3
+
+
+def test_the_workers_of_a_cpu_share_its_cores(
+    machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine(8, 64)
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
     environments = workers._environments("cpu", 3, 0)
     assert environments == [{"OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2"}] * 3
     executor = make_executor("local", tmp_path, "cpu", None)

@@ -40,13 +40,15 @@ app.add_typer(adapters.app, name="adapters")
 
 def main() -> None:
     """The `steerproof` command: every planned error becomes its exit code and one message."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupted)
     try:
         app()
     except SteerproofError as error:
         complain(str(error))
         sys.exit(error.exit_code)
+    except KeyboardInterrupt:  # a second signal, while the first was being seen to
+        sys.exit(INTERRUPTED)
 
 
 def _interrupted(_signal: int, _frame: FrameType | None) -> None:
@@ -176,9 +178,9 @@ def explain(directory: RunDir, unit: str, as_json: Json = False) -> None:
     """Why a unit is, or is not, reused: which input changed, old and new value."""
     from steerproof.run.commands.explain import explain as why
     from steerproof.run.commands.explain import find_unit
-    from steerproof.run.commands.session import graph_of, session_in
+    from steerproof.run.commands.session import registered_graph, session_in
 
-    graph = graph_of(session_in(directory))
+    graph = registered_graph(session_in(directory))
     reason = why(directory, graph, find_unit(graph, unit))
     lines = [f"{'reused' if reason.reused else 'to be done'}: {reason.reason}"]
     lines += [f"  {line}" for line in (*reason.changes, *reason.damage)]

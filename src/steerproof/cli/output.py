@@ -1,16 +1,18 @@
 """What every command shares: its usual arguments, and how it says what it found."""
 
+import errno
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
-from steerproof.errors import MachineError
+from steerproof.errors import DiskFullError, MachineError
 from steerproof.text import clean
 
 Source = Annotated[str, typer.Argument(help="Path of an experiment file, or a shipped name (zlt).")]
@@ -21,7 +23,27 @@ Device = Annotated[str, typer.Option(help="A torch device: cpu, cuda, cuda:1; au
 
 
 def say(value: Any, as_json: bool, human: Callable[[], object]) -> None:
-    """Print a value or record as JSON, or what `human` makes of it."""
+    """Print a value or record as JSON, or what `human` makes of it.
+
+    Whoever reads it may stop before the end (`| head`): that is no error of ours.
+
+    Raises:
+        DiskFullError: Standard output is a file on a full disk.
+    """
+    if sys.stdout is None:  # closed before we began
+        return
+    try:
+        _print(value, as_json, human)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _drop_output()
+    except OSError as error:
+        _drop_output()
+        if error.errno != errno.EBADF:
+            raise DiskFullError(f"standard output cannot be written: {error.strerror}") from error
+
+
+def _print(value: Any, as_json: bool, human: Callable[[], object]) -> None:
     if as_json:
         from steerproof.codec import plain  # pydantic, which help and version do without
 
@@ -30,7 +52,16 @@ def say(value: Any, as_json: bool, human: Callable[[], object]) -> None:
     shown = human()
     # Without markup: a persona called [red] is a name.
     console = Console(highlight=False, markup=False, soft_wrap=isinstance(shown, str))
-    console.print(shown)
+    with console.capture() as captured:  # its own answer to a broken pipe is to exit
+        console.print(shown)
+    sys.stdout.write(captured.get())
+
+
+def _drop_output() -> None:
+    """Send the rest nowhere, so that the interpreter has nothing to complain of at its end."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    with suppress(OSError, ValueError):
+        os.dup2(nowhere, sys.stdout.fileno())
 
 
 def complain(text: str) -> None:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from steerproof.errors import ExperimentError, IntegrityError
+from steerproof.errors import ExperimentError, IntegrityError, ModelError
 from steerproof.run.artefacts.verdict import Verdict
 from steerproof.run.commands.evidence import Finished, objections_of, refuse_serious
 from steerproof.run.commands.preflight import check_runnable
@@ -86,6 +86,24 @@ def graph_of(session: Session) -> Graph:
         ExperimentError: A file that the experiment names cannot be read.
     """
     return experiment_graph(session.experiment, session.place)
+
+
+def registered_graph(session: Session) -> Graph:
+    """The session's units, of the model as registered where it is not on this machine.
+
+    Raises:
+        ModelError: The base model cannot be found, and nothing was registered.
+        ExperimentError: A file that the experiment names cannot be read.
+        IntegrityError: The registration is not as it was.
+    """
+    try:
+        return graph_of(session)
+    except ModelError:
+        registration = read_registration(session.run)
+        if registration is None:
+            raise
+        files = registration.lock.hashes.get("model", {})
+        return experiment_graph(session.experiment, session.place, files)
 
 
 def lock_session(session: Session, graph: Graph, directory: RunDirectory) -> Registration:

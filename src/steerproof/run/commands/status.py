@@ -4,10 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from steerproof.errors import ExperimentError
+from steerproof.errors import ExperimentError, IntegrityError
 from steerproof.run.graph.ids import UnitId
 from steerproof.run.store.hold import LockState, lock_state
 from steerproof.run.store.ledger_file import read_ledger
+from steerproof.run.store.registration import read_registration
 from steerproof.run.store.story import Event, Story, Totals
 
 
@@ -41,7 +42,8 @@ class RunStatus:
     events: Sequence[Event]
     """The end of the timeline, oldest first."""
     problem: str | None = None
-    """Why the ledger could not be read; all of this is then what the units themselves tell."""
+    """Why the ledger could not be read, all of this being what the units themselves tell; or what
+    is wrong with the registration."""
 
 
 def status(run: Path, events: int = 10) -> RunStatus:
@@ -66,8 +68,16 @@ def status(run: Path, events: int = 10) -> RunStatus:
         totals=story.totals,
         failures=[_failure(story, unit) for unit, state in states.items() if state == "failed"],
         events=story.events[-events:] if events else (),
-        problem=story.problem,
+        problem=story.problem or _registration_problem(run),
     )
+
+
+def _registration_problem(run: Path) -> str | None:
+    try:
+        read_registration(run)
+    except (IntegrityError, ExperimentError) as error:
+        return str(error)
+    return None
 
 
 def true_states(story: Story, *, live: bool) -> dict[UnitId, str]:

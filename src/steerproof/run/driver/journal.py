@@ -74,6 +74,11 @@ class Journal:
             self._ledger.set_state(unit, "waiting")
             self.tell("unit-set-aside", unit, place=str(aside), reasons=list(reasons))
 
+    def set_stray_aside(self, directory: Path) -> None:
+        """Move a directory that is no unit of the experiment and not sound out of the way."""
+        aside = set_aside(self._run, directory).relative_to(self._run)
+        self.tell("stray-set-aside", None, place=str(aside))
+
     def _write_log(self, attempt: int, failure: Failure) -> str | None:
         """Keep the traceback; a log that finds no space is not worth the run."""
         name = f"logs/attempt-{attempt:06d}.log"

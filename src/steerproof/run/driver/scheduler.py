@@ -24,9 +24,9 @@ from steerproof.run.graph.graph import Graph
 from steerproof.run.graph.ids import UnitId
 from steerproof.run.graph.survey import survey
 from steerproof.run.store.directory import RunDirectory
-from steerproof.run.store.hold import host_name
-from steerproof.run.store.manifest import DamagedError, StoredUnit
-from steerproof.run.store.store import commit, sweep, unit_directory
+from steerproof.run.store.holder import host_name
+from steerproof.run.store.manifest import DamagedError, StoredUnit, open_unit
+from steerproof.run.store.store import commit, sweep, unit_directories, unit_directory
 from steerproof.run.store.story import Event
 
 POLL_SECONDS = 0.2
@@ -112,9 +112,23 @@ class _Driver:
         for unit, mismatches in found.damaged.items():
             damaged = unit_directory(self._directory.path, unit, self._graph.keys[unit])
             self._journal.set_aside(unit, damaged, [str(mismatch) for mismatch in mismatches])
+        self._set_strays_aside()
         with ledger.transaction():
             self._journal.tell("units-planned", reused=len(found.reused), todo=len(found.todo))
             self._journal.decided(self._frontier.begin())
+
+    def _set_strays_aside(self) -> None:
+        """Units of earlier experiments that are damaged, and copies that are no units, go too.
+
+        Nothing reads them, but `verify` finds them, and what it advises must help.
+        """
+        run = self._directory.path
+        ours = {unit_directory(run, unit, key) for unit, key in self._graph.keys.items()}
+        for place in [place for place in unit_directories(run) if place not in ours]:
+            with suppress(DamagedError):
+                if not open_unit(place).damage():
+                    continue
+            self._journal.set_stray_aside(place)
 
     def loop(self, stopping: threading.Event) -> None:
         """Give orders and hear reports until nothing is left, or the run is stopped."""

@@ -26,7 +26,7 @@ from steerproof.codec import plain
 from steerproof.errors import DiskFullError
 from steerproof.run.graph.ids import UnitId
 from steerproof.run.graph.keys import Recipe, recipe_from
-from steerproof.run.store.hold import host_name
+from steerproof.run.store.holder import host_name
 from steerproof.run.store.manifest import DamagedError, Made, StoredUnit, open_unit
 from steerproof.run.store.store import prepare, unit_directory
 

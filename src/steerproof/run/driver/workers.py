@@ -118,5 +118,7 @@ def _environments(device: str, workers: int | None, weights: int) -> list[Mappin
     count = workers or workers_on(device, weights)
     if device.startswith("cuda"):
         return list(gpu_environments(count))
-    threads = str(max(1, _cores() // count))
-    return [{"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}] * count
+    share = str(max(1, _cores() // count))
+    # What the user has set is meant.
+    threads = {name: os.environ.get(name, share) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+    return [threads] * count

@@ -21,7 +21,7 @@ APART = (
     "steerproof.run.graph.ids",
     "steerproof.run.graph.keys",
     "steerproof.run.store",
-    *(f"steerproof.run.store.{n}" for n in ("faults", "files", "hold", "manifest", "store")),
+    *(f"steerproof.run.store.{n}" for n in ("faults", "files", "holder", "manifest", "store")),
     "steerproof.run.driver",
     "steerproof.run.driver.worker",
 )
@@ -62,15 +62,24 @@ class Surroundings:
         )
 
 
-def surroundings(experiment: Experiment, place: Place) -> Surroundings:
+def surroundings(
+    experiment: Experiment, place: Place, files: Mapping[str, str] | None = None
+) -> Surroundings:
     """Look at the base model's files.
+
+    Args:
+        experiment: Its model is meant.
+        place: Where its relative path starts.
+        files: sha256 of the model's files, where they are known and need not be here.
 
     Raises:
         ModelError: The base model's directory cannot be found.
     """
     model = experiment.model
+    if files is None:
+        files = file_hashes(model_directory(experiment, place.directory))
     return Surroundings(
-        model={**file_hashes(model_directory(experiment, place.directory))},
+        model={**files},
         numerics={
             "dtype": model.dtype,
             "device": place.device.partition(":")[0],

@@ -48,14 +48,21 @@ TOLERANT = ("score", "slots", "graded")
 """Kinds that are made of whichever of their upstream units succeeded."""
 
 
-def experiment_graph(experiment: Experiment, place: Place) -> Graph:
+def experiment_graph(
+    experiment: Experiment, place: Place, files: Mapping[str, str] | None = None
+) -> Graph:
     """Every unit of an experiment, with its key.
+
+    Args:
+        experiment: What is asked.
+        place: Where its files are, and what it runs on.
+        files: sha256 of the model's files, where they are known and need not be here.
 
     Raises:
         ModelError: The base model's directory cannot be found.
         ExperimentError: A file that the experiment names cannot be read.
     """
-    around = surroundings(experiment, place)
+    around = surroundings(experiment, place, files)
     slices = Slices(experiment, place.directory)
     return build_graph(
         Unit(

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from steerproof.run.driver.signals import stop_on_signals
-from steerproof.run.store.hold import RunLock, host_name, locked
+from steerproof.run.store.hold import RunLock, locked
+from steerproof.run.store.holder import host_name
 from steerproof.run.store.ledger import Ledger
 from steerproof.run.store.ledger_file import open_ledger
 from steerproof.run.store.store import sweep

@@ -14,7 +14,6 @@ import fcntl
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 import threading
@@ -25,77 +24,16 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO
 
-import psutil
-
-from steerproof.codec import read_record
-from steerproof.errors import IntegrityError, LockedError
+from steerproof.errors import LockedError
 from steerproof.run.store.faults import fault_point
 from steerproof.run.store.files import explained, make_directory, temporary_name, write_file
+from steerproof.run.store.holder import Holder, host_name, read_holder, this_process
 
 BEAT_SECONDS = 5.0
 EXPIRY_SECONDS = 60.0
 _NO_LINKS = {errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 """What a filesystem without hard links says."""
 _LEASE = re.compile(r"lease-(\d{6,18})\.json", re.ASCII)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Holder:
-    """Who holds, or held, a run directory."""
-
-    token: int
-    """Number of the lease: each taking of the lock has a larger one."""
-    host: str
-    """Machine and, on Linux, the name of its process numbering (containers have their own)."""
-    pid: int
-    process_started: float
-    """Unix time at which that process began, to tell it from a later namesake."""
-    command: str
-    """Its command line."""
-    taken: float
-    """Unix time at which the lock was taken."""
-    released: bool = False
-    """Whether it was given back."""
-    boot: str | None = None
-    """Which start of the machine it was, where the system says so."""
-    ticks: int | None = None
-    """Clock ticks from that start to the process's: no step of the clock moves it."""
-
-    def is_dead(self) -> bool:
-        """Whether the process is known to be gone; False if it runs or lives on another machine."""
-        if self.host != host_name():
-            return False
-        if self.boot is not None and _boot() not in (None, self.boot):
-            return True
-        try:
-            process = psutil.Process(self.pid)
-            if process.status() == psutil.STATUS_ZOMBIE:
-                return True
-            if self.ticks is not None:
-                return _ticks(self.pid) not in (None, self.ticks)
-            return abs(process.create_time() - self.process_started) > 1.0
-        except (psutil.NoSuchProcess, ValueError, OverflowError):
-            return True
-        except psutil.AccessDenied:
-            return False
-
-
-def _boot() -> str | None:
-    """The name of this start of the machine; None where the system gives none."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
-    except (OSError, ValueError):
-        return None
-
-
-def _ticks(pid: int) -> int | None:
-    """When a process began, in clock ticks since the machine did; None where nothing says so."""
-    try:
-        # The second field, the program's name in brackets, may hold anything.
-        _, _, after = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")
-        return int(after.split()[19])
-    except (OSError, ValueError, IndexError):
-        return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -239,7 +177,7 @@ def lock_state(run: Path, *, probe: bool = True) -> LockState:
     if token == 0:
         return LockState(holder=None, heartbeat_age=0.0)
     lease = _lease_path(run, token)
-    holder = _read_holder(lease, token)
+    holder = read_holder(lease, token)
     here = holder.host == host_name() or not probe
     now = time.time() if here else _filesystem_time(run)
     try:
@@ -247,31 +185,6 @@ def lock_state(run: Path, *, probe: bool = True) -> LockState:
     except OSError:
         beat = now
     return LockState(holder=holder, heartbeat_age=max(0.0, now - beat))
-
-
-def _read_holder(lease: Path, token: int) -> Holder:
-    try:
-        return read_record(Holder, lease.read_bytes(), str(lease))
-    except (IntegrityError, OSError):
-        # A lease is linked into place whole, so a torn one was altered later and by others.
-        return Holder(
-            token=token,
-            host="unknown",
-            pid=0,
-            process_started=0.0,
-            command="unknown",
-            taken=0.0,
-            released=True,
-        )
-
-
-def host_name() -> str:
-    """This machine, and the numbering of processes that its pids belong to."""
-    try:
-        numbering = Path("/proc/self/ns/pid").readlink().name.removeprefix("pid:")
-    except OSError:
-        return socket.gethostname()
-    return f"{socket.gethostname()} {numbering}"
 
 
 def kernel_lock_works(directory: Path) -> bool:
@@ -367,16 +280,7 @@ def _take_lease(run: Path, newest: int, command: str) -> Holder:
     Raises:
         LockedError: Another process was faster.
     """
-    holder = Holder(
-        token=newest + 1,
-        host=host_name(),
-        pid=os.getpid(),
-        process_started=psutil.Process().create_time(),
-        command=command,
-        taken=time.time(),
-        boot=_boot(),
-        ticks=_ticks(os.getpid()),
-    )
+    holder = this_process(newest + 1, command)
     draft = run / "lock" / temporary_name()
     try:
         write_file(draft, json.dumps(asdict(holder)).encode())

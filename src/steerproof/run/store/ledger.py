@@ -151,7 +151,7 @@ class Ledger:
         with self.transaction():
             self._connection.execute(
                 "UPDATE attempts SET state = ?, ended = ?, error = ?, log = ? WHERE attempt = ?",
-                (state, time.time(), error, log, attempt),
+                (state, time.time(), _text(error), log, attempt),
             )
 
     def set_state(self, unit: UnitId, state: str) -> None:
@@ -180,7 +180,7 @@ class Ledger:
         with self.transaction():
             self._connection.execute(
                 "INSERT INTO events (time, what, unit, detail) VALUES (?, ?, ?, ?)",
-                (event.time, what, name, json.dumps(detail, ensure_ascii=False)),
+                (event.time, what, name, json.dumps(detail)),
             )
         return event
 
@@ -195,6 +195,11 @@ class Ledger:
     def close(self) -> None:
         """Close the file; with one writer gone, SQLite folds the write-ahead log into it."""
         self._connection.close()
+
+
+def _text(value: str) -> str:
+    """Text that SQLite takes: of a file name that is not UTF-8, what can be shown."""
+    return value.encode(errors="replace").decode()
 
 
 @contextmanager

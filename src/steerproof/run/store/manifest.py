@@ -1,6 +1,7 @@
 """The manifest: the record that makes a directory a unit, and the check at every read."""
 
 import json
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -136,6 +137,7 @@ class StoredUnit:
         """
         expected, path = self.manifest.files[name], self.directory / name
         with _readable(path, expected):
+            _size_of(path, expected)
             data = path.read_bytes()
         _compare(path, expected, FileHash(sha256=sha256(data).hexdigest(), size=len(data)))
         return data
@@ -149,6 +151,7 @@ class StoredUnit:
         """
         expected, path = self.manifest.files[name], self.directory / name
         with _readable(path, expected):
+            _size_of(path, expected)
             actual = _hash_of(path)
         _compare(path, expected, actual)
         return path
@@ -167,12 +170,25 @@ class StoredUnit:
 _hashed: dict[tuple[int, ...], FileHash] = {}
 
 
+def _size_of(path: Path, expected: FileHash) -> None:
+    """Ask what a file is and how large before it is read: a pipe or a device has no end.
+
+    Raises:
+        DamagedError: It is no file, or one of another size.
+    """
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        wanted = f"{expected.size} bytes, sha256 {expected.sha256}"
+        raise DamagedError(_mismatch(path, "unreadable", wanted, "no file"))
+    _compare(path, expected, FileHash(sha256=expected.sha256, size=found.st_size))
+
+
 def _hash_of(path: Path) -> FileHash:
     """Hash a file, once per process for as long as it does not change, wherever it is moved."""
-    stat = path.stat()
-    seen = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+    found = path.stat()
+    seen = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
     if seen not in _hashed:
-        _hashed[seen] = FileHash(sha256=file_sha256(path), size=stat.st_size)
+        _hashed[seen] = FileHash(sha256=file_sha256(path), size=found.st_size)
     return _hashed[seen]
 
 
@@ -209,6 +225,8 @@ def open_unit(directory: Path) -> StoredUnit:
     """
     path = directory / MANIFEST
     try:
+        if path.exists() and not path.is_file():
+            raise DamagedError(_mismatch(path, "manifest", "a manifest", "no file"))
         data = path.read_bytes()
         record = json.loads(data)
         if record["format"] != FORMAT:

@@ -46,9 +46,14 @@ def unit_directory(run: Path, unit: UnitId, key: str) -> Path:
 
 
 def unit_directories(run: Path) -> Iterator[Path]:
-    """Every committed unit directory, in order of kind and name."""
+    """Every committed unit directory, in order of kind and name.
+
+    What desktops and sync tools leave, files and hidden directories, is none.
+    """
     for kind in sorted((run / "units").glob("*")):
-        yield from sorted(place for place in kind.iterdir() if not place.name.startswith(TEMPORARY))
+        for place in sorted(kind.iterdir()) if kind.is_dir() else ():
+            if place.is_dir() and not place.name.startswith("."):
+                yield place
 
 
 def prepare(

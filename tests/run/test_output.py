@@ -1,0 +1,58 @@
+"""The exit code is the one that was earned, whatever becomes of standard output."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.run.tiny import run_tiny
+
+STATUS = [sys.executable, "-m", "steerproof", "status"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("output") / "run"
+    run_tiny(place)
+    return place
+
+
+def test_a_reader_that_stops_early_is_no_error(run: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        ran = subprocess.run(
+            [*STATUS, str(run)], check=False, stdout=writer, stderr=subprocess.PIPE, text=True
+        )
+    finally:
+        os.close(writer)
+    assert (ran.returncode, ran.stderr) == (0, "")
+
+
+def test_a_full_disk_behind_standard_output_is_one_line_and_its_code(run: Path) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full on this system")
+    with Path("/dev/full").open("w") as full:
+        ran = subprocess.run(
+            [*STATUS, str(run)], check=False, stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert ran.returncode == 6
+    assert "standard output cannot be written" in ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
+def test_a_closed_standard_output_changes_no_exit_code(run: Path) -> None:
+    words = " ".join([*STATUS, str(run)])
+    ran = subprocess.run(
+        ["/bin/sh", "-c", f"{words} >&-"], check=False, stderr=subprocess.PIPE, text=True
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
+def test_json_of_a_status_holds_the_units_by_name(run: Path) -> None:
+    ran = subprocess.run([*STATUS, str(run), "--json"], check=True, capture_output=True, text=True)
+    assert '"state": "finished"' in ran.stdout
+    assert '"unit": "cell/' in ran.stdout or '"unit": "analysis/all"' in ran.stdout
