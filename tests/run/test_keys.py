@@ -7,6 +7,7 @@ import pytest
 
 from steerproof.run.graph import environment
 from steerproof.run.graph.environment import Place
+from steerproof.run.graph.sources import Sources
 from steerproof.run.graph.units import experiment_graph
 from steerproof.spec.experiment import Arm, Experiment
 from steerproof.spec.lock import canonical, resolved
@@ -20,10 +21,30 @@ SHIPPED = Path(__file__).parents[2] / "experiments"
 ARMS = ("A", "B", "C", "A-iso", "A-L10")
 
 
+_MODELLED = ("torch", "transformers")
+LIBRARIES = {
+    "directions": _MODELLED,
+    "answers": (*_MODELLED, "numpy"),
+    "dataset": (),
+    "adapter": (*_MODELLED, "numpy"),
+    "cell": (*_MODELLED, "numpy"),
+    "score": ("numpy", "scipy"),
+    "analysis": ("numpy", "scipy"),
+}
+"""What the stages of then imported: an import more is another environment, not another unit."""
+
+
+def sources_of_then(kind: str) -> Sources:
+    packages = frozenset(LIBRARIES.get(kind, ()))
+    files = {"steerproof.model": Path()} if "torch" in packages else {}
+    return Sources(files=files, packages=packages)
+
+
 @pytest.fixture
 def expected(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     monkeypatch.setattr(environment, "model_directory", lambda *_: Path())
     monkeypatch.setattr(environment, "file_hashes", lambda _: {"model.safetensors": "0"})
+    monkeypatch.setattr(environment, "_sources", sources_of_then)
     monkeypatch.setattr(environment, "_code_version", lambda _: "code")
     monkeypatch.setattr(environment, "_installed", lambda _: "1")
     return json.loads(KEYS.read_bytes())

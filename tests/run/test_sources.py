@@ -56,11 +56,11 @@ def versions() -> dict[str, str]:
 
 
 EDITS = {
-    "model/steering.py": {"directions", "answers", "adapter", "cell"},
+    "model/steering.py": {"directions", "answers", "adapter", "cell", "slots"},
     "engine/train.py": {"adapter"},
     "study/readouts/marker.py": {"score"},
     "decide/analysis/rule.py": {"analysis"},
-    "spec/seeds.py": set(KINDS),
+    "spec/seeds.py": set(KINDS) - {"graded"},
     "decide/report/page.py": set(),
     "run/store/hold.py": set(),
     "cli/__init__.py": set(),

@@ -14,6 +14,7 @@ from steerproof.spec.experiment import Experiment
 
 APART = (
     "steerproof",
+    "steerproof.codec",
     "steerproof.errors",
     "steerproof.run",
     "steerproof.run.artefacts",
