@@ -1,0 +1,87 @@
+"""A run that takes its directions and adapters from elsewhere, from first unit to report."""
+
+import json
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from steerproof.cli import app
+from steerproof.run.artefacts import directions as directions_file
+from steerproof.run.graph.names import directions_unit
+from steerproof.run.graph.survey import recorded
+from steerproof.spec.experiment import Grid
+from tests.run.test_session import experiment_of
+from tests.tiny import HIDDEN, LAYERS, save_tiny
+
+VECTOR = 3 * torch.randn(HIDDEN, generator=torch.Generator().manual_seed(4))
+
+
+def command(*arguments):
+    done = CliRunner().invoke(app, [str(one) for one in arguments])
+    assert done.exit_code == 0, (done.output, done.exception)
+    return done.stdout
+
+
+@pytest.fixture
+def experiment(tmp_path):
+    """Two arms and three personas on a tiny model."""
+    whole = experiment_of(save_tiny(tmp_path / "model"))
+    answers = [
+        json.dumps({"question": question, "answer": "It is so."}) + "\n"
+        for question in whole.questions.training
+    ]
+    (tmp_path / "answers.jsonl").write_text("".join(answers))
+    analysis = whole.analysis.model_copy(update={"isotropic_arm": None, "contrast_arm": None})
+    return whole.model_copy(
+        update={
+            "personas": whole.personas[1:],
+            "arms": tuple(arm for arm in whole.arms if arm.name in "AC"),
+            "cells": (
+                Grid(arms=("A", "C"), prompt="neutral", strengths=("none", "c=+2", "ratio=+0.2")),
+                Grid(arms=("C",), prompt="persona", strengths=("none",)),
+            ),
+            "analysis": analysis.model_copy(update={"negative_strength": None}),
+        }
+    )
+
+
+def run(experiment, place, name):
+    file, out = place / f"{name}.yaml", place / name
+    file.write_text(experiment.model_dump_json())  # JSON is YAML
+    command("run", file, "--dir", out, "--device", "cpu", "--executor", "inline")
+    return out
+
+
+def bridge(out):
+    lines = (out / "results" / "rates.csv").read_text().splitlines()
+    return [line for line in lines if line.startswith("C,") and ",persona," in line]
+
+
+def test_brought_directions_and_exported_adapters_carry_a_run(experiment, tmp_path):
+    first = run(experiment, tmp_path, "first")
+    command("adapters", "export", first, "--arm", "C", "--out", tmp_path / "loras")
+    table = torch.stack([VECTOR] * (LAYERS + 1))
+    torch.save(table, tmp_path / "evil_response_avg_diff.pt")  # noqa: TID251 - as the field does
+    brings, *others = experiment.personas
+    brings = brings.model_copy(update={"direction": "evil_response_avg_diff.pt"})
+    arms = tuple(
+        arm.model_copy(update={"adapters": "loras/C/{persona}"}) if arm.name == "C" else arm
+        for arm in experiment.arms
+    )
+    second = run(
+        experiment.model_copy(update={"personas": (brings, *others), "arms": arms}),
+        tmp_path,
+        "second",
+    )
+    layer = experiment.layers.primary
+    geometry = directions_file.from_unit(recorded(second)[directions_unit(layer)])
+    assert torch.equal(geometry.vector(brings.name), VECTOR)
+    assert geometry.calibration.personas[brings.name].split_half is None
+    assert len(bridge(first)) == len(experiment.personas) * len(experiment.questions.evaluation)
+    assert bridge(second) == bridge(first)  # the same adapters, prompts and seeds
+    report = (second / "results" / "report.html").read_text()
+    assert "direction from evil_response_avg_diff.pt, row" in report
+    assert "loaded: loras/C/{persona}" in report
+    told = json.loads(command("plan", tmp_path / "second.yaml", "--json", "--no-trial"))
+    assert "adapters_of_unknown_prompts" not in {one["code"] for one in told["objections"]}
