@@ -1,8 +1,11 @@
 """What a person who installs the package gets, and is told."""
 
+import json
+import os
 import subprocess
 import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -31,6 +34,76 @@ def test_the_lock_pins_a_version_that_every_requirement_allows():
         else:
             pin = pins[canonicalize_name(requirement.name)]
             assert requirement.specifier.contains(pin), requirement
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """A wheel, unpacked outside of the checkout as an installer would."""
+    place = tmp_path_factory.mktemp("installed")
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(place)]
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
+    (wheel,) = place.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(place / "site")
+    return place / "site"
+
+
+def run(installed, *arguments, without=()):
+    """The command of the installed package, away from the checkout."""
+    code = [f"import sys; sys.modules[{name!r}] = None" for name in without]
+    code.append("from steerproof.cli import main; main()")
+    return subprocess.run(
+        [sys.executable, "-c", "; ".join(code), *arguments],
+        cwd=installed.parent,
+        env={**os.environ, "PYTHONPATH": str(installed)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_a_wheel_holds_the_package_and_what_ships_with_it_alone(installed):
+    assert {path.name for path in installed.iterdir()} == {
+        "steerproof",
+        f"steerproof-{steerproof.__version__}.dist-info",
+    }
+    package = installed / "steerproof"
+    assert (package / "py.typed").is_file()
+    assert (package / "organism" / "weights" / "model.safetensors").is_file()
+    assert (package / "experiments" / "zlt.yaml").is_file()
+    (licence,) = installed.glob("*.dist-info/licenses/LICENSE")
+    assert "Apache License" in licence.read_text()
+
+
+def test_what_is_installed_works_away_from_the_checkout(installed):
+    assert run(installed, "--version").stdout == f"steerproof {steerproof.__version__}\n"
+    told = json.loads(run(installed, "plan", "zlt", "--no-trial", "--json").stdout)
+    assert told["counts"]["adapters"] == 52
+    shown = json.loads(
+        run(installed, "directions", "extract", "zlt", "--out", "d.safetensors", "--json").stdout
+    )
+    assert len(shown) == 24
+
+
+def test_the_benchmarks_are_not_installed_and_the_command_says_how_to_get_them(installed):
+    done = run(installed, "bench", "statistics")
+    assert done.returncode == 2
+    assert "get the source tree" in done.stderr
+
+
+def test_without_the_locks_of_posix_a_run_is_refused_plainly_and_the_rest_works(installed):
+    done = run(installed, "run", "zlt", without=["fcntl"])
+    assert done.returncode == MachineError.exit_code
+    assert "on Windows, use WSL" in done.stderr
+    done = run(installed, "power", "zlt", "--simulations", "20", "--json", without=["fcntl"])
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_version_stands_in_one_place():
+    written = f'__version__ = "{steerproof.__version__}"'
+    assert written in (ROOT / "src" / "steerproof" / "__init__.py").read_text()
+    assert "version" in PROJECT["dynamic"]
+    assert "version:" not in (ROOT / "CITATION.cff").read_text().replace("cff-version:", "")
 
 
 def test_types_and_licence_go_with_the_package():

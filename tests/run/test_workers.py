@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from steerproof.errors import SteerproofError
+from steerproof.errors import MachineError, SteerproofError
 from steerproof.run.driver import workers
 from steerproof.run.driver.executors import InlineExecutor, LocalExecutor, RayExecutor
 from steerproof.run.driver.workers import (
@@ -110,3 +110,18 @@ def test_threads_are_as_before_after_a_trial(machine) -> None:
     with threads_of_a_worker(4, accelerated=False):
         assert torch.get_num_threads() == 1
     assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize("device", ["mps", "xpu:0", "hpu"])
+def test_a_device_on_which_nothing_was_tried_is_refused_plainly(device: str) -> None:
+    with pytest.raises(MachineError, match="use --device cpu"):
+        choose_device(device)
+
+
+def test_a_gpu_under_rocm_is_refused_and_never_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.version, "hip", "6.3")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(workers.Path, "glob", lambda *_: iter(["nvidia0"]))
+    assert choose_device("auto") == "cpu"
+    with pytest.raises(MachineError, match=r"ROCm 6\.3"):
+        choose_device("cuda")

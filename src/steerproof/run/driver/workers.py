@@ -23,17 +23,28 @@ def choose_device(asked: str) -> str:
     """The torch device to use; `auto` takes a GPU if there is one.
 
     Raises:
-        MachineError: The device asked for is not there.
+        MachineError: The device asked for is not there, or nothing here was tried on its kind.
     """
     if asked == "cpu":
         return asked
+    if asked != "auto" and asked.partition(":")[0] != "cuda":
+        raise MachineError(
+            f"device {asked!r}: attention and the draw have kernels for CPUs and for CUDA GPUs, and"
+            " nothing was tried elsewhere (Apple's mps, Intel's xpu); use --device cpu"
+        )
     # Importing torch takes seconds: only a question about a GPU is worth them.
     if asked == "auto" and not any(Path("/dev").glob("nvidia[0-9]*")):
         return "cpu"
     import torch
 
+    rocm = torch.version.hip is not None
+    if rocm and asked != "auto":
+        raise MachineError(
+            f"device {asked!r} is an AMD GPU (ROCm {torch.version.hip}), and nothing was tried on"
+            " one; use --device cpu"
+        )
     if asked == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        return "cuda" if torch.cuda.is_available() and not rocm else "cpu"
     if asked.startswith("cuda") and not torch.cuda.is_available():
         raise MachineError(f"no device {asked!r}: torch sees no GPU; use --device cpu")
     return asked

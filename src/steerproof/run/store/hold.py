@@ -10,7 +10,6 @@ The newest one is the holder's. They are never deleted: a token is never given t
 """
 
 import errno
-import fcntl
 import json
 import os
 import re
@@ -24,10 +23,18 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO
 
-from steerproof.errors import LockedError
+from steerproof.errors import LockedError, MachineError
 from steerproof.run.store.faults import fault_point
 from steerproof.run.store.files import explained, make_directory, temporary_name, write_file
 from steerproof.run.store.holder import Holder, host_name, read_holder, this_process
+
+try:
+    import fcntl
+except ImportError:
+    raise MachineError(
+        "a run directory needs the file locks of Linux or macOS; on Windows, use WSL (analyze,"
+        " power and directions need no run directory and work without)"
+    ) from None
 
 BEAT_SECONDS = 5.0
 EXPIRY_SECONDS = 60.0
