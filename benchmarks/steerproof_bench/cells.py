@@ -125,10 +125,10 @@ def regrouped(work: CellWork, count: int) -> CellWork:
     spec, sites = work.adapters[0].spec, lora_sites(work.base)
     adapters = tuple(drawn_adapter(sites, spec, seed) for seed in range(1, count + 1))
     # Families stay whole: their rows share an adapter.
-    families = list(dict.fromkeys(row.family for row in work.all_rows))
+    families = list(dict.fromkeys(row.group for row in work.all_rows))
     owns = {family: adapters[i * count // len(families)] for i, family in enumerate(families)}
     rows = {
-        name: tuple(replace(row, adapter=owns[row.family]) for row in work.rows[name])
+        name: tuple(replace(row, adapter=owns[row.group]) for row in work.rows[name])
         for name in work.names
     }
     return replace(work, rows=rows, adapters=adapters)

@@ -36,8 +36,8 @@ def generation_limit(
         for tokens, row in zip(drawn[name], work.rows[name], strict=True):
             prompts[row.adapter, row.push].add(row.prompt_ids[:-1])
             # The last token drawn is not fed; the one that ends a row is not in its text.
-            answers[row.family].append(tokens[: most - 1])
-            lengths[row.family] = len(row.prompt_ids)
+            answers[row.group].append(tokens[: most - 1])
+            lengths[row.group] = len(row.prompt_ids)
     # Each step reads its prompt, the prompt's last token and the past of the answer.
     steps = [
         lengths[family] + past

@@ -148,7 +148,7 @@ def _peer(name: str, run: _FirstRun, time: Timing, work: CellWork, some: CellWor
 def _pooled(work: CellWork, engine: Engine) -> Drawn:
     found = {
         (one.row.cell, one.row.question, one.row.sample): one.token_ids
-        for one in engine.generate(work.settings)
+        for one in engine.complete(work.settings)
     }
     synchronise(work.base.device)
     return {

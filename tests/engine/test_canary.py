@@ -8,9 +8,10 @@ import torch
 
 from steerproof.engine.canary import Canary, canaries
 from steerproof.engine.exact import in_float32
+from steerproof.engine.forced import decoded_log_probs
 from steerproof.engine.lora.pool import LoraSpec, fresh_weights, lora_sites
 from steerproof.engine.rows import Row
-from steerproof.engine.score import log_probs, log_probs_alone, score
+from steerproof.engine.score import log_probs_alone, score
 from steerproof.engine.subject import subject_of
 from steerproof.errors import ModelError, SteeringError
 from steerproof.model.base import load_base
@@ -89,10 +90,10 @@ def test_canaries_report_the_change_and_the_error_of_each_cell():
 
 def test_a_pool_that_computes_something_else_kills_its_canary_and_no_other(monkeypatch):
     def wrong(made, rows, texts):
-        first, *others = log_probs(made, rows, texts)
+        first, *others = decoded_log_probs(made, rows, texts)
         return [first + 0.01, *others]
 
-    monkeypatch.setattr("steerproof.engine.canary.log_probs", wrong)
+    monkeypatch.setattr("steerproof.engine.canary.decoded_log_probs", wrong)
     first, *others = canaries(subject("qwen2"), one_per_cell(), TEXT)
     assert isinstance(first, ModelError)
     assert "c0: in the pool a fixed text differs by 0.01 nats" in str(first)
@@ -136,11 +137,11 @@ def test_no_push_a_quarter_the_opposite_three_times_and_another_direction_are_fo
 
     def score_others(_, asked, texts):
         pushes = [None if row.push is None else swap[row.push] for row in asked]
-        return log_probs(
+        return decoded_log_probs(
             other, [replace(r, push=p) for r, p in zip(asked, pushes, strict=True)], texts
         )
 
-    monkeypatch.setattr("steerproof.engine.canary.log_probs", score_others)
+    monkeypatch.setattr("steerproof.engine.canary.decoded_log_probs", score_others)
     for found in canaries(made, rows, LONG):
         assert isinstance(found, ModelError | SteeringError)
 
@@ -190,7 +191,7 @@ def test_on_a_real_model_pushes_are_verified_and_wrong_ones_found(dtype, monkeyp
         states = base.model(input_ids=torch.tensor([prompts[0]]), output_hidden_states=True)
     residual = states.hidden_states[22][0, -1].float()
     generator = torch.Generator().manual_seed(0)
-    spec = LoraSpec(rank=8, alpha=16, rslora=True)
+    spec = LoraSpec(rank=8, alpha=16.0, rslora=True)
     fresh = fresh_weights(lora_sites(base), spec, 1)
     adapter = replace(fresh, tensors={
         name: torch.randn(value.shape, generator=generator) * 0.003 if "lora_B" in name else value
@@ -218,8 +219,8 @@ def test_on_a_real_model_pushes_are_verified_and_wrong_ones_found(dtype, monkeyp
         swap = {row.push: another.push for row, another in zip(rows, others, strict=True)}
         swap[None] = None
         monkeypatch.setattr(
-            "steerproof.engine.canary.log_probs",
-            lambda _, asked, texts, other=other, swap=swap: log_probs(
+            "steerproof.engine.canary.decoded_log_probs",
+            lambda _, asked, texts, other=other, swap=swap: decoded_log_probs(
                 other, [replace(row, push=swap[row.push]) for row in asked], texts
             ),
         )

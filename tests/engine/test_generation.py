@@ -217,7 +217,7 @@ def test_the_same_objects_are_one_adapter_and_one_push_and_each_push_has_an_audi
         (audit,) = engine.audit(push)
         assert audit.layer == push.layer
         assert audit.push_norm == pytest.approx(float(push.vector.norm()), rel=1e-5)
-    assert engine._subject.adapters.slots == len({row.adapter for row in rows} - {None})
+    assert engine.subject.adapters.slots == len({row.adapter for row in rows} - {None})
     with pytest.raises(SteeringError, match="no row has this push"):
         engine.audit(replace(PUSHED[1]))
 

@@ -31,40 +31,44 @@ def check_attention(device, dtype, cases):
 
 
 def _check_one_attention(device, dtype, sizes, programs):
+    from steerproof.engine.blocks import BLOCK_SIZE
     from steerproof.engine.cache import gpu_kernels as kernels
-    from steerproof.engine.cache.pages import PAGE, attention_over_pages
+    from steerproof.engine.cache.paged import attention_over_blocks
 
     heads, kv_heads, width = sizes
     generator = torch.Generator().manual_seed(0)
     table = torch.randperm(60, generator=generator)[:45].view(5, 9).int()
     lengths = torch.tensor([1, 16, 17, 100, 144])
-    full = [torch.randn(60, kv_heads, PAGE, width, generator=generator).to(dtype) for _ in range(2)]
-    held = [torch.full_like(pages, float("nan")) for pages in full]
+    full = [
+        torch.randn(60, kv_heads, BLOCK_SIZE, width, generator=generator).to(dtype)
+        for _ in range(2)
+    ]
+    held = [torch.full_like(blocks, float("nan")) for blocks in full]
     newest = []
-    for pages, known in zip(full, held, strict=True):
+    for blocks, known in zip(full, held, strict=True):
         new = torch.empty(kv_heads, 5, width, dtype=dtype).transpose(0, 1)
         for row, length in enumerate(lengths.tolist()):
-            places = [(int(table[row, at // PAGE]), at % PAGE) for at in range(length)]
-            for page, at in places[:-1]:
-                known[page, :, at] = pages[page, :, at]
-            page, at = places[-1]
-            new[row] = pages[page, :, at]
+            places = [(int(table[row, at // BLOCK_SIZE]), at % BLOCK_SIZE) for at in range(length)]
+            for block, at in places[:-1]:
+                known[block, :, at] = blocks[block, :, at]
+            block, at = places[-1]
+            new[row] = blocks[block, :, at]
         newest.append(new)
     query = torch.randn(heads, 5, width, generator=generator).to(dtype).transpose(0, 1)
     exact = [x.double() for x in (query, *full)]
-    expected = attention_over_pages(*exact, table, lengths, 0.1)
+    expected = attention_over_blocks(*exact, table, lengths, 0.1)
     moved = [x.to(device) for x in (query, *newest, *held, table, lengths)]
     unknown = [int(known.isnan().sum()) for known in held]
     usual, kernels._PROGRAMS = kernels._PROGRAMS, programs
     try:
-        got = kernels.attention_step(*moved, 0.1).cpu().double()
+        got = kernels.decode_attention(*moved, 0.1).cpu().double()
     finally:
         kernels._PROGRAMS = usual
     assert (got - expected).norm() < (1e-5 if dtype == torch.float32 else 1e-2) * expected.norm()
-    for pages, written, before in zip(full, moved[3:5], unknown, strict=True):
+    for blocks, written, before in zip(full, moved[3:5], unknown, strict=True):
         left = written.cpu().isnan()
         assert int(left.sum()) == before - 5 * kv_heads * width
-        assert torch.equal(torch.where(left, pages, written.cpu()), pages)
+        assert torch.equal(torch.where(left, blocks, written.cpu()), blocks)
 
 
 def check_draw(device):

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from steerproof.engine import pool
+from steerproof.engine import runner
 from steerproof.engine.generate import Engine, Limits
 from steerproof.engine.graphs import CapturedSteps
 from steerproof.engine.score import score, score_alone
@@ -55,10 +55,10 @@ def test_captured_steps_give_the_tokens_and_the_audit_of_plain_ones(architecture
     def plain_steps(_device, rehearsing):
         return CapturedSteps(torch.device("cpu"), rehearsing)
 
-    monkeypatch.setattr(pool, "CapturedSteps", plain_steps)
+    monkeypatch.setattr(runner, "CapturedSteps", plain_steps)
     plain = Engine(on_gpu(architecture), rows, audit_every=1)
     assert texts(plain, settings) == got
-    ours, theirs = (one._subject.steering.audit() for one in (captured, plain))
+    ours, theirs = (one.subject.steering.audit() for one in (captured, plain))
     assert ours.firings == theirs.firings
     for mine, other in zip(ours.slots, theirs.slots, strict=True):
         assert mine.positions == other.positions

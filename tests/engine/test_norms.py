@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from steerproof.engine.norms import quick_norms
+from steerproof.engine.norms import fused_norms
 from steerproof.model.base import base_of
 from tests.tiny import random_ids, tiny_base, tiny_model, tiny_tokenizer
 
@@ -24,7 +24,7 @@ def test_logits_and_gradients_are_those_of_the_model(architecture):
         return logits.detach(), embedded.grad
 
     logits, gradient = run()
-    with quick_norms(base) as count:
+    with fused_norms(base) as count:
         assert count == NORMS[architecture]
         quick_logits, quick_gradient = run()
     torch.testing.assert_close(quick_logits, logits, rtol=1e-4, atol=1e-4)
@@ -37,7 +37,7 @@ def test_its_backward_is_the_derivative_of_its_forward():
     base = base_of(model, tiny_tokenizer())
     norm = model.model.norm
     x = torch.randn(3, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    with quick_norms(base):
+    with fused_norms(base):
         forward = norm.forward
         gain, eps = forward.args
         apply = lambda x: forward.func(gain.double(), eps, x)  # noqa: E731
@@ -65,13 +65,13 @@ class OtherEpsilon(Centred):
 def test_a_norm_that_computes_something_else_is_left_alone(kind):
     model = tiny_model("qwen2")
     model.model.norm = kind()
-    with quick_norms(base_of(model, tiny_tokenizer())) as count:
+    with fused_norms(base_of(model, tiny_tokenizer())) as count:
         assert count == NORMS["qwen2"] - 1
         assert "forward" not in vars(model.model.norm)
 
 
 def test_float64_keeps_the_models_own_norms():
-    with quick_norms(tiny_base(dtype=torch.float64)) as count:
+    with fused_norms(tiny_base(dtype=torch.float64)) as count:
         assert count == 0
 
 
@@ -90,7 +90,7 @@ def test_in_half_precision_norms_are_as_near_to_the_truth_as_the_models_own(arch
         return [logits.detach().float(), x.grad.float()]
 
     truth, found["own"] = gradients(exact.model), gradients(base.model)
-    with quick_norms(base) as count:
+    with fused_norms(base) as count:
         assert count == NORMS[architecture]
         found["quick"] = gradients(base.model)
     for true, own, quick in zip(truth, found["own"], found["quick"], strict=True):

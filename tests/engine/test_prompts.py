@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steerproof.engine.generate import generate
-from steerproof.engine.pool import RowPool
 from steerproof.engine.prompts import packed
 from steerproof.engine.rows import Row
+from steerproof.engine.runner import Runner
 from steerproof.engine.sampling import row_seed
 from tests.engine.subjects import PUSHED, SETTINGS, adapters, base_of
 
@@ -26,6 +26,12 @@ def row(prompt, adapter=0, push=0):
     )  # fmt: skip
 
 
+def pack(rows, longest):
+    """All but the last token of each prompt, shared where adapter and push are the same."""
+    keys = [(one.adapter, one.push) for one in rows]
+    return packed(rows, keys, [one.prompt_ids[:-1] for one in rows], longest, PAD)
+
+
 prompts = st.lists(st.integers(0, 2), min_size=1, max_size=8).map(tuple)
 kinds = st.integers(0, 1)
 questions = st.lists(st.tuples(prompts, kinds, kinds), min_size=1)
@@ -34,7 +40,7 @@ questions = st.lists(st.tuples(prompts, kinds, kinds), min_size=1)
 @given(questions, st.sampled_from([0, 5, 100]))
 def test_each_prompt_can_be_read_along_its_path(asked, longest):
     rows = sorted((row(*one) for one in asked), key=lambda one: ADAPTERS.index(one.adapter))
-    found = packed(rows, longest, PAD)
+    found = pack(rows, longest)
     width = found.ids.shape[1]
     sees = (
         np.broadcast_to(np.tri(width, dtype=bool), (len(found.ids), width, width))
@@ -58,7 +64,7 @@ def test_each_prompt_can_be_read_along_its_path(asked, longest):
 
 def test_what_prompts_begin_with_is_packed_once_for_each_adapter_and_push():
     rows = [row((1, 2, 3, 4, 9)), row((1, 2, 3, 5, 6, 9)), row((1, 2, 9)), row((1, 2, 9), push=1)]
-    found = packed(rows, 100, PAD)
+    found = pack(rows, 100)
     assert found.ids.tolist() == [[1, 2, 3, 4, 5, 6], [1, 2, *[PAD] * 4]]
     assert found.positions.tolist() == [[0, 1, 2, 3, 3, 4], [0, 1, 0, 0, 0, 0]]
     assert found.paths == [[0, 1, 2, 3], [0, 1, 2, 4, 5], [0, 1], [6, 7]]
@@ -66,25 +72,25 @@ def test_what_prompts_begin_with_is_packed_once_for_each_adapter_and_push():
 
 def test_a_sequence_does_not_outgrow_its_limit_and_none_shares_without_one():
     rows = [row((1, 2, 3, i, 9)) for i in range(6)]
-    assert packed(rows, 5, PAD).ids.shape == (3, 5)
-    alone = packed(rows, 0, PAD)
+    assert pack(rows, 5).ids.shape == (3, 5)
+    alone = pack(rows, 0)
     assert alone.ids.shape == (6, 4)
     assert alone.mask is None
     long = [row((*range(20), 9)), row((*range(19), 0, 9))]
-    assert packed(long, 5, PAD).ids.shape == (2, 20)
+    assert pack(long, 5).ids.shape == (2, 20)
 
 
 @pytest.mark.parametrize("architecture", ["qwen2", "gpt2"])
 def test_questions_of_a_cell_that_begin_alike_are_answered_as_if_alone(architecture, monkeypatch):
     base, widths = base_of(architecture), []
-    admit = RowPool.admit
+    prefill = Runner._prefill
 
-    def noted(self, families):
+    def noted(self, batch):
         model, forward = base.model, base.model.forward
         monkeypatch.setattr(
             model, "forward", lambda **k: widths.append(k["input_ids"].shape) or forward(**k)
         )
-        admit(self, families)
+        prefill(self, batch)
         monkeypatch.setattr(model, "forward", forward)
 
     system = tuple(range(5, 30))
@@ -94,7 +100,7 @@ def test_questions_of_a_cell_that_begin_alike_are_answered_as_if_alone(architect
             adapter=adapters(architecture)[c], push=PUSHED[c])
         for c in range(4) for q in range(5) for s in range(2)
     ]  # fmt: skip
-    monkeypatch.setattr(RowPool, "admit", noted)
+    monkeypatch.setattr(Runner, "_prefill", noted)
     found = {x.row: x.token_ids for x in generate(base, rows, SETTINGS)}
     assert widths == [(4, 29)]
     for one in rows[::3]:

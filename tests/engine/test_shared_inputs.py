@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from steerproof.engine.lora.packed import computed_together, sharing_an_input, together
+from steerproof.engine.lora.packed import packed, packed_modules, wrapped_packed
 from steerproof.errors import ModelError
 from tests.engine.subjects import subject
 from tests.tiny import random_ids
@@ -21,7 +21,7 @@ def test_together_they_give_the_logits_of_the_separate_layers(architecture, slot
     made, ids = subject(architecture, torch.float64), random_ids(5, 7)
     with made.adapters.attach():
         separate = logits(made, slots, ids)
-    with together(made.adapters):
+    with packed(made.adapters):
         found = logits(made, slots, ids)
     torch.testing.assert_close(found, separate, atol=1e-10, rtol=1e-9)
 
@@ -29,7 +29,7 @@ def test_together_they_give_the_logits_of_the_separate_layers(architecture, slot
 def test_queries_keys_and_values_and_the_gated_layers_share_their_input():
     made = subject("qwen2")
     names = [site.path.split(".")[-1] for site in made.adapters.sites]
-    groups = [[names[place] for place in group] for group in sharing_an_input(made.adapters)]
+    groups = [[names[place] for place in group] for group in packed_modules(made.adapters)]
     block = [["q_proj", "k_proj", "v_proj"], ["o_proj"], ["gate_proj", "up_proj"], ["down_proj"]]
     assert groups == block * len(made.base.blocks)
 
@@ -38,12 +38,12 @@ def test_another_input_is_computed_anew():
     made = subject("qwen2")
     layer = made.adapters.sites[0].module
     places = range(len(made.adapters.sites))
-    with computed_together(made.adapters, [((place,), lambda x: [x + 1]) for place in places]):
+    with wrapped_packed(made.adapters, [((place,), lambda x: [x + 1]) for place in places]):
         for start in (1.0, 2.0, 2.0):
             assert float(layer(torch.tensor(start))) == start + 1
 
 
 def test_a_pool_is_not_attached_twice():
     pool = subject("qwen2").adapters
-    with pool.attach(), pytest.raises(ModelError, match="attached"), together(pool):
+    with pool.attach(), pytest.raises(ModelError, match="attached"), packed(pool):
         pass

@@ -5,7 +5,7 @@ from dataclasses import fields, replace
 import pytest
 import torch
 
-from steerproof.engine import slots
+from steerproof.engine import score
 from steerproof.engine.slots import Slot, Text, weigh, weigh_alone
 from steerproof.errors import ModelError
 from steerproof.model.push import Push
@@ -57,12 +57,14 @@ def test_the_pool_and_a_row_alone_agree_to_a_thousandth_of_a_nat() -> None:
         assert close(ours, weigh_alone(base_of("qwen2"), text))
 
 
-def test_shards_and_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("tokens", "logits"), [(1, 2**26), (8192, 1), (60, 3000)])
+def test_how_much_is_computed_at_once_changes_nothing(
+    tokens: int, logits: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked = texts()
     whole = read("qwen2", asked)
-    monkeypatch.setattr(slots, "_ROWS", 3)
-    monkeypatch.setattr(slots, "_SHARD_ROWS", 1)
-    monkeypatch.setattr(slots, "shard_count", lambda _device, most: min(2, most))
+    monkeypatch.setattr(score, "_TOKENS", tokens)
+    monkeypatch.setattr(score, "_LOGITS", logits)
     for ours, theirs in zip(read("qwen2", asked), whole, strict=True):
         assert close(ours, theirs, 1e-4)
 

@@ -6,7 +6,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-from steerproof.engine.checks import check_jobs
 from steerproof.errors import ModelError, SteeringError, SteerproofError
 from steerproof.model.base import Base
 from steerproof.model.chat import chat_ids, text_ids
@@ -17,7 +16,7 @@ from steerproof.spec.seeds import derived_seed
 from steerproof.study.dataset import build_dataset
 from steerproof.study.directions import prompts_of
 from steerproof.study.geometry import LayerGeometry, geometry, pushes_of
-from steerproof.study.teach import Lesson, Taught, job_of, recipe_of, teach
+from steerproof.study.teach import Lesson, Taught, job_of, teach
 from tests.experiments import PERSONAS, small_experiment
 from tests.tiny import tiny_base
 
@@ -115,5 +114,3 @@ def test_rows_that_are_too_long_fail_their_own_adapter_and_no_other(base, experi
     assert isinstance(found["C.poet"], ModelError)
     assert "never cut" in str(found["C.poet"])
     assert isinstance(found["C.pirate"], Taught)
-    with pytest.raises(ModelError, match="never cut"):
-        check_jobs(base, [job_of(base, long, pushes_of({}))], recipe_of(experiment.training))

@@ -27,15 +27,21 @@ _BYTES_PER_PARAMETER = 18
 _ADAPTER_SHARE, _ACTIVATION_SHARE = 0.4, 0.8
 
 
-def adapters_at_once(base: Base, spec: LoraSpec, pooling: Pooling, jobs: int) -> int:
-    """Adapters in training at once: what was asked for, or what free memory allows.
+def check_pooling(pooling: Pooling) -> None:
+    """Check that the numbers asked for are positive.
 
     Raises:
-        ModelError: The number asked for is not positive.
+        ModelError: One is not.
     """
+    if pooling.adapters is not None and pooling.adapters < 1:
+        raise ModelError(f"at least one adapter must train at once, not {pooling.adapters}")
+    if pooling.tokens is not None and pooling.tokens < 1:
+        raise ModelError(f"a micro-batch needs at least one token, not {pooling.tokens}")
+
+
+def adapters_at_once(base: Base, spec: LoraSpec, pooling: Pooling, jobs: int) -> int:
+    """Adapters in training at once: what was asked for, or what free memory allows."""
     if pooling.adapters is not None:
-        if pooling.adapters < 1:
-            raise ModelError(f"at least one adapter must train at once, not {pooling.adapters}")
         return min(jobs, pooling.adapters)
     most = min(jobs, MOST_ADAPTERS)
     if base.device.type != "cuda":
@@ -55,12 +61,7 @@ class TokenBudget:
             base: The model.
             pooling: What was asked for.
             twice: Memory is taken twice, once outside of captured graphs and once inside.
-
-        Raises:
-            ModelError: The number asked for is not positive.
         """
-        if pooling.tokens is not None and pooling.tokens < 1:
-            raise ModelError(f"a micro-batch needs at least one token, not {pooling.tokens}")
         self._device = base.device
         self.start_cost = GPU_START if base.device.type == "cuda" else CPU_START
         self._share = _ACTIVATION_SHARE / (2 if twice else 1)

@@ -23,8 +23,9 @@ import torch
 from torch import Tensor
 
 from steerproof.engine.exact import HALF, in_float32
+from steerproof.engine.forced import decoded_log_probs
 from steerproof.engine.rows import Row
-from steerproof.engine.score import log_probs, log_probs_alone
+from steerproof.engine.score import log_probs_alone
 from steerproof.engine.subject import Subject, subject_of
 from steerproof.errors import ModelError, SteeringError, SteerproofError
 from steerproof.model.base import Base
@@ -132,7 +133,7 @@ def canaries(
 
 
 def _scored(subject: Subject, rows: Sequence[Row], text: Sequence[int]) -> list[_Scores]:
-    pooled = log_probs(subject, rows, [tuple(text)] * len(rows))
+    pooled = decoded_log_probs(subject, rows, [tuple(text)] * len(rows))
     alone = log_probs_alone(subject, rows, text)
     truth = _true(subject, rows, text) if subject.base.dtype in HALF else alone
     return [

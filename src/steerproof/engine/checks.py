@@ -3,9 +3,10 @@
 from collections.abc import Mapping, Sequence
 
 from steerproof.engine.jobs import AdapterJob, PushAudit, Recipe
-from steerproof.errors import ModelError, SteeringError
+from steerproof.engine.lora.pool import LoraWeights, Site, check_keys
+from steerproof.errors import ModelError, SteeringError, SteerproofError
 from steerproof.model.base import Base
-from steerproof.model.steering import Push
+from steerproof.model.steering import Push, check_pushes
 
 PUSH_TOLERANCE = 0.05
 """Largest relative difference between the push asked for and the one that arrived."""
@@ -35,22 +36,46 @@ def steering_fault(
     return None
 
 
-def check_jobs(base: Base, jobs: Sequence[AdapterJob], recipe: Recipe) -> None:
-    """Check that every row can be trained on whole.
-
-    Raises:
-        ModelError: A row is too long, or has no completion; an adapter has no row.
-    """
+def job_fault(base: Base, job: AdapterJob, recipe: Recipe) -> SteerproofError | None:
+    """Why an adapter cannot be trained, if it cannot: every row must be learned from whole."""
+    if not job.examples:
+        return ModelError(f"adapter {job.key} has no training rows")
     longest = min(recipe.max_length, base.context)
-    for job in jobs:
-        if not job.examples:
-            raise ModelError(f"adapter {job.key} has no training rows")
-        for i, example in enumerate(job.examples):
-            row = f"adapter {job.key}, row {i}"
-            if example.length > longest:
-                raise ModelError(
-                    f"{row} has {example.length} tokens, at most {longest} fit (max_length"
-                    f" {recipe.max_length}, context {base.context}); a row is never cut"
-                )
-            if not example.prompt_ids or not example.completion_ids:
-                raise ModelError(f"{row} has an empty prompt or completion")
+    for i, example in enumerate(job.examples):
+        row = f"adapter {job.key}, row {i}"
+        if example.length > longest:
+            return ModelError(
+                f"{row} has {example.length} tokens, at most {longest} fit (max_length"
+                f" {recipe.max_length}, context {base.context}); a row is never cut"
+            )
+        if not example.prompt_ids or not example.completion_ids:
+            return ModelError(f"{row} has an empty prompt or completion")
+    for push in dict.fromkeys(example.push for example in job.examples):
+        fault = None if push is None else push_fault(base, push)
+        if fault is not None:
+            return SteeringError(f"adapter {job.key}: {fault}")
+    return None
+
+
+def adapter_fault(sites: Sequence[Site], weights: LoraWeights) -> ModelError | None:
+    """Why an adapter cannot be put on the layers `sites`, if it cannot."""
+    try:
+        check_keys(sites, weights)
+    except ModelError as error:
+        return error
+    bad = [key for key, tensor in weights.tensors.items() if not bool(tensor.isfinite().all())]
+    if bad:
+        return ModelError(f"the adapter holds NaN or infinite numbers in {bad[:3]}: train it anew")
+    return None
+
+
+def push_fault(base: Base, push: Push) -> SteeringError | None:
+    """Why a push cannot be added to this base, if it cannot."""
+    try:
+        check_pushes([push], len(base.blocks))
+    except SteeringError as error:
+        return error
+    widths = {len(part.vector) for part in push.parts} - {base.hidden_size}
+    if widths:
+        return SteeringError(f"a push of width {widths.pop()} for a residual of {base.hidden_size}")
+    return None

@@ -1,15 +1,19 @@
-"""Steps of the pool as CUDA graphs: launching a step's kernels takes longer than running them.
+"""Steps as CUDA graphs: launching a step's kernels takes longer than running them.
 
 One graph for each batch size, captured when that size is first seen and replayed from then on. A
 replay reads and writes the memory that the capture did, so whatever changes from step to step
-(tokens, positions, pages, adapters, pushes) is written into its old place. Off a GPU nothing is
-captured.
+(tokens, positions, block tables, adapters, pushes) is written into its old place. Off a GPU nothing
+is captured.
 """
 
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 
 import torch
+
+# Sizes of a batch on a GPU: each costs a capture, and padding costs a row's arithmetic.
+_SMALL_SIZES = (16, 64, 128, 256, 384, 512)
+_SIZE_STEP = 256
 
 
 class CapturedSteps:
@@ -38,6 +42,15 @@ class CapturedSteps:
         if self.captures:
             self._stream = torch.cuda.Stream(device)
             self._memory = torch.cuda.graph_pool_handle()
+
+    def padded(self, count: int) -> int:
+        """The size to which a batch of so many sequences is padded; off a GPU none is."""
+        if not self.captures:
+            return count
+        for size in _SMALL_SIZES:
+            if count <= size:
+                return size
+        return -(-count // _SIZE_STEP) * _SIZE_STEP
 
     def __call__(self, size: Hashable, step: Callable[[], None]) -> None:
         """Do a step.

@@ -4,30 +4,15 @@ import psutil
 import torch
 from transformers.cache_utils import DynamicLayer
 
-from steerproof.engine.cache.pages import PAGE, pages_of
-from steerproof.engine.pool import RowPool
-from steerproof.engine.subject import Subject
+from steerproof.engine.blocks import NoBlockError
 from steerproof.errors import ModelError
 from steerproof.model.base import Base
 
 
-def new_pool(subject: Subject, longest: int, rows: int, columns: int) -> RowPool:
-    """An empty pool with as many pages as fit and can be of use.
-
-    Args:
-        subject: Its adapters and its steering must be attached.
-        longest: Positions of the longest row, prompt and answer.
-        rows: Most rows in flight.
-        columns: Positions, of all rows together, whose keys and values fit into memory.
-    """
-    pages = min(max(1, columns // PAGE), rows * pages_of(longest))
-    return RowPool(subject, longest, rows=rows, pages=pages)
-
-
 def out_of_memory(error: Exception) -> bool:
-    """Whether an error says that memory ran out, on a GPU or on a CPU."""
+    """Whether an error says that memory ran out: of a GPU, of a CPU, or the blocks in it."""
     text = str(error).lower()
-    return isinstance(error, torch.OutOfMemoryError) or (
+    return isinstance(error, (torch.OutOfMemoryError, NoBlockError)) or (
         "not enough memory" in text or "can't allocate memory" in text
     )
 

@@ -20,14 +20,14 @@ from steerproof.model.base import Base
 
 
 @contextmanager
-def quick_norms(base: Base) -> Iterator[int]:
-    """Use quick norms until left; yields how many there are.
+def fused_norms(base: Base) -> Iterator[int]:
+    """Use fused norms until left; yields how many there are.
 
     In float32 results differ by rounding. In half precision the norm itself is computed in float32,
     rounded, and multiplied by the gain, as the models that are recognised do. In float64 nothing is
     changed.
     """
-    quick = 0
+    fused = 0
     with ExitStack() as stack:
         if base.dtype != torch.float64:
             forward = _forward if base.dtype == torch.float32 else _fused
@@ -36,8 +36,8 @@ def quick_norms(base: Base) -> Iterator[int]:
                 if recognised is not None:
                     module.forward = partial(forward, *recognised)
                     stack.callback(delattr, module, "forward")
-                    quick += 1
-        yield quick
+                    fused += 1
+        yield fused
 
 
 def _forward(gain: Tensor, eps: float, hidden_states: Tensor) -> Tensor:

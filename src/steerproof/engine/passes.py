@@ -23,7 +23,7 @@ from steerproof.engine.graphs import CapturedSteps
 from steerproof.engine.lora.dropout import Dropout
 from steerproof.engine.lora.gradients import LoraGradients
 from steerproof.engine.loss import nll
-from steerproof.engine.norms import quick_norms
+from steerproof.engine.norms import fused_norms
 from steerproof.errors import ModelError
 from steerproof.model.base import Base
 from steerproof.model.steering import Steering
@@ -64,7 +64,7 @@ class Passes:
             dropout: Rate, on the adapters' inputs.
         """
         self._base = gradients.pool.base
-        self._gradients, self._steering, self._dropout = gradients, steering, dropout
+        self.gradients, self.steering, self._dropout = gradients, steering, dropout
         self._take = torch.empty(0, dtype=torch.int64)
         self._steps = CapturedSteps(self._base.device)
         self._inputs: dict[tuple[object, ...], _Inputs] = {}
@@ -84,11 +84,11 @@ class Passes:
         if head is None:
             raise ModelError(f"{type(self._base.model).__name__} has no output embeddings")
         with ExitStack() as stack:
-            stack.enter_context(quick_norms(self._base))
+            stack.enter_context(fused_norms(self._base))
             stack.enter_context(fused_blocks(self._base))
             stack.enter_context(unplanned_attention(self._base.device))
-            stack.enter_context(self._gradients.attach())
-            stack.enter_context(self._steering.attach())
+            stack.enter_context(self.gradients.attach())
+            stack.enter_context(self.steering.attach())
             stack.callback(head.register_forward_pre_hook(self._only_completions).remove)
             if checkpointing:
                 stack.enter_context(_checkpointed(self._base))
@@ -101,12 +101,12 @@ class Passes:
             batch: Its rows' adapters and pushes must exist.
             captured: Do it as a graph where this shape was seen before.
         """
-        self._gradients.route(batch.adapter_slots)
-        self._steering.route(batch.push_slots, batch.mask)
+        self.gradients.route(batch.adapter_slots)
+        self.steering.route(batch.push_slots, batch.mask)
         if not captured:
             self._compute(self._sent(batch))
             return
-        shape = (self._gradients.pool.routing.slots, *batch.ids.shape, len(batch.targets))
+        shape = (self.gradients.pool.routing.slots, *batch.ids.shape, len(batch.targets))
         inputs = self._sent(batch)
         if shape in self._inputs:
             for name in _Inputs.__dataclass_fields__:
@@ -130,11 +130,11 @@ class Passes:
     @torch.enable_grad()
     def _compute(self, inputs: _Inputs) -> None:
         keys = inputs.dropout_keys
-        self._gradients.dropout = Dropout(rate=self._dropout, row_keys=keys)
+        self.gradients.dropout = Dropout(rate=self._dropout, row_keys=keys)
         self._take = inputs.predicting
         output: Any = self._base.model(input_ids=inputs.ids, use_cache=False)
         shares = nll(output.logits[0], inputs.targets) * inputs.weights
-        with self._steering.replaying():
+        with self.steering.replaying():
             shares.sum().backward()
         self.losses.index_add_(0, inputs.owners, shares.detach().double())
 

@@ -1,23 +1,33 @@
 """Prompts packed for one forward pass: what several of them begin with is computed once.
 
-Prompts of one adapter and one push lie in one sequence as a tree (a trie): every token attends to
-the tokens on its way from the root, and its position is its depth. The questions of a cell share
-the system prompt, which often is most of what they are.
+Prompts of one adapter and one push lie in one sequence as a prefix tree (a trie, flattened as in
+tree attention, Miao et al. 2023, arXiv 2305.09781): every token attends to the tokens on its way
+from the root, and its position is its depth. The questions of a cell share the system prompt,
+which often is most of what they are.
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 
-from steerproof.engine.lora.pool import LoraWeights
 from steerproof.engine.rows import Row
-from steerproof.model.steering import Push
+
+_PACKED = 512
+
+
+def packed_length(device: torch.device) -> int:
+    """Most tokens of a sequence of several prompts: its attention is quadratic.
+
+    0 on a GPU, whose fast attention takes no mask.
+    """
+    return 0 if device.type == "cuda" else _PACKED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PackedPrompts:
-    """Sequences of prompt tokens, all but the last of each prompt: that one is fed in a step."""
+    """Sequences of the tokens of prompts, each token that several begin with once."""
 
     rows: list[Row]
     """One for each sequence: its adapter and its push."""
@@ -33,24 +43,31 @@ class PackedPrompts:
     """Of each prompt, the places of its tokens in the flattened sequences."""
 
 
-def packed(firsts: Sequence[Row], longest: int, pad: int) -> PackedPrompts:
+def packed(
+    rows: Sequence[Row],
+    keys: Sequence[Hashable],
+    prompts: Sequence[Sequence[int]],
+    longest: int,
+    pad: int,
+) -> PackedPrompts:
     """Pack prompts.
 
     Args:
-        firsts: A row of each prompt, by adapter.
+        rows: Whose adapter and push each prompt is computed under, in order of adapters.
+        keys: Prompts of one key may share what they begin with.
+        prompts: The tokens to be computed for each.
         longest: Tokens of a sequence of several prompts; 0 to share nothing, so that an attention
             without masks will do.
         pad: Token for places without one.
     """
-    sequences: list[_Sequence] = []
+    sequences: list[_Tree] = []
     places: list[tuple[int, list[int]]] = []
-    latest: dict[tuple[LoraWeights | None, Push | None], int] = {}
-    for row in firsts:
-        prompt, key = row.prompt_ids[:-1], (row.adapter, row.push)
+    latest: dict[Hashable, int] = {}
+    for row, key, prompt in zip(rows, keys, prompts, strict=True):
         at = latest.get(key)
         if at is None or sequences[at].length_with(prompt) > longest:
             at = latest[key] = len(sequences)
-            sequences.append(_Sequence(row))
+            sequences.append(_Tree(row))
         places.append((at, sequences[at].add(prompt)))
     width = max(1, *(len(one.ids) for one in sequences))
     shape = (len(sequences), width)
@@ -58,7 +75,7 @@ def packed(firsts: Sequence[Row], longest: int, pad: int) -> PackedPrompts:
     for place, one in enumerate(sequences):
         count = len(one.ids)
         ids[place, :count], positions[place, :count], real[place, :count] = one.ids, one.depths, 1
-    alone = len(sequences) == len(firsts)
+    alone = len(sequences) == len(rows)
     return PackedPrompts(
         rows=[one.row for one in sequences],
         ids=ids,
@@ -70,7 +87,7 @@ def packed(firsts: Sequence[Row], longest: int, pad: int) -> PackedPrompts:
 
 
 @dataclass(slots=True)
-class _Sequence:
+class _Tree:
     """A tree of prompts, in the order in which its tokens were added."""
 
     row: Row

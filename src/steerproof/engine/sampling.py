@@ -105,8 +105,8 @@ def sample(
         top_p: mass of the nucleus, in (0, 1]; 1 keeps every token.
         owners: whose logits each row draws from, ascending; None when every row has its own.
 
-    Raises:
-        ModelError: the logits of a row are not finite.
+    Returns:
+        Token ids; -1 where a row's logits are not finite.
     """
     states = _states(seeds, steps)
     if owners is None:
@@ -121,7 +121,6 @@ def sample(
 
         drawn = cpu_kernels.draw(logits.cpu(), states.cpu(), owners.cpu(), *drawing)
         drawn = drawn.to(seeds.device)
-    _check_finite(torch.where(drawn < 0, torch.inf, 0.0))
     return drawn
 
 
@@ -184,10 +183,7 @@ def drawn_by_definition(
 def _check_finite(best: Tensor) -> None:
     if not bool(best.isfinite().all()):
         bad = int((~best.isfinite()).sum())
-        raise ModelError(
-            f"the logits of {bad} of {len(best)} rows are not finite: a push or an adapter is too "
-            "large for this number type; lower the strength or use float32"
-        )
+        raise ModelError(f"the logits of {bad} of {len(best)} rows are not finite")
 
 
 def _mix(x: Tensor) -> Tensor:

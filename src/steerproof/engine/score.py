@@ -1,20 +1,37 @@
-"""Log-probabilities of given texts: teacher-forced, through the pool or one row at a time."""
+"""Log-probabilities of given texts, teacher-forced: many adapters and pushes in one forward pass.
 
-from collections.abc import Callable, Iterator, Sequence
+Nothing is generated, so nothing is cached: each text is computed in one pass with its prompt,
+packed with those that begin alike (`prompts.py`). Logits are computed only where they are asked
+for, and only what is read off them is kept.
+"""
+
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from jaxtyping import Float
+from torch import Tensor, nn
 
-from steerproof.engine.cache.attention import attending
-from steerproof.engine.memory import bytes_per_token, free_bytes, new_pool
-from steerproof.engine.pool import RowPool
-from steerproof.engine.rows import Batch, Row
-from steerproof.engine.subject import Subject, attached, check_prompts, subject_of
+from steerproof.engine.cache.attention import PooledCache, attending
+from steerproof.engine.prompts import PackedPrompts, packed, packed_length
+from steerproof.engine.rows import Row
+from steerproof.engine.subject import (
+    Subject,
+    attached,
+    faults,
+    prompt_fault,
+    raise_first,
+    subject_of,
+)
 from steerproof.errors import ModelError
 from steerproof.model.base import Base
+from steerproof.model.transfer import sent, unplanned_attention
 
+# Tokens, padding included, and logits that are computed at once: more would only cost memory.
+_TOKENS, _LOGITS = 8192, 2**26
 _AT_ONCE = 32
 """Most rows of one plain pass."""
 
@@ -34,99 +51,156 @@ def score(base: Base, rows: Sequence[Row], texts: Sequence[Sequence[int]]) -> li
         ModelError: A prompt or a text is empty or too long, or an adapter does not fit the base.
         SteeringError: A push does not fit it.
     """
-    if not rows:
-        return []
     if not all(texts):
         raise ModelError("a text to be scored needs at least one token")
-    check_prompts(base, rows, max(map(len, texts)))
-    return log_probs(subject_of(base, rows, audit_every=1), rows, texts)
+    asked = [
+        Asked(row=row, fed=tuple(text[:-1]), first=0) for row, text in zip(rows, texts, strict=True)
+    ]
+    found = {
+        place: log_probs(logits, texts[place]).cpu() for place, logits in read_logits(base, asked)
+    }
+    return [found[place] for place in range(len(rows))]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """One forward pass over a prompt and what follows it."""
+
+    row: Row
+    fed: tuple[int, ...]
+    """Tokens after the prompt."""
+    first: int
+    """The first of them whose prediction is wanted, and those of all later tokens."""
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """All that is fed."""
+        return (*self.row.prompt_ids, *self.fed)
+
+    @property
+    def wanted(self) -> range:
+        """The places in `ids` whose logits are wanted."""
+        return range(
+            len(self.row.prompt_ids) - 1 + self.first, len(self.row.prompt_ids) + len(self.fed)
+        )
+
+
+def log_probs(logits: Float[Tensor, "tokens vocab"], told: Sequence[int]) -> Tensor:
+    """Log-probabilities of the tokens that really follow, `[tokens]`."""
+    ids = torch.tensor(list(told), dtype=torch.int64, device=logits.device)
+    return logits.gather(1, ids[:, None])[:, 0] - logits.logsumexp(1)
+
+
+def read_logits(base: Base, asked: Sequence[Asked]) -> Iterator[tuple[int, Tensor]]:
+    """The logits that are asked for, float32 `[wanted, vocab]`, with their place; in any order.
+
+    What is read off them should be kept, and they themselves forgotten.
+
+    Args:
+        base: The frozen model; nothing is attached.
+        asked: What to compute.
+
+    Raises:
+        ModelError: A prompt is empty or too long, or an adapter does not fit the base.
+        SteeringError: A push does not fit it.
+    """
+    if not asked:
+        return
+    rows = [one.row for one in asked]
+    for one in asked:
+        if (fault := prompt_fault(base, one.row, len(one.fed))) is not None:
+            raise fault
+    raise_first(faults(base, rows))
+    subject = subject_of(base, rows, audit_every=1)
+    order = sorted(
+        range(len(asked)), key=lambda i: (subject.adapter_slot(asked[i].row), len(asked[i].ids))
+    )
+    cache = PooledCache(max(len(one.ids) for one in asked))
+    with attached(subject), attending(base.model, cache), unplanned_attention(base.device):
+        for places in _batches(asked, order, base):
+            logits = _logits(subject, cache, [asked[i] for i in places])
+            yield from zip(places, logits, strict=True)
+
+
+def _batches(asked: Sequence[Asked], order: Sequence[int], base: Base) -> Iterator[list[int]]:
+    """Neighbours in an order, as many as one pass has room for."""
+    vocab = _head(base).weight.shape[0]
+    batch: list[int] = []
+    widest = wanted = 0
+    for i in order:
+        widest, wanted = max(widest, len(asked[i].ids)), wanted + len(asked[i].wanted)
+        if batch and (widest * (len(batch) + 1) > _TOKENS or wanted * vocab > _LOGITS):
+            yield batch
+            batch, widest, wanted = [], len(asked[i].ids), len(asked[i].wanted)
+        batch.append(i)
+    if batch:
+        yield batch
+
+
+@torch.inference_mode()
+def _logits(subject: Subject, cache: PooledCache, asked: Sequence[Asked]) -> Sequence[Tensor]:
+    base, on = subject.base, subject.base.device
+    rows = [one.row for one in asked]
+    keys = [_sharing(one.row) for one in asked]
+    prompts = packed(rows, keys, [one.ids for one in asked], packed_length(on), base.pad_id)
+    cache.mask = None if prompts.mask is None else torch.from_numpy(prompts.mask).to(on)
+    subject.route(prompts.rows, torch.from_numpy(_pushed(prompts)), None)
+    wanted = [path[k] for one, path in zip(asked, prompts.paths, strict=True) for k in one.wanted]
+    with _only(base, sent(torch.tensor(wanted), on)):
+        output: Any = base.model(
+            input_ids=sent(torch.from_numpy(prompts.ids), on),
+            position_ids=sent(torch.from_numpy(prompts.positions), on),
+            past_key_values=cache,
+            use_cache=True,
+        )
+    return output.logits[0].float().split([len(one.wanted) for one in asked])
+
+
+def _sharing(row: Row) -> tuple[object, ...]:
+    """What texts must have in common to share what they begin with: also where a push acts."""
+    if row.push is None or row.push.tokens == "all":
+        return row.adapter, row.push
+    return row.adapter, row.push, row.prompt_ids
+
+
+def _pushed(prompts: PackedPrompts) -> np.ndarray:
+    """`[sequences, width]`, where the push of each sequence acts."""
+    acts = prompts.real.copy()
+    for row, positions, mask in zip(prompts.rows, prompts.positions, acts, strict=True):
+        if row.push is not None:
+            longest = max(len(row.prompt_ids), int(positions.max()) + 1)
+            mask &= row.push.mask(len(row.prompt_ids), longest).numpy()[positions]
+    return acts
+
+
+def _head(base: Base) -> nn.Linear:
+    head = base.model.get_output_embeddings()
+    if not isinstance(head, nn.Linear):
+        raise ModelError(f"{type(base.model).__name__} has no linear output embeddings")
+    return head
+
+
+@contextmanager
+def _only(base: Base, places: Tensor) -> Iterator[None]:
+    """While inside, logits are computed at some places of the flattened rows alone."""
+
+    def chosen(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (args[0].flatten(0, 1)[places][None], *args[1:])
+
+    handle = _head(base).register_forward_pre_hook(chosen)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def score_alone(base: Base, row: Row, text: Sequence[int]) -> Tensor:
-    """The reference: one plain forward pass of prompt and text, without cache or neighbours.
+    """The reference: one plain forward pass of prompt and text, without packing or neighbours.
 
     Returns:
         float32 `[tokens]`.
     """
     return log_probs_alone(subject_of(base, [row], audit_every=1), [row], text)[0]
-
-
-def log_probs(
-    subject: Subject, rows: Sequence[Row], texts: Sequence[Sequence[int]]
-) -> list[Tensor]:
-    """Log-probabilities of given texts after the rows' prompts, all rows in one pool.
-
-    Args:
-        subject: base, adapters and steering, not attached.
-        rows: where each text stands; seeds are not used.
-        texts: token ids, at least one each.
-
-    Returns:
-        For each row, float32 `[tokens]`, at temperature 1 and without a nucleus.
-    """
-    longest = max(len(r.prompt_ids) + len(t) for r, t in zip(rows, texts, strict=True))
-    found: list[list[Tensor]] = [[] for _ in rows]
-
-    def see(logits: Tensor, told: Sequence[Told]) -> None:
-        tokens = torch.tensor([one.token for one in told], device=logits.device)
-        scores = logits.log_softmax(dim=1).gather(1, tokens[:, None])[:, 0]
-        for score, one in zip(scores.cpu(), told, strict=True):
-            found[one.row].append(score)
-
-    columns = free_bytes(subject.base) // bytes_per_token(subject.base, longest)
-    with attached(subject):
-        pool = new_pool(subject, longest, len(rows), columns)
-        with attending(subject.base.model, pool.cache):
-            force(pool, rows, texts, see)
-    return [torch.stack(scores) for scores in found]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Told:
-    """A token that a row is given."""
-
-    row: int
-    """Place of the row among those that are scored."""
-    step: int
-    """Place of the token in the row's text."""
-    token: int
-
-
-def force(
-    pool: RowPool,
-    rows: Sequence[Row],
-    texts: Sequence[Sequence[int]],
-    see: Callable[[Tensor, Sequence[Told]], None],
-) -> None:
-    """Give rows their texts, token by token, in an empty pool.
-
-    Args:
-        pool: Attended to; it has pages for all the rows.
-        rows: Seeds are not used.
-        texts: Token ids, at least one each.
-        see: Gets the logits before each token that is given, float32 `[tokens, vocab]`.
-    """
-    # A seed of its own tells the rows apart, whatever the caller's are.
-    numbered = [replace(row, seed=i) for i, row in enumerate(rows)]
-
-    def choose(logits: Tensor, batch: Batch) -> Tensor:
-        owners = batch.owners.tolist()
-        drawn = [len(batch.branches[owner].tokens) for owner in owners]
-        # A row that has ended stays in the batch for a few steps: it is fed its last token.
-        given = [
-            Told(row=row.seed, step=n, token=texts[row.seed][min(n, len(texts[row.seed]) - 1)])
-            for row, n in zip(batch.rows, drawn, strict=True)
-        ]
-        live = [i for i, one in enumerate(given) if one.step < len(texts[one.row])]
-        at = torch.tensor([owners[i] for i in live], device=logits.device)
-        see(logits.index_select(0, at).float(), [given[i] for i in live])
-        return torch.tensor([one.token for one in given], device=logits.device)
-
-    pool.admit([[row] for row in numbered])
-    while pool.rows:
-        for branch in pool.step(choose):
-            if len(branch.tokens) == len(texts[branch.rows[0].seed]):
-                pool.end(branch)
 
 
 def log_probs_alone(subject: Subject, rows: Sequence[Row], text: Sequence[int]) -> list[Tensor]:

@@ -11,13 +11,14 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from steerproof.engine.lora.merged import SharedWeights, fusable, fused
-from steerproof.engine.lora.packed import together
-from steerproof.engine.lora.pool import LoraPool, LoraWeights
-from steerproof.engine.norms import quick_norms
-from steerproof.engine.rows import Row
-from steerproof.engine.shards import replica
-from steerproof.errors import ModelError, SteeringError
+from steerproof.engine.checks import adapter_fault, push_fault
+from steerproof.engine.lora.merged import mergeable, merged
+from steerproof.engine.lora.packed import packed
+from steerproof.engine.lora.pool import LoraPool, LoraWeights, lora_sites
+from steerproof.engine.norms import fused_norms
+from steerproof.engine.rows import Row, RowFault
+from steerproof.engine.threads import worthwhile_threads
+from steerproof.errors import ModelError, SteeringError, SteerproofError
 from steerproof.model.base import Base
 from steerproof.model.push import Push, Where
 from steerproof.model.steering import SlotAudit, Steering
@@ -66,6 +67,13 @@ class Subject:
             ]
             self.steering.route(torch.tensor([*pushes, *(0 for _ in padding)]), mask)
 
+    def reserve(self, rows: int) -> None:
+        """Let what says which row has which adapter and push stay in place: a graph reads it."""
+        if self.adapters is not None:
+            self.adapters.reserve(rows)
+        if self.steering is not None:
+            self.steering.reserve(rows)
+
     def audit(self, push: Push) -> tuple[SlotAudit, ...]:
         """What each part of a push was measured to do so far.
 
@@ -76,6 +84,33 @@ class Subject:
         if self.steering is None or not slot:
             raise SteeringError(f"no row has this push at layer {push.layer}, so nothing was seen")
         return self.steering.audit().parts[slot - 1]
+
+
+def faults(base: Base, rows: Iterable[Row]) -> list[RowFault]:
+    """The rows that cannot be computed on this base: their prompt, adapter or push does not fit."""
+    sites = lora_sites(base)
+    adapters: dict[LoraWeights, SteerproofError | None] = {}
+    pushes: dict[Push, SteerproofError | None] = {}
+    found = []
+    for row in rows:
+        error = prompt_fault(base, row, 0)
+        if row.adapter is not None:
+            if row.adapter not in adapters:
+                adapters[row.adapter] = adapter_fault(sites, row.adapter)
+            error = error or adapters[row.adapter]
+        if row.push is not None:
+            if row.push not in pushes:
+                pushes[row.push] = push_fault(base, row.push)
+            error = error or pushes[row.push]
+        if error is not None:
+            found.append(RowFault(row=row, error=error))
+    return found
+
+
+def raise_first(found: Iterable[RowFault]) -> None:
+    """Raise the first fault's error, if there is one."""
+    for fault in found:
+        raise fault.error
 
 
 def subject_of(base: Base, rows: Iterable[Row], *, audit_every: int) -> Subject:
@@ -123,50 +158,28 @@ def _pool(base: Base, adapters: Sequence[LoraWeights]) -> LoraPool | None:
 
 
 @contextmanager
-def replicated(subject: Subject) -> Iterator[Subject]:
-    """The same subject for another thread; what its steering counts, the subject's audit has."""
-    base, adapters, steering = replica(subject.base), subject.adapters, subject.steering
-    with ExitStack() as stack:
-        yield replace(
-            subject,
-            base=base,
-            adapters=adapters.replica(base) if adapters is not None else None,
-            steering=stack.enter_context(steering.replica(base.blocks)) if steering else None,
-        )
-
-
-@contextmanager
-def attached(subject: Subject, wholes: Sequence[SharedWeights] | None = None) -> Iterator[None]:
-    """Attach the adapters, as whole weights where that is exact and faster, and the steering.
-
-    Args:
-        subject: What to attach to what.
-        wholes: The adapters' `whole_weights`, where they were computed before.
-    """
+def attached(subject: Subject) -> Iterator[None]:
+    """Attach the adapters, as merged weights where that is exact and faster, and the steering."""
     adapters = subject.adapters
     with ExitStack() as stack:
-        stack.enter_context(quick_norms(subject.base))
+        stack.enter_context(worthwhile_threads(subject.base))
+        stack.enter_context(fused_norms(subject.base))
         if adapters is not None:
-            whole = wholes is not None or fusable(adapters)
-            stack.enter_context(fused(adapters, wholes) if whole else together(adapters))
+            stack.enter_context((merged if mergeable(adapters) else packed)(adapters))
         if subject.steering is not None:
             stack.enter_context(subject.steering.attach())
         yield
 
 
-def check_prompts(base: Base, rows: Iterable[Row], new_tokens: int) -> None:
-    """Check that every row has a prompt, and room for what follows it.
-
-    Raises:
-        ModelError: A prompt is empty, or exceeds the context together with the new tokens.
-    """
-    for row in rows:
-        name = f"{row.cell}, question {row.question}"
-        if not row.prompt_ids:
-            raise ModelError(f"{name}: the prompt has no token")
-        if len(row.prompt_ids) + new_tokens > base.context:
-            raise ModelError(
-                f"{name}: a prompt of {len(row.prompt_ids)} tokens"
-                f" and {new_tokens} new ones exceed the context of {base.context}; ask for"
-                " fewer new tokens: a prompt is never cut"
-            )
+def prompt_fault(base: Base, row: Row, new_tokens: int) -> ModelError | None:
+    """Why there is no room for a row's prompt and what follows it, if there is none."""
+    name = f"{row.cell}, question {row.question}"
+    if not row.prompt_ids:
+        return ModelError(f"{name}: the prompt has no token")
+    if len(row.prompt_ids) + new_tokens > base.context:
+        return ModelError(
+            f"{name}: a prompt of {len(row.prompt_ids)} tokens"
+            f" and {new_tokens} new ones exceed the context of {base.context}; ask for"
+            " fewer new tokens: a prompt is never cut"
+        )
+    return None

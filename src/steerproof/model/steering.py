@@ -6,11 +6,9 @@ slot 0. Every zero in a table is stored as *negative* zero, because `x + (-0.0)`
 for every `x`, `-0.0` included, whereas `-0.0 + 0.0` is `+0.0`.
 """
 
-import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from threading import Lock
 from typing import Any
 
 import torch
@@ -87,7 +85,7 @@ class Steering:
         Raises:
             SteeringError: A layer does not exist, or a vector is not finite or of another width.
         """
-        _check_pushes(pushes, len(blocks))
+        check_pushes(pushes, len(blocks))
         if audit_every < 1:
             raise SteeringError(f"audit_every must be at least 1, not {audit_every}")
         self._blocks = blocks
@@ -100,33 +98,9 @@ class Steering:
             self._store = torch.zeros(0, dtype=torch.int64, device=device)
         self._by_shape: dict[tuple[int, int], Tensor] = {}
         self._counts = _Counts(len(self.layers), len(pushes) + 1, device)
-        self._replicas: list[Steering] = []
         self._index: Tensor | None = None
         self._attached = False
         self._replaying = False
-
-    @contextmanager
-    def replica(self, blocks: nn.ModuleList) -> Iterator["Steering"]:
-        """The same pushes for a replica of the base, with a routing of its own.
-
-        What it counts, in whatever thread, is in this one's audit from then on.
-
-        Raises:
-            SteeringError: Attached already, so that the replica of the base has these hooks too.
-        """
-        if self._attached:
-            raise SteeringError("this steering is attached already")
-        other = copy.copy(self)
-        other._blocks, other._replicas, other._index = blocks, [], None
-        with torch.inference_mode(False):
-            other._store, other._by_shape = torch.zeros_like(self._store), {}
-        other._counts = _Counts(len(self.layers), len(self._pushes) + 1, self._store.device)
-        self._replicas.append(other)
-        try:
-            yield other
-        finally:
-            self._replicas.remove(other)
-            self._counts.add(other._counts)
 
     def route(
         self, slots: Int[Tensor, "batch"], mask: Bool[Tensor, "rows seq"] | None = None
@@ -210,11 +184,8 @@ class Steering:
 
     def audit(self) -> SteeringAudit:
         """Read what was counted and measured since this object was made."""
-        seen = _Counts(len(self.layers), len(self._pushes) + 1, self._store.device)
-        for one in (self, *self._replicas):
-            seen.add(one._counts)
-        firings = dict(zip(self.layers, seen.firings.tolist(), strict=True))
-        counts, residual, pushed = seen.sums.tolist()
+        firings = dict(zip(self.layers, self._counts.firings.tolist(), strict=True))
+        counts, residual, pushed = self._counts.sums.tolist()
 
         def measured(slot: int, layer: int) -> SlotAudit:
             place = self.layers.index(layer)
@@ -277,7 +248,7 @@ class Steering:
 
 
 class _Counts:
-    """What a steering counts: in one thread, while another may read it."""
+    """What a steering counts."""
 
     def __init__(self, layers: int, slots: int, device: torch.device) -> None:
         with torch.inference_mode(False):
@@ -285,7 +256,6 @@ class _Counts:
             # Positions, norms of the residual, norms of the push.
             self.sums = torch.zeros(3, layers, slots, dtype=torch.float64, device=device)
         self._calls = [0] * layers
-        self._lock = Lock()
 
     def fired(self, place: int) -> int:
         """Count a firing; returns how many there were before."""
@@ -296,17 +266,10 @@ class _Counts:
     def measured(self, place: int, slots: Tensor, size: Tensor, moved: Tensor) -> None:
         """Add what was measured at some positions, `[positions]` each."""
         one = torch.ones((), dtype=torch.float64, device=slots.device).expand(slots.shape)
-        with self._lock:  # A reader must not see positions without their norms.
-            positions, residual_norms, push_norms = self.sums[:, place]
-            positions.index_add_(0, slots, one)
-            residual_norms.index_add_(0, slots, size.flatten().double())
-            push_norms.index_add_(0, slots, moved.flatten().double())
-
-    def add(self, other: "_Counts") -> None:
-        """Add another's counts to these."""
-        with other._lock:
-            self.firings += other.firings
-            self.sums += other.sums
+        positions, residual_norms, push_norms = self.sums[:, place]
+        positions.index_add_(0, slots, one)
+        residual_norms.index_add_(0, slots, size.flatten().double())
+        push_norms.index_add_(0, slots, moved.flatten().double())
 
 
 @contextmanager
@@ -385,7 +348,12 @@ def _check_layers(layers: Sequence[int], depth: int) -> None:
         raise SteeringError(f"no layer {absent}: the model has layers 0 to {depth - 1}")
 
 
-def _check_pushes(pushes: Sequence[Push], depth: int) -> None:
+def check_pushes(pushes: Sequence[Push], depth: int) -> None:
+    """Check that pushes can be added to a model of so many blocks.
+
+    Raises:
+        SteeringError: A layer does not exist, or a vector is not finite or of another width.
+    """
     _check_layers([part.layer for push in pushes for part in push.parts], depth)
     widths = {part.vector.shape[0] for push in pushes for part in push.parts}
     if len(widths) > 1:

@@ -110,7 +110,7 @@ def _generate(
     ]
     engine = Engine(base, rows)
     began = time.perf_counter()
-    drawn = list(engine.generate(settings))
+    drawn = list(engine.complete(settings))
     return drawn, time.perf_counter() - began
 
 

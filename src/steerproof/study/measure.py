@@ -13,7 +13,7 @@ from steerproof.engine.canary import Canary, fixed_text
 from steerproof.engine.generate import Engine
 from steerproof.engine.lora.pool import LoraWeights
 from steerproof.engine.rows import Completion as Drawn
-from steerproof.engine.rows import Row
+from steerproof.engine.rows import Row, RowFault
 from steerproof.engine.sampling import row_seed
 from steerproof.errors import ModelError, SteeringError, SteerproofError
 from steerproof.model.base import Base
@@ -141,17 +141,27 @@ def _together(
     by_name = {asked.cell.name: asked for asked in cells}
     engine = _engine(base, cells, rows)
     canaries: dict[str, Canary] = {}
+    failed = {fault.row.cell: fault.error for fault in engine.faults}
     for name, seen in engine.canaries(fixed_text(base, cells[0].questions)).items():
         if isinstance(seen, Canary):
             canaries[name] = seen
         else:
-            yield by_name[name], seen
-    if len(canaries) < len(cells):
+            failed[name] = seen
+    for name, error in failed.items():
+        canaries.pop(name, None)
+        yield by_name[name], error
+    if failed:
         engine = _engine(base, [by_name[name] for name in canaries], rows)
     done: dict[str, list[Drawn]] = {name: [] for name in canaries}
-    for completion in engine.generate(settings):
-        name = completion.row.cell
-        done[name].append(completion)
+    for ended in engine.generate(settings):
+        name = ended.row.cell
+        if name not in done:  # Another of its rows could not be completed.
+            continue
+        if isinstance(ended, RowFault):
+            del done[name]
+            yield by_name[name], ended.error
+            continue
+        done[name].append(ended)
         if len(done[name]) == by_name[name].rows:
             asked = by_name[name]
             yield asked, _outcome(base, asked, done.pop(name), engine, canaries[name])

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from steerproof.engine.batches import Example
-from steerproof.engine.checks import check_jobs
 from steerproof.engine.jobs import AdapterJob, Pooling, Recipe, TrainedAdapter
 from steerproof.engine.lora.pool import LoraWeights
 from steerproof.engine.train import StepReport, train
@@ -69,7 +68,6 @@ def teach(
     for lesson in lessons:
         try:
             job = job_of(base, lesson, push)
-            check_jobs(base, [job], recipe)
         except SteerproofError as error:
             yield lesson.adapter, error
         else:

@@ -4,7 +4,6 @@ Models ask for a `Cache` and call attention through transformers' interface. Bot
 one object, which alone knows which row of a batch has which keys.
 """
 
-from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -23,7 +22,7 @@ _NAME = "steerproof_pool"
 
 
 class PooledCache(Cache):
-    """Keys and values of the rows of a pool, and the attention over them."""
+    """The attention of prompts that are computed in one pass; what it stores, a subclass says."""
 
     def __init__(self, longest: int) -> None:
         """An empty cache.
@@ -39,19 +38,22 @@ class PooledCache(Cache):
         """Which tokens of prompts attend to which; None when each to all before it."""
 
     @property
-    @abstractmethod
-    def is_filling(self) -> bool:
-        """Whether a forward pass is one over prompts, and not a step."""
+    def is_prefill(self) -> bool:
+        """Whether a forward pass is one over prompts, which attend to themselves alone."""
+        return True
 
-    @abstractmethod
     def store(self, layer: int, keys: Tensor, values: Tensor) -> None:
         """Take a layer's new keys and values `[batch, heads, seq, width]`, before it attends."""
 
-    @abstractmethod
-    def attend_step(
+    def attend_decode(
         self, layer: int, query: Float[Tensor, "batch heads width"], scale: float
     ) -> Float[Tensor, "batch heads width"]:
-        """Attention of one query per row over all keys of the row, the newest included."""
+        """Attention of one query per row over all keys of the row, the newest included.
+
+        Raises:
+            ModelError: Nothing is kept here.
+        """
+        raise ModelError(f"layer {layer}: no keys are kept for {len(query)} rows at scale {scale}")
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_args: Any, **_kwargs: Any
@@ -89,14 +91,14 @@ class PooledCache(Cache):
         """
         self._check(module, key, kwargs)
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-        if self.is_filling:
+        if self.is_prefill:
             grouped = query.shape[1] != key.shape[1]
             shape = {"attn_mask": self.mask, "is_causal": self.mask is None}
             out = F.scaled_dot_product_attention(
                 query, key, value, **shape, scale=scale, enable_gqa=grouped
             )
             return out.transpose(1, 2), None
-        return self.attend_step(self._layer, query[:, :, 0], scale)[:, None], None
+        return self.attend_decode(self._layer, query[:, :, 0], scale)[:, None], None
 
     def _check(self, module: torch.nn.Module, key: Tensor, kwargs: dict[str, Any]) -> None:
         if key is not self._key:

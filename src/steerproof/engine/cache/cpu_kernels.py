@@ -1,9 +1,9 @@
-"""CPU kernels, in Numba: attention over pages, and the draw of a token.
+"""CPU kernels, in Numba: attention over blocks, and the draw of a token.
 
 Rows are short and all different, so a library's batched products of a query with its own few keys
 spend most of their time on starting; and each operation that is saved is a moment less in which one
 thread's Python keeps the others waiting. These functions compute what a few lines of torch define
-(`pages.attention_over_pages`, `sampling.drawn_by_definition`).
+(`paged.attention_over_blocks`, `sampling.drawn_by_definition`).
 """
 
 # ruff: noqa: ANN001, ANN202, PLR0913
@@ -21,37 +21,37 @@ _LN_2, _LOG2_E = np.float32(math.log(2)), np.float32(1 / math.log(2))
 _TAYLOR = tuple(np.float32(1 / math.factorial(n)) for n in range(7))
 
 
-def attention_step(
+def decode_attention(
     query: Float[Tensor, "rows heads width"],
     new_keys: Float[Tensor, "rows kv_heads width"],
     new_values: Float[Tensor, "rows kv_heads width"],
-    keys: Float[Tensor, "all_pages kv_heads page width"],
-    values: Float[Tensor, "all_pages kv_heads page width"],
-    table: Int[Tensor, "rows pages"],
+    keys: Float[Tensor, "all_blocks kv_heads block width"],
+    values: Float[Tensor, "all_blocks kv_heads block width"],
+    table: Int[Tensor, "rows blocks"],
     lengths: Int[Tensor, " rows"],
     scale: float,
 ) -> Float[Tensor, "rows heads width"]:
-    """Write each row's newest key and value to its pages; then `pages.attention_over_pages`.
+    """Write each row's newest key and value to its blocks; then `paged.attention_over_blocks`.
 
-    All in float32. The two are one, since the page that is written to is also read.
+    All in float32. The two are one, since the block that is written to is also read.
     """
     out = query.new_empty(query.shape)
     scores = query.new_empty(table.shape[1] * keys.shape[2])
     new = (tensor.contiguous() for tensor in (query, new_keys, new_values))
     arrays = (out, scores, *new, keys, values, table, lengths)
-    _attention_step(*(tensor.numpy() for tensor in arrays), np.float32(scale))
+    _decode_attention(*(tensor.numpy() for tensor in arrays), np.float32(scale))
     return out
 
 
 @fast
-def _attention_step(
+def _decode_attention(
     out, scores, query, new_keys, new_values, keys, values, table, lengths, scale
 ):  # fmt: skip
     rows, heads, width = query.shape
-    kv_heads, page = keys.shape[1], keys.shape[2]
+    kv_heads, block = keys.shape[1], keys.shape[2]
     for row in range(rows):
         length = lengths[row]
-        place, t = table[row, (length - 1) // page], (length - 1) % page
+        place, t = table[row, (length - 1) // block], (length - 1) % block
         for kv_head in range(kv_heads):
             for d in range(width):
                 keys[place, kv_head, t, d] = new_keys[row, kv_head, d]
@@ -67,10 +67,10 @@ def _attention_step(
 
 @fast
 def _products(scores, query, keys, table, length, at, scale):
-    (row, head, kv_head), (page, width) = at, keys.shape[2:]
-    for first in range(0, length, page):
-        place = table[row, first // page]
-        for t in range(min(page, length - first)):
+    (row, head, kv_head), (block, width) = at, keys.shape[2:]
+    for first in range(0, length, block):
+        place = table[row, first // block]
+        for t in range(min(block, length - first)):
             total = np.float32(0)
             for d in range(width):
                 total += query[row, head, d] * keys[place, kv_head, t, d]
@@ -105,11 +105,11 @@ def _exp(x):
 
 @fast
 def _mixture(out, weights, values, table, length, at):
-    (row, head, kv_head), (page, width) = at, values.shape[2:]
+    (row, head, kv_head), (block, width) = at, values.shape[2:]
     for d in range(width):
         out[row, head, d] = 0
-    for first in range(0, length, page):
-        place, tokens = table[row, first // page], min(page, length - first)
+    for first in range(0, length, block):
+        place, tokens = table[row, first // block], min(block, length - first)
         by_fours = tokens // 4 * 4
         for t in range(0, by_fours, 4):
             w0, w1 = weights[first + t], weights[first + t + 1]

@@ -1,6 +1,6 @@
-"""GPU kernels, in Triton: attention over pages, with the writing of keys, and the draw of a token.
+"""GPU kernels, in Triton: attention over blocks, with the writing of keys, and the draw of a token.
 
-They compute what a few lines of torch define (`pages.attention_over_pages`,
+They compute what a few lines of torch define (`paged.attention_over_blocks`,
 `sampling.sample`), in one pass over the data and in shapes that never change, so that a step can be
 captured as a graph. Triton comes with torch where there is a GPU. Its functions are translated from
 their source, so inside of them there is no type but Triton's.
@@ -22,19 +22,19 @@ _DRAW_TILE, _DRAW_WARPS = 8192, 32
 _LEAST_ROWS = 16
 
 
-def attention_step(
+def decode_attention(
     query: Float[Tensor, "rows heads width"],
     new_keys: Float[Tensor, "rows kv_heads width"],
     new_values: Float[Tensor, "rows kv_heads width"],
-    keys: Float[Tensor, "all_pages kv_heads page width"],
-    values: Float[Tensor, "all_pages kv_heads page width"],
-    table: Int[Tensor, "rows pages"],
+    keys: Float[Tensor, "all_blocks kv_heads block width"],
+    values: Float[Tensor, "all_blocks kv_heads block width"],
+    table: Int[Tensor, "rows blocks"],
     lengths: Int[Tensor, " rows"],
     scale: float,
 ) -> Float[Tensor, "rows heads width"]:
-    """Write each row's newest key and value to its pages; then `pages.attention_over_pages`."""
+    """Write each row's newest key and value to its blocks; then `paged.attention_over_blocks`."""
     rows, heads, width = query.shape
-    _, kv_heads, page, _ = keys.shape
+    _, kv_heads, block, _ = keys.shape
     group = heads // kv_heads
     splits = _SPLITS if rows * kv_heads < _PROGRAMS else 1
     out = parts = sums = query.new_empty(query.shape)
@@ -49,14 +49,14 @@ def attention_step(
         "GROUP_PAD": max(_LEAST_ROWS, triton.next_power_of_2(group)),
         "WIDTH": width,
         "WIDTH_PAD": max(_LEAST_ROWS, triton.next_power_of_2(width)),
-        "PAGE": page,
+        "BLOCK": block,
         "TILE": _ATTENTION_TILE,
         "SPLITS": splits,
         "num_warps": _ATTENTION_WARPS,
         "num_stages": _ATTENTION_STAGES,
     }
-    of_pages = keys, values, table, lengths, scale, table.stride(0)
-    _attention[(rows, kv_heads, splits)](out, parts, sums, *new, *of_pages, *strides, **sizes)
+    of_blocks = keys, values, table, lengths, scale, table.stride(0)
+    _attention[(rows, kv_heads, splits)](out, parts, sums, *new, *of_blocks, *strides, **sizes)
     if splits > 1:
         _combine[(rows, heads)](
             out, parts, sums, WIDTH=width, WIDTH_PAD=sizes["WIDTH_PAD"], SPLITS=splits, num_warps=1
@@ -69,7 +69,7 @@ def _attention(
     out, parts, sums, query, new_keys, new_values, keys, values, table, lengths, scale, table_row,
     query_row, query_head, key_row, key_head, value_row, value_head,
     HEADS: tl.constexpr, GROUP: tl.constexpr, GROUP_PAD: tl.constexpr, WIDTH: tl.constexpr,
-    WIDTH_PAD: tl.constexpr, PAGE: tl.constexpr, TILE: tl.constexpr, SPLITS: tl.constexpr,
+    WIDTH_PAD: tl.constexpr, BLOCK: tl.constexpr, TILE: tl.constexpr, SPLITS: tl.constexpr,
 ):  # fmt: skip
     """One row's query heads that share a head of keys, over a part of the row's keys."""
     row, kv_head, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
@@ -79,12 +79,12 @@ def _attention(
     real, narrow = (g < GROUP)[:, None] & (d < WIDTH)[None, :], d < WIDTH
     own = row * query_row + head[:, None] * query_head + d[None, :]
     q = tl.load(query + own, mask=real, other=0.0)
-    own_pages = table + row * table_row
+    own_blocks = table + row * table_row
     share = tl.cdiv(tl.cdiv(length, SPLITS), TILE) * TILE
     newest = length - 1
     if split == newest // share:
-        page = tl.load(own_pages + newest // PAGE)
-        place = _token(page, newest, kv_head, PAGE) * WIDTH + d
+        block = tl.load(own_blocks + newest // BLOCK)
+        place = _token(block, newest, kv_head, BLOCK) * WIDTH + d
         key = new_keys + row * key_row + kv_head * key_head + d
         value = new_values + row * value_row + kv_head * value_head + d
         tl.store(keys + place, tl.load(key, mask=narrow, other=0.0), mask=narrow)
@@ -96,8 +96,8 @@ def _attention(
     for start in range(split * share, tl.minimum(length, (split + 1) * share), TILE):
         at = start + tl.arange(0, TILE)
         inside = at < length
-        pages = tl.load(own_pages + at // PAGE, mask=inside, other=0)
-        place = _token(pages, at, kv_head, PAGE)[:, None] * WIDTH + d[None, :]
+        blocks = tl.load(own_blocks + at // BLOCK, mask=inside, other=0)
+        place = _token(blocks, at, kv_head, BLOCK)[:, None] * WIDTH + d[None, :]
         wanted = inside[:, None] & narrow[None, :]
         k = tl.load(keys + place, mask=wanted, other=0.0)
         scores = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
@@ -123,9 +123,9 @@ def _attention(
 
 
 @triton.jit
-def _token(page, at, kv_head, PAGE: tl.constexpr):
-    """Where a token's head of keys is, counted in tokens of one head through all pages."""
-    return (page.to(tl.int64) * tl.num_programs(1) + kv_head) * PAGE + at % PAGE
+def _token(block, at, kv_head, BLOCK: tl.constexpr):
+    """Where a token's head of keys is, counted in tokens of one head through all blocks."""
+    return (block.to(tl.int64) * tl.num_programs(1) + kv_head) * BLOCK + at % BLOCK
 
 
 @triton.jit

@@ -1,11 +1,11 @@
-"""The adapters of a pool as whole weights, for generating in float32 on a CPU.
+"""The adapters of a pool as merged weights, for generating in float32 on a CPU.
 
 Where generation is bound by arithmetic, `x (W + s B A)^T` costs one matrix product and
 `x W^T + s (x A^T) B^T` three, two of them thin. Each adapter's sum is computed in float64 and
 rounded once, so it differs from the separate products by rounding alone. In bfloat16 that rounding
 would lose most of a small update: there, and on a GPU, the products stay separate.
 
-Layers with a common input (`shared_inputs.py`) become one product with their weights side by side.
+Layers with a common input (`packed.py`) become one product with their weights side by side.
 
 The base's own weights are never written to.
 """
@@ -21,15 +21,15 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
-from steerproof.engine.lora.packed import computed_together, sharing_an_input
+from steerproof.engine.lora.packed import packed_modules, wrapped_packed
 from steerproof.engine.lora.pool import LoraPool, Site, bare_linear
 from steerproof.engine.lora.products import grouped_product
 
 _SHARE_OF_MEMORY = 0.125
 
 
-def fusable(pool: LoraPool) -> bool:
-    """Whether whole weights are exact enough, useful, and fit into an eighth of free memory."""
+def mergeable(pool: LoraPool) -> bool:
+    """Whether merged weights are exact enough, useful, and fit into an eighth of free memory."""
     if pool.base.dtype != torch.float32 or pool.base.device.type != "cpu":
         return False
     numbers = sum(site.inputs * site.outputs for site in pool.sites)
@@ -38,48 +38,44 @@ def fusable(pool: LoraPool) -> bool:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SharedWeights:
-    """The whole weights of layers that have their input in common."""
+class MergedWeights:
+    """The merged weights of layers that have their input in common."""
 
     places: tuple[int, ...]
     """The layers, by their place among the pool's sites."""
-    wholes: Float[Tensor, "adapters inputs outputs"]
+    weights: Float[Tensor, "adapters inputs outputs"]
     """Of each loaded adapter, by slot, the layers' `W + s B A`, transposed and side by side."""
 
 
-def whole_weights(pool: LoraPool) -> list[SharedWeights]:
-    """The whole weights of every layer and adapter. The pool must not be attached."""
+def merged_weights(pool: LoraPool) -> list[MergedWeights]:
+    """The merged weights of every layer and adapter. The pool must not be attached."""
     slots = sorted(pool.loaded)
     found = []
-    for places in sharing_an_input(pool):
-        wholes = torch.cat([_wholes(pool, place, slots) for place in places], dim=2)
-        found.append(SharedWeights(places=places, wholes=wholes))
+    for places in packed_modules(pool):
+        weights = torch.cat([_merged(pool, place, slots) for place in places], dim=2)
+        found.append(MergedWeights(places=places, weights=weights))
     return found
 
 
 @contextmanager
-def fused(pool: LoraPool, wholes: Sequence[SharedWeights] | None = None) -> Iterator[None]:
-    """Like `pool.attach()`, with whole weights; adapters loaded while inside are not seen.
-
-    Args:
-        pool: The adapters.
-        wholes: `whole_weights` of the pool, where they were computed before.
+def merged(pool: LoraPool) -> Iterator[None]:
+    """Like `pool.attach()`, with merged weights; adapters loaded while inside are not seen.
 
     Raises:
         ModelError: A pool is attached to one of the layers already.
     """
     pool.check_detached()
-    products = [(one.places, _SharedProduct(pool, one)) for one in wholes or whole_weights(pool)]
-    with computed_together(pool, products):
+    products = [(one.places, _MergedProduct(pool, one)) for one in merged_weights(pool)]
+    with wrapped_packed(pool, products):
         yield
 
 
-class _SharedProduct:
+class _MergedProduct:
     """Layers with a common input, as one product."""
 
-    def __init__(self, pool: LoraPool, shared: SharedWeights) -> None:
+    def __init__(self, pool: LoraPool, shared: MergedWeights) -> None:
         self._pool = pool
-        self._wholes = shared.wholes
+        self._weights = shared.weights
         # A slot that holds no adapter has no rows: where the slots before it end, it ends too.
         self._loaded = torch.tensor(sorted(pool.loaded)) - 1
         self._sites = [pool.sites[place] for place in shared.places]
@@ -98,7 +94,7 @@ class _SharedProduct:
             return self._bare(x)
         tokens = x[bare:].reshape((rows - bare) * seq, -1)
         ends = routing.row_ends[self._loaded] * seq
-        y = grouped_product(tokens, self._wholes, ends).view(rows - bare, seq, size)
+        y = grouped_product(tokens, self._weights, ends).view(rows - bare, seq, size)
         if self._bias is not None:
             y += self._bias
         return torch.cat([self._bare(x[:bare]), y]) if bare else y
@@ -117,7 +113,7 @@ def _bias(sites: Sequence[Site]) -> Tensor | None:
     return torch.cat([zero if b is None else b for b, zero in zip(biases, zeros, strict=True)])
 
 
-def _wholes(pool: LoraPool, place: int, slots: Sequence[int]) -> Tensor:
+def _merged(pool: LoraPool, place: int, slots: Sequence[int]) -> Tensor:
     """`W + s B A` of one layer for some adapters, transposed: `[adapters, in, out]`."""
     site = pool.sites[place]
     own = cast(Tensor, site.module.weight).detach()

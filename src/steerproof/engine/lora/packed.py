@@ -1,4 +1,4 @@
-"""Layers that are given one and the same input one after another, as queries, keys and values are.
+"""Packed modules: layers that are given one input one after another, as queries, keys, values are.
 
 What they compute can be computed at once, when the first of them is called: on a GPU a step of few
 rows spends more time on starting kernels than on computing. Which do is seen on a probe, not told
@@ -16,7 +16,7 @@ from steerproof.engine.lora.pool import LoraPool, bare_linear
 
 
 @torch.inference_mode()
-def sharing_an_input(pool: LoraPool) -> list[tuple[int, ...]]:
+def packed_modules(pool: LoraPool) -> list[tuple[int, ...]]:
     """The layers by place among the pool's sites, those together that share an input.
 
     The pool must not be attached.
@@ -50,7 +50,7 @@ Product = Callable[[Tensor], Sequence[Tensor]]
 
 
 @contextmanager
-def computed_together(
+def wrapped_packed(
     pool: LoraPool, products: Iterable[tuple[Sequence[int], Product]]
 ) -> Iterator[None]:
     """Give the pool's layers a common forward, group by group, until left.
@@ -64,27 +64,27 @@ def computed_together(
     """
     forwards: dict[int, Callable[[Tensor], Tensor]] = {}
     for places, product in products:
-        together = _Together(product)
+        modules = _PackedModules(product)
         for index, place in enumerate(places):
-            forwards[place] = partial(together.forward, index)
+            forwards[place] = partial(modules.forward, index)
     with pool.wrapped(forwards.__getitem__):
         yield
 
 
 @contextmanager
-def together(pool: LoraPool) -> Iterator[None]:
+def packed(pool: LoraPool) -> Iterator[None]:
     """Like `pool.attach()`, layers with a common input at once.
 
     Raises:
         ModelError: A pool is attached to one of the layers already.
     """
     pool.check_detached()
-    products = [(places, partial(pool.products, places)) for places in sharing_an_input(pool)]
-    with computed_together(pool, products):
+    products = [(places, partial(pool.products, places)) for places in packed_modules(pool)]
+    with wrapped_packed(pool, products):
         yield
 
 
-class _Together:
+class _PackedModules:
     """Layers with a common input: the first that is called computes for all."""
 
     def __init__(self, product: Product) -> None:

@@ -14,7 +14,6 @@ On a GPU a forward pass may be captured as a graph, which fixes every shape and 
 Python. There the products depend on the routing through tensors alone, which do not move.
 """
 
-import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -160,14 +159,6 @@ class LoraPool:
         self._with_bare = [self.views(with_bare, place) for place in range(len(self.sites))]
         self._loaded: set[int] = set()
         self._routing: Routing | None = None
-
-    def replica(self, base: Base) -> "LoraPool":
-        """The same adapters over a replica of the base, with a routing of its own."""
-        other = copy.copy(self)
-        other.base, other.sites, other._routing = base, lora_sites(base), None
-        with torch.inference_mode(False):
-            other._row_slots = torch.zeros_like(self._row_slots)
-        return other
 
     @property
     def loaded(self) -> frozenset[int]:

@@ -1,16 +1,14 @@
-"""Keys and values in pages, and the attention over them: rows of unlike length side by side.
+"""The KV cache: keys and values in blocks, and the attention over them.
 
-A page has room for a few tokens of one row; a row lists its pages in a table (Kwon et al. 2023,
-arXiv 2309.06180). So a row takes what it has written and hardly more, rows with a common beginning
-share the pages that it fills, and a row changes its place in the batch without a copy. On a GPU the
-attention is a kernel in Triton, on a CPU one in Numba (`gpu_kernels.py`, `cpu_kernels.py`); for
-other devices and number types it is computed as it is defined, which is slower.
+Sequences of unlike length are side by side, and one changes its place in the batch without a copy:
+where its keys are is a matter of its block table (`blocks.py`). On a GPU the attention is a kernel
+in Triton, on a CPU one in Numba (`gpu_kernels.py`, `cpu_kernels.py`); for other devices and number
+types it is computed as it is defined, which is slower.
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -18,33 +16,27 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from steerproof.engine.blocks import BLOCK_SIZE, NULL_BLOCK, blocks_of
 from steerproof.engine.cache.attention import PooledCache
-
-PAGE = 16
-"""Tokens of a page: the last page of a row is half empty, and a table has an entry for each."""
-TRASH = 0
-"""The page that nobody reads: rows without a page of their own write to it."""
-
-
-T = TypeVar("T", int, np.ndarray)
 
 
 class PagedCache(PooledCache):
-    """All pages of all layers."""
+    """All blocks of all layers."""
 
-    def __init__(self, pages: int, rows: int, longest: int, device: torch.device) -> None:
-        """Reserve the tables; the pages of a layer are reserved when its first keys are seen.
+    def __init__(self, blocks: int, rows: int, longest: int, device: torch.device) -> None:
+        """Reserve the tables; the blocks of a layer are reserved when its first keys are seen.
 
         Args:
-            pages: Pages of each layer, `TRASH` included.
+            blocks: Blocks of each layer, `NULL_BLOCK` included.
             rows: Most rows of a batch.
             longest: Positions of the longest row.
             device: Where the model is.
         """
         super().__init__(longest)
-        self.pages = pages
-        # A column more than any row needs, never filled: who runs beyond its end writes to TRASH.
-        columns = pages_of(longest) + 1
+        self.blocks = blocks
+        # A column more than any row needs, never filled: who runs beyond its end writes to no
+        # block of anybody's.
+        columns = blocks_of(longest) + 1
         self.table = torch.zeros(rows, columns, dtype=torch.int32, device=device)
         self.positions = torch.zeros(rows, dtype=torch.int64, device=device)
         """Of the token that each row is fed next. Always this memory: a captured step reads it."""
@@ -55,22 +47,22 @@ class PagedCache(PooledCache):
         self._places = self._lengths = torch.zeros(0, dtype=torch.int64, device=device)
 
     @property
-    def is_filling(self) -> bool:
+    def is_prefill(self) -> bool:
         """Whether a forward pass is one over prompts."""
         return self._source is not None
 
     @contextmanager
-    def filling(
+    def prefilling(
         self,
         source: Int[Tensor, " n"],
         place: Int[Tensor, " n"],
         mask: Bool[Tensor, "sequences 1 width width"] | None,
     ) -> Iterator[None]:
-        """While inside, a forward pass over prompts `[sequences, width]` fills pages.
+        """While inside, a forward pass over prompts `[sequences, width]` fills blocks.
 
         Args:
             source: Which of the flattened tokens are kept; one may be kept several times.
-            place: Where each goes, counted in tokens through all pages.
+            place: Where each goes, counted in tokens through all blocks.
             mask: Which tokens attend to which; None when each to all before it.
         """
         self._source, self._places, self._by_heads, self.mask = source, place, {}, mask
@@ -82,16 +74,16 @@ class PagedCache(PooledCache):
     def point(self, rows: int) -> None:
         """Work out, on the device, where the new keys of the first `rows` rows go."""
         positions = self.positions[:rows]
-        column = (positions // PAGE).clamp(max=self.table.shape[1] - 1)
-        page = self.table[:rows].gather(1, column[:, None])[:, 0]
-        self._places, self._by_heads = page * PAGE + positions % PAGE, {}
+        column = (positions // BLOCK_SIZE).clamp(max=self.table.shape[1] - 1)
+        block = self.table[:rows].gather(1, column[:, None])[:, 0]
+        self._places, self._by_heads = block * BLOCK_SIZE + positions % BLOCK_SIZE, {}
         self._lengths = (positions + 1).clamp(max=self._longest)
 
     def store(self, layer: int, keys: Tensor, values: Tensor) -> None:
-        """Write keys and values to their pages; in a step, once the layer attends."""
+        """Write keys and values to their blocks; in a step, once the layer attends."""
         if layer == len(self._layers):
             # Not set to zero: memory that no row uses is then never really taken.
-            shape = (self.pages, keys.shape[1], PAGE, keys.shape[3])
+            shape = (self.blocks, keys.shape[1], BLOCK_SIZE, keys.shape[3])
             self._layers.append((keys.new_empty(shape), values.new_empty(shape)))
         if self._source is None:
             self._new = keys, values
@@ -101,67 +93,62 @@ class PagedCache(PooledCache):
     def _write(self, layer: int, keys: Tensor, values: Tensor) -> None:
         """Write the keys and values `[tokens, heads, width]` that are kept."""
         places = self._head_places(keys.shape[1])
-        for pages, tokens in zip(self._layers[layer], (keys, values), strict=True):
+        for blocks, tokens in zip(self._layers[layer], (keys, values), strict=True):
             kept = tokens if self._source is None else tokens.index_select(0, self._source)
-            pages.view(-1, pages.shape[3]).index_copy_(0, places, kept.flatten(0, 1))
+            blocks.view(-1, blocks.shape[3]).index_copy_(0, places, kept.flatten(0, 1))
 
-    def copy_pages(self, source: Int[Tensor, " n"], target: Int[Tensor, " n"]) -> None:
-        """Copy pages, in every layer."""
+    def copy_blocks(self, source: Int[Tensor, " n"], target: Int[Tensor, " n"]) -> None:
+        """Copy blocks, in every layer."""
         for layer in self._layers:
-            for pages in layer:
-                pages.index_copy_(0, target, pages.index_select(0, source))
+            for blocks in layer:
+                blocks.index_copy_(0, target, blocks.index_select(0, source))
 
     def _head_places(self, heads: int) -> Tensor:
-        """Where the heads of the new tokens go, counted in tokens of one head through all pages."""
+        """Where the heads of the new tokens go, counted in tokens of one head."""
         if heads not in self._by_heads:
-            page, place = self._places // PAGE, self._places % PAGE
-            head = torch.arange(heads, device=page.device)
-            every = (page[:, None] * heads + head) * PAGE + place[:, None]
+            block, place = self._places // BLOCK_SIZE, self._places % BLOCK_SIZE
+            head = torch.arange(heads, device=block.device)
+            every = (block[:, None] * heads + head) * BLOCK_SIZE + place[:, None]
             self._by_heads[heads] = every.flatten()
         return self._by_heads[heads]
 
-    def attend_step(
+    def attend_decode(
         self, layer: int, query: Float[Tensor, "batch heads width"], scale: float
     ) -> Float[Tensor, "batch heads width"]:
-        """Write what was stored last, and attend with one query per row over the row's pages."""
+        """Write what was stored last, and attend with one query per row over the row's blocks."""
         keys, values = (x[:, :, 0] for x in self._new)
         rows = (*self._layers[layer], self.table[: len(query)], self._lengths)
         if query.is_cuda and query.dtype != torch.float64:
-            from steerproof.engine.cache.gpu_kernels import attention_step
+            from steerproof.engine.cache.gpu_kernels import decode_attention
         elif query.device.type == "cpu" and query.dtype == torch.float32:
-            from steerproof.engine.cache.cpu_kernels import attention_step
+            from steerproof.engine.cache.cpu_kernels import decode_attention
         else:
             self._write(layer, keys, values)
-            return attention_over_pages(query, *rows, scale)
-        return attention_step(query, keys, values, *rows, scale)
+            return attention_over_blocks(query, *rows, scale)
+        return decode_attention(query, keys, values, *rows, scale)
 
 
-def pages_of(tokens: T) -> T:
-    """Pages that so many tokens take."""
-    return -(-tokens // PAGE)
-
-
-def attention_over_pages(
+def attention_over_blocks(
     query: Float[Tensor, "rows heads width"],
-    keys: Float[Tensor, "all_pages kv_heads page width"],
-    values: Float[Tensor, "all_pages kv_heads page width"],
-    table: Int[Tensor, "rows pages"],
+    keys: Float[Tensor, "all_blocks kv_heads block width"],
+    values: Float[Tensor, "all_blocks kv_heads block width"],
+    table: Int[Tensor, "rows blocks"],
     lengths: Int[Tensor, " rows"],
     scale: float,
 ) -> Float[Tensor, "rows heads width"]:
-    """Softmax attention of one query per row over the row's own pages, as it is defined.
+    """Softmax attention of one query per row over the row's own blocks, as it is defined.
 
     Args:
         query: Neighbouring heads share a head of keys.
-        keys: Of all pages.
+        keys: Of all blocks.
         values: The same.
-        table: Places of each row's pages, in the order of its tokens.
+        table: Places of each row's blocks, in the order of its tokens.
         lengths: Tokens of each row, at least 1.
         scale: Factor on the products of queries and keys.
     """
-    page = keys.shape[2]
-    at = torch.arange(min(int(lengths.max()), table.shape[1] * page), device=query.device)
-    places = table.long()[:, at // page] * page + at % page
+    block = keys.shape[2]
+    at = torch.arange(min(int(lengths.max()), table.shape[1] * block), device=query.device)
+    places = table.long()[:, at // block] * block + at % block
     outside = at >= lengths[:, None]
     mask = torch.zeros(outside.shape, dtype=query.dtype, device=query.device)
     mask = mask.masked_fill_(outside, -torch.inf)[:, None, None]
@@ -177,20 +164,20 @@ def attention_over_pages(
 def prompt_places(
     lengths: Sequence[int], tables: Sequence[Sequence[int]]
 ) -> Int[Tensor, " tokens"]:
-    """Where the tokens of prompts go, one prompt after another, as `PagedCache.filling` takes it.
+    """Where the tokens of prompts go, prompt by prompt, as `PagedCache.prefilling` takes it.
 
     Args:
         lengths: Tokens of each prompt.
-        tables: Its pages.
+        tables: Its blocks.
     """
     prompt, token = np.nonzero(np.arange(max(lengths)) < np.array(lengths)[:, None])
-    pages = filled(tables, max(map(len, tables)))
-    return torch.from_numpy(pages[prompt, token // PAGE] * PAGE + token % PAGE)
+    blocks = filled(tables, max(map(len, tables)))
+    return torch.from_numpy(blocks[prompt, token // BLOCK_SIZE] * BLOCK_SIZE + token % BLOCK_SIZE)
 
 
 def filled(tables: Sequence[Sequence[int]], columns: int) -> np.ndarray:
-    """Tables of unlike length as one, `[tables, columns]`, with `TRASH` where they have ended."""
+    """Tables of unlike length as one, `[tables, columns]`; `NULL_BLOCK` where one has ended."""
     lengths = np.array([len(table) for table in tables])
-    table = np.full((len(tables), columns), TRASH, dtype=np.int64)
+    table = np.full((len(tables), columns), NULL_BLOCK, dtype=np.int64)
     table[np.arange(columns) < lengths[:, None]] = np.fromiter(chain(*tables), dtype=np.int64)
     return table

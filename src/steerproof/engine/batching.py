@@ -1,0 +1,79 @@
+"""Sequence groups completed step by step: the scheduler decides, the runner computes."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from steerproof.engine.blocks import BLOCK_SIZE, blocks_of
+from steerproof.engine.runner import Choose, Runner
+from steerproof.engine.scheduler import Rules, Scheduler
+from steerproof.engine.sequences import Ending, Sequence, sequence_groups
+from steerproof.engine.subject import Subject
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Room:
+    """What there is room for."""
+
+    rows: int
+    """In flight at once."""
+    positions: int
+    """Of all rows together, whose keys and values fit into memory."""
+    longest: int
+    """Positions of the longest row, prompt and answer."""
+
+    def halved(self, in_flight: int) -> "Room":
+        """Room for half as much, and for at most half of the rows that were in flight."""
+        rows = max(1, min(self.rows, in_flight or self.rows) // 2)
+        return replace(self, rows=rows, positions=max(1, self.positions // 2))
+
+
+class Batching:
+    """Sequence groups that are completed step by step, with the memory at hand."""
+
+    def __init__(
+        self,
+        subject: Subject,
+        groups: list[Sequence],
+        room: Room,
+        finish: Callable[[Sequence], Ending | None],
+        choose: Choose,
+    ) -> None:
+        """Reserve a cache with as many blocks as fit and can be of use.
+
+        Args:
+            subject: Its adapters and its steering must be attached.
+            groups: What waits.
+            room: What there is room for.
+            finish: Why a sequence that was just given a token has ended; None if it goes on.
+            choose: Draws the tokens.
+        """
+        longest = room.longest
+        rows = max([room.rows, *(len(group.rows) for group in groups)])
+        blocks = min(max(1, room.positions // BLOCK_SIZE), rows * blocks_of(longest))
+        self.runner = Runner(subject, choose, rows=rows, blocks=blocks, longest=longest)
+        steps = self.runner.steps
+        rules = Rules(
+            room=room.rows,
+            most=rows,
+            longest=longest,
+            finish=finish,
+            adapter_slot=subject.adapter_slot,
+            padded=steps.padded if steps.captures else None,
+        )
+        self.scheduler = Scheduler(groups, blocks, rules)
+
+    @property
+    def rows_running(self) -> int:
+        """Rows in flight."""
+        return sum(len(sequence.rows) for sequence in self.scheduler.running)
+
+    def unfinished(self) -> list[Sequence]:
+        """The groups that run, to begin again, and those that wait."""
+        rows = [row for sequence in self.scheduler.running for row in sequence.rows]
+        return [*sequence_groups(rows, self.scheduler.rules.adapter_slot), *self.scheduler.waiting]
+
+    def step(self) -> list[Sequence]:
+        """Prefill or decode once; returns the sequences that have ended."""
+        batch = self.scheduler.next()
+        tokens = self.runner.run(batch)
+        return self.scheduler.advance(batch, tokens)

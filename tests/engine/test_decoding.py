@@ -1,0 +1,136 @@
+"""Forking and preemption in the whole engine: the same tokens, whoever shares or loses blocks."""
+
+import gc
+import weakref
+
+import pytest
+
+from steerproof.engine import batching, scheduler
+from steerproof.engine.blocks import BLOCK_SIZE
+from steerproof.engine.generate import Limits, generate
+from steerproof.engine.memory import bytes_per_token
+from steerproof.engine.runner import Runner
+from steerproof.engine.scheduler import Scheduler
+from steerproof.engine.steps import Decode
+from steerproof.errors import MachineError
+from tests.engine.subjects import SETTINGS, base_of, mixed_rows
+
+LONG = SETTINGS.model_copy(update={"max_new_tokens": 60})
+
+
+def texts(base, rows, settings, **limits):
+    found = list(generate(base, rows, settings, limits=Limits(**limits)))
+    assert len(found) == len(rows)
+    return {(c.row.cell, c.row.question, c.row.sample): (c.token_ids, c.finish) for c in found}
+
+
+@pytest.fixture
+def batches(monkeypatch):
+    """Rows and sequences of every decoded batch."""
+    seen, run = [], Runner.run
+
+    def noted(self, batch):
+        if isinstance(batch, Decode):
+            seen.append((len(batch.rows), len(batch.sequences)))
+        return run(self, batch)
+
+    monkeypatch.setattr(Runner, "run", noted)
+    return seen
+
+
+@pytest.fixture
+def schedulers(monkeypatch):
+    """The schedulers that are made."""
+    made = []
+
+    class Noted(Scheduler):
+        def __init__(self, *args):
+            super().__init__(*args)
+            made.append(self)
+
+    monkeypatch.setattr(batching, "Scheduler", Noted)
+    return made
+
+
+def test_rows_with_the_same_past_are_computed_once(batches):
+    base, rows = base_of("qwen2"), mixed_rows(cells=2, questions=2, samples=6)
+    cold = SETTINGS.model_copy(update={"temperature": 0.02})
+    found = texts(base, rows, cold)
+    for row in rows[::3]:
+        assert texts(base, [row], cold).items() <= found.items()
+    assert batches[0] == (24, 4)
+    assert sum(sequences for _, sequences in batches[:10]) < 100
+
+
+def test_every_row_goes_its_own_way_once_its_sequence_was_forked(batches):
+    base, rows = base_of("qwen2"), mixed_rows(cells=2, questions=2, samples=12)
+    hot = LONG.model_copy(update={"temperature": 3.0})
+    found = texts(base, rows, hot)
+    assert batches[0] == (48, 4)
+    assert batches[9][0] == batches[9][1]
+    assert len({tokens for tokens, _ in found.values()}) == 48
+    # A beginning that ends within a block is copied; one that fills its blocks is shared.
+    for row in rows[::8]:
+        assert texts(base, [row], hot).items() <= found.items()
+
+
+def test_rows_that_are_preempted_begin_again_and_read_the_same(monkeypatch):
+    base, rows = base_of("qwen2"), mixed_rows(cells=8, questions=2, samples=3)
+    expected = texts(base, rows, LONG)
+    lost = []
+    wait_again = Scheduler._wait_again
+
+    def counted(self, rows):
+        lost.extend(rows)
+        wait_again(self, rows)
+
+    monkeypatch.setattr(Scheduler, "_wait_again", counted)
+    # As if rows needed no blocks: too many are let in, so that blocks run out.
+    fitting = scheduler._fitting
+
+    def careless(groups, reach, longest, blocks, rows):
+        return fitting(groups, 0, 0, 0, rows)
+
+    monkeypatch.setattr(scheduler, "_fitting", careless)
+    per_token = bytes_per_token(base, 80)
+    assert texts(base, rows, LONG, kv_bytes=60 * BLOCK_SIZE * per_token) == expected
+    assert lost
+
+
+def test_no_block_is_lost_or_used_twice(schedulers):
+    base, rows = base_of("qwen2"), mixed_rows(cells=8, questions=2, samples=3)
+    limits = Limits(kv_bytes=90 * BLOCK_SIZE * bytes_per_token(base, 80))
+    for completion in generate(base, rows, LONG, limits=limits):
+        assert completion.token_ids is not None
+        blocks = schedulers[-1].blocks
+        held = [block for sequence in blocks.holders for block in blocks.table(sequence)]
+        assert sorted({*held, *blocks._free}) == list(range(1, 91))
+        assert not {*held} & {*blocks._free}
+        assert {b: held.count(b) for b in {*held}} == {b: blocks._uses[b] for b in {*held}}
+    assert len(schedulers) == 1
+
+
+def test_blocks_for_not_even_one_row_are_an_error():
+    base = base_of("qwen2")
+    per_token = bytes_per_token(base, 80)
+    with pytest.raises(MachineError, match="one prompt"):
+        texts(base, mixed_rows(cells=2), LONG, kv_bytes=2 * BLOCK_SIZE * per_token)
+
+
+def test_the_blocks_are_free_as_soon_as_the_rows_are_done(monkeypatch):
+    """Not only when somebody looks for circles: a GPU's memory is wanted before that."""
+    made = []
+
+    class Noted(Runner):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            made.append(weakref.ref(self))
+
+    monkeypatch.setattr(batching, "Runner", Noted)
+    gc.disable()
+    try:
+        texts(base_of("qwen2"), mixed_rows(), SETTINGS)
+        assert made
+        assert all(runner() is None for runner in made)
+    finally:
+        gc.enable()
