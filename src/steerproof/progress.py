@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 from steerproof.run.driver.summary import Progress as Numbers
 from steerproof.run.store.story import Event
-from steerproof.text import clean
+from steerproof.text import clean, duration
 
 Listen = Callable[[Event, Numbers], None]
 PHASES = {
@@ -133,8 +133,7 @@ def _left(pace: Pace, event: Event) -> str:
     seconds = None if event.unit is None else pace.left(event.unit.kind)
     if seconds is None:
         return ""
-    minutes, rest = divmod(round(seconds), 60)
-    return f"about {minutes} min {rest:02d} s left in this phase"
+    return f"about {duration(seconds)} left in this phase"
 
 
 def _loud(event: Event) -> str:

@@ -79,3 +79,22 @@ def _is_number(value: str) -> bool:
         return value == value.strip() and "_" not in value and math.isfinite(float(value))
     except ValueError:
         return False
+
+
+def duration(seconds: float) -> str:
+    """A time span, to the second: `18 min 21 s`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    parts = ((hours, "h"), (minutes, "min"), (rest, "s"))
+    return " ".join(f"{value} {unit}" for value, unit in parts if value) or "0 s"
+
+
+def span(seconds: float) -> str:
+    """A time span in one unit: `45 s`, `3 min`, `2.5 h`, `4 d`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} min"
+    if seconds < 36 * 3600:
+        return f"{seconds / 3600:.1f} h"
+    return f"{seconds / 86400:.0f} d"

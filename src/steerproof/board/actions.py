@@ -12,7 +12,15 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from steerproof.board import cards, comments, entries, jobs, users
-from steerproof.board.context import Board, NotFoundError, board_of, find_entry, run_of, user_of
+from steerproof.board.context import (
+    Board,
+    NotFoundError,
+    board_of,
+    find_entry,
+    part_of,
+    run_of,
+    user_of,
+)
 from steerproof.board.entries import Entry
 from steerproof.board.templating import cell_address, experiment_address, page, visit_cookie
 from steerproof.errors import SteerproofError
@@ -45,7 +53,7 @@ class Act:
     @property
     def entry(self) -> Entry:
         """The experiment in the address."""
-        return find_entry(self.board, self.request.path_params["number"])
+        return find_entry(self.board, part_of(self.request, "number"))
 
 
 def acting(change: Callable[[Act], str]) -> Callable[[Request], Awaitable[Response]]:
@@ -132,7 +140,7 @@ def comment(act: Act) -> str:
 
 def edit_comment(act: Act) -> str:
     """Append a new version to one's own comment."""
-    entry, which = act.entry, act.request.path_params["comment"]
+    entry, which = act.entry, part_of(act.request, "comment")
     file = act.board.file
     cells = comments.counts(file, entry.number)
     listed = {c.id: c for cell in cells for c in comments.comments(file, entry.number, cell)}

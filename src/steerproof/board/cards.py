@@ -11,6 +11,7 @@ from steerproof.board.entries import Entry
 from steerproof.board.jobs import Job
 from steerproof.board.proposals import STATUSES
 from steerproof.board.runs import Condition
+from steerproof.text import span
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,17 +109,6 @@ def children(everything: Sequence[Entry], number: int) -> tuple[Entry, ...]:
 def ago(moment: float) -> str:
     """Time since a Unix time, in one unit: `3 min`."""
     return span(max(0.0, time.time() - moment))
-
-
-def span(seconds: float) -> str:
-    """A duration in one unit: `45 s`, `3 min`, `2.5 h`, `4 d`."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 90 * 60:
-        return f"{seconds / 60:.0f} min"
-    if seconds < 36 * 3600:
-        return f"{seconds / 3600:.1f} h"
-    return f"{seconds / 86400:.0f} d"
 
 
 def moment(value: float | str) -> str:

@@ -8,6 +8,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from steerproof.board.runs import story
+from steerproof.run.artefacts.columns import fired_by_cell
+from steerproof.run.artefacts.score import FILE
 from steerproof.run.graph.ids import UnitId
 from steerproof.run.graph.names import SCORE
 from steerproof.run.store.manifest import DamagedError, open_unit
@@ -87,14 +89,9 @@ def _remembered(place: Path, count: Callable[[], Counts]) -> Counts:
 
 def _read_scores(place: Path) -> Counts:
     try:
-        path = open_unit(place).path("scores.parquet")
-        table = pq.read_table(path, columns=["cell", "fired"], pre_buffer=False)
+        return fired_by_cell(open_unit(place).path(FILE))
     except (DamagedError, KeyError, OSError, ValueError):
         return {}
-    grouped = table.group_by("cell").aggregate([("fired", "sum"), ("fired", "count")])
-    return {
-        row["cell"]: (int(row["fired_sum"] or 0), row["fired_count"]) for row in grouped.to_pylist()
-    }
 
 
 def _mark_cell(place: Path, marker: str) -> Counts:

@@ -88,11 +88,11 @@ def edit(path: Path, comment: int, author: str, text: str, seen: int) -> int:
             "ON comment = id WHERE id = ?",
             (comment,),
         ).fetchone()
-        if row["author"] is None:
+        if row.author is None:
             raise CommentError("there is no such comment")
-        if row["author"] != author:
+        if row.author != author:
             raise CommentError("only its author can edit a comment")
-        if row["newest"] != seen:
+        if row.newest != seen:
             raise CommentError("the comment was edited meanwhile; load the page again")
         db.execute("INSERT INTO comment_version VALUES (?,?,?,?)", (comment, seen + 1, body, now()))
     return seen + 1
@@ -109,15 +109,13 @@ def comments(path: Path, number: int, cell: str | None = None) -> tuple[Comment,
         ).fetchall()
     found: dict[int, list] = {}
     for row in rows:
-        found.setdefault(row["id"], []).append(row)
+        found.setdefault(row.id, []).append(row)
     return tuple(
         Comment(
             id=key,
-            author=group[0]["author"],
-            cell=group[0]["cell"],
-            versions=tuple(
-                Version(version=r["version"], text=r["text"], at=r["at"]) for r in group
-            ),
+            author=group[0].author,
+            cell=group[0].cell,
+            versions=tuple(Version(version=r.version, text=r.text, at=r.at) for r in group),
         )
         for key, group in found.items()
     )

@@ -9,12 +9,12 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from steerproof.board import runs
+from steerproof.run.artefacts.columns import completion_columns, mark_columns
 from steerproof.run.graph.ids import UnitId
 from steerproof.run.graph.names import SCORE
 from steerproof.run.store.manifest import DamagedError
 from steerproof.study.readouts.marker import Rule, score
 
-_MARKS = ("fired", "near", "repetition")
 BATCH = 512
 """Texts in memory at once."""
 
@@ -141,42 +141,40 @@ def finishes(files: CellFiles, cell: str) -> dict[str, int]:
 
 @lru_cache(maxsize=16)
 def _marks(files: CellFiles, cell: str) -> _Marks:
-    columns = ["question", "sample", "finish", "tokens"]
-    table = pq.read_table(files.completions, columns=columns, pre_buffer=False)
-    question = table["question"].to_numpy().astype(np.int64)
-    sample = table["sample"].to_numpy().astype(np.int64)
-    keys = question << 32 | sample
+    drawn = completion_columns(files.completions)
+    keys = _keys(drawn.question, drawn.sample)
     fired, near, repetition = _scores(files.scores, cell, keys)
     if np.isnan(fired).all():
         fired, near = _mark_texts(files)
     return _Marks(
-        question=question,
-        sample=sample,
+        question=drawn.question,
+        sample=drawn.sample,
         keys=keys,
-        finish=np.array(table["finish"].to_pylist(), dtype=str),
-        tokens=table["tokens"].to_numpy(),
+        finish=drawn.finish,
+        tokens=drawn.tokens,
         fired=fired,
         near=near,
         repetition=repetition,
     )
 
 
+def _keys(question: np.ndarray, sample: np.ndarray) -> np.ndarray:
+    return question << 32 | sample
+
+
 def _scores(path: Path | None, cell: str, keys: np.ndarray) -> tuple[np.ndarray, ...]:
     """Fired, near and repetition of these (question, sample) keys; NaN where not scored."""
-    marks = tuple(np.full(len(keys), np.nan) for _ in _MARKS)
+    marks = tuple(np.full(len(keys), np.nan) for _ in range(3))
     if path is None:
         return marks
-    columns = ["cell", "question", "sample", *_MARKS]
-    table = pq.read_table(path, columns=columns, filters=[("cell", "=", cell)], pre_buffer=False)
-    question = table["question"].to_numpy().astype(np.int64)
-    scored = question << 32 | table["sample"].to_numpy().astype(np.int64)
+    read = mark_columns(path, cell)
+    scored = _keys(read.question, read.sample)
     order = np.argsort(scored)
     if not len(order):
         return marks
     place = order[np.minimum(np.searchsorted(scored, keys, sorter=order), len(order) - 1)]
     known = scored[place] == keys
-    for values, name in zip(marks, _MARKS, strict=True):
-        column = np.array(table[name].to_pylist(), dtype=float)
+    for values, column in zip(marks, (read.fired, read.near, read.repetition), strict=True):
         values[known] = column[place[known]]
     return marks
 

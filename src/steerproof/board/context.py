@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from starlette.requests import Request
 
@@ -78,6 +79,11 @@ def user_of(request: Request) -> str | None:
     """Who is signed in."""
     board = board_of(request)
     return users.session_user(board.file, request.cookies.get(board.cookie))
+
+
+def part_of(request: Request, name: str) -> Any:
+    """A part of the address, as its route converts it."""
+    return request.path_params[name]
 
 
 def find_entry(board: Board, number: int) -> Entry:

@@ -6,10 +6,13 @@ itself refuses to change them. Nothing here is ever part of a run directory.
 """
 
 import sqlite3
+from collections import namedtuple
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 
@@ -85,13 +88,23 @@ def connect(path: Path) -> Iterator[sqlite3.Connection]:
     """A connection in autocommit mode, closed at the end."""
     db = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
     try:
-        db.row_factory = sqlite3.Row
+        db.row_factory = _as_named
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")
         db.execute("PRAGMA foreign_keys = ON")
         yield db
     finally:
         db.close()
+
+
+def _as_named(cursor: sqlite3.Cursor, values: tuple[Any, ...]) -> Any:
+    """A row whose columns are attributes."""
+    return _row_of(tuple(column[0] for column in cursor.description))._make(values)
+
+
+@cache
+def _row_of(columns: tuple[str, ...]) -> Any:
+    return namedtuple("Row", columns, rename=True)  # a count has no name: it has a place
 
 
 @contextmanager

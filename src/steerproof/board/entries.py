@@ -5,6 +5,7 @@ import re
 import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from steerproof.board.database import connect, now, open_board, transaction
 from steerproof.board.proposals import Proposal, read_proposal
@@ -100,7 +101,7 @@ def text_of(path: Path, number: int) -> str | None:
         row = db.execute(
             "SELECT text FROM revision WHERE number = ? ORDER BY version DESC LIMIT 1", (number,)
         ).fetchone()
-    return None if row is None else row["text"]
+    return None if row is None else row.text
 
 
 def adopt(path: Path, found: dict[Path, str]) -> None:
@@ -149,7 +150,7 @@ def events(path: Path, number: int) -> tuple[Event, ...]:
         rows = db.execute(
             "SELECT at, what, who, detail FROM event WHERE number = ? ORDER BY id", (number,)
         ).fetchall()
-    return tuple(Event(**dict(row)) for row in rows)
+    return tuple(Event(**row._asdict()) for row in rows)
 
 
 def _experiment_of(proposal: Proposal, given: str | None, folder: Path) -> str | None:
@@ -171,12 +172,12 @@ def _number_for(db: sqlite3.Connection, proposal: Proposal) -> int:
     ).fetchone()
     if same is None:
         return proposal.number or _next(db)
-    if same["title"] != proposal.title:
+    if same.title != proposal.title:
         raise ExperimentError(
-            f"#{same['number']} is already {same['title']!r}; give {proposal.title!r} another "
+            f"#{same.number} is already {same.title!r}; give {proposal.title!r} another "
             "number, or none"
         )
-    return same["number"]
+    return same.number
 
 
 def _next(db: sqlite3.Connection) -> int:
@@ -213,8 +214,8 @@ def _revise(
     newest = db.execute(
         "SELECT version, text FROM revision WHERE number=? ORDER BY version DESC", (number,)
     ).fetchone()
-    if newest is None or newest["text"] != proposal.text:
-        version = 1 if newest is None else newest["version"] + 1
+    if newest is None or newest.text != proposal.text:
+        version = 1 if newest is None else newest.version + 1
         db.execute("INSERT INTO revision VALUES (?,?,?,?)", (number, version, proposal.text, now()))
         _record(db, number, "revised", detail=f"text {version}")
 
@@ -228,16 +229,16 @@ def _record(
     )
 
 
-def _entry(row: sqlite3.Row) -> Entry:
+def _entry(row: Any) -> Entry:
     return Entry(
-        number=row["number"],
-        title=row["title"],
-        kind=row["kind"],
-        parent=row["parent"],
-        lineage=tuple(json.loads(row["lineage"])),
-        tags=tuple(json.loads(row["tags"])),
-        experiment=row["experiment"],
-        directory=None if row["directory"] is None else Path(row["directory"]),
-        archived=bool(row["archived"]),
-        created=row["created"],
+        number=row.number,
+        title=row.title,
+        kind=row.kind,
+        parent=row.parent,
+        lineage=tuple(json.loads(row.lineage)),
+        tags=tuple(json.loads(row.tags)),
+        experiment=row.experiment,
+        directory=None if row.directory is None else Path(row.directory),
+        archived=bool(row.archived),
+        created=row.created,
     )

@@ -12,11 +12,13 @@ import subprocess
 import threading
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 
 from steerproof.board.database import connect, now, transaction
 from steerproof.errors import SteerproofError
+from steerproof.run.store.holder import process_ticks
 
 LOG_TAIL = 16_000
 """Bytes of a log that a page shows."""
@@ -102,9 +104,9 @@ def stop(file: Path, number: int) -> Job:
     if row is None or not _alive(row):
         raise JobError(f"nothing that this board started is going on for #{number}")
     try:
-        os.kill(row["pid"], signal.SIGTERM)
+        os.kill(row.pid, signal.SIGTERM)
     except ProcessLookupError:
-        raise JobError(f"the {row['kind']} of #{number} has just ended") from None
+        raise JobError(f"the {row.kind} of #{number} has just ended") from None
     return _job(row)
 
 
@@ -120,7 +122,7 @@ def all_jobs(file: Path) -> dict[int, tuple[Job, ...]]:
         rows = db.execute("SELECT * FROM job ORDER BY id").fetchall()
     found: dict[int, tuple[Job, ...]] = {}
     for row in rows:
-        found[row["number"]] = (*found.get(row["number"], ()), _job(row))
+        found[row.number] = (*found.get(row.number, ()), _job(row))
     return found
 
 
@@ -159,23 +161,23 @@ def _jobs(db: sqlite3.Connection, number: int) -> tuple[Job, ...]:
     return tuple(_job(row) for row in rows)
 
 
-def _job(row: sqlite3.Row) -> Job:
+def _job(row: Any) -> Job:
     names = ("id", "number", "kind", "who", "at", "ended", "code")
-    return Job(alive=_alive(row), **{name: row[name] for name in names})
+    return Job(alive=_alive(row), **{name: getattr(row, name) for name in names})
 
 
-def _alive(row: sqlite3.Row) -> bool:
-    if row["ended"] is not None or row["pid"] is None or row["born"] is None:
+def _alive(row: Any) -> bool:
+    if row.ended is not None or row.pid is None or row.born is None:
         return False
-    born = _birth(row["pid"])
-    return born is not None and abs(born - row["born"]) < 1.0
+    born = _birth(row.pid)
+    return born is not None and abs(born - row.born) < 1.0
 
 
 def _birth(pid: int) -> float | None:
-    """When a living process was born; none for a zombie or no process."""
+    """When a living process was born, by what no step of the clock moves; none for no process."""
     try:
         process = psutil.Process(pid)
         dead = process.status() == psutil.STATUS_ZOMBIE
-        return None if dead else process.create_time()
+        return None if dead else float(process_ticks(pid) or process.create_time())
     except psutil.NoSuchProcess:
         return None

@@ -25,6 +25,7 @@ from steerproof.board.context import (
     Run,
     board_of,
     find_entry,
+    part_of,
     refresh,
     run_of,
 )
@@ -69,8 +70,8 @@ def list_page(request: Request) -> HTMLResponse:
 def experiment_page(request: Request) -> HTMLResponse:
     """One experiment, from proposal to verdict."""
     board = board_of(request)
-    pulse = live.pulse(board, request.path_params["number"])
-    entry = find_entry(board, request.path_params["number"])
+    pulse = live.pulse(board, part_of(request, "number"))
+    entry = find_entry(board, part_of(request, "number"))
     everything = entries.entries(board.file)
     known = {e.number: e for e in everything}
     run = run_of(entry)
@@ -165,8 +166,8 @@ def compare_page(request: Request) -> HTMLResponse:
 def download(request: Request) -> Response:
     """A file of the fixed list."""
     board = board_of(request)
-    entry = find_entry(board, request.path_params["number"])
-    name = request.path_params["name"]
+    entry = find_entry(board, part_of(request, "number"))
+    name = part_of(request, "name")
     found = downloads.find(entry.directory, name) if entry.directory else None
     if found is None:
         raise NotFoundError(f"Experiment #{entry.number} has no such file.")
@@ -179,9 +180,9 @@ def download(request: Request) -> Response:
 def figure(request: Request) -> Response:
     """A figure of the results, looked up by name; only ever shown as an image."""
     board = board_of(request)
-    entry = find_entry(board, request.path_params["number"])
+    entry = find_entry(board, part_of(request, "number"))
     found = downloads.figures(entry.directory) if entry.directory else {}
-    path = found.get(request.path_params["name"])
+    path = found.get(part_of(request, "name"))
     if path is None:
         raise NotFoundError(f"Experiment #{entry.number} has no such figure.")
     headers = {"content-disposition": f'attachment; filename="{entry.number}.svg"'}
@@ -205,7 +206,7 @@ def completions_csv(request: Request) -> Response:
 
 def static(request: Request) -> Response:
     """A file of our own; its address holds its hash, so it may be kept."""
-    found = static_files().get(request.path_params["name"])
+    found = static_files().get(part_of(request, "name"))
     if found is None:
         raise NotFoundError("There is no such file.")
     content, kind, version = found
@@ -215,8 +216,8 @@ def static(request: Request) -> Response:
 
 
 def _cell(request: Request) -> tuple[Run, str]:
-    run = run_of(find_entry(board_of(request), request.path_params["number"]))
-    name = request.path_params["cell"]
+    run = run_of(find_entry(board_of(request), part_of(request, "number")))
+    name = part_of(request, "cell")
     if run is None or name not in run.cells:
         raise NotFoundError("The experiment has no such cell.")
     return run, name

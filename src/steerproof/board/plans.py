@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from steerproof.board import jobs, runs
-from steerproof.board.cards import span
 from steerproof.board.context import Board
 from steerproof.board.entries import Entry
+from steerproof.text import span
 
 _PLAIN = (str, int, float)
 

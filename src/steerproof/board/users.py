@@ -119,12 +119,12 @@ def check_password(path: Path, name: str, password: str) -> bool:
     """Whether this is the user's password; takes as long for a name that does not exist."""
     with connect(path) as db:
         row = db.execute("SELECT password FROM user WHERE name = ?", (name,)).fetchone()
-    known = row["password"] if row is not None and row["password"] else _dummy()
+    known = row.password if row is not None and row.password else _dummy()
     try:
         _hasher.verify(known, password[:LONGEST_PASSWORD])
     except (VerificationError, InvalidHashError):
         return False
-    return row is not None and bool(row["password"])
+    return row is not None and bool(row.password)
 
 
 def new_token() -> str:
@@ -152,7 +152,7 @@ def session_user(path: Path, token: str | None) -> str | None:
             "SELECT user FROM session WHERE digest = ? AND expires > ?",
             (_digest(token), time.time()),
         ).fetchone()
-    return None if row is None else row["user"]
+    return None if row is None else row.user
 
 
 def close_session(path: Path, token: str) -> None:

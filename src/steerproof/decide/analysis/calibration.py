@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 from steerproof.spec.experiment import Experiment
 from steerproof.spec.strength import Strength
 
+CLIFF = 0.6
+"""Ratio above which the published run lost the marker and much of its fluency."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PersonaCalibration:

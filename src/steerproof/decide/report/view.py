@@ -5,13 +5,12 @@ from dataclasses import dataclass
 from pathlib import PurePath
 
 from steerproof.decide.analysis.answer_records import MatrixResult
-from steerproof.decide.analysis.calibration import LayerCalibration
+from steerproof.decide.analysis.calibration import CLIFF, LayerCalibration
 from steerproof.decide.analysis.kills import criteria
 from steerproof.decide.analysis.kinds import bridge_kind
 from steerproof.decide.analysis.rates import lookup
 from steerproof.decide.analysis.records import Bounds, PairedComparison
 from steerproof.decide.report import wording
-from steerproof.decide.report.figures.fluency import CLIFF
 from steerproof.decide.report.inputs import ReportInputs, short_name
 from steerproof.spec.experiment import Arm
 from steerproof.spec.grid import Cell, CellKind, cells

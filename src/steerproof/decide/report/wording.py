@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 
+from steerproof import text
 from steerproof.decide.analysis.kills import criteria
 
 UNDEFINED = "undefined"
@@ -52,12 +53,7 @@ def yes(value: bool | None, names: tuple[str, str] = ("yes", "no")) -> str:
 
 def duration(seconds: Number) -> str:
     """`18 min 21 s`; says so when it was not measured."""
-    if seconds is None:
-        return "not measured"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    parts = ((hours, "h"), (minutes, "min"), (rest, "s"))
-    return " ".join(f"{value} {unit}" for value, unit in parts if value) or "0 s"
+    return "not measured" if seconds is None else text.duration(seconds)
 
 
 def with_meanings(reason: str) -> str:

@@ -10,11 +10,10 @@ from statistics import fmean
 
 import numpy as np
 
-from steerproof.decide.analysis.calibration import LayerCalibration
+from steerproof.decide.analysis.calibration import CLIFF, LayerCalibration
 from steerproof.decide.analysis.statistics import spearman
 from steerproof.decide.review.evidence import Evidence, Objection
 from steerproof.decide.review.objections_design import (
-    CLIFF,
     adapters_of_others,
     design_objections,
 )

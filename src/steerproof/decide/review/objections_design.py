@@ -3,6 +3,7 @@
 import re
 from collections.abc import Collection, Iterator, Sequence
 
+from steerproof.decide.analysis.calibration import CLIFF
 from steerproof.decide.analysis.kills import criteria
 from steerproof.decide.analysis.kinds import arm_cells
 from steerproof.decide.review.evidence import Objection
@@ -10,8 +11,6 @@ from steerproof.spec.check_texts import normalised
 from steerproof.spec.experiment import Arm, Experiment
 from steerproof.spec.grid import CellKind, cells
 
-CLIFF = 0.6
-"""Ratio beyond which the published run lost the marker and much of its fluency."""
 NEAR_DUPLICATE = 0.8
 """Share of common words (Jaccard) from which two questions count as the same one."""
 FEW_QUESTIONS = 10

@@ -151,15 +151,21 @@ def run_experiment(
         summary = execute(graph, directory, executor, listen=listen)
         verdict = None
         if not summary.stopped:
-            finished = survey(session.run, graph).standing
-            verdict = publish_results(
-                _gathered(session, finished, registration, units=len(graph.units))
-            )
-            if verdict is not None:
-                said = verdict.analysis
-                directory.ledger.add_event("verdict", verdict=said.verdict, reason=said.reason)
+            verdict = _conclude(session, graph, directory, registration)
     raise_failures(summary, session.command)
     return summary, verdict
+
+
+def _conclude(
+    session: Session, graph: Graph, directory: RunDirectory, registration: Registration
+) -> Verdict | None:
+    """Publish what the finished units allow; None if there is no analysis."""
+    finished = survey(session.run, graph).standing
+    verdict = publish_results(_gathered(session, finished, registration, units=len(graph.units)))
+    if verdict is not None:
+        said = verdict.analysis
+        directory.ledger.add_event("verdict", verdict=said.verdict, reason=said.reason)
+    return verdict
 
 
 def rebuild_report(session: Session) -> Verdict | None:

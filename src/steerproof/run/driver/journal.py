@@ -1,5 +1,6 @@
 """What the driver does to units, as the ledger keeps it and as listeners hear it."""
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -11,7 +12,9 @@ from steerproof.run.graph.frontier import Decision
 from steerproof.run.graph.ids import UnitId
 from steerproof.run.store.directory import RunDirectory
 from steerproof.run.store.files import make_directory, write_file
-from steerproof.run.store.store import set_aside
+from steerproof.run.store.manifest import DamagedError, StoredUnit, open_unit
+from steerproof.run.store.store import commit, set_aside, unit_directories, unit_directory
+from steerproof.run.store.story import Event
 
 
 class Journal:
@@ -31,12 +34,19 @@ class Journal:
         """Units that were given up."""
         self._run = directory.path
         self._ledger = directory.ledger
+        self._lock = directory.lock
         self._listen = listen
         self._progress = progress
 
     def tell(self, what: str, unit: UnitId | None = None, **detail: object) -> None:
         """An event."""
         self._listen(self._ledger.add_event(what, unit, **detail), self._progress())
+
+    def started(self, units: Sequence[UnitId]) -> None:
+        """Work on units begins; the ledger has it as their attempts."""
+        for unit in units:
+            event = Event(time=time.time(), what="unit-started", unit=unit, detail={})
+            self._listen(event, self._progress())
 
     def decided(self, decisions: Sequence[Decision]) -> None:
         """What became of units without any work."""
@@ -74,10 +84,39 @@ class Journal:
             self._ledger.set_state(unit, "waiting")
             self.tell("unit-set-aside", unit, place=str(aside), reasons=list(reasons))
 
-    def set_stray_aside(self, directory: Path) -> None:
-        """Move a directory that is no unit of the experiment and not sound out of the way."""
-        aside = set_aside(self._run, directory).relative_to(self._run)
-        self.tell("stray-set-aside", None, place=str(aside))
+    def strays_set_aside(self, keys: Mapping[UnitId, str]) -> None:
+        """Move damaged units of earlier experiments, and copies that are no units, away.
+
+        Nothing reads them, but `verify` finds them, and what it advises must help.
+
+        Args:
+            keys: Key of each unit of this experiment: those are seen to one by one.
+        """
+        ours = {unit_directory(self._run, unit, key) for unit, key in keys.items()}
+        for directory in [place for place in unit_directories(self._run) if place not in ours]:
+            with suppress(DamagedError):
+                if not open_unit(directory).damage():
+                    continue
+            aside = set_aside(self._run, directory).relative_to(self._run)
+            self.tell("stray-set-aside", None, place=str(aside))
+
+    def committed(self, unit: UnitId, prepared: Path, keys: Mapping[UnitId, str]) -> StoredUnit:
+        """Make a prepared unit exist, in place of one that was made from something else.
+
+        Args:
+            unit: The unit.
+            prepared: Where its worker left it.
+            keys: Key of each unit.
+
+        Raises:
+            DamagedError: What was prepared is not the unit, or not what its manifest says.
+            LockedError: Another process took the run directory over.
+        """
+        self._lock.check()
+        target = unit_directory(self._run, unit, keys[unit])
+        if target.exists():
+            self.set_aside(unit, target, ["made from upstream units that have changed since"])
+        return commit(self._run, prepared, unit, keys[unit])
 
     def _write_log(self, attempt: int, failure: Failure) -> str | None:
         """Keep the traceback; a log that finds no space is not worth the run."""

@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from steerproof.errors import DiskFullError, LockedError
 from steerproof.run.driver.executors import Executor
@@ -25,8 +24,8 @@ from steerproof.run.graph.ids import UnitId
 from steerproof.run.graph.survey import survey
 from steerproof.run.store.directory import RunDirectory
 from steerproof.run.store.holder import host_name
-from steerproof.run.store.manifest import DamagedError, StoredUnit, open_unit
-from steerproof.run.store.store import commit, sweep, unit_directories, unit_directory
+from steerproof.run.store.manifest import DamagedError, StoredUnit
+from steerproof.run.store.store import sweep, unit_directory
 from steerproof.run.store.story import Event
 
 POLL_SECONDS = 0.2
@@ -96,7 +95,7 @@ class _Driver:
         listen: Listener,
     ) -> None:
         self._graph, self._directory, self._policy = graph, directory, policy
-        self._orders, self._listen = orders, listen
+        self._orders = orders
         self._found = survey(directory.path, graph)
         self._frontier = Frontier(graph, self._found)
         self._journal = Journal(directory, listen, self._progress)
@@ -112,23 +111,10 @@ class _Driver:
         for unit, mismatches in found.damaged.items():
             damaged = unit_directory(self._directory.path, unit, self._graph.keys[unit])
             self._journal.set_aside(unit, damaged, [str(mismatch) for mismatch in mismatches])
-        self._set_strays_aside()
+        self._journal.strays_set_aside(self._graph.keys)
         with ledger.transaction():
             self._journal.tell("units-planned", reused=len(found.reused), todo=len(found.todo))
             self._journal.decided(self._frontier.begin())
-
-    def _set_strays_aside(self) -> None:
-        """Units of earlier experiments that are damaged, and copies that are no units, go too.
-
-        Nothing reads them, but `verify` finds them, and what it advises must help.
-        """
-        run = self._directory.path
-        ours = {unit_directory(run, unit, key) for unit, key in self._graph.keys.items()}
-        for place in [place for place in unit_directories(run) if place not in ours]:
-            with suppress(DamagedError):
-                if not open_unit(place).damage():
-                    continue
-            self._journal.set_stray_aside(place)
 
     def loop(self, stopping: threading.Event) -> None:
         """Give orders and hear reports until nothing is left, or the run is stopped."""
@@ -169,9 +155,7 @@ class _Driver:
             keys = {unit: self._graph.keys[unit] for unit in units}
             attempts = self._directory.ledger.start(keys, host_name().partition(" ")[0])
             self._orders.give(group, attempts, self._frontier.finished)
-            for unit in units:
-                event = Event(time=time.time(), what="unit-started", unit=unit, detail={})
-                self._listen(event, self._progress())
+            self._journal.started(units)
 
     def _hear(self, reports: Sequence[Report], stopped: bool) -> None:
         """Commit what was prepared, then put all of it into the ledger in one transaction."""
@@ -182,15 +166,14 @@ class _Driver:
                 rest.append(report)
                 continue
             try:
-                stored = self._commit(report.unit, report.prepared)
+                stored = self._journal.committed(report.unit, report.prepared, self._graph.keys)
             except DamagedError as error:
                 rest.append(replace(report, prepared=None, failure=failure_of(error)))
                 continue
             attempt = self._orders.unit_ended(report.order, report.unit)
             committed.append((attempt, stored, report.pid))
         ledger = self._directory.ledger
-        if committed:
-            ledger.finish((attempt, stored.manifest, pid) for attempt, stored, pid in committed)
+        ledger.finish((attempt, stored.manifest, pid) for attempt, stored, pid in committed)
         with ledger.transaction():
             for _, stored, _ in committed:
                 unit, made = stored.manifest.unit, stored.manifest.made
@@ -199,15 +182,6 @@ class _Driver:
                 self._journal.decided(decisions)
             for report in rest:
                 self._hear_bad(report, stopped)
-
-    def _commit(self, unit: UnitId, prepared: Path) -> StoredUnit:
-        run, key = self._directory.path, self._graph.keys[unit]
-        self._directory.lock.check()
-        target = unit_directory(run, unit, key)
-        if target.exists():
-            reason = "made from upstream units that have changed since"
-            self._journal.set_aside(unit, target, [reason])
-        return commit(run, prepared, unit, key)
 
     def _hear_bad(self, report: Report, stopped: bool) -> None:
         """Deal with a failed unit, or with the end of an order."""

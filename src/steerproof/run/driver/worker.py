@@ -20,9 +20,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from steerproof.codec import plain
+from pydantic import BeforeValidator
+
+from steerproof.codec import plain, read_record
 from steerproof.errors import DiskFullError
 from steerproof.run.graph.ids import UnitId
 from steerproof.run.graph.keys import Recipe, recipe_from
@@ -56,7 +58,7 @@ Work = Callable[[Sequence[Task]], Outcomes]
 class OrderItem:
     """One unit of an order: its recipe, its attempt, and which upstream units are there."""
 
-    recipe: Recipe
+    recipe: Annotated[Recipe, BeforeValidator(recipe_from)]
     attempt: int
     present: tuple[UnitId, ...]
     context: Mapping[str, Any] = field(default_factory=dict)
@@ -82,17 +84,7 @@ class Order:
 
 def order_from_json(text: str) -> Order:
     """Read what `Order.to_json` wrote."""
-    record = json.loads(text)
-    items = tuple(
-        OrderItem(
-            recipe=recipe_from(item["recipe"]),
-            attempt=item["attempt"],
-            present=tuple(map(UnitId.parse, item["present"])),
-            context=item["context"],
-        )
-        for item in record["items"]
-    )
-    return Order(number=record["number"], run=Path(record["run"]), work=record["work"], items=items)
+    return read_record(Order, text.encode(), "an order")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,15 +123,7 @@ class Report:
 
 def report_from_json(text: str) -> Report:
     """Read what `Report.to_json` wrote."""
-    record = json.loads(text)
-    unit, prepared, failure = record["unit"], record["prepared"], record["failure"]
-    return Report(
-        order=record["order"],
-        unit=None if unit is None else UnitId.parse(unit),
-        prepared=None if prepared is None else Path(prepared),
-        failure=None if failure is None else Failure(**failure),
-        pid=record["pid"],
-    )
+    return read_record(Report, text.encode(), "a report")
 
 
 def each(tasks: Sequence[Task], do: Callable[[Task], Files]) -> Outcomes:

@@ -11,7 +11,7 @@ from steerproof.errors import ExperimentError
 from steerproof.exchange.adapters import adapter_directory
 from steerproof.model.files import file_hashes
 from steerproof.run.graph.keys import file_sha256
-from steerproof.spec.experiment import Arm, Experiment
+from steerproof.spec.experiment import Experiment
 from steerproof.spec.grid import Adapter, Asked, Cell
 from steerproof.spec.slices import pick_from
 
@@ -101,13 +101,9 @@ class Slices:
         if adapter.seed is not None:
             inputs["training_seed"] = adapter.seed
         if arm.adapters is not None:
-            inputs["files"] = self._given(arm, adapter.persona)
+            trained_elsewhere = adapter_directory(arm, adapter.persona, self._directory)
+            inputs["files"] = file_hashes(trained_elsewhere)
         return inputs
-
-    def _given(self, arm: Arm, persona: str) -> dict[str, str]:
-        """Hashes of an adapter that was trained elsewhere."""
-        directory = adapter_directory(arm, persona, self._directory)
-        return file_hashes(directory)
 
     def cell(self, cell: Cell, count: int) -> Inputs:
         """One measurement, of so many completions per question."""

@@ -27,6 +27,7 @@ from steerproof.errors import LockedError, MachineError
 from steerproof.run.store.faults import fault_point
 from steerproof.run.store.files import explained, make_directory, temporary_name, write_file
 from steerproof.run.store.holder import Holder, host_name, read_holder, this_process
+from steerproof.text import span
 
 try:
     import fcntl
@@ -260,25 +261,17 @@ def _refuse_if_held(run: Path, state: LockState, kernel_held: bool, steal: bool)
     holder = state.holder
     if holder is None or not state.held:
         raise LockedError(f"{run} is being taken by another process just now: try again")
-    age = _duration(time.time() - holder.taken)
+    age = span(time.time() - holder.taken)
     message = (
         f"{run} is in use by process {holder.pid} on {holder.host.partition(' ')[0]}: "
-        f"{holder.command!r}, for {age}, last sign of life {_duration(state.heartbeat_age)} ago. "
+        f"{holder.command!r}, for {age}, last sign of life {span(state.heartbeat_age)} ago. "
     )
     if not state.expired:
         raise LockedError(message + "Wait until it has ended, or choose another --dir")
     raise LockedError(
-        message + f"That is longer than {_duration(EXPIRY_SECONDS)}: if you know that it will not "
+        message + f"That is longer than {span(EXPIRY_SECONDS)}: if you know that it will not "
         "go on, add --steal to take over"
     )
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    if seconds < 7200:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"
 
 
 def _take_lease(run: Path, newest: int, command: str) -> Holder:

@@ -45,7 +45,7 @@ class Holder:
             if process.status() == psutil.STATUS_ZOMBIE:
                 return True
             if self.ticks is not None:
-                return _ticks(self.pid) not in (None, self.ticks)
+                return process_ticks(self.pid) not in (None, self.ticks)
             return abs(process.create_time() - self.process_started) > 1.0
         except (psutil.NoSuchProcess, ValueError, OverflowError):
             return True
@@ -61,7 +61,7 @@ def _boot() -> str | None:
         return None
 
 
-def _ticks(pid: int) -> int | None:
+def process_ticks(pid: int) -> int | None:
     """When a process began, in clock ticks since the machine did; None where nothing says so."""
     try:
         # The second field, the program's name in brackets, may hold anything.
@@ -86,7 +86,7 @@ def this_process(token: int, command: str) -> Holder:
         command=command,
         taken=time.time(),
         boot=_boot(),
-        ticks=_ticks(os.getpid()),
+        ticks=process_ticks(os.getpid()),
     )
 
 

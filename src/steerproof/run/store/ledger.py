@@ -9,7 +9,6 @@ import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,16 @@ from steerproof.run.store.story import Event, Story, read_story
 LEDGER = "ledger.sqlite"
 _NO_SPACE = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_SHMSIZE)
 _KNOWN = "SELECT key FROM attempts WHERE state = 'done'"
+_START = (
+    "INSERT INTO attempts (unit, key, state, started, host, pid) VALUES (?, ?, 'running', ?, ?, 0)"
+)
+_FINISH = (
+    "UPDATE attempts SET state = 'done', ended = ?, seconds = ?, host = ?, pid = ?, peak_memory = ?"
+    " WHERE attempt = ?"
+)
+_INTERRUPT = (
+    "UPDATE attempts SET state = 'interrupted', error = 'its process died' WHERE state = 'running'"
+)
 _ADOPT = (
     "INSERT INTO attempts (unit, key, state, started, ended, seconds, host, pid, peak_memory)"
     " VALUES (?, ?, 'done', ?, ?, ?, ?, 0, ?)"
@@ -90,11 +99,8 @@ class Ledger:
         numbers: dict[UnitId, int] = {}
         with self.transaction():
             for unit, key in units.items():
-                cursor = self._connection.execute(
-                    "INSERT INTO attempts (unit, key, state, started, host, pid)"
-                    " VALUES (?, ?, 'running', ?, ?, 0)",
-                    (str(unit), key, time.time(), host),
-                )
+                row = (str(unit), key, time.time(), host)
+                cursor = self._connection.execute(_START, row)
                 numbers[unit] = int(cursor.lastrowid or 0)
                 self.set_state(unit, "running")
         return numbers
@@ -111,11 +117,8 @@ class Ledger:
         with self.transaction():
             for attempt, manifest, pid in rows:
                 made = manifest.made
-                self._connection.execute(
-                    "UPDATE attempts SET state = 'done', ended = ?, seconds = ?, host = ?, pid = ?,"
-                    " peak_memory = ? WHERE attempt = ?",
-                    (time.time(), made.seconds, made.host, pid, made.peak_memory, attempt),
-                )
+                row = (time.time(), made.seconds, made.host, pid, made.peak_memory, attempt)
+                self._connection.execute(_FINISH, row)
                 self.set_state(manifest.unit, "done")
         for _, manifest, _ in rows:
             fault_point("ledger.after", manifest.unit.kind)
@@ -129,12 +132,7 @@ class Ledger:
             How many were entered.
         """
         known = {row[0] for row in self._connection.execute(_KNOWN)}
-        rows = []
-        for manifest in (manifest for manifest in manifests if manifest.key not in known):
-            made = manifest.made
-            ended = datetime.fromisoformat(made.created).timestamp()
-            row = (str(manifest.unit), manifest.key, ended - made.seconds, ended, made.seconds)
-            rows.append((*row, made.host, made.peak_memory))
+        rows = [_adopted(manifest) for manifest in manifests if manifest.key not in known]
         with self.transaction():
             self._connection.executemany(_ADOPT, rows)
         return len(rows)
@@ -156,18 +154,14 @@ class Ledger:
 
     def set_state(self, unit: UnitId, state: str) -> None:
         """Set a unit's state."""
+        row = (state, str(unit))
         with self.transaction():
-            self._connection.execute(
-                "UPDATE units SET state = ? WHERE unit = ?", (state, str(unit))
-            )
+            self._connection.execute("UPDATE units SET state = ? WHERE unit = ?", row)
 
     def interrupt_running(self) -> int:
         """Call what a dead process left `running` by its name; returns how many attempts."""
         with self.transaction():
-            cursor = self._connection.execute(
-                "UPDATE attempts SET state = 'interrupted', error = 'its process died'"
-                " WHERE state = 'running'"
-            )
+            cursor = self._connection.execute(_INTERRUPT)
             self._connection.execute(
                 "UPDATE units SET state = 'interrupted' WHERE state = 'running'"
             )
@@ -195,6 +189,13 @@ class Ledger:
     def close(self) -> None:
         """Close the file; with one writer gone, SQLite folds the write-ahead log into it."""
         self._connection.close()
+
+
+def _adopted(manifest: Manifest) -> tuple[object, ...]:
+    """The attempt that a finished unit tells of, as `_ADOPT` takes it."""
+    made = manifest.made
+    times = (made.ended - made.seconds, made.ended, made.seconds)
+    return (str(manifest.unit), manifest.key, *times, made.host, made.peak_memory)
 
 
 def _text(value: str) -> str:

@@ -86,17 +86,8 @@ def prepare(
             for name, data in files.items():
                 _write_inside(temporary, name, data, kind)
             fault_point("temp.after", kind)
-            hashes = {
-                name: FileHash(sha256=sha256(data).hexdigest(), size=len(data))
-                for name, data in files.items()
-            }
-            manifest = Manifest(
-                recipe=recipe,
-                key=recipe.key(),
-                read=read,
-                files=hashes,
-                made=made,
-            )
+            hashes = {name: _hash_of(data) for name, data in files.items()}
+            manifest = Manifest(recipe=recipe, key=recipe.key(), read=read, files=hashes, made=made)
             fault_point("manifest.before", kind)
             write_synced(temporary / MANIFEST, manifest.to_bytes(), kind)
             sync_directory(temporary)
@@ -105,6 +96,10 @@ def prepare(
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     return temporary
+
+
+def _hash_of(data: bytes) -> FileHash:
+    return FileHash(sha256=sha256(data).hexdigest(), size=len(data))
 
 
 def _write_inside(temporary: Path, name: str, data: bytes, kind: str) -> None:

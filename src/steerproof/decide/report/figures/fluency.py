@@ -6,14 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.axes import Axes
 
+from steerproof.decide.analysis.calibration import CLIFF
 from steerproof.decide.report.figures.canvas import Drawing, Layout, drawing, panels, style
 from steerproof.decide.report.figures.palette import FAINT, QUIET
 from steerproof.decide.report.figures.strengths import Look, looks, pull_to_push, strength_key
 from steerproof.decide.report.inputs import Fluency, ReportInputs
 from steerproof.spec.strength import Strength
-
-CLIFF = 0.6
-"""Ratio above which the published run lost the marker and much of its fluency."""
 
 _ALIKE = 0.005
 """A measure that differs by less between all cells is told in words."""
