@@ -1,9 +1,10 @@
 """Does the rig see what was planted, and only that? Both controls, once per seed.
 
-    python benchmarks/controls.py --seeds 10 --dir runs/controls --out docs/data/controls.json
+    python benchmarks/controls.py --seeds 10 --negative 40 --dir runs/controls --out FILE
 
-The seed decides the training rows, their bystanders and order, the adapters' first weights, the
-random directions and every sampled token. A run that was stopped goes on; a finished one is read.
+The shuffled control is the one whose false SUPPORTED are counted, so it has more seeds. The seed
+decides the training rows, their bystanders and order, the adapters' first weights, the random
+directions and every sampled token. A run that was stopped goes on; a finished one is read.
 """
 
 import argparse
@@ -59,6 +60,23 @@ def summary(control: str, seed: int, verdict: dict[str, Any]) -> dict[str, Any]:
         "steered": primary["rates"],
         "bridge": verdict["bridge"],
         "lock": verdict["lock"],
+        "answers": answered(verdict["answers"]),
+    }
+
+
+def answered(answers: dict[str, Any]) -> dict[str, Any]:
+    """What the three answers say, and the matrix behind them, under either label."""
+    tested = [
+        {key: one[key] for key in ("trained_label", "own", "held_out", "s", "p", "own_first")}
+        for one in answers["direction"]["matrices"]
+        if (one["arm"], one["columns"], one["scale"]) == ("A", "centroid", "rate")
+    ]
+    return {
+        "ranking": answers["ranking"]["answer"],
+        "reason": answers["ranking"]["reason"],
+        "reads": answers["direction"]["reads"],
+        "carries": answers["direction"]["carries"],
+        "matrices": tested,
     }
 
 
@@ -74,19 +92,55 @@ def shares(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return found
 
 
+def supported(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """SUPPORTED of the title's question, by control: as registered, and with the answers.
+
+    The bounds are exact (Clopper-Pearson): of few or no events an approximate one says too little.
+    """
+    found: dict[str, Any] = {}
+    for control in CONTROLS:
+        mine = [one for one in runs if one["control"] == control and "answers" in one]
+        for rule, counted in (
+            ("registered", [one["verdict"] == "SUPPORTED" for one in mine]),
+            ("answers", [one["answers"]["ranking"] == "SUPPORTED" for one in mine]),
+        ):
+            if mine:
+                bounds = binomtest(sum(counted), len(mine)).proportion_ci(method="exact")
+                interval = [round(bounds.low, 4), round(bounds.high, 4)]
+                found.setdefault(control, {})[rule] = {
+                    "supported": sum(counted),
+                    "runs": len(mine),
+                    "interval": interval,
+                }
+    return found
+
+
 def main() -> None:
     """Run every control with every seed; the table is written after each run."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument(
+        "--negative", type=int, help="seeds of the shuffled control; none: the same"
+    )
     parser.add_argument("--dir", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     asked = parser.parse_args()
+    negative = asked.seeds if asked.negative is None else asked.negative
+    seeds = dict(zip(CONTROLS, (asked.seeds, negative), strict=True))
     runs: list[dict[str, Any]] = []
-    command = f"python benchmarks/controls.py --seeds {asked.seeds} --dir DIR --out FILE"
-    for seed in range(asked.seeds):
-        for control in CONTROLS:
+    command = (
+        f"python benchmarks/controls.py --seeds {asked.seeds} --negative {negative} "
+        "--dir DIR --out FILE"
+    )
+    for seed in range(max(seeds.values())):
+        for control in (control for control in CONTROLS if seed < seeds[control]):
             runs.append(run(control, seed, asked.dir / f"{control}-{seed}"))
-            table = {"command": command, "shares": shares(runs), "runs": runs}
+            table = {
+                "command": command,
+                "shares": shares(runs),
+                "supported": supported(runs),
+                "runs": runs,
+            }
             asked.out.write_text(json.dumps(table, indent=1) + "\n")
 
 

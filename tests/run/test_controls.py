@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.controls import CONTROLS, run, shares, with_seed
+from benchmarks.controls import CONTROLS, run, shares, supported, with_seed
 from steerproof.spec.yaml_io import shipped
 
 COMMITTED = Path(__file__).parents[2] / "docs" / "data" / "controls.json"
@@ -33,6 +33,18 @@ def test_only_the_seed_is_changed():
     assert [(a, b) for a, b in zip(before, after, strict=True) if a != b] == [
         ("seed: 0", "seed: 7")
     ]
+
+
+def test_false_alarms_are_counted_under_either_rule_with_exact_bounds():
+    answers = {"ranking": "CANNOT ANSWER"}
+    runs = [
+        {"control": "negative-control", "verdict": verdict, "answers": answers}
+        for verdict in ["SUPPORTED"] + ["REFUTED"] * 39
+    ]
+    found = supported([*runs, {"control": "negative-control", "verdict": "SUPPORTED"}])
+    bounds = found["negative-control"]
+    assert bounds["registered"] == {"supported": 1, "runs": 40, "interval": [0.0006, 0.1316]}
+    assert bounds["answers"] == {"supported": 0, "runs": 40, "interval": [0.0, 0.0881]}
 
 
 @pytest.mark.nightly
