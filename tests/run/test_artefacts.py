@@ -108,10 +108,8 @@ def test_directions_come_back_with_their_calibration(tmp_path: Path) -> None:
         layer=3,
         personas=("villain", "a.b"),
         raw=rows,
-        centroid=rows + 1,
-        isotropic=rows + 2,
-        in_subspace=rows + 3,
         neutral=rows[0].clone(),
+        tables={"centroid": rows + 1, "isotropic": rows + 2, "in_subspace": rows + 3},
     )
     written = LayerGeometry(directions=wanted, calibration=layer_calibration())
     unit = stored(tmp_path, directions.to_files(written))

@@ -43,7 +43,7 @@ def test_centroid_is_the_mean_residual_minus_the_headline_mean():
 
 def test_random_directions_have_the_norm_of_the_centroid_and_differ_by_persona():
     d = from_residuals(residuals(), headline=HEADLINE, seed=1)
-    for table in (d.isotropic, d.in_subspace):
+    for table in (d.tables["isotropic"], d.tables["in_subspace"]):
         assert torch.allclose(table.norm(dim=1), d.centroid.norm(dim=1), rtol=1e-5)
         cosines = torch.nn.functional.cosine_similarity(table[0], table[1:], dim=1)
         assert float(cosines.abs().max()) < 0.999
@@ -51,7 +51,7 @@ def test_random_directions_have_the_norm_of_the_centroid_and_differ_by_persona()
 
 def test_in_subspace_directions_lie_in_the_span_of_the_centroids_and_are_orthogonal_to_their_own():
     d = from_residuals(residuals(), headline=HEADLINE, seed=1)
-    for row, own in zip(d.in_subspace.double(), d.centroid.double(), strict=True):
+    for row, own in zip(d.tables["in_subspace"].double(), d.centroid.double(), strict=True):
         basis = torch.stack([*d.centroid[:3].double(), own])
         weights = torch.linalg.lstsq(basis.T, row[:, None], driver="gelsd").solution
         assert (basis.T @ weights - row[:, None]).abs().max() < 1e-5
@@ -70,7 +70,11 @@ def test_isotropic_directions_are_the_bytes_that_they_always_were():
 def test_fresh_directions_have_the_norm_of_the_centroid_and_are_each_their_own():
     d = from_residuals(residuals(), headline=HEADLINE, seed=1)
     drawn = [fresh(d, "b", seed=1, draw=k) for k in (1, 2)]
-    drawn += [fresh(d, "a", seed=1, draw=1), fresh(d, "b", seed=2, draw=1), d.isotropic[1]]
+    drawn += [
+        fresh(d, "a", seed=1, draw=1),
+        fresh(d, "b", seed=2, draw=1),
+        d.tables["isotropic"][1],
+    ]
     assert drawn[0].norm() == pytest.approx(float(d.centroid[1].norm()), rel=1e-6)
     assert torch.equal(drawn[0], fresh(d, "b", seed=1, draw=1))
     units = torch.stack([v / v.norm() for v in drawn])
@@ -81,8 +85,8 @@ def test_random_directions_depend_on_seed_and_layer_only():
     first = from_residuals(residuals(), headline=HEADLINE, seed=1)
     again = from_residuals(residuals(), headline=HEADLINE, seed=1)
     other = from_residuals(residuals(), headline=HEADLINE, seed=2)
-    assert torch.equal(first.isotropic, again.isotropic)
-    assert not torch.allclose(first.isotropic, other.isotropic)
+    assert torch.equal(first.tables["isotropic"], again.tables["isotropic"])
+    assert not torch.allclose(first.tables["isotropic"], other.tables["isotropic"])
 
 
 def test_a_persona_that_does_not_move_the_residual_has_no_direction_and_costs_no_other_its_own():

@@ -97,7 +97,10 @@ def test_a_direction_without_a_length_fails_the_adapters_that_use_it_and_no_othe
     short = layers[1].directions.centroid.clone()
     short[list(PERSONAS).index("poet")] = 0.0
     spoilt = LayerGeometry(
-        directions=replace(layers[1].directions, centroid=short), calibration=layers[1].calibration
+        directions=replace(
+            layers[1].directions, tables={**layers[1].directions.tables, "centroid": short}
+        ),
+        calibration=layers[1].calibration,
     )
     lessons = [lesson(experiment, arm, "poet") for arm in ("A", "C", "A-iso")]
     found = taught(base, lessons, {**layers, 1: spoilt})

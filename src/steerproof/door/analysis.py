@@ -2,18 +2,17 @@
 
 from pathlib import Path
 
-from steerproof.decide.analysis.analyze import analyze as judge
+from steerproof.decide.analysis.answers import conclude
 from steerproof.decide.analysis.rates_csv import read_rates
-from steerproof.decide.analysis.records import Analysis
-from steerproof.door.shown import shown
+from steerproof.door.shown import ShownAnalysis, shown
 from steerproof.spec.experiment import Experiment
 from steerproof.spec.yaml_io import load_experiment
 
 
 def analyze(
     rates: str | Path, experiment: str | Path | Experiment, *, arm: str | None = None
-) -> Analysis:
-    """The registered analysis of a rate table; no model is needed, and a notebook shows its head.
+) -> ShownAnalysis:
+    """The registered analysis of a rate table and its three answers; no model is needed.
 
     Args:
         rates: A `rates.csv`.
@@ -26,4 +25,4 @@ def analyze(
     asked = experiment
     if not isinstance(asked, Experiment):
         asked = load_experiment(asked).experiment
-    return shown(judge(read_rates(Path(rates), asked), asked, arm=arm))
+    return shown(*conclude(read_rates(Path(rates), asked), asked, arm=arm))

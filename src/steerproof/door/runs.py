@@ -1,5 +1,6 @@
 """A finished or unfinished run, read: the verdict, typed, and what it rests on as values."""
 
+from dataclasses import fields
 from functools import cached_property
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from steerproof.errors import ExperimentError
 from steerproof.exchange.direction import Direction
 from steerproof.exchange.extracted import extracted
 from steerproof.run.artefacts import analysis, cell, directions, score, training
-from steerproof.run.artefacts.verdict import Verdict
+from steerproof.run.artefacts.verdict import Verdict, verdict_of
 from steerproof.run.graph.ids import UnitId
 from steerproof.run.graph.names import ANALYSIS, SCORE, adapter_unit, cell_unit, directions_unit
 from steerproof.run.graph.survey import recorded
@@ -72,8 +73,8 @@ class Run:
             ExperimentError: There is none yet.
         """
         concluded = analysis.from_unit(self._unit(ANALYSIS))
-        lock = self._registration.lock.sha256
-        return ShownVerdict(analysis=concluded.analysis, gates=concluded.gates, lock=lock)
+        made = verdict_of(concluded, self._registration.lock.sha256)
+        return ShownVerdict(**{part.name: getattr(made, part.name) for part in fields(Verdict)})
 
     def rates(self) -> pa.Table:
         """The rate table: how often each cell fired, question by question.

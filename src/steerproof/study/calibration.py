@@ -87,10 +87,8 @@ def calibrate(
         cosines=_named(cosine, names),
         controls={
             kind: _control_cosines(table, unit, names)
-            for kind, table in (
-                ("isotropic", directions.isotropic),
-                ("in_subspace", directions.in_subspace),
-            )
+            for kind, table in directions.tables.items()
+            if kind != "centroid"
         },
     )
 

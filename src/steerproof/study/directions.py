@@ -20,7 +20,7 @@ from steerproof.model.chat import chat_ids
 from steerproof.model.steering import record
 from steerproof.model.transfer import unplanned_attention
 from steerproof.spec.experiment import Experiment
-from steerproof.spec.seeds import derived_seed
+from steerproof.study.kinds import KINDS, Shown, drawn, isotropic
 
 _ROUNDING = 1e-6
 """Share of the residual's norm below which a centroid is nothing but rounding."""
@@ -72,20 +72,27 @@ class Directions:
     layer: int
     personas: tuple[str, ...]
     raw: Float[Tensor, "persona hidden"]
-    centroid: Float[Tensor, "persona hidden"]
-    isotropic: Float[Tensor, "persona hidden"]
-    in_subspace: Float[Tensor, "persona hidden"]
     neutral: Float[Tensor, " hidden"]
     """The neutral prompt's mean residual minus the headline mean."""
+    tables: Mapping[str, Tensor]
+    """`[persona, hidden]` by kind, the centroid among them."""
+
+    @property
+    def centroid(self) -> Float[Tensor, "persona hidden"]:
+        """Each persona's mean residual minus the headline mean."""
+        return self.tables["centroid"]
 
     def vector(self, kind: str, persona: str) -> Float[Tensor, " hidden"]:
-        """The direction of (kind, persona), before any coefficient."""
-        table: Mapping[str, Tensor] = {
-            "centroid": self.centroid,
-            "isotropic": self.isotropic,
-            "in_subspace": self.in_subspace,
-        }
-        return table[kind][self.personas.index(persona)]
+        """The direction of (kind, persona), before any coefficient.
+
+        Raises:
+            SteeringError: There is no such kind.
+        """
+        if kind not in self.tables:
+            raise SteeringError(
+                f"layer {self.layer} has no {kind} directions; there are {', '.join(self.tables)}"
+            )
+        return self.tables[kind][self.personas.index(persona)]
 
 
 def extract(
@@ -198,23 +205,21 @@ def from_residuals(
     centroid[centroid.norm(dim=1) <= _ROUNDING * raw.norm(dim=1).mean()] = 0.0
     for name, vector in (given or {}).items():
         centroid[residuals.personas.index(name)] = vector.double()
-    random = {
-        kind: torch.stack(
-            [
-                _random(kind, (seed, kind, name, residuals.layer), own, centroid[rows]) * own.norm()
-                for name, own in zip(residuals.personas, centroid, strict=True)
-            ]
-        )
-        for kind in ("isotropic", "in_subspace")
-    }
+    shown = Shown(
+        layer=residuals.layer,
+        personas=residuals.personas,
+        headline=tuple(rows),
+        raw=raw,
+        centroid=centroid,
+        by_persona=residuals.by_persona,
+        seed=seed,
+    )
     return Directions(
         layer=residuals.layer,
         personas=residuals.personas,
         raw=raw.float(),
-        centroid=centroid.float(),
-        isotropic=random["isotropic"].float(),
-        in_subspace=random["in_subspace"].float(),
         neutral=(residuals.neutral.double().mean(0) - mean).float(),
+        tables={name: kind(shown).float() for name, kind in KINDS.items()},
     )
 
 
@@ -232,40 +237,15 @@ def fresh(directions: Directions, persona: str, *, seed: int, draw: int) -> Tens
     """
     own = directions.centroid[directions.personas.index(persona)].double()
     parts = (seed, "isotropic", persona, directions.layer, draw)
-    return (_random("isotropic", parts, own, own[None]) * own.norm()).float()
-
-
-def _random(
-    kind: str,
-    parts: tuple[str | int, ...],
-    own: Float[Tensor, " hidden"],
-    basis: Float[Tensor, "headline hidden"],
-) -> Float[Tensor, " hidden"]:
-    """A unit vector: Gaussian, or a zero-sum Gaussian mix of the centroids, orthogonal to `own`.
-
-    Args:
-        kind: `isotropic` or `in_subspace`.
-        parts: What its seed is derived from.
-        own: The centroid that it is a control of.
-        basis: The headline centroids.
-    """
-    generator = torch.Generator().manual_seed(derived_seed(*parts))
-    if kind == "isotropic":
-        vector = torch.randn(basis.shape[1], generator=generator, dtype=torch.float64)
-    else:
-        weights = torch.randn(basis.shape[0], generator=generator, dtype=torch.float64)
-        vector = (weights - weights.mean()) @ basis
-        if bool(own.any()):
-            vector = vector - (vector @ own) / (own @ own) * own
-    norm = vector.norm()
-    return vector / norm if bool(norm > 0) else vector
+    return drawn(isotropic, parts, own, own[None]).float()
 
 
 def tensors(directions: Sequence[Directions]) -> dict[str, Tensor]:
     """Flat names for a safetensors file: `L4.centroid`, `L4.isotropic`, ..."""
-    parts = ("raw", "centroid", "isotropic", "in_subspace", "neutral")
     return {
-        f"L{d.layer}.{part}": getattr(d, part).contiguous() for d in directions for part in parts
+        f"L{d.layer}.{name}": table.contiguous()
+        for d in directions
+        for name, table in {"raw": d.raw, "neutral": d.neutral, **d.tables}.items()
     }
 
 
@@ -273,12 +253,12 @@ def from_tensors(
     stored: Mapping[str, Tensor], *, layer: int, personas: Sequence[str]
 ) -> Directions:
     """Read one layer back from the names of `tensors`."""
+    start = f"L{layer}."
+    tables = {name.removeprefix(start): t for name, t in stored.items() if name.startswith(start)}
     return Directions(
         layer=layer,
         personas=tuple(personas),
-        raw=stored[f"L{layer}.raw"],
-        centroid=stored[f"L{layer}.centroid"],
-        isotropic=stored[f"L{layer}.isotropic"],
-        in_subspace=stored[f"L{layer}.in_subspace"],
-        neutral=stored[f"L{layer}.neutral"],
+        raw=tables.pop("raw"),
+        neutral=tables.pop("neutral"),
+        tables=tables,
     )

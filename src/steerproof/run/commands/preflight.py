@@ -17,6 +17,7 @@ from steerproof.run.graph.graph import Graph
 from steerproof.run.store.store import unit_directory
 from steerproof.spec.experiment import Experiment
 from steerproof.spec.grid import cells
+from steerproof.study.readouts.texts import text_readout
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -37,10 +38,12 @@ def check_runnable(experiment: Experiment, place: Place, graph: Graph, run: Path
     """Refuse a run whose model or prompts cannot work; a finished run needs no model.
 
     Raises:
+        ExperimentError: There is no readout of the name that the experiment gives.
         ModelError: The checkpoint has no weights, another number of blocks, no chat template, or
             a prompt does not fit into its context; a file of a direction is for another model.
         SteeringError: A persona's file has no direction of it at a steered block.
     """
+    text_readout(experiment)
     if all(
         unit_directory(run, unit.id, graph.keys[unit.id]).is_dir()
         for unit in graph.units.values()
