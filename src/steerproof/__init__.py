@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from steerproof.decide.analysis.records import Analysis
     from steerproof.door.adapter import Adapter
     from steerproof.door.analysis import analyze
+    from steerproof.door.direction_files import read_directions
     from steerproof.door.geometry import directions
     from steerproof.door.measure import measure, rates
     from steerproof.door.models import load
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from steerproof.door.train import Chat, Job, train
     from steerproof.errors import SteerproofError
     from steerproof.exchange.direction import Direction
+    from steerproof.exchange.training import SteeringCallback, steered_training
     from steerproof.model.base import Base
     from steerproof.model.push import Push
     from steerproof.spec.experiment import Experiment, Training
@@ -51,6 +53,7 @@ _PLACES = {
     "Push": "model.push",
     "Run": "door.runs",
     "SteerAudit": "door.steer",
+    "SteeringCallback": "exchange.training",
     "SteerproofError": "errors",
     "Strength": "spec.strength",
     "Training": "spec.experiment",
@@ -62,8 +65,10 @@ _PLACES = {
     "measure": "door.measure",
     "open_run": "door.runs",
     "rates": "door.measure",
+    "read_directions": "door.direction_files",
     "score": "door.text",
     "steer": "door.steer",
+    "steered_training": "exchange.training",
     "train": "door.train",
 }
 """The module of every public name."""
@@ -82,6 +87,7 @@ __all__ = [
     "Push",
     "Run",
     "SteerAudit",
+    "SteeringCallback",
     "SteerproofError",
     "Strength",
     "Training",
@@ -93,8 +99,10 @@ __all__ = [
     "measure",
     "open_run",
     "rates",
+    "read_directions",
     "score",
     "steer",
+    "steered_training",
     "train",
 ]
 
