@@ -142,6 +142,10 @@ def plan_tables(planned: "Planned") -> Group:
         review.add_column(column)
     for objection in planned.objections:
         review.add_row(objection.severity, objection.finding, objection.remedy)
+    for gate in planned.gates:
+        state = {True: "passes", False: "fails", None: "open"}[gate.passed]
+        name = gate.name.replace("_", " ")
+        review.add_row("gate", clean(f"{name} {state}: {gate.finding}"), clean(gate.remedy))
     for text in planned.not_yet_known:
         review.add_row("", text, "")
     return Group(work, review)

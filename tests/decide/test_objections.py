@@ -204,13 +204,21 @@ MEASURED: dict[str, tuple[dict[str, Any], str]] = {
 def test_a_measurement_that_spoils_the_claim_is_objected_to(code):
     known, words = MEASURED[code]
     found = raised(clean(), **known)
-    assert set(found) == {code}
+    uneven = {"unequal_dose"} if code == "beyond_cliff" else set()  # one is pushed much harder
+    assert set(found) == {code} | uneven
     assert words in found[code].finding
 
 
 def test_numbers_exactly_at_the_limits_are_let_pass():
-    at_limits = geometry(norm=6.0, neutral_cosine=0.5, split_half=0.8)
+    at_limits = geometry(norm=5.0, neutral_cosine=0.5, split_half=0.8)
     assert raised(clean(), calibration=at_limits, truncated=0.1) == {}
+    assert set(raised(clean(), calibration=geometry(norm=6.0))) == {"unequal_dose"}
+
+
+def test_a_push_that_differs_between_personas_is_noted_with_what_decides_instead():
+    found = raised(clean(), calibration=geometry(norm=5.1))["unequal_dose"]
+    assert found.severity == "note"
+    assert "decide at a ratio" in found.remedy
 
 
 def test_bystanders_that_are_closer_for_some_personas_are_weighed_against_the_bridge():

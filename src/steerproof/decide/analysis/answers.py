@@ -51,7 +51,7 @@ def answer(
         ranking=answer_ranking(case, arm, tried, matrix=direction.supports, kills=kills),
         direction=direction,
         seeds=_seeds(cases, known, arm),
-        gates=_warnings(case, own, arm),
+        gates=warnings(case, own, arm),
         kills=kills,
     )
     return replace(
@@ -120,7 +120,7 @@ def _seed(case: Case, rig: Rig, arm: str, seed: int) -> SeedResult:
     )
 
 
-def _warnings(case: Case, rig: Rig, arm: str) -> tuple[Gate, ...]:
+def warnings(case: Case, rig: Rig, arm: str) -> tuple[Gate, ...]:
     """The gates on the directions themselves, at the tested arm's layer."""
     experiment, limits = case.experiment, case.experiment.answers
     layer = rig.layers.get(experiment.layer(experiment.arm(arm).layer))

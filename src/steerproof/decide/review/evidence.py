@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from steerproof.decide.analysis.calibration import Calibration, LayerCalibration
+from steerproof.decide.analysis.rates import RateTable
 from steerproof.spec.experiment import Experiment
 
 Severity = Literal["serious", "note"]
@@ -33,6 +34,8 @@ class Evidence:
     """The bystanders that were drawn for each persona."""
     bridge: Mapping[str, float] | None = None
     """Prompted, unsteered rate of each headline persona in the bridge arm."""
+    table: RateTable | None = None
+    """Rates so far; None before any cell is scored."""
     truncated: float | None = None
     """Share of completions so far that reached the length limit."""
     training_seeds: int = 1

@@ -13,6 +13,7 @@ import numpy as np
 from steerproof.decide.analysis.calibration import CLIFF, LayerCalibration
 from steerproof.decide.analysis.statistics import spearman
 from steerproof.decide.review.evidence import Evidence, Objection
+from steerproof.decide.review.foreseen import foreseen_gates, rates_so_far
 from steerproof.decide.review.objections_design import (
     adapters_of_others,
     design_objections,
@@ -22,6 +23,7 @@ from steerproof.decide.review.power import (
     operating_characteristics,
     trial_of,
 )
+from steerproof.decide.review.simulation import RateModel
 from steerproof.spec.experiment import Experiment
 
 PLANNING_RHO = 0.8
@@ -53,7 +55,7 @@ def objections(
         with_power: Simulate the power; takes about a second.
     """
     known = evidence or Evidence()
-    power = simulated_power(experiment) if with_power else None
+    power = simulated_power(experiment, known) if with_power else None
     found = [] if power is None else list(_power(experiment, power))
     found += design_objections(experiment, known.training_seeds, power and _coverage(power))
     found += adapters_of_others(experiment, known.prompts_known)
@@ -61,9 +63,15 @@ def objections(
     return tuple(sorted(found, key=lambda objection: objection.severity != "serious"))
 
 
-def simulated_power(experiment: Experiment) -> OperatingCharacteristics:
-    """Operating characteristics in a hurry: few simulations at four true correlations."""
-    trial = trial_of(experiment, simulations=400, iterations=400, covered=0)
+def simulated_power(
+    experiment: Experiment, evidence: Evidence | None = None
+) -> OperatingCharacteristics:
+    """Operating characteristics in a hurry: few simulations at four true correlations.
+
+    With rates as published, or with those of the run where they are measured.
+    """
+    model = rates_so_far(experiment, evidence or Evidence()) or RateModel()
+    trial = trial_of(experiment, model=model, simulations=400, iterations=400, covered=0)
     return operating_characteristics(trial, (0.0, 0.6, PLANNING_RHO, 0.95), power=WANTED_POWER)
 
 
@@ -103,7 +111,10 @@ def _measured(experiment: Experiment, evidence: Evidence) -> Iterator[Objection]
         yield from _neutral(experiment, layer)
         yield from _unreliable(experiment, layer)
         yield from _bystanders(experiment, layer, evidence)
-    if evidence.bridge is not None:
+    known = tuple(_gates(experiment, evidence))
+    yield from known
+    judged = any(objection.code == "unattainable" for objection in known)
+    if evidence.bridge is not None and not judged:
         yield from _bridge(experiment, evidence.bridge)
     if evidence.truncated is not None and evidence.truncated > TRUNCATED:
         yield Objection(
@@ -202,6 +213,25 @@ def _bystanders(
         remedy="more bystanders per persona even this out (dataset.bystanders)",
         numbers={"closeness": closeness, "spread": spread, "limit": UNEVEN, "rho_bridge": rho},
     )
+
+
+def _gates(experiment: Experiment, evidence: Evidence) -> Iterator[Objection]:
+    """Gates that fail: what the ranking cannot be answered for, or what decides it instead."""
+    codes = {"installed": "not_installed", "attainable": "unattainable"}
+    for gate in foreseen_gates(experiment, evidence):
+        code, severity = codes.get(gate.name), "serious"
+        if gate.name == "equal_dose":
+            ordered = bool(gate.numbers.get("dose_ranked"))
+            code, severity = ("dose_ranked", "serious") if ordered else ("unequal_dose", "note")
+        if gate.passed is not False or code is None:
+            continue
+        yield Objection(
+            code=code,
+            severity="serious" if severity == "serious" else "note",
+            finding=f"{gate.finding} (allowed: {gate.limit})",
+            remedy=gate.remedy,
+            numbers=gate.numbers,
+        )
 
 
 def _bridge(experiment: Experiment, bridge: Mapping[str, float]) -> Iterator[Objection]:

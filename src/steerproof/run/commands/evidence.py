@@ -51,6 +51,7 @@ def evidence_of(
         calibration=calibrations(experiment, finished) or tried,
         bystanders={data.source: data.bystanders for data in datasets} or None,
         bridge=None if marks is None else _bridge(experiment, marks),
+        table=score.rates_of(finished[SCORE], experiment) if SCORE in finished else None,
         truncated=None if every is None else truncated(every),
         prompts_known=frozenset(
             arm.name

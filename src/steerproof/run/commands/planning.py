@@ -9,7 +9,9 @@ import psutil
 
 from steerproof.codec import plain
 from steerproof.decide.analysis.calibration import Calibration
+from steerproof.decide.analysis.gates import Gate
 from steerproof.decide.review.evidence import Objection
+from steerproof.decide.review.foreseen import foreseen_gates
 from steerproof.decide.review.plan import (
     Plan,
     Speed,
@@ -19,7 +21,7 @@ from steerproof.decide.review.plan import (
 )
 from steerproof.model.files import weight_bytes
 from steerproof.run.commands.basemodel import load_model, model_shape
-from steerproof.run.commands.evidence import objections_of
+from steerproof.run.commands.evidence import evidence_of, objections_of
 from steerproof.run.driver.workers import threads_of_a_worker, workers_on
 from steerproof.run.graph.environment import Place, model_directory
 from steerproof.run.graph.graph import Graph
@@ -42,6 +44,8 @@ class Planned:
 
     plan: Plan
     objections: Sequence[Objection]
+    gates: Sequence[Gate]
+    """The gates of the ranking as far as they can be foreseen."""
     not_yet_known: Sequence[str]
     """What cannot be objected to before something is measured."""
     run: Path
@@ -52,6 +56,7 @@ class Planned:
         return {
             **plain(self.plan),
             "objections": plain(self.objections),
+            "gates": plain(self.gates),
             "not_yet_known": list(self.not_yet_known),
             "dir": str(self.run),
         }
@@ -85,7 +90,9 @@ def plan_run(
     raised, later = objections_of(
         experiment, place.directory, found.reused, tried and tried.calibration
     )
-    return Planned(plan=plan, objections=raised, not_yet_known=later, run=run)
+    evidence = evidence_of(experiment, place.directory, found.reused, tried and tried.calibration)
+    gates = foreseen_gates(experiment, evidence)
+    return Planned(plan=plan, objections=raised, gates=gates, not_yet_known=later, run=run)
 
 
 def try_out(experiment: Experiment, place: Place) -> Tried | None:
