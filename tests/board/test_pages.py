@@ -141,7 +141,7 @@ def test_two_cells_stand_side_by_side(one):
 
 def test_two_arms_are_compared_on_the_same_axes(one):
     html = one.get("/compare?left=1:A&right=1:C").text
-    assert html.count(">steered firing rate (share)<") == 1
+    assert html.count(">firing rate under the push<") == 1
     assert html.count("; bridge ") == 8  # a point per persona and arm says both of its rates
     assert "Right − left" in html
     assert one.get("/compare?left=9:A&right=1:%3Cx%3E").status_code == 200

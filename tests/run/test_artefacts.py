@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from steerproof.run.artefacts import (
     score,
     slots,
     training,
+    verdict,
 )
 from steerproof.run.graph.ids import UnitId
 from steerproof.run.graph.keys import Environment, Recipe
@@ -222,6 +224,11 @@ def test_an_analysis_its_answers_and_its_gates_come_back(tmp_path: Path) -> None
     answers = answer(table, experiment, whole)
     result = analysis.AnalysisResult(analysis=whole, answers=answers, gates=(gate,))
     assert analysis.from_unit(stored(tmp_path, analysis.to_files(result))) == result
+    earlier = replace(result, answers=None)
+    files = analysis.to_files(earlier)
+    assert set(files) == {"analysis.json", "gates.json"}
+    assert analysis.from_unit(stored(tmp_path / "earlier", files)) == earlier
+    assert "answers" not in verdict.verdict_of(earlier, "a1b2").record()
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ FILES = {
 }
 """Place in the run directory and type of each download, by name."""
 
-_FIRST = ("estimates", "ranking", "strengths")
+_FIRST = ("matrix", "dose", "estimates", "ranking")
 _HEADER = (
     "cell", "question", "sample", "fired", "near", "finish", "tokens", "repetition", "text",
 )  # fmt: skip

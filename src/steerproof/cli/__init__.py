@@ -62,7 +62,7 @@ def _say_verdict(verdict: "Verdict | None", place: Path, as_json: bool) -> None:
     def words() -> str:
         if verdict is None:
             return "no verdict: there is no finished analysis"
-        return tables.verdict_text(verdict.answers, place)
+        return tables.verdict_text(verdict.analysis, verdict.answers, place)
 
     say(verdict, as_json, words)
 

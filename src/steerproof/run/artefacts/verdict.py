@@ -20,7 +20,8 @@ class Verdict:
     """What a run concluded."""
 
     analysis: Analysis
-    answers: ThreeAnswers
+    answers: ThreeAnswers | None
+    """None of a run from before there were three answers."""
     gates: tuple[LayerGate, ...]
     """One a layer."""
     lock: str
@@ -30,7 +31,7 @@ class Verdict:
         """As verdict.json holds it: the fields of the analysis, then the others."""
         return {
             **to_json(self.analysis),
-            "answers": plain(self.answers),
+            **({} if self.answers is None else {"answers": plain(self.answers)}),
             "gates": plain(self.gates),
             "lock": self.lock,
         }
