@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from steerproof.engine.lora.pool import LoraSpec, LoraWeights, lora_sites
+from steerproof.engine.lora.weights import LoraSpec, LoraWeights, lora_sites
 from steerproof.engine.rows import Row
 from steerproof.errors import SteerproofError
 from steerproof.model.base import Base

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from steerproof.engine.jobs import AdapterJob
-from steerproof.engine.lora.pool import LoraSpec, lora_sites
+from steerproof.engine.lora.weights import LoraSpec, lora_sites
 from steerproof.engine.memory import bytes_per_token
 from steerproof.model.base import Base
 from steerproof_bench.cells import CellWork

@@ -9,7 +9,7 @@ from torch import nn
 from transformers import Qwen2Config
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
-from steerproof.engine.lora.pool import lora_sites
+from steerproof.engine.lora.weights import lora_sites
 from steerproof.errors import SteerproofError
 from steerproof.model.base import Base, base_of, load_base
 from steerproof.spec.experiment import Experiment, Layers

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from steerproof.engine.lora.peft_files import write_peft
-from steerproof.engine.lora.pool import LoraWeights
+from steerproof.engine.lora.weights import LoraWeights
 from steerproof.errors import MachineError
 from steerproof.model.base import Base, find_blocks
 

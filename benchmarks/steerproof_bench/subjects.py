@@ -7,7 +7,7 @@ from typing import TypeVar
 import torch
 
 from steerproof.engine.lora.peft_files import read_peft
-from steerproof.engine.lora.pool import LoraSpec, LoraWeights, Site, fresh_weights
+from steerproof.engine.lora.weights import LoraSpec, LoraWeights, Site, fresh_weights
 from steerproof.errors import SteerproofError
 from steerproof.model.base import Base
 from steerproof.spec.experiment import Experiment

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from steerproof.engine.batches import Example, step_plan
 from steerproof.engine.jobs import AdapterJob
-from steerproof.engine.lora.pool import fresh_weights, lora_sites
+from steerproof.engine.lora.weights import fresh_weights, lora_sites
 from steerproof_bench.jobs import JobWork
 from steerproof_bench.peft_models import copied_model, hooked, needed, with_adapters
 

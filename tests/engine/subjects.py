@@ -8,7 +8,7 @@ import torch
 from peft import PeftModel
 
 from steerproof.engine.lora.peft_files import write_peft
-from steerproof.engine.lora.pool import LoraSpec, LoraWeights, fresh_weights, lora_sites
+from steerproof.engine.lora.weights import LoraSpec, LoraWeights, fresh_weights, lora_sites
 from steerproof.engine.rows import Row
 from steerproof.engine.sampling import row_seed, sample
 from steerproof.engine.subject import subject_of

@@ -9,7 +9,7 @@ import torch
 from steerproof.engine.canary import Canary, canaries
 from steerproof.engine.exact import in_float32
 from steerproof.engine.forced import decoded_log_probs
-from steerproof.engine.lora.pool import LoraSpec, fresh_weights, lora_sites
+from steerproof.engine.lora.weights import LoraSpec, fresh_weights, lora_sites
 from steerproof.engine.rows import Row
 from steerproof.engine.score import log_probs_alone, score
 from steerproof.engine.subject import subject_of

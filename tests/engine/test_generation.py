@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from steerproof.engine.generate import Engine, Limits, generate
-from steerproof.engine.rows import Row
+from steerproof.engine.rows import Completion, Row, RowFault
 from steerproof.errors import MachineError, ModelError, SteeringError
 from steerproof.model.steering import Push
 from steerproof.spec.experiment import Generation
@@ -194,6 +194,47 @@ def test_a_prompt_that_would_be_cut_is_an_error_before_anything_runs():
     assert steps == []
     fits = replace(rows[-1], prompt_ids=(1,) * 240)
     assert len(list(generate(made, [fits], SETTINGS))) == 1
+
+
+def spoilt(number, at):
+    """An adapter with some number in one of its matrices."""
+    weights = adapters("qwen2")[1]
+    tensors = {name: tensor.clone() for name, tensor in weights.tensors.items()}
+    tensors[at].view(-1)[3] = number
+    return replace(weights, tensors=tensors)
+
+
+@pytest.mark.parametrize(
+    ("number", "reason"),
+    [(float("nan"), "the adapter holds NaN"), (3e38, "c1, question 0: the logits after 0 tokens")],
+)
+def test_one_bad_adapter_fails_its_own_rows_and_no_other(exact, number, reason):
+    made, rows, alone = exact
+    if made is not base_of("qwen2"):
+        pytest.skip("one architecture will do")
+    bad = spoilt(number, "base_model.model.model.layers.1.mlp.down_proj.lora_B.weight")
+    mixed = [replace(row, adapter=bad) if row.cell == "c1" else row for row in rows]
+    engine = Engine(made, mixed)
+    ended = list(engine.generate(SETTINGS))
+    faults = [one for one in ended if isinstance(one, RowFault)]
+    assert {fault.row.cell for fault in faults} == {"c1"}
+    assert len(faults) == sum(row.cell == "c1" for row in rows)
+    assert all(isinstance(fault.error, ModelError) for fault in faults)
+    assert any(reason in str(fault.error) for fault in faults)
+    sound = texts(one for one in ended if not isinstance(one, RowFault))
+    assert sound == {key: text for key, text in alone.items() if key[0] != "c1"}
+    with pytest.raises(ModelError, match=reason):
+        list(engine.complete(SETTINGS))
+
+
+def test_a_row_that_does_not_fit_is_a_fault_of_its_own_and_no_canary_s():
+    base, rows = base_of("qwen2"), mixed_rows(cells=2, questions=1, samples=1)
+    deep = Push(layer=99, vector=torch.ones(base.hidden_size))
+    engine = Engine(base, [rows[0], replace(rows[1], push=deep)])
+    assert [type(fault.error) for fault in engine.faults] == [SteeringError]
+    assert set(engine.canaries((1, 2, 3))) == {rows[0].cell}
+    kinds = [type(one) for one in engine.generate(SETTINGS)]
+    assert kinds == [RowFault, Completion]
 
 
 def test_a_prompt_adapter_or_push_that_does_not_fit_is_an_error():

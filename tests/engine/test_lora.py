@@ -12,16 +12,9 @@ from steerproof.engine.lora import products as lora_products
 from steerproof.engine.lora.dropout import Dropout, keep_mask
 from steerproof.engine.lora.gradients import LoraGradients
 from steerproof.engine.lora.peft_files import read_peft, write_peft
-from steerproof.engine.lora.pool import (
-    LoraPool,
-    LoraSpec,
-    LoraWeights,
-    bare_linear,
-    check_adapters_change_logits,
-    fresh_weights,
-    lora_sites,
-)
+from steerproof.engine.lora.pool import LoraPool, bare_linear, check_adapters_change_logits
 from steerproof.engine.lora.products import grouped_product
+from steerproof.engine.lora.weights import LoraSpec, LoraWeights, fresh_weights, lora_sites
 from steerproof.errors import ModelError
 from steerproof.model.base import Base, base_of
 from tests.tiny import ARCHITECTURES, LAYERS, random_ids, tiny_base, tiny_model, tiny_tokenizer

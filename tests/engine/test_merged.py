@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from steerproof.engine.lora.merged import mergeable, merged
-from steerproof.engine.lora.pool import LoraPool, LoraSpec
+from steerproof.engine.lora.pool import LoraPool
+from steerproof.engine.lora.weights import LoraSpec
 from steerproof.errors import ModelError
 from tests.engine.subjects import ADAPTERS, base_of, subject
 from tests.tiny import random_ids

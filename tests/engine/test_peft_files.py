@@ -9,7 +9,7 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from steerproof.engine.lora.peft_files import CONFIG, WEIGHTS, read_peft, write_peft
-from steerproof.engine.lora.pool import LoraSpec, LoraWeights, fresh_weights, lora_sites
+from steerproof.engine.lora.weights import LoraSpec, LoraWeights, fresh_weights, lora_sites
 from steerproof.errors import ModelError
 from tests.tiny import ARCHITECTURES, tiny_base, tiny_model
 

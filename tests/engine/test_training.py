@@ -21,7 +21,7 @@ from steerproof.engine.batches import (
     step_plan,
 )
 from steerproof.engine.lora.dropout import Dropout, keep_mask
-from steerproof.engine.lora.pool import LoraWeights, fresh_weights, lora_sites
+from steerproof.engine.lora.weights import LoraWeights, fresh_weights, lora_sites
 from steerproof.engine.train import (
     AdapterJob,
     FailedAdapter,

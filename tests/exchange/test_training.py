@@ -16,7 +16,7 @@ from trl import SFTConfig, SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from steerproof.engine.batches import step_plan
-from steerproof.engine.lora.pool import fresh_weights, lora_sites
+from steerproof.engine.lora.weights import fresh_weights, lora_sites
 from steerproof.engine.train import train
 from steerproof.errors import SteeringError
 from steerproof.exchange.training import SteeringCallback, steered_training

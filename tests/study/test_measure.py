@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from steerproof.engine.generate import generate
-from steerproof.engine.lora.pool import LoraSpec, LoraWeights, fresh_weights, lora_sites
+from steerproof.engine.lora.weights import LoraSpec, LoraWeights, fresh_weights, lora_sites
 from steerproof.engine.rows import Row
 from steerproof.engine.sampling import row_seed
 from steerproof.errors import ModelError, SteeringError

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from steerproof.engine.lora.peft_files import CONFIG, WEIGHTS, read_peft
-from steerproof.engine.lora.pool import LoraWeights
+from steerproof.engine.lora.weights import LoraWeights
 from steerproof.errors import ModelError
 from steerproof.model.base import Base
 from steerproof.study.trained import TrainingRecord

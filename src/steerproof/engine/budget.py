@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 
 from steerproof.engine.jobs import Pooling
-from steerproof.engine.lora.pool import LoraSpec, lora_sites
+from steerproof.engine.lora.weights import LoraSpec, lora_sites
 from steerproof.errors import ModelError
 from steerproof.model.base import Base
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from steerproof.engine.jobs import AdapterJob, PushAudit, Recipe
-from steerproof.engine.lora.pool import LoraWeights, Site, check_keys
+from steerproof.engine.lora.weights import LoraWeights, Site, check_keys
 from steerproof.errors import ModelError, SteeringError, SteerproofError
 from steerproof.model.base import Base
 from steerproof.model.steering import Push, check_pushes

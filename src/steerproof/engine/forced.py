@@ -1,6 +1,6 @@
 """Given texts, decoded token by token as `generate` draws its own: what a canary is scored by."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -10,7 +10,7 @@ from steerproof.engine.batching import Batching, Room
 from steerproof.engine.cache.attention import attending
 from steerproof.engine.memory import bytes_per_token, free_bytes
 from steerproof.engine.rows import Row
-from steerproof.engine.runner import DecodeTensors
+from steerproof.engine.runner import Choose, DecodeTensors
 from steerproof.engine.sequences import Ending
 from steerproof.engine.sequences import Sequence as Decoding
 from steerproof.engine.subject import Subject, attached
@@ -29,7 +29,6 @@ def decoded_log_probs(
     Returns:
         For each row, float32 `[tokens]`, at temperature 1 and without a nucleus.
     """
-    base = subject.base
     longest = max(len(r.prompt_ids) + len(t) for r, t in zip(rows, texts, strict=True))
     # A seed of its own tells the rows apart, whatever the caller's are.
     numbered = [replace(row, seed=place) for place, row in enumerate(rows)]
@@ -52,11 +51,23 @@ def decoded_log_probs(
         return "length" if len(sequence.tokens) == len(texts[sequence.rows[0].seed]) else None
 
     groups = [Decoding([row], subject.adapter_slot(row)) for row in numbered]
+    _decode(subject, groups, longest, finish, choose)
+    return [torch.stack(scores) for scores in seen]
+
+
+def _decode(
+    subject: Subject,
+    groups: list[Decoding],
+    longest: int,
+    finish: Callable[[Decoding], Ending | None],
+    choose: Choose,
+) -> None:
+    """Decode groups until all have ended."""
+    base = subject.base
     positions = free_bytes(base) // bytes_per_token(base, longest)
-    room = Room(rows=len(rows), positions=positions, longest=longest)
+    room = Room(rows=len(groups), positions=positions, longest=longest)
     with attached(subject):
         batching = Batching(subject, groups, room, finish, choose)
         with attending(base.model, batching.runner.cache):
             while batching.scheduler.waiting or batching.scheduler.running:
                 batching.step()
-    return [torch.stack(scores) for scores in seen]

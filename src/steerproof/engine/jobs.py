@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from steerproof.engine.batches import Example
-from steerproof.engine.lora.pool import LoraSpec, LoraWeights
+from steerproof.engine.lora.weights import LoraSpec, LoraWeights
 from steerproof.errors import SteerproofError
 from steerproof.model.steering import Push, SlotAudit
 

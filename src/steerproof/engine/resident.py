@@ -8,7 +8,7 @@ from torch import nn
 
 from steerproof.engine.batches import StepRows, cosine_rate, step_plan
 from steerproof.engine.jobs import AdapterJob, PushAudit, Recipe, TrainedAdapter
-from steerproof.engine.lora.pool import LoraWeights
+from steerproof.engine.lora.weights import LoraWeights
 from steerproof.errors import ModelError
 from steerproof.model.steering import Push
 from steerproof.spec.seeds import derived_seed

@@ -3,12 +3,13 @@
 The noise of a token is a function of (row seed, step, token id) and of nothing else: the same row
 draws the same tokens alone, in its cell, or in a pool of a thousand.
 
-**Noise.** SplitMix64 (Steele, Lea and Flood, 2014) as a counter-based generator: the row seed and
+**Noise.** SplitMix64 as a counter-based generator (`noise.py`): the row seed and
 the step are mixed into a 64-bit state, and the token id counts along that state's stream, whose
 period is 2^64. The upper 52 bits give `u` in `[2^-53, 1 - 2^-53]`, so neither logarithm of the
 Gumbel noise `-log(-log(u))` meets a zero.
 
-**Draw.** `argmax(log p + noise)` is a draw from `p` (Gumbel-max). Unlike the inversion of a
+**Draw.** `argmax(log p + noise)` is a draw from `p` (Gumbel-max; Maddison et al. 2014, arXiv
+1411.0030). Unlike the inversion of a
 cumulative sum, it rarely changes when rounding moves the logits a little.
 
 **Nucleus.** A token belongs to the top-p nucleus when the tokens *strictly* more probable than it
@@ -26,13 +27,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from steerproof.engine.noise import GAMMA, mixed, shifted
 from steerproof.errors import ModelError
 from steerproof.spec.seeds import derived_seed
-
-# SplitMix64's constants as signed 64-bit integers: torch's int64 product wraps modulo 2^64.
-_GAMMA = 0x9E3779B97F4A7C15 - 2**64
-_MIX_A = 0xBF58476D1CE4E5B9 - 2**64
-_MIX_B = 0x94D049BB133111EB - 2**64
 
 
 def row_seed(experiment_seed: int, cell: str, question: int, sample: int) -> int:
@@ -62,7 +59,7 @@ def gumbel(
         token: for each draw, its token id.
     """
     state = _states(seeds, steps)
-    bits = _shift(_mix(state[row] + (token + 1) * _GAMMA), 12)
+    bits = shifted(mixed(state[row] + (token + 1) * GAMMA), 12)
     uniform = bits.to(torch.float64).add_(0.5).mul_(2.0**-52)
     return uniform.log_().neg_().log_().neg_()
 
@@ -126,7 +123,7 @@ def sample(
 
 def _states(seeds: Tensor, steps: Tensor) -> Tensor:
     """Where each row's stream of noise begins."""
-    return _mix(_mix(seeds) + steps * _GAMMA)
+    return mixed(mixed(seeds) + steps * GAMMA)
 
 
 def _floor(top_p: float, vocab: int) -> float:
@@ -184,15 +181,3 @@ def _check_finite(best: Tensor) -> None:
     if not bool(best.isfinite().all()):
         bad = int((~best.isfinite()).sum())
         raise ModelError(f"the logits of {bad} of {len(best)} rows are not finite")
-
-
-def _mix(x: Tensor) -> Tensor:
-    """SplitMix64's finaliser: a bijection of 64-bit integers that scatters every bit."""
-    x = (x ^ _shift(x, 30)) * _MIX_A
-    x = (x ^ _shift(x, 27)) * _MIX_B
-    return x ^ _shift(x, 31)
-
-
-def _shift(x: Tensor, bits: int) -> Tensor:
-    """Logical right shift; torch's own keeps the sign."""
-    return (x >> bits) & ((1 << (64 - bits)) - 1)

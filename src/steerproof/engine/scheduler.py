@@ -65,7 +65,7 @@ class Scheduler:
 
     @property
     def running(self) -> list[Sequence]:
-        """The sequences that hold blocks and have not ended, oldest first."""
+        """The sequences that go on, oldest first."""
         return [sequence for sequence in self.blocks.holders if sequence.finish is None]
 
     def next(self) -> Prefill | Decode:
@@ -108,7 +108,7 @@ class Scheduler:
         if not forks:
             return []
         if self.blocks.free < len(forks):
-            self._release_ended()
+            _release_ended(self.blocks)
         forked, lost = [], []
         for parent, child in forks:
             try:
@@ -138,7 +138,7 @@ class Scheduler:
         return self._admitted(asked[:count]) if count else None
 
     def _admitted(self, groups: list[Sequence]) -> Prefill:
-        self._release_ended()
+        _release_ended(self.blocks)
         wanted = sum(blocks_of(group.position) for group in groups)
         if wanted > self.blocks.free:
             raise NoBlockError(f"prompts need {wanted} blocks, {self.blocks.free} are free")
@@ -167,7 +167,7 @@ class Scheduler:
 
     def _rebuilt(self) -> Decode:
         """The batch anew, from the sequences that go on, ordered by adapter."""
-        self._release_ended()
+        _release_ended(self.blocks)
         sequences = sorted(self.blocks.holders, key=lambda sequence: sequence.adapter)
         tables = [self.blocks.table(sequence) for sequence in sequences]
         self._batch = decode_batch(sequences, tables)
@@ -180,7 +180,7 @@ class Scheduler:
             NoBlockError: A single sequence goes on, and needs more than there are.
         """
         before = self.blocks.free
-        self._release_ended()
+        _release_ended(self.blocks)
         if self.blocks.free > before:
             return
         running = sorted(self.running, key=lambda sequence: len(sequence.tokens))
@@ -193,12 +193,7 @@ class Scheduler:
 
     def _wait_again(self, rows: list[Row]) -> None:
         """Put rows in front of what waits; what they have drawn is forgotten."""
-        groups = sequence_groups(rows, self.rules.adapter_slot)
-        self.waiting.extendleft(reversed(groups))
-
-    def _release_ended(self) -> None:
-        for sequence in [each for each in self.blocks.holders if each.finish is not None]:
-            self.blocks.release(sequence)
+        self.waiting.extendleft(reversed(sequence_groups(rows, self.rules.adapter_slot)))
 
 
 def _for_one_pass(waiting: Iterable[Sequence], rows: int) -> list[Sequence]:
@@ -245,3 +240,8 @@ def _thin(batch: Decode, padded: Callable[[int], int] | None) -> bool:
     count = len(batch.sequences)
     smaller = padded is not None and padded(count - batch.ended) < padded(count)
     return batch.ended > _REBUILD * count or smaller
+
+
+def _release_ended(blocks: BlockManager[Sequence]) -> None:
+    for sequence in [each for each in blocks.holders if each.finish is not None]:
+        blocks.release(sequence)

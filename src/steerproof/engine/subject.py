@@ -14,7 +14,8 @@ from torch import Tensor
 from steerproof.engine.checks import adapter_fault, push_fault
 from steerproof.engine.lora.merged import mergeable, merged
 from steerproof.engine.lora.packed import packed
-from steerproof.engine.lora.pool import LoraPool, LoraWeights, lora_sites
+from steerproof.engine.lora.pool import LoraPool
+from steerproof.engine.lora.weights import LoraWeights, lora_sites
 from steerproof.engine.norms import fused_norms
 from steerproof.engine.rows import Row, RowFault
 from steerproof.engine.threads import worthwhile_threads

@@ -26,7 +26,8 @@ from steerproof.engine.jobs import (
     TrainedAdapter,
 )
 from steerproof.engine.lora.gradients import LoraGradients
-from steerproof.engine.lora.pool import LoraPool, fresh_weights
+from steerproof.engine.lora.pool import LoraPool
+from steerproof.engine.lora.weights import fresh_weights
 from steerproof.engine.passes import Passes, capturing
 from steerproof.engine.resident import Resident, used_pushes
 from steerproof.engine.threads import worthwhile_threads
@@ -66,13 +67,9 @@ def train(
     """
     packed = pooling or Pooling()
     check_pooling(packed)
-    sound = []
-    for job in jobs:
-        fault = job_fault(base, job, recipe)
-        if fault is None:
-            sound.append(job)
-        else:
-            yield FailedAdapter(key=job.key, error=fault)
+    faults = {job.key: job_fault(base, job, recipe) for job in jobs}
+    yield from (FailedAdapter(key=key, error=error) for key, error in faults.items() if error)
+    sound = [job for job in jobs if faults[job.key] is None]
     if not sound:
         return
     pool = _Pool(base, sound, recipe, packed)

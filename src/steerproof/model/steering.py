@@ -19,7 +19,7 @@ from torch.utils.hooks import RemovableHandle
 from steerproof.errors import SteeringError
 from steerproof.model.push import Push
 from steerproof.model.removal import Removals
-from steerproof.model.transfer import sent
+from steerproof.model.routes import Routes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,10 +95,8 @@ class Steering:
         with torch.inference_mode(False):
             self._tables = _tables(self._pushes, self.layers, device, dtype)
             self._removals = Removals(_axes(self._pushes, self.layers), self._tables)
-            self._store = torch.zeros(0, dtype=torch.int64, device=device)
-        self._by_shape: dict[tuple[int, int], Tensor] = {}
+        self._routes = Routes(len(pushes), device)
         self._counts = _Counts(len(self.layers), len(pushes) + 1, device)
-        self._index: Tensor | None = None
         self._attached = False
         self._replaying = False
 
@@ -115,36 +113,14 @@ class Steering:
         Raises:
             SteeringError: A slot does not exist, or the mask has another number of rows.
         """
-        if slots.numel() and not 0 <= int(slots.min()) <= int(slots.max()) <= len(self._pushes):
-            raise SteeringError(
-                f"slots {int(slots.min())} to {int(slots.max())} asked for, but there are"
-                f" {len(self._pushes)} pushes (slots 1 to {len(self._pushes)}; 0 is none)"
-            )
-        if mask is not None and mask.shape[0] != slots.shape[0]:
-            raise SteeringError(f"{slots.shape[0]} slots for a mask of {mask.shape[0]} rows")
-        if mask is not None:
-            self._index = self._masked((mask.shape[0], mask.shape[1]))
-            self._index.copy_(sent(slots[:, None] * mask, self._store.device))
-            return
-        self.reserve(len(slots))
-        self._index = self._store[: len(slots), None]
-        self._index.copy_(sent(slots, self._store.device)[:, None])
-
-    def _masked(self, shape: tuple[int, int]) -> Tensor:
-        """Where routes with a mask of this shape lie: always the same memory."""
-        if shape not in self._by_shape:
-            with torch.inference_mode(False):
-                self._by_shape[shape] = self._store.new_zeros(shape)
-        return self._by_shape[shape]
+        self._routes.route(slots, mask)
 
     def reserve(self, rows: int) -> None:
         """Make routes without a mask, of up to so many rows, lie in the same memory.
 
         Whoever captures a forward pass as a graph reserves first: its replays read the slots there.
         """
-        if len(self._store) < rows:
-            with torch.inference_mode(False):
-                self._store = self._store.new_zeros(rows)
+        self._routes.reserve(rows)
 
     @contextmanager
     def attach(self) -> Iterator["Steering"]:
@@ -157,7 +133,7 @@ class Steering:
         if self._attached:
             raise SteeringError("this steering is attached already")
         before = self._counts.firings.clone()
-        self._index = None
+        self._routes.index = None
         with ExitStack() as stack:
             for place, layer in enumerate(self.layers):
                 handle = self._blocks[layer].register_forward_hook(self._hook(place))
@@ -167,7 +143,7 @@ class Steering:
             yield self
         fired = (self._counts.firings - before).tolist()
         silent = [layer for layer, count in zip(self.layers, fired, strict=True) if not count]
-        if silent and self._index is not None:
+        if silent and self._routes.index is not None:
             raise SteeringError(
                 f"rows were routed but the hook never fired at layer {silent}: the model was not"
                 " run, or it bypasses the block's __call__"
@@ -208,7 +184,7 @@ class Steering:
     def _hook(self, place: int) -> Callable[[nn.Module, Any, Any], Any]:
         def push(_module: nn.Module, _args: Any, output: Any) -> Any:
             hidden = block_hidden(output)
-            index = self._row_index(hidden)
+            index = self._routes.index_for(hidden, self._tables.shape[2])
             delta = self._tables[place].index_select(0, index.flatten())
             steered = hidden + delta.view(*index.shape, hidden.shape[-1])
             steered = self._removals.applied(place, hidden, steered, index)
@@ -217,22 +193,6 @@ class Steering:
             return _with_hidden(output, steered)
 
         return push
-
-    def _row_index(self, hidden: Tensor) -> Tensor:
-        index = self._index
-        if index is None:
-            raise SteeringError("a forward pass began before its rows were routed: call route()")
-        fits = hidden.ndim == 3 and hidden.shape[0] == index.shape[0]
-        if not fits or index.shape[1] not in (1, hidden.shape[1]):
-            raise SteeringError(
-                f"routed for {tuple(index.shape)} rows and positions, but the block's output is"
-                f" {tuple(hidden.shape)}; route again for every batch shape"
-            )
-        if hidden.shape[2] != self._tables.shape[2]:
-            raise SteeringError(
-                f"the directions are {self._tables.shape[2]} wide, the residual {hidden.shape[2]}"
-            )
-        return index
 
     @torch.no_grad()
     def _count(self, place: int, hidden: Tensor, steered: Tensor, index: Tensor) -> None:

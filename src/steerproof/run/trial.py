@@ -15,7 +15,7 @@ from steerproof.decide.analysis.calibration import LayerCalibration
 from steerproof.decide.review.plan import Range, Throughput
 from steerproof.engine.batches import Example
 from steerproof.engine.generate import Engine
-from steerproof.engine.lora.pool import fresh_weights, lora_sites
+from steerproof.engine.lora.weights import fresh_weights, lora_sites
 from steerproof.engine.rows import Completion, Row
 from steerproof.engine.sampling import row_seed
 from steerproof.engine.train import AdapterJob, Recipe, train

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from steerproof.decide.analysis.slots import SlotRow
-from steerproof.engine.lora.pool import LoraWeights
+from steerproof.engine.lora.weights import LoraWeights
 from steerproof.engine.rows import Row
 from steerproof.engine.slots import Slot, Text, weigh
 from steerproof.errors import ModelError

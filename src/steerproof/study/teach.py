@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from steerproof.engine.batches import Example
 from steerproof.engine.jobs import AdapterJob, Pooling, Recipe, TrainedAdapter
-from steerproof.engine.lora.pool import LoraWeights
+from steerproof.engine.lora.weights import LoraWeights
 from steerproof.engine.train import StepReport, train
 from steerproof.errors import SteerproofError
 from steerproof.model.base import Base

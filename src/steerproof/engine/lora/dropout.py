@@ -1,9 +1,9 @@
 """Dropout on an adapter's input, keyed so that it does not depend on what rides along.
 
-Every four channels hash (row key, layer, position, channels) with SplitMix64, so a row's mask is
-the same whatever rows it is batched with and however wide the batch is padded. On a CPU a mask is
-computed once and kept for the backward pass; on a GPU it is hashed anew wherever it is needed,
-inside the kernel that applies it, and never lies in memory (`dropout_kernels.py`).
+Every four channels hash (row key, layer, position, channels) with SplitMix64 (`noise.py`), so a
+row's mask is the same whatever rows it is batched with and however wide the batch is padded. On a
+CPU a mask is computed once and kept for the backward pass; on a GPU it is hashed anew wherever it
+is needed, inside the kernel that applies it, and never lies in memory (`dropout_kernels.py`).
 """
 
 from collections.abc import Sequence
@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-# Multipliers and the increment of splitmix64 (Steele, Lea, Flood 2014), as signed 64-bit numbers.
-_WEYL, _MIX_1, _MIX_2 = -7046029254386353131, -4658895280553007687, -7723592293110705685
+from steerproof.engine.noise import GAMMA, mixed
+
 # A 64-bit hash is cut into draws of so many bits: hashing is what a mask costs.
 _LANE_BITS, _LANES = 16, 4
 
@@ -108,7 +108,7 @@ def mask_of(dropout: Dropout | None, place: int, x: Float[Tensor, "row seq width
 
 def layer_number(place: int) -> int:
     """What tells a layer's masks from another's: a multiple of the increment, signed, 64 bits."""
-    return ((place + 1) * _WEYL + 2**63) % 2**64 - 2**63
+    return ((place + 1) * GAMMA + 2**63) % 2**64 - 2**63
 
 
 def keep_mask(dropout: Dropout, place: int, seq: int, width: int) -> Tensor:
@@ -117,24 +117,13 @@ def keep_mask(dropout: Dropout, place: int, seq: int, width: int) -> Tensor:
     Returns:
         `[rows, seq, width]` bool.
     """
-    keys = _mixed(dropout.row_keys ^ layer_number(place))
+    keys = mixed(dropout.row_keys ^ layer_number(place))
     hashes = -(-width // _LANES)
-    counter = torch.arange(seq * hashes, device=keys.device) * _WEYL
-    draws = _mixed(keys[:, None] + counter).view(torch.int16).view(-1, seq, hashes * _LANES)
+    counter = torch.arange(seq * hashes, device=keys.device) * GAMMA
+    draws = mixed(keys[:, None] + counter).view(torch.int16).view(-1, seq, hashes * _LANES)
     return draws[:, :, :width] >= dropout.dropped - 2 ** (_LANE_BITS - 1)
 
 
 def row_keys(keys: Sequence[int], device: torch.device) -> Tensor:
     """Row keys as the tensor that `Dropout` takes."""
     return torch.tensor(list(keys), dtype=torch.int64, device=device)
-
-
-def _mixed(z: Tensor) -> Tensor:
-    z = (z ^ _shifted(z, 30)) * _MIX_1
-    z = (z ^ _shifted(z, 27)) * _MIX_2
-    return z ^ _shifted(z, 31)
-
-
-def _shifted(z: Tensor, bits: int) -> Tensor:
-    """Logical shift to the right: torch's keeps the sign."""
-    return (z >> bits) & ((1 << (64 - bits)) - 1)

@@ -22,8 +22,9 @@ from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
 from steerproof.engine.lora.packed import packed_modules, wrapped_packed
-from steerproof.engine.lora.pool import LoraPool, Site, bare_linear
+from steerproof.engine.lora.pool import LoraPool, bare_linear
 from steerproof.engine.lora.products import grouped_product
+from steerproof.engine.lora.weights import Site
 
 _SHARE_OF_MEMORY = 0.125
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from steerproof.engine.lora.pool import LoraSpec, LoraWeights, Site, check_keys, lora_sites
+from steerproof.engine.lora.weights import LoraSpec, LoraWeights, Site, check_keys, lora_sites
 from steerproof.errors import ModelError
 from steerproof.model.base import Base
 

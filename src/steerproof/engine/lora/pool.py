@@ -5,209 +5,42 @@ and a row of a batch carries the slot of its adapter:
 
     y = x W + bias + scaling * (x A[slot]^T) B[slot]      (Hu et al. 2021, arXiv 2106.09685)
 
-with `scaling = alpha / rank`, or `alpha / sqrt(rank)` for rsLoRA (Kalajdzievski 2023, arXiv
-2312.03732). Slot 0 is the bare base, exactly: its rows are never touched, or, on a GPU, zero is
-added to them. Nothing is merged into the base: in bf16 that would round most of a small update
-away. PEFT's files are in `peft_files`.
+as in Punica and S-LoRA (Chen et al. 2023, arXiv 2310.18547; Sheng et al. 2023, arXiv 2311.03285).
+Slot 0 is the bare base, exactly: its rows are never touched, or, on a GPU, zero is added to them.
+Nothing is merged into the base: in bf16 that would round most of a small update away.
 
 On a GPU a forward pass may be captured as a graph, which fixes every shape and every choice made in
 Python. There the products depend on the routing through tensors alone, which do not move.
 """
 
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
 from jaxtyping import Int
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
 from steerproof.engine.lora.products import Routing, add_on_gpu, added
+from steerproof.engine.lora.stacks import LoraStacks
+from steerproof.engine.lora.weights import LoraSpec
 from steerproof.errors import ModelError
 from steerproof.model.base import Base
 from steerproof.model.transfer import sent
-from steerproof.spec.seeds import derived_seed
-
-PEFT_PREFIX = "base_model.model."
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LoraSpec:
-    """The shape of an adapter. It has no bias."""
-
-    rank: int
-    alpha: float
-    rslora: bool
-    targets: tuple[str, ...] | None = None
-    """Module paths of the linear layers it changes; None for every one in the blocks."""
-
-    @property
-    def scaling(self) -> float:
-        """The factor on `x A B`."""
-        return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class LoraWeights:
-    """One adapter, under the names and in the layout of PEFT's file; known by identity."""
-
-    spec: LoraSpec
-    tensors: Mapping[str, Tensor]
-    """`base_model.model.<path>.lora_A.weight` `[rank, in]`, `...lora_B.weight` `[out, rank]`."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Site:
-    """One linear layer of the blocks."""
-
-    path: str
-    module: nn.Module
-    inputs: int
-    outputs: int
-
-    @property
-    def a_key(self) -> str:
-        """Name of its A matrix in an adapter file."""
-        return f"{PEFT_PREFIX}{self.path}.lora_A.weight"
-
-    @property
-    def b_key(self) -> str:
-        """Name of its B matrix in an adapter file."""
-        return f"{PEFT_PREFIX}{self.path}.lora_B.weight"
-
-
-def lora_sites(base: Base) -> tuple[Site, ...]:
-    """Every linear layer of the blocks (`nn.Linear`, or GPT-2's `Conv1D`), by structure.
-
-    Raises:
-        ModelError: There is none, or one is of a kind whose product this package does not know
-            (quantised, wrapped by PEFT).
-    """
-    sites = []
-    for name, module in base.blocks.named_modules():
-        if not isinstance(module, (nn.Linear, Conv1D)):
-            continue
-        path = f"{base.block_path}.{name}"
-        if type(module) not in (nn.Linear, Conv1D):
-            raise ModelError(f"{path} is a {type(module).__name__}; only plain linear layers work")
-        rows, columns = module.weight.shape
-        inputs, outputs = (rows, columns) if isinstance(module, Conv1D) else (columns, rows)
-        sites.append(Site(path=path, module=module, inputs=inputs, outputs=outputs))
-    if not sites:
-        raise ModelError(f"no linear layers in {base.block_path}")
-    return tuple(sites)
-
-
-def fresh_weights(sites: Sequence[Site], spec: LoraSpec, seed: int) -> LoraWeights:
-    """A new adapter: A uniform in +-1/sqrt(in), as PEFT's Kaiming initialisation, and B zero.
-
-    Each matrix is drawn from (seed, module path), so it is the same in whatever pool it is trained.
-    """
-    tensors: dict[str, Tensor] = {}
-    for site in sites:
-        generator = torch.Generator().manual_seed(derived_seed("lora_A", seed, site.path))
-        bound = 1.0 / math.sqrt(site.inputs)
-        a = torch.empty(spec.rank, site.inputs).uniform_(-bound, bound, generator=generator)
-        tensors[site.a_key] = a
-        tensors[site.b_key] = torch.zeros(site.outputs, spec.rank)
-    return LoraWeights(spec=spec, tensors=tensors)
-
-
-class LoraPool:
-    """Stacked adapters of one scaling over one base.
-
-    All of them lie in `weights [slots, parameters]`, one adapter per row, and every layer's
-    `A` and `B` are views of it, so an optimiser sees an adapter as one vector.
-    """
+class LoraPool(LoraStacks):
+    """The adapters at work: a model's layers compute with them, each row with its own."""
 
     def __init__(
         self, base: Base, *, slots: int, spec: LoraSpec, dtype: torch.dtype | None = None
     ) -> None:
-        """Reserve the stacks, all zero.
-
-        Args:
-            base: The frozen model.
-            slots: Number of adapters; they get slots 1 to `slots`.
-            spec: Largest rank, and the scaling of the pool. An adapter with a lower rank is padded
-                with zeros; one with another scaling has the quotient put into its B.
-            dtype: Of the stacks; the base's when None.
-
-        Raises:
-            ModelError: No slot, or a linear layer that cannot carry an adapter.
-        """
-        if slots < 1:
-            raise ModelError(f"a pool needs at least one adapter slot, not {slots}")
-        self.base = base
-        self.spec = spec
-        self.slots = slots
-        self.sites = lora_sites(base)
-        # Grouped products on a GPU want rows of 16 bytes: round the rank up.
-        self.rank = spec.rank if base.device.type == "cpu" else -(-spec.rank // 8) * 8
-        sizes = [self.rank * (site.inputs + site.outputs) for site in self.sites]
-        self._starts = [sum(sizes[:i]) for i in range(len(sizes))]
-        kind = {"dtype": dtype or base.dtype, "device": base.device}
+        """Reserve the stacks, all zero; arguments and errors are those of `LoraStacks`."""
+        super().__init__(base, slots=slots, spec=spec, dtype=dtype)
         with torch.inference_mode(False):
-            with_bare = torch.zeros(slots + 1, sum(sizes), **kind)
             self._row_slots = torch.zeros(0, dtype=torch.int64, device=base.device)
-        self.weights = with_bare[1:]
-        self.stacks = [self.views(self.weights, place) for place in range(len(self.sites))]
-        # The same with zeros for the bare base in slot 0.
-        self._with_bare = [self.views(with_bare, place) for place in range(len(self.sites))]
-        self._loaded: set[int] = set()
         self._routing: Routing | None = None
-
-    @property
-    def loaded(self) -> frozenset[int]:
-        """The slots that hold an adapter."""
-        return frozenset(self._loaded)
-
-    def views(self, flat: Tensor, place: int) -> tuple[Tensor, Tensor]:
-        """A `[slots, rank, in]` and B `[slots, rank, out]` of one layer, within `[slots, all]`."""
-        site, start = self.sites[place], self._starts[place]
-        middle = start + site.inputs * self.rank
-        end = middle + self.rank * site.outputs
-        a = flat[:, start:middle].unflatten(1, (self.rank, site.inputs))
-        b = flat[:, middle:end].unflatten(1, (self.rank, site.outputs))
-        return a, b
-
-    @torch.no_grad()
-    def load(self, slot: int, weights: LoraWeights) -> None:
-        """Put an adapter into a slot, in place of whatever was there.
-
-        Raises:
-            ModelError: No such slot, keys missing or unexpected, a wrong shape, or too high a rank.
-        """
-        self._check_slot(slot)
-        if weights.spec.rank > self.rank:
-            raise ModelError(f"rank {weights.spec.rank} does not fit a pool of rank {self.rank}")
-        check_keys(self.sites, weights)
-        factor = weights.spec.scaling / self.spec.scaling
-        self.weights[slot - 1].zero_()
-        rank = weights.spec.rank
-        for (stack_a, stack_b), site in zip(self.stacks, self.sites, strict=True):
-            if site.a_key not in weights.tensors:
-                continue
-            a, b = weights.tensors[site.a_key], weights.tensors[site.b_key]
-            stack_a[slot - 1, :rank].copy_(a)
-            stack_b[slot - 1, :rank].copy_(b.T if factor == 1.0 else b.T.double() * factor)
-        self._loaded.add(slot)
-
-    @torch.no_grad()
-    def read(self, slot: int) -> LoraWeights:
-        """The adapter in a slot, as float32 on the CPU (float64 from a float64 pool)."""
-        self._check_slot(slot)
-        dtype = torch.float64 if self.weights.dtype == torch.float64 else torch.float32
-        tensors = {}
-        rank = self.spec.rank
-        for (stack_a, stack_b), site in zip(self.stacks, self.sites, strict=True):
-            a, b = stack_a[slot - 1, :rank], stack_b[slot - 1, :rank]
-            tensors[site.a_key] = a.to("cpu", dtype, copy=True).contiguous()
-            tensors[site.b_key] = b.T.to("cpu", dtype, copy=True).contiguous()
-        return LoraWeights(spec=self.spec, tensors=tensors)
 
     def route(self, slots: Int[Tensor, "batch"]) -> None:
         """Say which adapter each row of the coming forward passes uses.
@@ -221,9 +54,9 @@ class LoraPool:
         if bool((slots[1:] < slots[:-1]).any()):
             raise ModelError("adapter slots must be ascending: sort the rows by adapter first")
         present = slots.unique_consecutive().tolist()
-        absent = [slot for slot in present if slot not in self._loaded and slot != 0]
+        absent = [slot for slot in present if slot not in self.loaded and slot != 0]
         if absent:
-            raise ModelError(f"no adapter in slot {absent}; loaded: {sorted(self._loaded)}")
+            raise ModelError(f"no adapter in slot {absent}; loaded: {sorted(self.loaded)}")
         counts = torch.bincount(slots, minlength=self.slots + 1)
         used = tuple(slot for slot in present if slot)
         self.reserve(len(slots))
@@ -310,17 +143,13 @@ class LoraPool:
         routing, scaling = self.routing_for(x), self.spec.scaling
         ys = [bare_linear(self.sites[place].module, x) for place in places]
         if x.is_cuda and not torch.is_grad_enabled():
-            add_on_gpu(ys, x, [self._with_bare[place] for place in places], routing, scaling)
+            add_on_gpu(ys, x, [self.with_bare[place] for place in places], routing, scaling)
             return ys
         stacks = [self.stacks[place] for place in places]
         return [added(y, x, *ab, routing, scaling) for y, ab in zip(ys, stacks, strict=True)]
 
     def _forward(self, place: int, x: Tensor) -> Tensor:
         return self.products((place,), x)[0]
-
-    def _check_slot(self, slot: int) -> None:
-        if not 1 <= slot <= self.slots:
-            raise ModelError(f"no adapter slot {slot}: the pool has slots 1 to {self.slots}")
 
 
 def _places(slots: Sequence[int], device: torch.device) -> slice | Tensor:
@@ -332,34 +161,6 @@ def _places(slots: Sequence[int], device: torch.device) -> slice | Tensor:
 def bare_linear(module: nn.Module, x: Tensor) -> Tensor:
     """What the frozen layer itself computes."""
     return type(module).forward(module, x)
-
-
-def check_keys(sites: Sequence[Site], weights: LoraWeights) -> None:
-    """Compare an adapter's tensors with what its spec and the base ask for.
-
-    Raises:
-        ModelError: Keys missing or unexpected, or a wrong shape.
-    """
-    paths = {site.path for site in sites}
-    targets = paths if weights.spec.targets is None else set(weights.spec.targets)
-    if targets - paths:
-        raise ModelError(f"the adapter targets {sorted(targets - paths)}, not in the blocks")
-    rank = weights.spec.rank
-    shapes: dict[str, tuple[int, int]] = {}
-    for site in sites:
-        if site.path in targets:
-            shapes[site.a_key] = (rank, site.inputs)
-            shapes[site.b_key] = (site.outputs, rank)
-    missing = sorted(set(shapes) - set(weights.tensors))
-    unexpected = sorted(set(weights.tensors) - set(shapes))
-    if missing or unexpected:
-        raise ModelError(
-            f"the adapter does not fit the model: {len(missing)} missing keys {missing[:3]},"
-            f" {len(unexpected)} unexpected keys {unexpected[:3]}"
-        )
-    for key, shape in shapes.items():
-        if tuple(weights.tensors[key].shape) != shape:
-            raise ModelError(f"{key} is {tuple(weights.tensors[key].shape)}, not {shape}")
 
 
 @torch.no_grad()

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from steerproof.engine.lora.peft_files import read_peft, write_peft
-from steerproof.engine.lora.pool import LoraWeights
+from steerproof.engine.lora.weights import LoraWeights
 from steerproof.exchange.adapters import adapter_directory
 from steerproof.model.base import Base
 from steerproof.run.artefacts import dataset

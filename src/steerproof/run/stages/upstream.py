@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from steerproof.engine.lora.peft_files import CONFIG, WEIGHTS, read_peft
-from steerproof.engine.lora.pool import LoraWeights
+from steerproof.engine.lora.weights import LoraWeights
 from steerproof.model.base import Base
 from steerproof.run.artefacts import directions
 from steerproof.run.driver.worker import Task

@@ -1,0 +1,103 @@
+"""Adapters in stacks, one slot each: what all of a pool's layers read."""
+
+import torch
+from torch import Tensor
+
+from steerproof.engine.lora.weights import LoraSpec, LoraWeights, check_keys, lora_sites
+from steerproof.errors import ModelError
+from steerproof.model.base import Base
+
+
+class LoraStacks:
+    """Stacked adapters of one scaling over one base.
+
+    All of them lie in `weights [slots, parameters]`, one adapter per row, and every layer's
+    `A` and `B` are views of it, so an optimiser sees an adapter as one vector.
+    """
+
+    def __init__(
+        self, base: Base, *, slots: int, spec: LoraSpec, dtype: torch.dtype | None = None
+    ) -> None:
+        """Reserve the stacks, all zero.
+
+        Args:
+            base: The frozen model.
+            slots: Number of adapters; they get slots 1 to `slots`.
+            spec: Largest rank, and the scaling of the pool. An adapter with a lower rank is padded
+                with zeros; one with another scaling has the quotient put into its B.
+            dtype: Of the stacks; the base's when None.
+
+        Raises:
+            ModelError: No slot, or a linear layer that cannot carry an adapter.
+        """
+        if slots < 1:
+            raise ModelError(f"a pool needs at least one adapter slot, not {slots}")
+        self.base = base
+        self.spec = spec
+        self.slots = slots
+        self.sites = lora_sites(base)
+        # Grouped products on a GPU want rows of 16 bytes: round the rank up.
+        self.rank = spec.rank if base.device.type == "cpu" else -(-spec.rank // 8) * 8
+        sizes = [self.rank * (site.inputs + site.outputs) for site in self.sites]
+        self._starts = [sum(sizes[:i]) for i in range(len(sizes))]
+        kind = {"dtype": dtype or base.dtype, "device": base.device}
+        with torch.inference_mode(False):
+            with_bare = torch.zeros(slots + 1, sum(sizes), **kind)
+        self.weights = with_bare[1:]
+        self.stacks = [self.views(self.weights, place) for place in range(len(self.sites))]
+        # The same with zeros for the bare base in slot 0.
+        self.with_bare = [self.views(with_bare, place) for place in range(len(self.sites))]
+        self._loaded: set[int] = set()
+
+    @property
+    def loaded(self) -> frozenset[int]:
+        """The slots that hold an adapter."""
+        return frozenset(self._loaded)
+
+    def views(self, flat: Tensor, place: int) -> tuple[Tensor, Tensor]:
+        """A `[slots, rank, in]` and B `[slots, rank, out]` of one layer, within `[slots, all]`."""
+        site, start = self.sites[place], self._starts[place]
+        middle = start + site.inputs * self.rank
+        end = middle + self.rank * site.outputs
+        a = flat[:, start:middle].unflatten(1, (self.rank, site.inputs))
+        b = flat[:, middle:end].unflatten(1, (self.rank, site.outputs))
+        return a, b
+
+    @torch.no_grad()
+    def load(self, slot: int, weights: LoraWeights) -> None:
+        """Put an adapter into a slot, in place of whatever was there.
+
+        Raises:
+            ModelError: No such slot, keys missing or unexpected, a wrong shape, or too high a rank.
+        """
+        self._check_slot(slot)
+        if weights.spec.rank > self.rank:
+            raise ModelError(f"rank {weights.spec.rank} does not fit a pool of rank {self.rank}")
+        check_keys(self.sites, weights)
+        factor = weights.spec.scaling / self.spec.scaling
+        self.weights[slot - 1].zero_()
+        rank = weights.spec.rank
+        for (stack_a, stack_b), site in zip(self.stacks, self.sites, strict=True):
+            if site.a_key not in weights.tensors:
+                continue
+            a, b = weights.tensors[site.a_key], weights.tensors[site.b_key]
+            stack_a[slot - 1, :rank].copy_(a)
+            stack_b[slot - 1, :rank].copy_(b.T if factor == 1.0 else b.T.double() * factor)
+        self._loaded.add(slot)
+
+    @torch.no_grad()
+    def read(self, slot: int) -> LoraWeights:
+        """The adapter in a slot, as float32 on the CPU (float64 from a float64 pool)."""
+        self._check_slot(slot)
+        dtype = torch.float64 if self.weights.dtype == torch.float64 else torch.float32
+        tensors = {}
+        rank = self.spec.rank
+        for (stack_a, stack_b), site in zip(self.stacks, self.sites, strict=True):
+            a, b = stack_a[slot - 1, :rank], stack_b[slot - 1, :rank]
+            tensors[site.a_key] = a.to("cpu", dtype, copy=True).contiguous()
+            tensors[site.b_key] = b.T.to("cpu", dtype, copy=True).contiguous()
+        return LoraWeights(spec=self.spec, tensors=tensors)
+
+    def _check_slot(self, slot: int) -> None:
+        if not 1 <= slot <= self.slots:
+            raise ModelError(f"no adapter slot {slot}: the pool has slots 1 to {self.slots}")

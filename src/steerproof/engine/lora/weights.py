@@ -1,0 +1,130 @@
+"""An adapter as a value: its shape, its matrices under PEFT's names, and the layers that carry it.
+
+`y = x W + bias + scaling * (x A^T) B^T` with `scaling = alpha / rank` (Hu et al. 2021, arXiv
+2106.09685), or `alpha / sqrt(rank)` for rsLoRA (Kalajdzievski 2023, arXiv 2312.03732). PEFT's files
+are in `peft_files`.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from steerproof.errors import ModelError
+from steerproof.model.base import Base
+from steerproof.spec.seeds import derived_seed
+
+PEFT_PREFIX = "base_model.model."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoraSpec:
+    """The shape of an adapter. It has no bias."""
+
+    rank: int
+    alpha: float
+    rslora: bool
+    targets: tuple[str, ...] | None = None
+    """Module paths of the linear layers it changes; None for every one in the blocks."""
+
+    @property
+    def scaling(self) -> float:
+        """The factor on `x A B`."""
+        return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class LoraWeights:
+    """One adapter, under the names and in the layout of PEFT's file; known by identity."""
+
+    spec: LoraSpec
+    tensors: Mapping[str, Tensor]
+    """`base_model.model.<path>.lora_A.weight` `[rank, in]`, `...lora_B.weight` `[out, rank]`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Site:
+    """One linear layer of the blocks."""
+
+    path: str
+    module: nn.Module
+    inputs: int
+    outputs: int
+
+    @property
+    def a_key(self) -> str:
+        """Name of its A matrix in an adapter file."""
+        return f"{PEFT_PREFIX}{self.path}.lora_A.weight"
+
+    @property
+    def b_key(self) -> str:
+        """Name of its B matrix in an adapter file."""
+        return f"{PEFT_PREFIX}{self.path}.lora_B.weight"
+
+
+def lora_sites(base: Base) -> tuple[Site, ...]:
+    """Every linear layer of the blocks (`nn.Linear`, or GPT-2's `Conv1D`), by structure.
+
+    Raises:
+        ModelError: There is none, or one is of a kind whose product this package does not know
+            (quantised, wrapped by PEFT).
+    """
+    sites = []
+    for name, module in base.blocks.named_modules():
+        if not isinstance(module, (nn.Linear, Conv1D)):
+            continue
+        path = f"{base.block_path}.{name}"
+        if type(module) not in (nn.Linear, Conv1D):
+            raise ModelError(f"{path} is a {type(module).__name__}; only plain linear layers work")
+        rows, columns = module.weight.shape
+        inputs, outputs = (rows, columns) if isinstance(module, Conv1D) else (columns, rows)
+        sites.append(Site(path=path, module=module, inputs=inputs, outputs=outputs))
+    if not sites:
+        raise ModelError(f"no linear layers in {base.block_path}")
+    return tuple(sites)
+
+
+def fresh_weights(sites: Sequence[Site], spec: LoraSpec, seed: int) -> LoraWeights:
+    """A new adapter: A uniform in +-1/sqrt(in), as PEFT's Kaiming initialisation, and B zero.
+
+    Each matrix is drawn from (seed, module path), so it is the same in whatever pool it is trained.
+    """
+    tensors: dict[str, Tensor] = {}
+    for site in sites:
+        generator = torch.Generator().manual_seed(derived_seed("lora_A", seed, site.path))
+        bound = 1.0 / math.sqrt(site.inputs)
+        a = torch.empty(spec.rank, site.inputs).uniform_(-bound, bound, generator=generator)
+        tensors[site.a_key] = a
+        tensors[site.b_key] = torch.zeros(site.outputs, spec.rank)
+    return LoraWeights(spec=spec, tensors=tensors)
+
+
+def check_keys(sites: Sequence[Site], weights: LoraWeights) -> None:
+    """Compare an adapter's tensors with what its spec and the base ask for.
+
+    Raises:
+        ModelError: Keys missing or unexpected, or a wrong shape.
+    """
+    paths = {site.path for site in sites}
+    targets = paths if weights.spec.targets is None else set(weights.spec.targets)
+    if targets - paths:
+        raise ModelError(f"the adapter targets {sorted(targets - paths)}, not in the blocks")
+    rank = weights.spec.rank
+    shapes: dict[str, tuple[int, int]] = {}
+    for site in sites:
+        if site.path in targets:
+            shapes[site.a_key] = (rank, site.inputs)
+            shapes[site.b_key] = (site.outputs, rank)
+    missing = sorted(set(shapes) - set(weights.tensors))
+    unexpected = sorted(set(weights.tensors) - set(shapes))
+    if missing or unexpected:
+        raise ModelError(
+            f"the adapter does not fit the model: {len(missing)} missing keys {missing[:3]},"
+            f" {len(unexpected)} unexpected keys {unexpected[:3]}"
+        )
+    for key, shape in shapes.items():
+        if tuple(weights.tensors[key].shape) != shape:
+            raise ModelError(f"{key} is {tuple(weights.tensors[key].shape)}, not {shape}")
