@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from steerproof.decide.analysis.analyze import analyze
 from steerproof.decide.analysis.rates import (
     cell_rates,
     lookup,
@@ -75,7 +76,7 @@ def test_two_spellings_of_a_strength_are_one_cell(tmp_path):
     [
         ("A,p0,neutral,none,,none,0,,6,5", "rates.csv:12: fired 6 is more than total 5"),
         ("A,p0,neutral,none,,none,0,,-1,5", "rates.csv:12: fired '-1' must be a whole number"),
-        ("A,p0,neutral,none,,none,0,,1.0,5", "rates.csv:12: fired '1.0' must be a whole number"),
+        ("A,p0,neutral,none,,none,0,,1.5,5", "rates.csv:12: fired '1.5' must be a whole number"),
         ("A,p0,neutral,none,,none,0,,0,0", "rates.csv:12: total is 0; a cell that was not"),
         ("A,p0,neutral,none,,none,0,,,5", "rates.csv:12: fired '' must be a whole number"),
         ("A,pO,neutral,none,,none,0,,1,5", "rates.csv:12: persona 'pO' is not one of p0, p1"),
@@ -149,9 +150,35 @@ def test_a_table_without_any_bridge_is_refused(tmp_path):
     assert "rates.csv:1: no bridge" in text
 
 
-def test_a_persona_that_was_measured_needs_its_bridge(tmp_path):
-    text = problem(tmp_path, [*BRIDGE[1:], "A,p0,neutral,none,,none,0,,1,5"])
-    assert text.startswith("rates.csv:11: persona 'p0' has no bridge")
+def test_a_persona_whose_bridge_failed_costs_the_others_nothing(tmp_path):
+    table = read(tmp_path, [*BRIDGE[1:], "A,p0,neutral,none,,none,0,,1,5"])
+    assert len(table.cells) == 10
+    found = analyze(table, ten_personas())
+    assert found.bridge["p0"] is None
+    assert found.arms["A"].primary.missing[0] == "p0"
+
+
+def test_whole_numbers_with_a_point_are_whole(tmp_path):
+    plain = read(tmp_path, [*BRIDGE, "A,p0,neutral,centroid,1,c=+2,2,,1,5"])
+    pointed = read(tmp_path, [*BRIDGE, "A,p0,neutral,centroid,1.0,c=+2,2.0,,1.0,5.0"])
+    assert plain == pointed
+
+
+@pytest.mark.parametrize(
+    ("mark", "first", "expected"),
+    [
+        (";", "", "rates.csv:1: the columns are separated by semicolons; save the table as CSV"),
+        ("\t", "", "rates.csv:1: the columns are separated by tabs"),
+        (";", "sep=;\n", "rates.csv:1: the first line says how the table is separated"),
+    ],
+)
+def test_a_spreadsheets_separators_are_named(tmp_path, mark, first, expected):
+    path = tmp_path / "rates.csv"
+    path.write_text(first + "\n".join([HEADER, *BRIDGE]).replace(",", mark) + "\n")
+    with pytest.raises(ExperimentError) as raised:
+        read_rates(path, ten_personas())
+    assert expected in str(raised.value)
+    assert len(str(raised.value).splitlines()) == 1
 
 
 def test_a_persona_without_any_row_is_missing_not_malformed(tmp_path):

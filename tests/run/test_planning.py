@@ -102,7 +102,7 @@ def test_the_model_is_described_by_what_was_tried(experiment: Experiment, tmp_pa
     told = describe_model(loaded, "cpu")
     assert "Qwen2ForCausalLM, 4 blocks" in told
     assert "context 256" in told
-    assert "tokens of the first question" in told
+    assert "every prompt fits" in told
     gone = experiment.model_copy(update={"model": Model(path=str(tmp_path), blocks=2)})
     with pytest.raises(ModelError):
         describe_model(replace(loaded, experiment=gone), "cpu")

@@ -146,6 +146,7 @@ def extract(
         dtype=asked.model.dtype,
         device=choose_device(device),
         system_role=asked.model.system_role,
+        template_options=asked.model.template_options,
     )
     chosen = layers or asked.steered_layers
     measured = geometry(base, prompts_of(asked), chosen, asked.seed)

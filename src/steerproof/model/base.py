@@ -4,8 +4,8 @@ Everything else in the package works on a `Base`. It says where the decoder bloc
 prompt looks like in token ids, and which token ends an answer.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,13 @@ from transformers import (
 from transformers.utils.logging import disable_progress_bar
 
 from steerproof.errors import ModelError
-from steerproof.model.chat import UNREADABLE, SystemRole, check_template, load_tokenizer
+from steerproof.model.chat import (
+    UNREADABLE,
+    SystemRole,
+    TemplateOptions,
+    check_template,
+    load_tokenizer,
+)
 from steerproof.model.chat import end_of_turn as find_end_of_turn
 from steerproof.model.files import check_files, file_hashes, find_directory
 
@@ -57,6 +63,8 @@ class Base:
     """File name -> sha256 of every file the model was loaded from."""
     system_role: SystemRole
     """Where persona prompts go: a system message, or the head of the user message."""
+    template_options: TemplateOptions = field(default_factory=dict)
+    """What the chat template is told besides the messages."""
 
 
 def load_base(
@@ -66,6 +74,7 @@ def load_base(
     dtype: str = "float32",
     device: str = "cpu",
     system_role: SystemRole = "system",
+    template_options: TemplateOptions | None = None,
 ) -> Base:
     """Load a model from a local directory, or from the hub at a pinned revision.
 
@@ -77,6 +86,7 @@ def load_base(
         dtype: One of `DTYPES`.
         device: A torch device, for example `cpu` or `cuda:0`.
         system_role: `user` for chat templates without a system role.
+        template_options: What the chat template is told besides, such as `enable_thinking`.
 
     Raises:
         ModelError: The directory, weights, tokenizer, template or revision is unusable.
@@ -86,7 +96,13 @@ def load_base(
     directory = find_directory(path, revision)
     tokenizer = load_tokenizer(directory)
     model = _load_model(directory, DTYPES[dtype]).to(torch.device(device))  # type: ignore[arg-type]
-    return base_of(model, tokenizer, files=file_hashes(directory), system_role=system_role)
+    return base_of(
+        model,
+        tokenizer,
+        files=file_hashes(directory),
+        system_role=system_role,
+        template_options=template_options,
+    )
 
 
 def base_of(
@@ -95,6 +111,7 @@ def base_of(
     *,
     files: Mapping[str, str] | None = None,
     system_role: SystemRole = "system",
+    template_options: TemplateOptions | None = None,
 ) -> Base:
     """Freeze a model that is already in memory and find its parts.
 
@@ -105,13 +122,14 @@ def base_of(
     model.eval().requires_grad_(False)
     block_path, blocks = find_blocks(model)
     text_config = model.config.get_text_config(decoder=True)
-    end_of_turn = find_end_of_turn(tokenizer)
+    end_of_turn = find_end_of_turn(tokenizer, template_options)
     eos_ids = frozenset(
         {end_of_turn}
         | _ids(getattr(model.generation_config, "eos_token_id", None))
         | _ids(tokenizer.eos_token_id)
     )
     pad_id: Any = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else end_of_turn
+    check_token_ids(model, tokenizer, {*eos_ids, int(pad_id)})
     weight = next(model.parameters())
     return Base(
         model=model,
@@ -127,7 +145,27 @@ def base_of(
         dtype=weight.dtype,
         files=dict(files or {}),
         system_role=system_role,
+        template_options=dict(template_options or {}),
     )
+
+
+def check_token_ids(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ids: Collection[int]
+) -> None:
+    """Refuse tokens that the model has no embedding for.
+
+    Raises:
+        ModelError: One of `ids` is beyond the embedding.
+    """
+    embedding: Any = model.get_input_embeddings()
+    rows = int(embedding.weight.shape[0])
+    beyond = sorted(token for token in ids if token >= rows)
+    if beyond:
+        names = ", ".join(f"{tokenizer.convert_ids_to_tokens(one)} ({one})" for one in beyond)
+        raise ModelError(
+            f"the tokenizer's {names} has no embedding: the model has {rows} rows, 0 to {rows - 1};"
+            " choose another pad or end token in tokenizer_config.json, or resize the embedding"
+        )
 
 
 def find_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:

@@ -1,9 +1,16 @@
-"""The chat template: how a persona, a question and the start of an answer become token ids.
+"""The chat template: how a persona, a question and an answer become token ids.
 
 Nothing here needs the model's weights, so a run can be checked before they are loaded.
+
+Prompts are the same on every day: a template that asks for the date is told `TODAY`. Special tokens
+are the template's alone: a text that holds one would end a turn, or begin another one.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, tzinfo
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -11,16 +18,20 @@ from huggingface_hub.errors import StrictDataclassError
 from jinja2 import TemplateError
 from safetensors import SafetensorError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers.utils import chat_template_utils
 
 from steerproof.errors import ModelError
 
 SystemRole = Literal["system", "user"]
-Message = dict[str, str]
+TemplateOptions = Mapping[str, str | int | float | bool]
+Message = dict[str, Any]
 UNREADABLE = (
-    *(OSError, ValueError, KeyError, TypeError, RuntimeError),
+    *(OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError),
     *(SafetensorError, StrictDataclassError),
 )
 """What transformers raises for damaged or contradictory files."""
+TODAY = datetime(2024, 7, 26)  # noqa: DTZ001 (a date that templates print, in nobody's zone)
+"""The date that a template is told: the one that Llama's templates fall back to."""
 _PROBE = "steerproof probe answer"
 
 
@@ -43,6 +54,21 @@ class Chat(Protocol):
         """Where persona prompts go: a system message, or the head of the user message."""
         ...
 
+    @property
+    def template_options(self) -> TemplateOptions:
+        """What the template is told besides the messages, such as `enable_thinking`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompts:
+    """A `Chat` without a model."""
+
+    tokenizer: PreTrainedTokenizerBase
+    context: int
+    system_role: SystemRole = "system"
+    template_options: TemplateOptions = field(default_factory=dict)
+
 
 def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
     """The tokenizer of a checkpoint.
@@ -52,22 +78,31 @@ def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
     """
     try:
         found = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
-    except UNREADABLE as error:
-        raise ModelError(f"no usable tokenizer in {str(directory)!r}: {error}") from error
+    except Exception as error:  # tokenizers raises nothing narrower for a file of another version
+        raise ModelError(
+            f"no usable tokenizer in {str(directory)!r}: {error}; if it is whole, its file may be"
+            " of another version: upgrade tokenizers and transformers"
+        ) from error
     check_template(found)
     return found
 
 
 def check_template(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Refuse a tokenizer without a chat template.
+    """Refuse a tokenizer without a chat template, or with several and none for plain chats.
 
     Raises:
-        ModelError: It has none.
+        ModelError: It is so.
     """
-    if tokenizer.chat_template is None:
+    template: Any = tokenizer.chat_template
+    if template is None:
         raise ModelError(
             "the tokenizer has no chat template, so a system prompt cannot be told from a question;"
             " add chat_template to tokenizer_config.json, or a chat_template.jinja"
+        )
+    if isinstance(template, dict) and "default" not in template:
+        raise ModelError(
+            f"the tokenizer has chat templates named {', '.join(sorted(template))} and none named"
+            " default, which is the one that plain chats use; name one of them so"
         )
 
 
@@ -81,11 +116,10 @@ def chat_ids(base: Chat, *, system: str, user: str, reserve: int = 0) -> tuple[i
         reserve: New tokens that must still fit into the context after the prompt.
 
     Raises:
-        ModelError: The template drops a text or has no system role, or the prompt does not fit.
+        ModelError: The template drops a text or has no system role, a text holds a special token,
+            or the prompt does not fit.
     """
-    text = _render(base.tokenizer, _messages(base.system_role, system, user), generate=True)
-    _check_rendered(text, system, user)
-    ids = text_ids(base.tokenizer, text)
+    ids = text_ids(base.tokenizer, _prompt(base, system, user))
     if len(ids) + reserve > base.context:
         raise ModelError(
             f"the prompt has {len(ids)} tokens and {reserve} more are to follow, but the model's"
@@ -95,10 +129,108 @@ def chat_ids(base: Chat, *, system: str, user: str, reserve: int = 0) -> tuple[i
     return ids
 
 
+def answer_ids(
+    base: Chat, end_of_turn: int, *, system: str, user: str, answer: str
+) -> tuple[int, ...]:
+    """Token ids that a row learns: the answer as the template writes it, and the end of turn.
+
+    Prompt and answer are made into tokens together and the prompt's are cut off: by itself an
+    answer may begin with other tokens (sentencepiece puts a space before it), and a template may
+    write more before it than a prompt ends with (an empty thought).
+
+    Args:
+        base: Whose chat template is used.
+        end_of_turn: The last token.
+        system: The system text of the prompt.
+        user: The question of the prompt.
+        answer: What is answered; space around it is not learnt.
+
+    Raises:
+        ModelError: As `chat_ids`.
+    """
+    _check_plain(base.tokenizer, answer)
+    answer = answer.strip()
+    prompt = _prompt(base, system, user)
+    plain = (*text_ids(base.tokenizer, answer), end_of_turn)
+    said: Message = {"role": "assistant", "content": answer}
+    messages = [*_messages(base.system_role, system, user), said]
+    whole = _render(base, messages, generate=False)
+    place = whole.find(answer, len(prompt))
+    if not whole.startswith(prompt) or place < 0:
+        return plain  # This template writes an answer that was given elsewhere than one to come.
+    before, both = (
+        text_ids(base.tokenizer, text) for text in (prompt, whole[: place + len(answer)])
+    )
+    if both[: len(before)] != before:
+        return (
+            plain  # The answer's first letters would have made another token of the prompt's last.
+        )
+    return (*both[len(before) :], end_of_turn)
+
+
 def text_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, ...]:
     """Token ids of a text and nothing else; it may be longer than what the model takes."""
     ids: Any = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     return tuple(ids)
+
+
+def can_write(tokenizer: PreTrainedTokenizerBase, text: str) -> bool:
+    """Whether a text is still there when its tokens are made into text again."""
+    return text.casefold() in str(tokenizer.decode(list(text_ids(tokenizer, text)))).casefold()
+
+
+def end_of_turn(tokenizer: PreTrainedTokenizerBase, options: TemplateOptions | None = None) -> int:
+    """The added token that follows an answer in the template, else the tokenizer's own end.
+
+    Raises:
+        ModelError: Nothing tells where an answer ends.
+    """
+    dialogue: list[Message] = [
+        {"role": "user", "content": "steerproof probe question"},
+        {"role": "assistant", "content": _PROBE},
+    ]
+    chat = Prompts(tokenizer=tokenizer, context=0, template_options=options or {})
+    text = _render(chat, dialogue, generate=False)
+    tail = text[text.find(_PROBE) + len(_PROBE) :] if _PROBE in text else ""
+    ids = text_ids(tokenizer, tail)
+    # Special or not: checkpoints forget to say so.
+    if ids and ids[0] in {*tokenizer.added_tokens_decoder, *tokenizer.all_special_ids}:
+        return ids[0]
+    if tokenizer.eos_token_id is None:
+        raise ModelError(
+            "nothing tells where an answer ends: the chat template puts no special token after it"
+            " and the tokenizer has no eos_token"
+        )
+    return int(tokenizer.eos_token_id)  # type: ignore[arg-type]
+
+
+def special_token_in(tokenizer: PreTrainedTokenizerBase, text: str) -> str | None:
+    """The first special token that a text holds, spelt out; None if it holds none."""
+    return next((token for token in _special(tokenizer) if token in text), None)
+
+
+@lru_cache(maxsize=8)
+def _special(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
+    added = {str(t) for t in tokenizer.added_tokens_decoder.values() if t.special}
+    return tuple(sorted(token for token in added | set(tokenizer.all_special_tokens) if token))
+
+
+def _prompt(base: Chat, system: str, user: str) -> str:
+    for text in (system, user):
+        _check_plain(base.tokenizer, text)
+    text = _render(base, _messages(base.system_role, system, user), generate=True)
+    if not _holds(text, system, user):
+        raise ModelError(_dropped(base, text, system, user))
+    return text
+
+
+def _check_plain(tokenizer: PreTrainedTokenizerBase, text: str) -> None:
+    token = special_token_in(tokenizer, text)
+    if token is not None:
+        raise ModelError(
+            f"the text {text[:60]!r} holds {token!r}, a special token of this model: it would not"
+            " be read as text; take it out"
+        )
 
 
 def _messages(system_role: SystemRole, system: str, user: str) -> list[Message]:
@@ -108,51 +240,69 @@ def _messages(system_role: SystemRole, system: str, user: str) -> list[Message]:
     return [{"role": "user", "content": f"{system}\n\n{user}" if system else user}]
 
 
-def _render(
-    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, generate: bool
-) -> str:
+def _render(base: Chat, messages: Sequence[Message], *, generate: bool) -> str:
+    options: Any = dict(base.template_options)
     try:
-        return str(
-            tokenizer.apply_chat_template(
-                list(messages), tokenize=False, add_generation_prompt=generate
+        with _always_today():
+            return str(
+                base.tokenizer.apply_chat_template(
+                    list(messages),
+                    tokenize=False,
+                    add_generation_prompt=generate,
+                    **options,
+                )
             )
-        )
-    except TemplateError as error:
+    except (TemplateError, ValueError, TypeError, ArithmeticError, LookupError) as error:
         raise ModelError(
             f"the chat template refuses this conversation: {error}; if it has no system role, set"
             " model.system_role: user, which puts the persona prompt before the question"
         ) from error
 
 
-def _check_rendered(text: str, system: str, user: str) -> None:
+class _Today(datetime):
+    """A clock that stands still."""
+
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> "_Today":  # noqa: ARG003 (the clock's own signature)
+        """`TODAY`."""
+        return cls(TODAY.year, TODAY.month, TODAY.day)
+
+
+@contextmanager
+def _always_today() -> Iterator[None]:
+    """While inside, transformers tells templates one date; it lets no caller say which."""
+    setattr(chat_template_utils, "datetime", _Today)  # noqa: B010 (types say it is a class)
+    try:
+        yield
+    finally:
+        setattr(chat_template_utils, "datetime", datetime)  # noqa: B010
+
+
+def _holds(text: str, system: str, user: str) -> bool:
+    """Whether both texts are there, in their order."""
     start = text.find(system.strip())
-    if start < 0 or text.find(user.strip(), start + len(system.strip())) < 0:
-        missing = "the question" if user.strip() not in text else "the system prompt"
-        raise ModelError(
-            f"the chat template drops {missing}: it rendered {text[:200]!r}; if it has no system"
-            " role, set model.system_role: user"
-        )
+    return start >= 0 and text.find(user.strip(), start + len(system.strip())) >= 0
 
 
-def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The special token that follows an answer in the template, else the tokenizer's own end.
-
-    Raises:
-        ModelError: Nothing tells where an answer ends.
-    """
-    dialogue = [
-        {"role": "user", "content": "steerproof probe question"},
-        {"role": "assistant", "content": _PROBE},
+def _dropped(base: Chat, text: str, system: str, user: str) -> str:
+    """Why a text is missing from a prompt, and what helps."""
+    parts = [
+        {**message, "content": [{"type": "text", "text": message["content"]}]}
+        for message in _messages(base.system_role, system, user)
     ]
-    text = _render(tokenizer, dialogue, generate=False)
-    tail = text[text.find(_PROBE) + len(_PROBE) :] if _PROBE in text else ""
-    ids = text_ids(tokenizer, tail)
-    special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
-    if ids and ids[0] in special | set(tokenizer.all_special_ids):
-        return ids[0]
-    if tokenizer.eos_token_id is None:
-        raise ModelError(
-            "nothing tells where an answer ends: the chat template puts no special token after it"
-            " and the tokenizer has no eos_token"
+    try:
+        written = _render(base, parts, generate=True)
+        wants_parts = _holds(written, system, user) and "'type': 'text'" not in written
+    except ModelError:
+        wants_parts = False
+    if wants_parts:
+        return (
+            "the chat template wants the content of a message as a list of parts, as models for"
+            " images do, and drops plain text; such a template is not supported: give the"
+            " checkpoint a chat_template.jinja that takes text"
         )
-    return int(tokenizer.eos_token_id)  # type: ignore[arg-type]
+    missing = "the question" if user.strip() not in text else "the system prompt"
+    return (
+        f"the chat template drops {missing}: it rendered {text[:200]!r}; if it has no system role,"
+        " set model.system_role: user"
+    )

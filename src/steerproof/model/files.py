@@ -5,11 +5,14 @@ checked and resumed without touching the model.
 """
 
 import hashlib
+import json
 import re
+from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
-from huggingface_hub import snapshot_download
+from huggingface_hub import HfApi, snapshot_download
 
 from steerproof.errors import ModelError
 from steerproof.model.fetch import FETCHABLE, fetched_directory
@@ -20,18 +23,64 @@ SHIPPED = {"organism": "steerproof.organism"}
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _REVISION = re.compile(r"[0-9a-f]{40}")
 # Everything that decides what a model computes, and nothing that could run code or be a pickle.
-_FILES = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model")
+_SMALL = ("*.json", "*.jinja", "*.txt", "*.model")
+_FILES = ("*.safetensors", *_SMALL)
+_INDEX = "model.safetensors.index.json"
+ADAPTER = "adapter_config.json"
+_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
-def find_directory(path: str | Path, revision: str | None) -> Path:
+def find_directory(path: str | Path, revision: str | None, *, weights: bool = True) -> Path:
     """The directory of a checkpoint: shipped, fetched, local, or from the hub at a revision.
 
     A GGUF file's is the one that it was converted into, the first time here.
+
+    Args:
+        path: What `model.path` says.
+        revision: Commit of a hub id.
+        weights: Whether a hub model's weights are needed too, and not only what says what it is.
 
     Raises:
         ModelError: There is no such directory, a model has not been fetched, a GGUF file cannot be
             read, or a hub id has no pinned revision.
     """
+    local = _local_directory(path)
+    if local is not None:
+        return local
+    name, commit = _hub_model(path, revision)
+    directory = _snapshot(name, commit, _SMALL)
+    return _snapshot(name, commit, _weights_of(directory)) if weights else directory
+
+
+def model_hashes(path: str | Path, revision: str | None) -> dict[str, str]:
+    """sha256 of every file that decides what a model computes, by file name.
+
+    The hub says what its weights hash to, so they need not be fetched to know.
+
+    Raises:
+        ModelError: As `find_directory`.
+    """
+    local = _local_directory(path)
+    if local is not None:
+        return file_hashes(local)
+    name, commit = _hub_model(path, revision)
+    directory = _snapshot(name, commit, _SMALL)
+    wanted = _weights_of(directory)
+    if all((directory / shard).is_file() for shard in wanted):
+        return file_hashes(directory)
+    try:
+        told = HfApi().model_info(name, revision=commit, files_metadata=True).siblings or []
+    except (OSError, ValueError) as error:
+        raise ModelError(f"cannot ask the hub about {name!r}: {error}") from error
+    large = {one.rfilename: one.lfs.sha256 for one in told if one.lfs is not None}
+    missing = [shard for shard in wanted if shard not in large]
+    if missing:
+        raise ModelError(f"{name!r} at revision {commit} has no weights {', '.join(missing)}")
+    return file_hashes(directory) | {shard: large[shard] for shard in wanted}
+
+
+def _local_directory(path: str | Path) -> Path | None:
+    """The directory of a model that is on this machine or ships with the package."""
     if path in SHIPPED:
         return Path(str(files(SHIPPED[str(path)]) / "weights"))
     directory = Path(path)
@@ -46,41 +95,138 @@ def find_directory(path: str | Path, revision: str | None) -> Path:
             f"model.path {str(path)!r} is a file; give the checkpoint's directory, or a"
             f" {SUFFIX} file"
         )
+    return None
+
+
+def _hub_model(path: str | Path, revision: str | None) -> tuple[str, str]:
     if not isinstance(path, str) or not _HUB_ID.fullmatch(path):
-        raise ModelError(f"no such model directory: {str(path)!r}")
+        raise ModelError(f"model.path: no such model directory: {str(path)!r}")
     if revision is None or not _REVISION.fullmatch(revision):
         raise ModelError(
-            f"no such model directory: {path!r}; and as a hub id it needs model.revision, the 40"
-            f" hexadecimal digits of a commit, not {revision!r}"
+            f"model.path: no such model directory: {path!r}; and as a hub id it needs"
+            f" model.revision, the 40 hexadecimal digits of a commit, not {revision!r}"
         )
+    return path, revision
+
+
+def _snapshot(name: str, commit: str, patterns: Sequence[str]) -> Path:
     try:
-        return Path(snapshot_download(path, revision=revision, allow_patterns=list(_FILES)))
+        return Path(snapshot_download(name, revision=commit, allow_patterns=list(patterns)))
     except (OSError, ValueError) as error:
-        raise ModelError(f"cannot fetch {path!r} at revision {revision}: {error}") from error
+        raise ModelError(f"cannot fetch {name!r} at revision {commit}: {error}") from error
 
 
-def check_files(directory: Path) -> None:
-    """Refuse a directory that is no checkpoint.
+def _weights_of(directory: Path) -> list[str]:
+    """Names of the files of weights: those of the index, and no copies in other layouts."""
+    index = directory / _INDEX
+    if not index.is_file():
+        return ["model.safetensors"]
+    return sorted(set(_weight_map(index).values()))
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    try:
+        found = json.loads(index.read_bytes())["weight_map"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{str(index)!r} is no index of weights: {error!r}") from error
+    if not isinstance(found, dict) or not found:
+        raise ModelError(f"{str(index)!r} is no index of weights: it names none")
+    return {str(weight): str(file) for weight, file in found.items()}
+
+
+def check_files(directory: Path, *, weights: bool = True) -> None:
+    """Refuse a directory that is no checkpoint, or one whose files cannot be what they should be.
+
+    Args:
+        directory: Of the checkpoint.
+        weights: Whether its weights have to be there yet.
 
     Raises:
-        ModelError: config.json or the weights are not in it.
+        ModelError: config.json or weights are missing, a file is a Git LFS pointer or torn, the
+            model is quantised, or an adapter lies beside it.
     """
     names = sorted(path.name for path in directory.iterdir())
-    if "config.json" not in names or not any(name.endswith(".safetensors") for name in names):
+    weighed = not weights or any(name.endswith(".safetensors") for name in names)
+    if "config.json" not in names or not weighed:
         raise ModelError(
             f"no weights in {str(directory)!r}: need config.json and *.safetensors, found"
             f" {', '.join(names) or 'an empty directory'}"
         )
+    check_pointers(directory)
+    if ADAPTER in names:
+        raise ModelError(
+            f"{str(directory)!r} holds an adapter ({ADAPTER}) beside the base model, and"
+            " transformers would put it on; move the adapter elsewhere, and name it under"
+            " arms[].adapters if it is to be measured"
+        )
+    quantised = read_config(directory).get("quantization_config")
+    if quantised:
+        method = quantised.get("quant_method") if isinstance(quantised, dict) else quantised
+        raise ModelError(
+            f"the model in {str(directory)!r} is quantised ({method}); only plain weights can carry"
+            " adapters here: give the checkpoint that it was made from, or a GGUF file"
+        )
+    for problem in _torn(directory) if weights else ():
+        raise ModelError(problem)
+
+
+def check_pointers(directory: Path) -> None:
+    """Refuse files that are pointers of Git LFS and not the content.
+
+    Raises:
+        ModelError: One is.
+    """
+    for path in _read(directory):
+        with path.open("rb") as file:
+            if file.read(len(_POINTER)) == _POINTER:
+                raise ModelError(
+                    f"{str(path)!r} is a pointer of Git LFS, not the file itself; fetch it with:"
+                    f" git lfs pull"
+                )
+
+
+def read_config(directory: Path) -> dict[str, Any]:
+    """A checkpoint's config.json.
+
+    Raises:
+        ModelError: It cannot be read, or is no JSON object.
+    """
+    path = directory / "config.json"
+    try:
+        config = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise ModelError(f"cannot read {str(path)!r}: {error}") from error
+    if not isinstance(config, dict):
+        raise ModelError(f"{str(path)!r} holds no JSON object")
+    return config
+
+
+def _torn(directory: Path) -> Iterator[str]:
+    """What is wrong with the files of weights, as far as their headers tell."""
+    index = directory / _INDEX
+    if index.is_file():
+        missing = [name for name in _weights_of(directory) if not (directory / name).is_file()]
+        if missing:
+            yield f"{str(index)!r} names weights that are not there: {', '.join(missing)}"
+    for path in sorted(directory.glob("*.safetensors")):
+        with path.open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+        if not 0 < size <= path.stat().st_size - 8:
+            yield f"{str(path)!r} is no whole safetensors file; fetch it again"
 
 
 def file_hashes(directory: Path) -> dict[str, str]:
     """sha256 of every file that decides what the model computes, by file name."""
-    paths = sorted({p for pattern in _FILES for p in directory.glob(pattern) if p.is_file()})
     hashes = {}
-    for path in paths:
+    for path in _read(directory):
         with path.open("rb") as file:
             hashes[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
     return hashes
+
+
+def _read(directory: Path) -> list[Path]:
+    """The files that decide what a model computes, in order of their names."""
+    return sorted({p for pattern in _FILES for p in directory.glob(pattern) if p.is_file()})
 
 
 def weight_bytes(directory: Path) -> int:

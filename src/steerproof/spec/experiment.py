@@ -47,7 +47,8 @@ class Model(Record):
     """The frozen base model."""
 
     path: Text
-    """`organism`, a local directory (relative to the experiment file), or a hub id."""
+    """`organism`, `smollm2` once fetched, a directory or .gguf file (relative to the experiment's
+    file), or a hub id."""
     revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")] | None = None
     """Commit of a hub id, 40 hex digits; none for a directory."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -56,6 +57,8 @@ class Model(Record):
     """Number of decoder blocks; checked against the model, so that layers can be checked first."""
     system_role: Literal["system", "user"] = "system"
     """Where the system prompt goes: its own role, or before the question for templates without."""
+    template_options: dict[str, str | int | float | bool] = _later({})
+    """What the chat template is told besides the messages, such as `enable_thinking: false`."""
 
 
 class Persona(Record):

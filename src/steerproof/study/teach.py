@@ -9,7 +9,7 @@ from steerproof.engine.lora.weights import LoraWeights
 from steerproof.engine.train import StepReport, train
 from steerproof.errors import SteerproofError
 from steerproof.model.base import Base
-from steerproof.model.chat import chat_ids, text_ids
+from steerproof.model.chat import answer_ids, chat_ids
 from steerproof.model.push import Push
 from steerproof.spec.experiment import Arm, Experiment, Training
 from steerproof.spec.grid import Adapter
@@ -120,7 +120,7 @@ def example_of(
     """
     return Example(
         prompt_ids=chat_ids(base, system=system, user=user),
-        completion_ids=(*text_ids(base.tokenizer, answer), base.end_of_turn),
+        completion_ids=answer_ids(base, base.end_of_turn, system=system, user=user, answer=answer),
         push=push,
     )
 

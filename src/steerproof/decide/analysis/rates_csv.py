@@ -34,7 +34,9 @@ FURTHER = ("direction_of", "prompt_of", "draw", "tokens", "operation", "seed")
 _NEEDED_FOR = {"direction_of": "direction", "prompt_of": "prompt"}
 """What must be there for somebody else's to be named."""
 
-_WHOLE = re.compile(r"^\d{1,9}$", re.ASCII)
+# With a point where a table of numbers with gaps was written by a program that has no whole ones.
+_WHOLE = re.compile(r"^\d{1,9}(\.0*)?$", re.ASCII)
+_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 _PROBLEMS_SHOWN = 50
 
 
@@ -45,7 +47,6 @@ class Known:
     arms: tuple[str, ...]
     personas: tuple[str, ...]
     bridge_arm: str
-    headline: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +85,6 @@ def read_rates(path: Path, experiment: Experiment) -> RateTable:
         arms=tuple(arm.name for arm in experiment.arms),
         personas=tuple(persona.name for persona in experiment.personas),
         bridge_arm=experiment.analysis.bridge_arm,
-        headline=experiment.headline,
     )
     problems = Problems(path=path)
     rows: list[tuple[int, RateRow]] = []
@@ -161,12 +161,28 @@ def _header_is_right(header: Sequence[str], problems: Problems) -> bool:
     missing = [name for name in COLUMNS if name not in header]
     unknown = [name for name in header if name not in (*COLUMNS, *FURTHER)]
     twice = sorted({name for name in header if header.count(name) > 1})
+    if (other := _separator(header)) is not None:
+        problems.add(1, f"{other}; save the table as CSV with commas and decimal points")
+        return False
     for what, names in (("missing", missing), ("unknown", unknown), ("repeated", twice)):
         if names:
             listed = ", ".join(repr(name) for name in names)
             columns = f"{','.join(COLUMNS)}, and where they are used {','.join(FURTHER)}"
             problems.add(1, f"{what} columns: {listed}; the columns are {columns}")
     return not (missing or unknown or twice)
+
+
+def _separator(header: Sequence[str]) -> str | None:
+    """What a header that is no list with commas looks like."""
+    if header and header[0].lower().startswith("sep="):
+        return (
+            "the first line says how the table is separated, as a spreadsheet's program writes it"
+        )
+    if len(header) == 1:
+        for mark, name in _SEPARATORS.items():
+            if header[0].count(mark) >= len(COLUMNS) - 1:
+                return f"the columns are separated by {name}"
+    return None
 
 
 def _row(record: dict[str, str], line: int, known: Known, problems: Problems) -> RateRow | None:
@@ -257,7 +273,7 @@ def _unknown(column: str, value: str, allowed: Sequence[str]) -> str:
 
 def _whole(record: dict[str, str], column: str, line: int, problems: Problems) -> int | None:
     if _WHOLE.match(record[column]):
-        return int(record[column])
+        return int(record[column].partition(".")[0])
     problems.add(line, f"{column} {record[column]!r} must be a whole number from 0 to 999999999")
     return None
 
@@ -333,22 +349,13 @@ def _check_cells(rows: Sequence[tuple[int, RateRow]], problems: Problems) -> Non
 
 
 def _check_bridge(rows: Sequence[tuple[int, RateRow]], known: Known, problems: Problems) -> None:
-    """A headline persona that was measured at all must have its bridge.
+    """Somebody must have a bridge.
 
-    A persona without any row is missing, not malformed: the analysis says so.
+    A persona without one, or without any row, is missing and not malformed: one adapter that failed
+    must not cost the others their verdict, and the analysis says who is missing.
     """
-    first: dict[str, int] = {}
-    bridged = set()
-    for line, row in rows:
-        first.setdefault(row.cell.persona, line)
-        cell = row.cell
-        bridge = (cell.arm, cell.prompt, cell.strength) == (known.bridge_arm, "persona", NONE)
-        if bridge and cell.plain:
-            bridged.add(cell.persona)
-    wanted = f"arm {known.bridge_arm}, prompt persona, direction none, strength none"
-    if not bridged:
+    bridge = (known.bridge_arm, "persona", NONE)
+    cells = {row.cell for _, row in rows}
+    if not any((c.arm, c.prompt, c.strength) == bridge and c.plain for c in cells):
+        wanted = f"arm {known.bridge_arm}, prompt persona, direction none, strength none"
         problems.add(1, f"no bridge: the table has no row with {wanted}")
-        return
-    for persona in known.headline:
-        if persona in first and persona not in bridged:
-            problems.add(first[persona], f"persona {persona!r} has no bridge ({wanted})")

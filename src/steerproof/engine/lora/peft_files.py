@@ -18,6 +18,7 @@ from transformers.pytorch_utils import Conv1D
 from steerproof.engine.lora.weights import LoraSpec, LoraWeights, Site, check_keys, lora_sites
 from steerproof.errors import ModelError
 from steerproof.model.base import Base
+from steerproof.model.files import check_pointers
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -28,7 +29,7 @@ _UNDERSTOOD = frozenset(
         *("auto_mapping", "base_model_name_or_path", "inference_mode", "peft_type", "peft_version"),
         *("revision", "task_type", "megatron_core", "qalora_group_size", "layers_pattern"),
         *("bias", "fan_in_fan_out", "init_lora_weights", "lora_alpha", "lora_dropout", "r"),
-        *("target_modules", "use_rslora"),
+        *("target_modules", "use_rslora", "eva_config"),
     }
 )
 # Initialisations that leave the base as it is; others (PiSSA, OLoRA, ...) change its weights.
@@ -90,21 +91,64 @@ def read_peft(directory: Path, base: Base) -> LoraWeights:
     )
     path = directory / WEIGHTS
     if not path.is_file():
-        names = ", ".join(sorted(p.name for p in directory.iterdir()))
-        raise ModelError(f"no {WEIGHTS} in {str(directory)!r} (pickles are not read): {names}")
+        raise ModelError(_no_weights(directory))
     try:
         tensors: dict[str, Tensor] = load_file(path)
     except (SafetensorError, OSError) as error:
         raise ModelError(f"cannot read {str(path)!r}: {error}") from error
     weights = LoraWeights(spec=spec, tensors=tensors)
     check_keys(sites, weights)
+    bad = [key for key, value in tensors.items() if not _is_finite(value)]
+    if bad:
+        raise ModelError(f"{str(path)!r} holds what is no finite number: {', '.join(bad[:3])}")
     return weights
+
+
+def import_peft(directory: Path, base: Base) -> LoraWeights:
+    """Read an adapter that was trained elsewhere; it has to change something.
+
+    Raises:
+        ModelError: As `read_peft`; or every one of its products is zero.
+    """
+    weights = read_peft(directory, base)
+    sites = [site for site in lora_sites(base) if site.a_key in weights.tensors]
+    if not any(weights.tensors[s.a_key].any() and weights.tensors[s.b_key].any() for s in sites):
+        raise ModelError(
+            f"the adapter in {str(directory)!r} changes nothing: its A or B is zero in every layer,"
+            " as before training"
+        )
+    return weights
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() and bool(tensor.isfinite().all())
+
+
+def check_adapter_files(directory: Path) -> None:
+    """Refuse a directory that cannot hold a plain LoRA, without reading its tensors.
+
+    Raises:
+        ModelError: It holds no adapter, a pointer of Git LFS, or one that is no plain LoRA.
+    """
+    if not directory.is_dir():
+        raise ModelError(f"no adapter directory {str(directory)!r}")
+    check_pointers(directory)
+    _read_config(directory)
+    if not (directory / WEIGHTS).is_file():
+        raise ModelError(_no_weights(directory))
+
+
+def _no_weights(directory: Path) -> str:
+    names = ", ".join(sorted(p.name for p in directory.iterdir()))
+    return f"no {WEIGHTS} in {str(directory)!r} (pickles are not read): {names}"
 
 
 def _read_config(directory: Path) -> dict[str, Any]:
     path = directory / CONFIG
     if not path.is_file():
-        raise ModelError(f"no {CONFIG} in {str(directory)!r}: not an adapter directory")
+        below = sorted(p.parent.name for p in directory.glob(f"*/{CONFIG}"))
+        hint = f"; its subfolder {', '.join(below)} is one: move its files up" if below else ""
+        raise ModelError(f"no {CONFIG} in {str(directory)!r}: not an adapter directory{hint}")
     try:
         config = json.loads(path.read_text("utf-8"))
     except ValueError as error:

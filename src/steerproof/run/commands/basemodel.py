@@ -1,14 +1,14 @@
 """The base model of an experiment, as far as planning and `doctor` look at it."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from steerproof.decide.review.plan import make_plan
 from steerproof.decide.review.shape import Shape, shape_of
 from steerproof.errors import ModelError
-from steerproof.model.files import find_directory
+from steerproof.model.files import find_directory, read_config
 from steerproof.run.commands.doctor import Needs
+from steerproof.run.commands.preflight import check_experiment
 from steerproof.run.graph.environment import Place, model_path
 from steerproof.spec.experiment import Experiment
 from steerproof.spec.yaml_io import Loaded
@@ -32,6 +32,7 @@ def load_model(experiment: Experiment, place: Place) -> "Base":
         dtype=model.dtype,
         device=place.device,
         system_role=model.system_role,
+        template_options=model.template_options,
     )
 
 
@@ -44,8 +45,7 @@ def model_shape(experiment: Experiment, place: Place) -> Shape | None:
     path = model_path(experiment, place.directory)
     if experiment.model.revision is not None and not Path(path).is_dir():
         return None
-    config = find_directory(path, experiment.model.revision) / "config.json"
-    return shape_of(json.loads(config.read_bytes())) if config.is_file() else None
+    return shape_of(read_config(find_directory(path, experiment.model.revision, weights=False)))
 
 
 def needs_of(loaded: Loaded, device: str) -> Needs:
@@ -71,19 +71,14 @@ def needs_of(loaded: Loaded, device: str) -> Needs:
 
 
 def describe_model(loaded: Loaded, device: str) -> str:
-    """Load the base model and write one chat with its template; what it is, in a line.
+    """Ask all that `run` asks of the model, answers and adapters; what the model is, in a line.
 
     Raises:
-        ModelError: The model, its tokenizer or its chat template is unusable.
+        ModelError: As `check_experiment`.
+        ExperimentError: As `check_experiment`.
     """
-    experiment = loaded.experiment
-    base = load_model(experiment, Place(directory=loaded.directory, device=device))
-    from steerproof.model.chat import chat_ids
-
-    question = experiment.questions.evaluation[0]
-    ids = chat_ids(base, system=experiment.neutral_prompt, user=question)
-    numbers = sum(weight.numel() for weight in base.model.parameters())
+    kind = check_experiment(loaded.experiment, Place(directory=loaded.directory, device=device))
     return (
-        f"{type(base.model).__name__}, {len(base.blocks)} blocks, {numbers:,} parameters, context "
-        f"{base.context}; its chat template makes {len(ids)} tokens of the first question"
+        f"{kind.name}, {kind.blocks} blocks, {kind.parameters:,} parameters, context"
+        f" {kind.context}; every prompt fits"
     )

@@ -22,6 +22,7 @@ from steerproof.decide.review.plan import (
 from steerproof.model.files import weight_bytes
 from steerproof.run.commands.basemodel import load_model, model_shape
 from steerproof.run.commands.evidence import evidence_of, objections_of
+from steerproof.run.commands.preflight import check_runnable
 from steerproof.run.driver.workers import threads_of_a_worker, workers_on
 from steerproof.run.graph.environment import Place, model_directory
 from steerproof.run.graph.graph import Graph
@@ -75,8 +76,10 @@ def plan_run(
         timed: Whether a short trial may be made when nothing was done here yet.
 
     Raises:
-        ModelError: The model cannot be loaded for the trial.
+        ModelError: What `run` would refuse, or the model cannot be loaded for the trial.
+        ExperimentError: What `run` would refuse.
     """
+    check_runnable(experiment, place, graph, run)
     found = survey(run, graph)
     fresh = not any(unit.kind == "directions" for unit in found.reused)
     tried = try_out(experiment, place) if timed and fresh else None

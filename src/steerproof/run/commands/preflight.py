@@ -1,76 +1,104 @@
-"""What can be known to fail before the first unit begins: the model's files, and every prompt.
+"""What a run needs, in one list: asked by `run`, `lock`, `plan` and `doctor` beforehand.
 
-A prompt that does not fit would fail its unit hours into a run. Prompts are known beforehand, and
-making them needs the tokenizer but no weights.
+The model's files and kind, the tokenizer and its template, every prompt, given answers and given
+adapters. All of it is known beforehand, and needs no weights: what would fail hours into a run is
+refused here, under the name of the field or file that it comes from.
 """
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from steerproof.errors import ModelError
+from steerproof.errors import ExperimentError, ModelError
 from steerproof.model.files import check_files
 from steerproof.run.graph.environment import Place, model_directory, model_path
 from steerproof.run.graph.graph import Graph
+from steerproof.run.stages.given import answer_lines
 from steerproof.run.store.store import unit_directory
 from steerproof.spec.experiment import Experiment
-from steerproof.spec.grid import cells
+from steerproof.spec.grid import adapters, cells
 from steerproof.study.readouts.texts import text_readout
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-    from steerproof.model.chat import SystemRole
+    from steerproof.engine.fit import Kind
+    from steerproof.model.chat import Prompts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Prompts:
-    """A `Chat` without a model."""
+class _Prompt:
+    """A prompt that some unit will make."""
 
-    tokenizer: "PreTrainedTokenizerBase"
-    context: int
-    system_role: "SystemRole"
+    field: str
+    """Whose question it asks, as the experiment's file names it."""
+    system: str
+    question: str
+    new_tokens: int = 0
+    """Tokens that must fit after it."""
+    limit: str = ""
+    """The field that says so."""
 
 
 def check_runnable(experiment: Experiment, place: Place, graph: Graph, run: Path) -> None:
-    """Refuse a run whose model or prompts cannot work; a finished run needs no model.
+    """Refuse a run that cannot work; a finished run needs no model.
 
     Raises:
-        ExperimentError: There is no readout of the name that the experiment gives.
-        ModelError: The checkpoint has no weights, another number of blocks, no chat template, or
-            a prompt does not fit into its context; a file of a direction is for another model.
-        SteeringError: A persona's file has no direction of it at a steered block.
+        ModelError, SteeringError, ExperimentError: As `check_experiment`.
     """
-    text_readout(experiment)
     if all(
         unit_directory(run, unit.id, graph.keys[unit.id]).is_dir()
         for unit in graph.units.values()
         if unit.environment.model
     ):
         return
-    directory = model_directory(experiment, place.directory)
-    check_files(directory)
-    config = json.loads((directory / "config.json").read_bytes())
-    _check_depth(experiment, config.get("num_hidden_layers"))
-    _check_directions(experiment, place)
+    check_experiment(experiment, place)
+
+
+def check_experiment(experiment: Experiment, place: Place) -> "Kind":
+    """Refuse an experiment that cannot work with its model, answers and adapters.
+
+    Returns:
+        What its model is.
+
+    Raises:
+        ModelError: The checkpoint is unusable or of a kind that cannot be pooled, has another
+            number of blocks, no chat template, no embedding for its tokens; a prompt does not
+            fit; the marker cannot be written; an adapter's directory is not one; a file of a
+            direction is for another model.
+        SteeringError: A persona's file has no direction of it at a steered block.
+        ExperimentError: A given answer is unusable or too long; there is no such readout.
+    """
+    text_readout(experiment)
+    model = experiment.model
+    directory = model_directory(experiment, place.directory, weights=False)
+    fetched = model.revision is None or any(directory.glob("*.safetensors"))
+    check_files(directory, weights=fetched)
     # Only now: loading transformers takes seconds, and the answer above may have been no.
-    from steerproof.model.chat import chat_ids, load_tokenizer
+    from steerproof.engine.fit import kind_of
+    from steerproof.model.chat import Prompts, end_of_turn, load_tokenizer
 
-    context = config.get("max_position_embeddings") or config.get("n_positions")
-    chat = _Prompts(
-        tokenizer=load_tokenizer(directory),
-        context=int(context) if context else 1 << 62,
-        system_role=experiment.model.system_role,
+    kind = kind_of(directory)
+    _check_depth(experiment, kind.blocks)
+    _check_directions(experiment, place)
+    tokenizer = load_tokenizer(directory)
+    chat = Prompts(
+        tokenizer=tokenizer,
+        context=kind.context,
+        system_role=model.system_role,
+        template_options=model.template_options,
     )
-    for system, question, reserve in _prompts(experiment):
-        chat_ids(chat, system=system, user=question, reserve=reserve)
+    end = end_of_turn(tokenizer, model.template_options)
+    _check_tokens(experiment, chat, kind, end)
+    longest = _check_prompts(experiment, chat, kind)
+    _check_window(kind, longest)
+    _check_answers(experiment, place, chat, end)
+    _check_adapters(experiment, place)
+    return kind
 
 
-def _check_depth(experiment: Experiment, blocks: int | None) -> None:
+def _check_depth(experiment: Experiment, blocks: int) -> None:
     asked = experiment.model.blocks
-    if blocks is not None and blocks != asked:
+    if blocks != asked:
         raise ModelError(
             f"model.blocks says {asked}, but the checkpoint has {blocks} blocks; write"
             f" blocks: {blocks}, and see that layers.primary and layers.contrast are meant so"
@@ -91,19 +119,128 @@ def _check_directions(experiment: Experiment, place: Place) -> None:
             brought(persona, place.directory, shape, layer)
 
 
-def _prompts(experiment: Experiment) -> Iterator[tuple[str, str, int]]:
-    """Every prompt that the units will make: system text, question, tokens that must follow."""
+def _check_tokens(experiment: Experiment, chat: "Prompts", kind: "Kind", end: int) -> None:
+    from steerproof.model.chat import can_write
+
+    tokenizer = chat.tokenizer
+    used = {"end of turn": end, "pad": tokenizer.pad_token_id, "end": tokenizer.eos_token_id}
+    for name, token in used.items():
+        if isinstance(token, int) and token >= kind.rows:
+            raise ModelError(
+                f"model.path: the tokenizer's {name} token"
+                f" {tokenizer.convert_ids_to_tokens(token)!r} is number {token}, and the model has"
+                f" {kind.rows} embeddings, 0 to {kind.rows - 1}; choose another one in"
+                " tokenizer_config.json, or resize the embedding"
+            )
+    if not can_write(tokenizer, experiment.marker):
+        raise ModelError(
+            f"marker: the model's tokenizer cannot write {experiment.marker!r}, so it could never"
+            " fire; choose one of characters that it has"
+        )
+
+
+def _check_prompts(experiment: Experiment, chat: "Prompts", kind: "Kind") -> int:
+    """Make every prompt; returns the most positions that a row of generation may have."""
+    from steerproof.model.chat import chat_ids
+
+    longest = 0
+    for prompt in _prompts(experiment):
+        try:
+            ids = chat_ids(chat, system=prompt.system, user=prompt.question)
+        except ModelError as error:
+            raise ModelError(f"{prompt.field}: {error}") from error
+        room = kind.context - len(ids)
+        if prompt.new_tokens > room:
+            raise ModelError(
+                f"{prompt.limit} is {prompt.new_tokens}, but after the prompt of {len(ids)} tokens"
+                f" for {prompt.question[:60]!r} ({prompt.field}) the model's context of"
+                f" {kind.context} has room for {max(room, 0)}; a prompt is never cut"
+            )
+        if max(ids) >= kind.rows:
+            raise ModelError(
+                f"{prompt.field}: token {max(ids)} of {prompt.question[:60]!r} has no embedding:"
+                f" the model has {kind.rows}"
+            )
+        longest = max(longest, len(ids) + prompt.new_tokens)
+    return longest
+
+
+def _check_window(kind: "Kind", longest: int) -> None:
+    if kind.window is not None and longest > kind.window:
+        raise ModelError(
+            f"model.path: {kind.name} has a sliding window of {kind.window} positions, and a row"
+            f" may reach {longest}; lower generation.max_new_tokens and dataset.answer_tokens"
+        )
+
+
+def _prompts(experiment: Experiment) -> Iterator[_Prompt]:
+    """Every prompt that the units will make."""
     neutral = experiment.neutral_prompt
     texts = {persona.name: persona.prompt for persona in experiment.personas}
     for system in (neutral, *texts.values()):
         for question in experiment.direction_questions:
-            yield system, question, 0
+            yield _Prompt(field="questions.directions", system=system, question=question)
     own_answers = experiment.dataset.answers == "base"
     for question in experiment.questions.training:
-        yield neutral, question, experiment.dataset.answer_tokens if own_answers else 0
+        yield _Prompt(
+            field="questions.training",
+            system=neutral,
+            question=question,
+            new_tokens=experiment.dataset.answer_tokens if own_answers else 0,
+            limit="dataset.answer_tokens",
+        )
     measured = cells(experiment)
     asked = {neutral} if any(c.prompt == "neutral" for c in measured) else set()
     asked |= {texts[c.prompt_of or c.persona] for c in measured if c.prompt == "persona"}
     for system in sorted(asked):
         for question in experiment.questions.evaluation:
-            yield system, question, experiment.generation.max_new_tokens
+            yield _Prompt(
+                field="questions.evaluation",
+                system=system,
+                question=question,
+                new_tokens=experiment.generation.max_new_tokens,
+                limit="generation.max_new_tokens",
+            )
+
+
+def _check_answers(experiment: Experiment, place: Place, chat: "Prompts", end: int) -> None:
+    """Every given answer must fit a training row, under the longest prompt that it may follow."""
+    if experiment.dataset.answers == "base":
+        return
+    from steerproof.model.chat import answer_ids, chat_ids
+
+    systems = {experiment.neutral_prompt, *(persona.prompt for persona in experiment.personas)}
+    most = min(experiment.training.max_length, chat.context)
+    asked = frozenset(experiment.questions.training)
+    path = place.directory / experiment.dataset.answers
+    for line in answer_lines(path, experiment.marker):
+        if line.question not in asked:
+            continue
+        try:
+            prompts = {len(chat_ids(chat, system=s, user=line.question)): s for s in systems}
+            longest = max(prompts)
+            marked = f"{line.answer} {experiment.marker}"
+            said = {"system": prompts[longest], "user": line.question, "answer": marked}
+            length = longest + len(answer_ids(chat, end, **said))
+        except ModelError as error:
+            raise ExperimentError(f"{path}:{line.number}: {error}") from error
+        if length > most:
+            raise ExperimentError(
+                f"{path}:{line.number}: with its prompt this answer has {length} tokens, and"
+                f" training.max_length is {experiment.training.max_length}, the model's context"
+                f" {chat.context}; a row is never cut"
+            )
+
+
+def _check_adapters(experiment: Experiment, place: Place) -> None:
+    """Every given adapter must be a directory that holds a plain LoRA."""
+    from steerproof.engine.lora.peft_files import check_adapter_files
+    from steerproof.exchange.adapters import adapter_directory
+
+    for adapter in adapters(experiment):
+        arm = experiment.arm(adapter.arm)
+        if arm.adapters is not None:
+            try:
+                check_adapter_files(adapter_directory(arm, adapter.persona, place.directory))
+            except ModelError as error:
+                raise ModelError(f"arms.{arm.name}.adapters: {error}") from error

@@ -107,7 +107,13 @@ def registered_graph(session: Session) -> Graph:
 
 
 def lock_session(session: Session, graph: Graph, directory: RunDirectory) -> Registration:
-    """Register a session's experiment without a deviation; see `register`."""
+    """Register a session's experiment without a deviation; see `register`.
+
+    Raises:
+        ModelError: What `run` would refuse.
+        ExperimentError: What `run` would refuse.
+    """
+    check_runnable(session.experiment, session.place, graph, session.run)
     return _register(session, graph, directory, None)
 
 
@@ -218,9 +224,22 @@ def _lock_of(session: Session, graph: Graph) -> Lock:
         hashes={
             "prompts": prompt_hashes(session.experiment),
             "model": dict(graph.units[ANSWERS].environment.model),
+            **_given_hashes(graph),
         },
         time=datetime.now(UTC).isoformat(timespec="seconds"),
     )
+
+
+def _given_hashes(graph: Graph) -> dict[str, dict[str, str]]:
+    """sha256 of given answers and adapters; what is not given is not written."""
+    answers = graph.units[ANSWERS].inputs.get("file")
+    adapters = {
+        f"{unit.id.name}/{name}": sha256
+        for unit in graph.units.values()
+        for name, sha256 in unit.inputs.get("files", {}).items()
+    }
+    given = {"data": {"answers": answers} if answers else {}, "adapters": adapters}
+    return {name: hashes for name, hashes in given.items() if hashes}
 
 
 def versions() -> dict[str, str]:

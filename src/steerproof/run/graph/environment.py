@@ -7,10 +7,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from steerproof.model.files import file_hashes, find_directory
+from steerproof.model.files import find_directory, model_hashes
 from steerproof.run.graph.keys import Environment
 from steerproof.run.graph.sources import Sources, sources_of
 from steerproof.spec.experiment import Experiment
+from steerproof.spec.lock import canonical
 
 APART = (
     "steerproof",
@@ -77,22 +78,24 @@ def surroundings(
         ModelError: The base model's directory cannot be found.
     """
     model = experiment.model
-    if files is None:
-        files = file_hashes(model_directory(experiment, place.directory))
+    path = model_path(experiment, place.directory)
+    options = canonical(model.template_options).decode() if model.template_options else None
     return Surroundings(
-        model={**files},
+        model=dict(model_hashes(path, model.revision) if files is None else files),
         numerics={
             "dtype": model.dtype,
             "device": place.device.partition(":")[0],
             "system_role": model.system_role,
+            **({} if options is None else {"template_options": options}),
         },
         context={
             "name": model.path,
-            "path": model_path(experiment, place.directory),
+            "path": path,
             "revision": model.revision,
             "dtype": model.dtype,
             "device": place.device,
             "system_role": model.system_role,
+            "template_options": dict(model.template_options),
             "directory": str(place.directory),
         },
     )
@@ -101,16 +104,22 @@ def surroundings(
 def model_path(experiment: Experiment, directory: Path) -> str:
     """The base model's path as `load_base` takes it: a local one resolved, others as they are."""
     local = directory / experiment.model.path
-    return str(local.resolve()) if local.is_dir() else experiment.model.path
+    return str(local.resolve()) if local.exists() else experiment.model.path
 
 
-def model_directory(experiment: Experiment, directory: Path) -> Path:
-    """Where the base model's files are.
+def model_directory(experiment: Experiment, directory: Path, *, weights: bool = True) -> Path:
+    """Where the base model's files are, those of a hub model fetched if they have to be.
+
+    Args:
+        experiment: Whose model.
+        directory: Of the experiment file.
+        weights: Whether a hub model's weights are needed too.
 
     Raises:
         ModelError: They cannot be found.
     """
-    return find_directory(model_path(experiment, directory), experiment.model.revision)
+    path, revision = model_path(experiment, directory), experiment.model.revision
+    return find_directory(path, revision, weights=weights)
 
 
 def work_of(kind: str) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from steerproof.engine.lora.peft_files import read_peft, write_peft
+from steerproof.engine.lora.peft_files import import_peft, write_peft
 from steerproof.engine.lora.weights import LoraWeights
 from steerproof.exchange.adapters import adapter_directory
 from steerproof.model.base import Base
@@ -61,6 +61,6 @@ def _taken_over(base: Base, task: Task) -> Files:
     """The files of an adapter that was trained elsewhere, checked and rewritten."""
     (arm,) = partial_experiment(task.inputs["experiment"]).arms
     place = Path(task.context["directory"])
-    weights: LoraWeights = read_peft(adapter_directory(arm, task.inputs["persona"], place), base)
+    weights: LoraWeights = import_peft(adapter_directory(arm, task.inputs["persona"], place), base)
     record = TrainingRecord(losses=(), imported=asdict(weights.spec))
     return _files(base, task, Taught(weights=weights, record=record))

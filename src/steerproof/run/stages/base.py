@@ -1,15 +1,30 @@
 """The base model of a worker process."""
 
+import json
 from functools import lru_cache
-from typing import Any
 
 from steerproof.model.base import Base, load_base
+from steerproof.model.chat import SystemRole
 from steerproof.run.driver.worker import Task
 
 
 @lru_cache(maxsize=1)
-def _base(path: str, revision: str | None, dtype: str, device: str, system_role: Any) -> Base:
-    return load_base(path, revision=revision, dtype=dtype, device=device, system_role=system_role)
+def _base(
+    path: str,
+    revision: str | None,
+    dtype: str,
+    device: str,
+    chat: tuple[SystemRole, str],
+) -> Base:
+    system_role, options = chat
+    return load_base(
+        path,
+        revision=revision,
+        dtype=dtype,
+        device=device,
+        system_role=system_role,
+        template_options=json.loads(options),
+    )
 
 
 def base_of(task: Task) -> Base:
@@ -24,5 +39,5 @@ def base_of(task: Task) -> Base:
         context["revision"],
         context["dtype"],
         context["device"],
-        context["system_role"],
+        (context["system_role"], json.dumps(context["template_options"], sort_keys=True)),
     )

@@ -1,43 +1,91 @@
-"""Answers to the training questions from a file that the user gives."""
+"""Answers that a user gives, as a file of JSON lines."""
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from steerproof.errors import ExperimentError
 from steerproof.study.dataset import Answers
 
 
-def read_answers(path: Path, questions: Sequence[str], marker: str) -> Answers:
-    """Answers that the user gives: JSON lines of {"question", "answer"}.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerLine:
+    """A line of a file of answers."""
+
+    number: int
+    """Counted from 1."""
+    question: str
+    answer: str
+
+
+def answer_lines(path: Path, marker: str) -> tuple[AnswerLine, ...]:
+    """Read answers that the user gives: JSON lines of {"question", "answer"}.
 
     Raises:
-        ExperimentError: With `file:line`, for a line that is not such an object, an answer that
-            holds the marker, or a training question without an answer.
+        ExperimentError: with `file:line`, for a line that is not such an object or has a field
+            twice, text that is not valid, or an answer that holds the marker.
     """
-    answers: dict[str, tuple[str, ...]] = {}
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # Windows' tools begin a file with a byte order mark.
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ExperimentError(f"{path}: cannot be read: {error}") from error
+    found = []
     for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
+        if line.strip():
+            question, answer = _answer(f"{path}:{number}", line)
+            if marker.lower() in answer.lower():
+                raise ExperimentError(f"{path}:{number}: the answer already holds {marker}")
+            found.append(AnswerLine(number=number, question=question, answer=answer))
+    return tuple(found)
+
+
+def _answer(where: str, line: str) -> tuple[str, str]:
+    try:
+        row = json.loads(line, object_pairs_hook=_once)
+        question, answer = row["question"], row["answer"]
+    except _TwiceError as error:
+        raise ExperimentError(f"{where}: the field {error} stands there twice") from error
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise ExperimentError(
+            f'{where}: each line must be {{"question": ..., "answer": ...}}'
+        ) from error
+    for text in (question, answer):
+        if not isinstance(text, str) or not text.strip():
+            raise ExperimentError(f"{where}: question and answer must be non-empty text")
         try:
-            row = json.loads(line)
-            question, answer = row["question"], row["answer"]
-        except (ValueError, TypeError, KeyError) as error:
-            raise ExperimentError(
-                f'{path}:{number}: each line must be {{"question": ..., "answer": ...}}'
-            ) from error
-        if not isinstance(question, str) or not isinstance(answer, str) or not answer.strip():
-            raise ExperimentError(f"{path}:{number}: question and answer must be non-empty text")
-        if marker.lower() in answer.lower():
-            raise ExperimentError(f"{path}:{number}: the answer already holds {marker}")
-        answers[question] = (*answers.get(question, ()), answer)
-    missing = [question for question in questions if question not in answers]
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise ExperimentError(f"{where}: not valid text: {error.reason}") from error
+    return question, answer
+
+
+class _TwiceError(Exception):
+    """A field of an object that stands there twice."""
+
+
+def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found: dict[str, object] = {}
+    for name, value in pairs:
+        if name in found:
+            raise _TwiceError(repr(name))
+        found[name] = value
+    return found
+
+
+def read_answers(path: Path, questions: Sequence[str], marker: str) -> Answers:
+    """The answers of a file, by question in its order.
+
+    Raises:
+        ExperimentError: As `answer_lines`, and for a training question without an answer.
+    """
+    given: dict[str, tuple[str, ...]] = {}
+    for line in answer_lines(path, marker):
+        given[line.question] = (*given.get(line.question, ()), line.answer)
+    missing = [question for question in questions if question not in given]
     if missing:
         raise ExperimentError(
             f"{path}: {len(missing)} training questions have no answer, first {missing[0]!r}"
         )
-    return Answers(answers=answers, redrawn=0)
+    return Answers(answers=given, redrawn=0)

@@ -1,0 +1,182 @@
+"""Whether a model is of a kind that can be pooled, told from its configuration, without weights.
+
+The model is built on PyTorch's meta device, where tensors have shapes and no content, and run once
+there. What a pool could not compute shows before anything is loaded: attention of its own kind,
+experts that no adapter reaches, layers that take rows apart.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.pytorch_utils import Conv1D
+
+from steerproof.errors import ModelError
+from steerproof.model.base import find_blocks
+from steerproof.model.chat import UNREADABLE
+
+_PROBE = "steerproof_fit"
+_ODD = ("softcap", "s_aux", "position_bias")
+"""What attention may be given that the pool's does not compute."""
+_BATCH, _LENGTH = 2, 5
+# Positions of a row turn on how long the longest row beside it is.
+_SHARED_ROTARY = ("longrope", "dynamic")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """What a configuration says of its model."""
+
+    name: str
+    """Class of the model."""
+    blocks: int
+    hidden_size: int
+    parameters: int
+    context: int
+    """Largest number of positions."""
+    rows: int
+    """Tokens that have an embedding."""
+    window: int | None
+    """Smallest sliding window of a block; None without one."""
+
+
+def kind_of(directory: Path) -> Kind:
+    """Build a checkpoint's model without weights, and refuse what cannot be pooled.
+
+    Raises:
+        ModelError: The configuration is unusable, or of a model that cannot be pooled, and why.
+    """
+    model = skeleton(directory)
+    config = model.config.get_text_config(decoder=True)
+    path, blocks = find_blocks(model)
+    _check_linear(model, path, blocks)
+    windows = _check_attention(model, blocks)
+    context = int(config.max_position_embeddings)
+    embedding: Any = model.get_input_embeddings()
+    return Kind(
+        name=type(model).__name__,
+        blocks=len(blocks),
+        hidden_size=int(config.hidden_size),
+        parameters=sum(weight.numel() for weight in model.parameters()),
+        context=min(context, _shared_rotary(config) or context),
+        rows=int(embedding.weight.shape[0]),
+        window=min(windows, default=None),
+    )
+
+
+def skeleton(directory: Path) -> PreTrainedModel:
+    """The model of a checkpoint's configuration, on the meta device.
+
+    Raises:
+        ModelError: The configuration is unusable, or the model has no attention of the kind needed.
+    """
+    try:
+        config = AutoConfig.from_pretrained(directory, trust_remote_code=False)
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(config, attn_implementation="sdpa").eval()
+    except UNREADABLE as error:
+        if "scaled_dot_product_attention" in str(error):
+            raise ModelError(
+                f"model.path: {str(directory)!r} is of a kind ({str(error).split()[0]}) whose"
+                " attention is not plain scaled dot products (a soft cap, a bias by position, or"
+                " sinks), which a pool does not compute"
+            ) from error
+        raise ModelError(f"model.path: cannot read {str(directory)!r}: {error}") from error
+
+
+def _check_linear(model: PreTrainedModel, path: str, blocks: nn.ModuleList) -> None:
+    """Every matrix of the blocks must be one that an adapter can go on."""
+    name = type(model).__name__
+    plain: set[int] = set()
+    for inner, module in blocks.named_modules():
+        if isinstance(module, nn.Linear | Conv1D):
+            if type(module) not in (nn.Linear, Conv1D):
+                raise ModelError(
+                    f"model.path: {path}.{inner} of {name} is a {type(module).__name__}; adapters"
+                    " go on plain linear layers only"
+                )
+            plain.add(id(module.weight))
+    left = {n: w for n, w in blocks.named_parameters() if w.ndim > 1 and id(w) not in plain}
+    if left:
+        size = sum(w.numel() for w in left.values()) / sum(w.numel() for w in blocks.parameters())
+        raise ModelError(
+            f"model.path: {name} keeps {size:.0%} of its blocks' weights where no adapter reaches"
+            f" them ({path}.{next(iter(left))}, ...), as mixtures of experts do; trained without"
+            " them it would answer another question"
+        )
+
+
+def _check_attention(model: PreTrainedModel, blocks: nn.ModuleList) -> list[int]:
+    """Run once; returns the windows that attention was given."""
+    name, seen = type(model).__name__, list[Mapping[str, Any]]()
+    flat: list[str] = []
+
+    def shape(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        if isinstance(inputs[0], Tensor) and inputs[0].shape[:2] != (_BATCH, _LENGTH):
+            flat.append(f"{type(module).__name__} {tuple(inputs[0].shape)}")
+
+    with _probing(model, seen), ExitStack() as stack:
+        for module in blocks.modules():
+            if isinstance(module, nn.Linear | Conv1D):
+                stack.callback(module.register_forward_pre_hook(shape).remove)
+        ids = torch.zeros(_BATCH, _LENGTH, dtype=torch.long, device="meta")
+        try:
+            with torch.no_grad():
+                model(input_ids=ids, use_cache=False)
+        except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
+            raise ModelError(f"model.path: {name} cannot be run over rows: {error}") from error
+    if flat:
+        raise ModelError(
+            f"model.path: {name} gives its linear layers rows run together ({flat[0]}), so that"
+            " adapters cannot tell them apart"
+        )
+    if len(seen) < len(blocks):
+        raise ModelError(
+            f"model.path: {name} does not use transformers' attention interface in every block, so"
+            " its rows cannot be pooled"
+        )
+    for odd in _ODD:
+        if any(given.get(odd) is not None for given in seen):
+            raise ModelError(f"model.path: {name} uses {odd} in its attention, not supported")
+    return [int(given["sliding_window"]) for given in seen if given.get("sliding_window")]
+
+
+@contextmanager
+def _probing(model: PreTrainedModel, seen: list[Mapping[str, Any]]) -> Iterator[None]:
+    """While inside, attention only notes what it is given, if the model lets it be chosen."""
+
+    def attend(
+        _module: nn.Module, query: Tensor, _key: Tensor, value: Tensor, *_: Any, **given: Any
+    ) -> tuple[Tensor, None]:
+        seen.append(given)
+        rows, heads, length = query.shape[:3]
+        return value.new_empty(rows, length, heads, value.shape[-1]), None
+
+    ALL_ATTENTION_FUNCTIONS[_PROBE] = attend
+    try:
+        if model._can_set_attn_implementation():
+            model.set_attn_implementation(_PROBE)
+        yield
+    finally:
+        del ALL_ATTENTION_FUNCTIONS[_PROBE]
+
+
+def _shared_rotary(config: PreTrainedConfig) -> int | None:
+    """Positions up to which a row's rotations are its own; None where they always are."""
+    rope: Any = getattr(config, "rope_parameters", None) or {}
+    nested = bool(rope) and all(isinstance(value, dict) for value in rope.values())
+    kinds = list(rope.values()) if nested else [rope]
+    limits = [
+        kind.get("original_max_position_embeddings")
+        or getattr(config, "original_max_position_embeddings", None)
+        or config.max_position_embeddings
+        for kind in kinds
+        if kind.get("rope_type") in _SHARED_ROTARY
+    ]
+    return min(map(int, limits), default=None)
