@@ -65,6 +65,8 @@ class TokenBudget:
         self._device = base.device
         self.start_cost = GPU_START if base.device.type == "cuda" else CPU_START
         self._share = _ACTIVATION_SHARE / (2 if twice else 1)
+        # Captured, half as many are as fast, and graphs of many shapes fragment their memory.
+        self._most = GPU_TOKENS[1] // (2 if twice else 1)
         self.open = pooling.tokens is None and base.device.type == "cuda"
         """Whether a first pass is to be measured."""
         self.tokens = pooling.tokens or (GPU_TOKENS[0] if self.open else CPU_TOKENS)
@@ -79,5 +81,5 @@ class TokenBudget:
         reserved = torch.cuda.memory_reserved(self._device)
         free = torch.cuda.mem_get_info(self._device)[0] + reserved - before
         fits = int(self._share * free * tokens / max(1, taken))
-        self.tokens = max(256, min(GPU_TOKENS[1], fits))
+        self.tokens = max(256, min(self._most, fits))
         self.open = False

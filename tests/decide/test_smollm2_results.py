@@ -1,0 +1,30 @@
+"""The recorded run on a real model: what is committed follows from the rates that are committed."""
+
+import json
+from pathlib import Path
+
+from steerproof.decide.analysis.answers import conclude
+from steerproof.decide.analysis.rates_csv import read_rates
+from steerproof.decide.analysis.records import to_json
+from steerproof.spec.yaml_io import load_experiment
+
+RESULTS = Path(__file__).parents[2] / "docs" / "results" / "zlt-smollm2"
+
+
+def test_the_committed_rates_give_the_committed_verdict():
+    experiment = load_experiment("zlt-smollm2").experiment
+    recorded = json.loads((RESULTS / "verdict.json").read_text("utf-8"))
+    table = read_rates(RESULTS / "rates.csv", experiment)
+    analysis, answers = conclude(table, experiment)
+    again = json.loads(json.dumps(to_json(analysis)))
+    known = set(again) - {"geometry", "comparisons"}  # the cosines are in no rate table
+    assert {name: again[name] for name in known} == {name: recorded[name] for name in known}
+    assert answers.ranking.answer == recorded["answers"]["ranking"]["answer"] == "CANNOT ANSWER"
+    reads = recorded["answers"]["direction"]["reads"]
+    assert answers.direction.reads == reads == "reads its own direction"
+    assert (
+        answers.direction.tested.s.value == recorded["answers"]["direction"]["tested"]["s"]["value"]
+    )
+    said = (RESULTS / "README.md").read_text("utf-8").replace("\n> ", " ")
+    for line in recorded["answers"]["lines"]:
+        assert line in said
