@@ -1,10 +1,11 @@
 """How much of a ranking is signal: Hoyt's alpha, and the correlation that it leaves attainable.
 
 Every persona is asked the same questions, so persona and question are crossed and the shared
-difficulty of a question drops out of the error. Hoyt (1941) reads the reliability of the persona
-means off that table's analysis of variance; it equals Cronbach's alpha (1951), the mean over all
-split halves. Feldt (1965) gives its interval, Spearman (1910) and Brown (1910) what more questions
-would do, and Spearman (1904) the ceiling that unreliability puts on a correlation.
+difficulty of a question drops out of the error. Hoyt read the reliability of the persona means off
+that table's analysis of variance; it equals Cronbach's alpha (1951), the mean over all split
+halves. Its interval is Feldt's (1965; formula as in Feldt, Woodruff and Salih 1987). Spearman and
+Brown's prophecy says what more questions would do, Spearman's attenuation what ceiling
+unreliability puts on a correlation.
 """
 
 from dataclasses import dataclass
