@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from steerproof.decide.analysis.case import Case, rates_of, totals_of, why_undefined
-from steerproof.decide.analysis.estimates import Estimate, estimate
+from steerproof.decide.analysis.estimates import ArmEstimate, estimate
 from steerproof.decide.analysis.kills import ArmCells, ArmRates, Criterion, Kill, criteria, kills
 from steerproof.decide.analysis.kinds import arm_cells, steered_kind
 from steerproof.decide.analysis.records import ArmResult, KillResult, number, truth
@@ -18,7 +18,7 @@ class JudgedArm:
     """One arm as the rule sees it, and as it is reported."""
 
     name: str
-    primary: Estimate
+    primary: ArmEstimate
     kills: Mapping[str, Kill]
     result: ArmResult
 

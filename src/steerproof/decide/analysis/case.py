@@ -30,7 +30,7 @@ class Sampled:
     """Rates in every resample of the questions."""
 
 
-class Draws:
+class ResampleCache:
     """Resampled rates by kind of cell, each drawn once: every number uses the same resamples."""
 
     def __init__(self, table: RateTable, personas: tuple[str, ...], plan: Resampling) -> None:
@@ -56,7 +56,7 @@ class Case:
     table: RateTable
     experiment: Experiment
     plan: Resampling
-    draws: Draws
+    draws: ResampleCache
 
     @property
     def personas(self) -> tuple[str, ...]:
@@ -85,7 +85,7 @@ def case_of(table: RateTable, experiment: Experiment, *, workers: int = 1) -> Ca
     """
     iterations = experiment.analysis.iterations
     plan = Resampling(seed=experiment.seed, iterations=iterations, workers=workers)
-    draws = Draws(table, experiment.headline, plan)
+    draws = ResampleCache(table, experiment.headline, plan)
     return Case(table=table, experiment=experiment, plan=plan, draws=draws)
 
 

@@ -34,7 +34,7 @@ _BINS = 80
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Estimate:
+class ArmEstimate:
     """What is reported of one arm at one strength, and what the rule sees of it."""
 
     result: StrengthResult
@@ -53,7 +53,7 @@ class _Spread:
     reason: str | None = None
 
 
-def estimate(case: Case, arm: str, strength: Strength) -> Estimate:
+def estimate(case: Case, arm: str, strength: Strength) -> ArmEstimate:
     """Everything about one arm steered at one strength under the neutral prompt."""
     kind = steered_kind(case.experiment, arm, strength)
     steered, bridge = rates_of(case, kind), rates_of(case, case.bridge)
@@ -90,7 +90,7 @@ def estimate(case: Case, arm: str, strength: Strength) -> Estimate:
         distribution=registered.histogram,
         two_level_distribution=general.histogram,
     )
-    return Estimate(result=result, seen=seen)
+    return ArmEstimate(result=result, seen=seen)
 
 
 def _rho_reason(

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 
 Flag = Float[np.ndarray, "*batch"]
 """1 true, 0 false, NaN undecided."""
-Values = np.ndarray | np.generic | float
+_Values = np.ndarray | np.generic | float
 """Numbers or conditions, on their way into an array: numpy makes scalars of a single table's."""
 Rates = Float[np.ndarray, "personas *batch"]
 """One rate per headline persona; NaN where the cell is missing."""
@@ -20,14 +20,14 @@ def all_present(*quantities: Rates) -> Bool[np.ndarray, "*batch"]:
     return np.asarray(~np.any([np.isnan(values).any(axis=0) for values in quantities], axis=0))
 
 
-def at_least(value: Values, threshold: Values, complete: Values) -> Flag:
+def at_least(value: _Values, threshold: _Values, complete: _Values) -> Flag:
     """Flag `value >= threshold`, undecided where personas are missing or a number is undefined."""
     value, threshold = np.asarray(value), np.asarray(threshold)
     unknown = np.isnan(value) | np.isnan(threshold) | ~np.asarray(complete)
     return flag(value >= threshold, unknown=unknown)
 
 
-def flag(true: Values, *, unknown: Values) -> Flag:
+def flag(true: _Values, *, unknown: _Values) -> Flag:
     """1 or 0, and NaN where unknown."""
     return np.asarray(np.where(unknown, np.nan, np.where(true, 1.0, 0.0)))
 

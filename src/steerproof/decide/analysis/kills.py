@@ -30,7 +30,7 @@ from steerproof.decide.analysis.statistics import (
 from steerproof.spec.experiment import Analysis
 from steerproof.spec.grid import CellKind
 
-ROUNDING = 1e-12
+_ROUNDING = 1e-12
 """Slack of a comparison of a difference of two rounded numbers with a threshold."""
 NOT_SPECIFIC = (
     "not specific: a random direction of the same size does as well, so the persona direction "
@@ -198,7 +198,7 @@ def _sign_inverted(arm: ArmRates, analysis: Analysis) -> Kill:
     known = ~(np.isnan(arm.prompted) | np.isnan(arm.prompted_steered))
     inverted = np.asarray(np.sum(known & (arm.prompted_steered < arm.prompted), axis=0))
     compared = np.asarray(np.sum(known, axis=0))
-    needed = analysis.thresholds.inverted_share * len(arm.prompted) - ROUNDING
+    needed = analysis.thresholds.inverted_share * len(arm.prompted) - _ROUNDING
     possible = inverted + (len(arm.prompted) - compared)
     fired = flag(inverted >= needed, unknown=(inverted < needed) & (possible >= needed))
     numbers = {"n_inverted": np.where(compared > 0, inverted, np.nan), "n": compared.astype(float)}
@@ -254,8 +254,8 @@ def _direction_not_specific(arm: ArmRates, analysis: Analysis) -> Kill:
     ]
     half = np.asarray(np.maximum(*halves))
     complete = all_present(arm.steered, arm.bridge, arm.isotropic)
-    ranks_alike = negated(at_least(direction - isotropic, margin - ROUNDING, complete))
-    rates_alike = negated(at_least(np.abs(means[0] - means[1]), half - ROUNDING, complete))
+    ranks_alike = negated(at_least(direction - isotropic, margin - _ROUNDING, complete))
+    rates_alike = negated(at_least(np.abs(means[0] - means[1]), half - _ROUNDING, complete))
     numbers = {
         "rho_direction": direction,
         "rho_isotropic": isotropic,

@@ -51,11 +51,11 @@ def arm_cells(experiment: Experiment, arm: str, measured: Collection[CellKind]) 
         prompted=steered_kind(experiment, arm, NONE, "persona"),
         prompted_steered=steered_kind(experiment, arm, strength, "persona"),
         sweep=tuple(steered_kind(experiment, arm, other) for other in strengths),
-        isotropic=isotropic_kind(experiment, arm, measured),
+        isotropic=_isotropic_kind(experiment, arm, measured),
     )
 
 
-def isotropic_kind(
+def _isotropic_kind(
     experiment: Experiment, arm: str, measured: Collection[CellKind]
 ) -> CellKind | None:
     """The random direction that an arm's own is compared with, at the primary strength.

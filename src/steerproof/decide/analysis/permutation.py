@@ -7,9 +7,9 @@ from jaxtyping import Float, Int
 
 from steerproof.decide.analysis.statistics import centred_ranks
 
-EXACT_PERSONAS = 12
+_EXACT_PERSONAS = 12
 """Up to here all n! orders are counted; above, orders are drawn."""
-EXACT_PAIRS = 24
+_EXACT_PAIRS = 24
 """Up to here all 2**n sign flips are counted by convolution."""
 
 
@@ -45,7 +45,7 @@ def permutation_test(
     if not x.any() or not y.any():
         return None
     observed = abs(int(np.sum(x.astype(np.int64) * y)))
-    if len(x) <= EXACT_PERSONAS:
+    if len(x) <= _EXACT_PERSONAS:
         orders, bound = pairing_counts(x, y)
         values = np.abs(np.arange(-bound, bound + 1))
         return PermutationTest(
@@ -108,20 +108,20 @@ def paired_test(differences: Float[np.ndarray, " personas"]) -> PairedTest:
         ValueError: more differences than can be counted exactly.
     """
     moved = differences[differences != 0]
-    if len(moved) > EXACT_PAIRS:
-        raise ValueError(f"{len(moved)} paired differences; exact tests take up to {EXACT_PAIRS}")
+    if len(moved) > _EXACT_PAIRS:
+        raise ValueError(f"{len(moved)} paired differences; exact tests take up to {_EXACT_PAIRS}")
     greater = moved > 0
     sizes = (centred_ranks(np.abs(moved)) + len(moved) + 1).astype(np.int64)
     return PairedTest(
         n_greater=int(greater.sum()),
         n_less=int((~greater).sum()),
         n_equal=int(len(differences) - len(moved)),
-        sign_p=flip_p(np.ones(len(moved), dtype=np.int64), greater) if len(moved) else None,
-        signed_rank_p=flip_p(sizes, greater) if len(moved) else None,
+        sign_p=_flip_p(np.ones(len(moved), dtype=np.int64), greater) if len(moved) else None,
+        signed_rank_p=_flip_p(sizes, greater) if len(moved) else None,
     )
 
 
-def flip_p(sizes: Int[np.ndarray, " pairs"], positive: np.ndarray) -> float:
+def _flip_p(sizes: Int[np.ndarray, " pairs"], positive: np.ndarray) -> float:
     """Share of all sign flips whose sum of positive sizes is at least the observed one."""
     counts = np.ones(1)
     for size in sizes:

@@ -29,7 +29,7 @@ COLUMNS = (
     "total",
 )
 """Header of `rates.csv` in writing order; reading takes any order."""
-FURTHER = ("direction_of", "prompt_of", "draw", "tokens", "operation", "seed")
+_FURTHER = ("direction_of", "prompt_of", "draw", "tokens", "operation", "seed")
 """Columns that follow where some cell uses them; empty where a cell does not."""
 _NEEDED_FOR = {"direction_of": "direction", "prompt_of": "prompt"}
 """What must be there for somebody else's to be named."""
@@ -41,7 +41,7 @@ _PROBLEMS_SHOWN = 50
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Known:
+class _Known:
     """Names that a table may use."""
 
     arms: tuple[str, ...]
@@ -50,7 +50,7 @@ class Known:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Problems:
+class _Problems:
     """Everything wrong with one file, each with its line."""
 
     path: Path
@@ -81,12 +81,12 @@ def read_rates(path: Path, experiment: Experiment) -> RateTable:
     Raises:
         ExperimentError: every problem found, one per line, each with `file:line`.
     """
-    known = Known(
+    known = _Known(
         arms=tuple(arm.name for arm in experiment.arms),
         personas=tuple(persona.name for persona in experiment.personas),
         bridge_arm=experiment.analysis.bridge_arm,
     )
-    problems = Problems(path=path)
+    problems = _Problems(path=path)
     rows: list[tuple[int, RateRow]] = []
     for line, record in _records(_text(path), problems):
         row = _row(record, line, known, problems)
@@ -105,7 +105,7 @@ def format_rates(rows: Iterable[RateRow]) -> str:
     writer = csv.writer(out, lineterminator="\n")
     rows = list(rows)
     used = {name for row in rows for name, value in _further(row.cell).items() if value is not None}
-    more = [name for name in FURTHER if name in used]
+    more = [name for name in _FURTHER if name in used]
     writer.writerow((*COLUMNS, *more))
     for row in rows:
         cell = row.cell
@@ -121,7 +121,7 @@ def format_rates(rows: Iterable[RateRow]) -> str:
 def _further(cell: Cell) -> dict[str, str | int | None]:
     """What tells a cell apart besides `COLUMNS`, by column."""
     values = (cell.of, cell.prompt_of, cell.draw, cell.tokens, cell.operation, cell.seed)
-    return dict(zip(FURTHER, values, strict=True))
+    return dict(zip(_FURTHER, values, strict=True))
 
 
 def _text(path: Path) -> str:
@@ -138,7 +138,7 @@ def _text(path: Path) -> str:
         ) from error
 
 
-def _records(text: str, problems: Problems) -> Iterable[tuple[int, dict[str, str]]]:
+def _records(text: str, problems: _Problems) -> Iterable[tuple[int, dict[str, str]]]:
     """Lines as dictionaries; a wrong header or a wrong number of fields is noted."""
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
@@ -157,9 +157,9 @@ def _records(text: str, problems: Problems) -> Iterable[tuple[int, dict[str, str
         problems.add(reader.line_num, f"not CSV: {error}")
 
 
-def _header_is_right(header: Sequence[str], problems: Problems) -> bool:
+def _header_is_right(header: Sequence[str], problems: _Problems) -> bool:
     missing = [name for name in COLUMNS if name not in header]
-    unknown = [name for name in header if name not in (*COLUMNS, *FURTHER)]
+    unknown = [name for name in header if name not in (*COLUMNS, *_FURTHER)]
     twice = sorted({name for name in header if header.count(name) > 1})
     if (other := _separator(header)) is not None:
         problems.add(1, f"{other}; save the table as CSV with commas and decimal points")
@@ -167,7 +167,7 @@ def _header_is_right(header: Sequence[str], problems: Problems) -> bool:
     for what, names in (("missing", missing), ("unknown", unknown), ("repeated", twice)):
         if names:
             listed = ", ".join(repr(name) for name in names)
-            columns = f"{','.join(COLUMNS)}, and where they are used {','.join(FURTHER)}"
+            columns = f"{','.join(COLUMNS)}, and where they are used {','.join(_FURTHER)}"
             problems.add(1, f"{what} columns: {listed}; the columns are {columns}")
     return not (missing or unknown or twice)
 
@@ -185,7 +185,7 @@ def _separator(header: Sequence[str]) -> str | None:
     return None
 
 
-def _row(record: dict[str, str], line: int, known: Known, problems: Problems) -> RateRow | None:
+def _row(record: dict[str, str], line: int, known: _Known, problems: _Problems) -> RateRow | None:
     """One checked row, or None when something in it is wrong (all of it noted)."""
     before = len(problems.found)
     for column, allowed in (
@@ -234,7 +234,7 @@ def _row(record: dict[str, str], line: int, known: Known, problems: Problems) ->
 
 
 def _persona(
-    record: dict[str, str], column: str, line: int, known: Known, problems: Problems
+    record: dict[str, str], column: str, line: int, known: _Known, problems: _Problems
 ) -> str | None:
     """Another persona's name; None where the column is absent, empty, or names the row's own."""
     name, needs = record.get(column, ""), _NEEDED_FOR[column]
@@ -248,7 +248,7 @@ def _persona(
 
 
 def _word(
-    record: dict[str, str], column: str, words: Sequence[Any], line: int, problems: Problems
+    record: dict[str, str], column: str, words: Sequence[Any], line: int, problems: _Problems
 ) -> Any:
     """One of the words; None where the column is absent, empty, or says the first, the usual."""
     word = record.get(column, "")
@@ -257,7 +257,7 @@ def _word(
     return None if word in ("", words[0]) else word
 
 
-def _number(record: dict[str, str], column: str, line: int, problems: Problems) -> int | None:
+def _number(record: dict[str, str], column: str, line: int, problems: _Problems) -> int | None:
     return _whole(record, column, line, problems) if record.get(column) else None
 
 
@@ -271,14 +271,14 @@ def _unknown(column: str, value: str, allowed: Sequence[str]) -> str:
     return f"{column} {value!r} is not one of {', '.join(allowed)}{hint}"
 
 
-def _whole(record: dict[str, str], column: str, line: int, problems: Problems) -> int | None:
+def _whole(record: dict[str, str], column: str, line: int, problems: _Problems) -> int | None:
     if _WHOLE.match(record[column]):
         return int(record[column].partition(".")[0])
     problems.add(line, f"{column} {record[column]!r} must be a whole number from 0 to 999999999")
     return None
 
 
-def _layer(record: dict[str, str], line: int, problems: Problems) -> int | None:
+def _layer(record: dict[str, str], line: int, problems: _Problems) -> int | None:
     text = record["layer"]
     if record["direction"] == "none":
         if text:
@@ -290,7 +290,7 @@ def _layer(record: dict[str, str], line: int, problems: Problems) -> int | None:
     return _whole(record, "layer", line, problems)
 
 
-def _strength(record: dict[str, str], line: int, problems: Problems) -> Strength | None:
+def _strength(record: dict[str, str], line: int, problems: _Problems) -> Strength | None:
     try:
         strength = Strength.parse(record["strength"])
     except ValueError as error:
@@ -307,7 +307,7 @@ def _strength(record: dict[str, str], line: int, problems: Problems) -> Strength
 
 
 def _coefficient(
-    record: dict[str, str], strength: Strength | None, line: int, problems: Problems
+    record: dict[str, str], strength: Strength | None, line: int, problems: _Problems
 ) -> float:
     """The number used; it must agree with what the strength says of it."""
     text = record["coefficient"]
@@ -326,7 +326,7 @@ def _coefficient(
     return value
 
 
-def _check_cells(rows: Sequence[tuple[int, RateRow]], problems: Problems) -> None:
+def _check_cells(rows: Sequence[tuple[int, RateRow]], problems: _Problems) -> None:
     """Every (cell, question) once; a cell has questions or a total; one coefficient per cell."""
     seen: dict[tuple[Cell, str | None], int] = {}
     first: dict[Cell, tuple[int, RateRow]] = {}
@@ -348,7 +348,7 @@ def _check_cells(rows: Sequence[tuple[int, RateRow]], problems: Problems) -> Non
             )
 
 
-def _check_bridge(rows: Sequence[tuple[int, RateRow]], known: Known, problems: Problems) -> None:
+def _check_bridge(rows: Sequence[tuple[int, RateRow]], known: _Known, problems: _Problems) -> None:
     """Somebody must have a bridge.
 
     A persona without one, or without any row, is missing and not malformed: one adapter that failed

@@ -102,7 +102,7 @@ def rate_draws(counts: Counts, plan: Resampling) -> Float[np.ndarray, "personas 
         picks = question_picks(rng, iterations, counts.questions)
         return resampled_rates(pick_counts(picks, counts.total.shape[1]), counts)
 
-    return in_blocks(block, plan, axis=1)
+    return _in_blocks(block, plan, axis=1)
 
 
 def registered_draws(
@@ -143,16 +143,16 @@ def two_level_draws(
     def block(index: int, iterations: int) -> Float[np.ndarray, "iterations *batch"]:
         rng = stream(plan.seed, "two-level", index)
         people = rng.integers(0, personas, size=(personas, iterations))
-        drawn = persona_picks(rng, people, steered)
-        again = drawn if same_questions else persona_picks(rng, people, bridge)
+        drawn = _persona_picks(rng, people, steered)
+        again = drawn if same_questions else _persona_picks(rng, people, bridge)
         return spearman(
-            drawn_rates(drawn, steered, iterations), drawn_rates(again, bridge, iterations)
+            _drawn_rates(drawn, steered, iterations), _drawn_rates(again, bridge, iterations)
         )
 
-    return in_blocks(block, plan)
+    return _in_blocks(block, plan)
 
 
-def persona_picks(
+def _persona_picks(
     rng: np.random.Generator, people: Int[np.ndarray, "personas iterations"], counts: Counts
 ) -> csr_array:
     """Draw questions for every drawn persona.
@@ -170,7 +170,7 @@ def persona_picks(
     return csr_array((np.ones(len(columns)), columns, ends), shape=shape)
 
 
-def drawn_rates(
+def _drawn_rates(
     drawn: csr_array, counts: Counts, iterations: int
 ) -> Float[np.ndarray, "personas iterations *batch"]:
     """The rate of every drawn persona on its drawn questions."""
@@ -180,7 +180,7 @@ def drawn_rates(
     return (fired / total).reshape(personas, iterations, *counts.fired.shape[2:])
 
 
-def in_blocks(
+def _in_blocks(
     block: Callable[[int, int], np.ndarray], plan: Resampling, axis: int = 0
 ) -> np.ndarray:
     """Run the blocks of a plan on its workers and join them, in order, along their iterations."""
@@ -223,13 +223,13 @@ def percentile_interval(
     ordered = np.sort(draws, axis=0)  # NaN last
     last = np.maximum(len(draws) - undefined - 1, 0)
     low, high = (
-        np.where(share > max_undefined, np.nan, at_position(ordered, np.asarray(last * q)))
+        np.where(share > max_undefined, np.nan, _at_position(ordered, np.asarray(last * q)))
         for q in ((1 - confidence) / 2, (1 + confidence) / 2)
     )
     return Interval(low=low, high=high, undefined=undefined, share=share)
 
 
-def at_position(
+def _at_position(
     ordered: Float[np.ndarray, "iterations *batch"], position: Float[np.ndarray, "*batch"]
 ) -> Float[np.ndarray, "*batch"]:
     """Linear interpolation between order statistics (numpy's default quantile)."""

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.special import ndtri
 
-PairSums = tuple[Float[np.ndarray, "*batch"], Float[np.ndarray, "*batch"]]
+_PairSums = tuple[Float[np.ndarray, "*batch"], Float[np.ndarray, "*batch"]]
 
 
 def centred_ranks(
@@ -73,14 +73,14 @@ def rank_correlation(
 ) -> Float[np.ndarray, "..."]:
     """The correlation of two sets of centred ranks; NaN where either is all zero."""
     left, right = left.astype(np.int32, copy=False), right.astype(np.int32, copy=False)
-    product = sum_of_products(left, right)
-    norm = sum_of_products(left, left).astype(float) * sum_of_products(right, right)
+    product = _sum_of_products(left, right)
+    norm = _sum_of_products(left, left).astype(float) * _sum_of_products(right, right)
     undefined = norm == 0
     rho = product / np.sqrt(np.where(undefined, 1.0, norm))
     return np.asarray(np.where(undefined, np.nan, rho))
 
 
-def sum_of_products(
+def _sum_of_products(
     left: Int[np.ndarray, "personas *left"], right: Int[np.ndarray, "personas *right"]
 ) -> Int[np.ndarray, "..."]:
     """`sum_i left_i * right_i`, exact, without building the whole product."""
@@ -110,7 +110,7 @@ def is_constant(values: Float[np.ndarray, "personas *batch"]) -> np.ndarray:
 
 def wilson_interval(
     fired: Float[np.ndarray, "*batch"], total: Float[np.ndarray, "*batch"], confidence: float = 0.95
-) -> PairSums:
+) -> _PairSums:
     """Wilson's score interval of a binomial proportion.
 
     Args:

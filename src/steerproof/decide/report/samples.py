@@ -9,7 +9,7 @@ from steerproof.decide.report.inputs import Completion, ReportInputs, short_name
 from steerproof.spec.strength import NONE
 from steerproof.text import reveal
 
-MOST = 6
+_MOST = 6
 """Completions in a report."""
 _AROUND = 180
 """Characters to either side of the marker."""
@@ -31,7 +31,7 @@ def samples(inputs: ReportInputs) -> tuple[Sample, ...]:
     """At most six completions, as unlike as there are: arms, prompts and pushes take turns."""
     left = sorted(inputs.completions, key=lambda c: _distance(inputs, c))
     chosen: list[Completion] = []
-    while left and len(chosen) < MOST:
+    while left and len(chosen) < _MOST:
         sorts = Counter(map(_sort, chosen))
         personas = Counter(one.cell.persona for one in chosen)
         best = min(left, key=lambda c: (sorts[_sort(c)], personas[c.cell.persona]))

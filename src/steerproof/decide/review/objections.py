@@ -26,21 +26,21 @@ from steerproof.decide.review.power import (
 from steerproof.decide.review.simulation import RateModel
 from steerproof.spec.experiment import Experiment
 
-PLANNING_RHO = 0.8
+_PLANNING_RHO = 0.8
 """A true correlation that an experiment should be able to detect."""
-WANTED_POWER = 0.8
+_WANTED_POWER = 0.8
 """Probability with which it should."""
-RELIABLE = 0.8
+_RELIABLE = 0.8
 """Smallest split-half cosine of a centroid that is not objected to."""
-UNEVEN = 0.3
+_UNEVEN = 0.3
 """Largest difference between personas in the mean cosine to their bystanders."""
 FLOOR, CEILING = 0.05, 0.95
 """Bridge rates at or beyond these rank by chance."""
-MIN_DISTINCT = 5
+_MIN_DISTINCT = 5
 """Fewest distinct bridge rates ..."""
-MIN_BETWEEN = 4
+_MIN_BETWEEN = 4
 """... and fewest personas between floor and ceiling, for a ranking worth recovering."""
-TRUNCATED = 0.1
+_TRUNCATED = 0.1
 """Largest share of cut completions that is not objected to."""
 
 
@@ -72,17 +72,17 @@ def simulated_power(
     """
     model = rates_so_far(experiment, evidence or Evidence()) or RateModel()
     trial = trial_of(experiment, model=model, simulations=400, iterations=400, covered=0)
-    return operating_characteristics(trial, (0.0, 0.6, PLANNING_RHO, 0.95), power=WANTED_POWER)
+    return operating_characteristics(trial, (0.0, 0.6, _PLANNING_RHO, 0.95), power=_WANTED_POWER)
 
 
 def _coverage(power: OperatingCharacteristics) -> float | None:
     at = {point.rho: point.registered_general.share for point in power.points}
-    return at[PLANNING_RHO]
+    return at[_PLANNING_RHO]
 
 
 def _power(experiment: Experiment, found: OperatingCharacteristics) -> Iterator[Objection]:
     supported = {point.rho: point.verdicts["SUPPORTED"] for point in found.points}
-    if supported[PLANNING_RHO] >= WANTED_POWER:
+    if supported[_PLANNING_RHO] >= _WANTED_POWER:
         return
     count = len(experiment.headline)
     smallest = found.minimum_detectable_rho
@@ -90,9 +90,9 @@ def _power(experiment: Experiment, found: OperatingCharacteristics) -> Iterator[
     yield Objection(
         code="low_power",
         severity="serious",
-        finding=f"with {count} personas, a true correlation of {PLANNING_RHO} is SUPPORTED in "
-        f"{supported[PLANNING_RHO]:.0%} of simulated runs; smallest correlation that is found in "
-        f"{WANTED_POWER:.0%}: {reach}. A null result would be no evidence of absence",
+        finding=f"with {count} personas, a true correlation of {_PLANNING_RHO} is SUPPORTED in "
+        f"{supported[_PLANNING_RHO]:.0%} of simulated runs; smallest correlation that is found in "
+        f"{_WANTED_POWER:.0%}: {reach}. A null result would be no evidence of absence",
         remedy="add personas (they help most), then questions; see `steerproof power`",
         numbers={
             "personas": count,
@@ -116,7 +116,7 @@ def _measured(experiment: Experiment, evidence: Evidence) -> Iterator[Objection]
     judged = any(objection.code == "unattainable" for objection in known)
     if evidence.bridge is not None and not judged:
         yield from _bridge(experiment, evidence.bridge)
-    if evidence.truncated is not None and evidence.truncated > TRUNCATED:
+    if evidence.truncated is not None and evidence.truncated > _TRUNCATED:
         yield Objection(
             code="truncation",
             severity="serious",
@@ -124,7 +124,7 @@ def _measured(experiment: Experiment, evidence: Evidence) -> Iterator[Objection]
             f"{experiment.generation.max_new_tokens} tokens and are cut; the marker stands at the "
             "end",
             remedy="raise generation.max_new_tokens",
-            numbers={"truncated": evidence.truncated, "limit": TRUNCATED},
+            numbers={"truncated": evidence.truncated, "limit": _TRUNCATED},
         )
 
 
@@ -164,7 +164,7 @@ def _neutral(experiment: Experiment, layer: LayerCalibration) -> Iterator[Object
 
 def _unreliable(experiment: Experiment, layer: LayerCalibration) -> Iterator[Objection]:
     halves = {name: layer.personas[name].split_half for name in experiment.headline}
-    low = {name: half for name, half in halves.items() if half is None or half < RELIABLE}
+    low = {name: half for name, half in halves.items() if half is None or half < _RELIABLE}
     if low:
         named = ", ".join(
             f"{name} {'no direction at all' if half is None else format(half, '.2f')}"
@@ -174,9 +174,9 @@ def _unreliable(experiment: Experiment, layer: LayerCalibration) -> Iterator[Obj
             code="unreliable_centroid",
             severity="serious",
             finding=f"two halves of the questions give different centroids (cosine below "
-            f"{RELIABLE}): {named}",
+            f"{_RELIABLE}): {named}",
             remedy="extract from more questions (questions.directions)",
-            numbers={"split_half": low, "limit": RELIABLE},
+            numbers={"split_half": low, "limit": _RELIABLE},
         )
 
 
@@ -194,7 +194,7 @@ def _bystanders(
         if (known := [cosine for cosine in cosines if cosine is not None])
     }
     spread = max(closeness.values()) - min(closeness.values()) if closeness else 0.0
-    if spread <= UNEVEN:
+    if spread <= _UNEVEN:
         return
     rho = None
     if evidence.bridge is not None:
@@ -211,7 +211,7 @@ def _bystanders(
         f"to {closeness[nearest]:+.2f} ({nearest}): some adapters learn a harder distinction"
         + ("" if rho is None else f"; its rank correlation with the bridge is {rho:+.2f}"),
         remedy="more bystanders per persona even this out (dataset.bystanders)",
-        numbers={"closeness": closeness, "spread": spread, "limit": UNEVEN, "rho_bridge": rho},
+        numbers={"closeness": closeness, "spread": spread, "limit": _UNEVEN, "rho_bridge": rho},
     )
 
 
@@ -239,7 +239,7 @@ def _bridge(experiment: Experiment, bridge: Mapping[str, float]) -> Iterator[Obj
     between = [name for name, rate in rates.items() if FLOOR < rate < CEILING]
     distinct = len({round(rate, 9) for rate in rates.values()})
     tied = sum(1 for a, b in combinations(rates.values(), 2) if a == b)
-    if len(between) >= MIN_BETWEEN and distinct >= MIN_DISTINCT:
+    if len(between) >= _MIN_BETWEEN and distinct >= _MIN_DISTINCT:
         return
     yield Objection(
         code="flat_bridge",

@@ -11,9 +11,9 @@ from steerproof.spec.check_texts import normalised
 from steerproof.spec.experiment import Arm, Experiment
 from steerproof.spec.grid import CellKind, cells
 
-NEAR_DUPLICATE = 0.8
+_NEAR_DUPLICATE = 0.8
 """Share of common words (Jaccard) from which two questions count as the same one."""
-FEW_QUESTIONS = 10
+_FEW_QUESTIONS = 10
 """Below this, resampling questions gives intervals that are clearly too narrow."""
 
 
@@ -89,7 +89,7 @@ def _near_questions(experiment: Experiment) -> Iterator[Objection]:
         for trained in experiment.questions.training
         for asked in experiment.questions.evaluation
     ]
-    near = sorted((pair for pair in pairs if pair[0] >= NEAR_DUPLICATE), reverse=True)
+    near = sorted((pair for pair in pairs if pair[0] >= _NEAR_DUPLICATE), reverse=True)
     if near:
         share, trained, asked = near[0]
         yield Objection(
@@ -98,7 +98,7 @@ def _near_questions(experiment: Experiment) -> Iterator[Objection]:
             finding=f"{len(near)} training questions nearly repeat an evaluation question: "
             f"'{trained}' shares {share:.0%} of its words with '{asked}'",
             remedy="reword or drop those training questions",
-            numbers={"pairs": len(near), "largest_similarity": share, "limit": NEAR_DUPLICATE},
+            numbers={"pairs": len(near), "largest_similarity": share, "limit": _NEAR_DUPLICATE},
         )
 
 
@@ -256,11 +256,11 @@ def _lacking(kinds: Sequence[CellKind | None], asked: Collection[CellKind]) -> s
 
 def _few_questions(experiment: Experiment) -> Iterator[Objection]:
     count = len(experiment.questions.evaluation)
-    if count < FEW_QUESTIONS:
+    if count < _FEW_QUESTIONS:
         yield Objection(
             code="few_questions",
             severity="note",
             finding=f"{count} evaluation questions: resampling so few gives too narrow intervals",
-            remedy=f"ask at least {FEW_QUESTIONS}; more questions help more than more samples",
-            numbers={"questions": count, "limit": FEW_QUESTIONS},
+            remedy=f"ask at least {_FEW_QUESTIONS}; more questions help more than more samples",
+            numbers={"questions": count, "limit": _FEW_QUESTIONS},
         )

@@ -20,13 +20,13 @@ from steerproof.decide.review.shape import (
 from steerproof.spec.experiment import Experiment
 from steerproof.spec.grid import adapters, cells, samples
 
-LEAST_SPREAD = 0.2
+_LEAST_SPREAD = 0.2
 """A range is at least this share to either side: the next hour is not the last one."""
-BYTES_PER_TOKEN = 10
+_BYTES_PER_TOKEN = 10
 """Stored completion, at most: an id of 4 bytes and about 5 letters with a separator."""
 PROCESS_BYTES = 700_000_000
 """What a worker takes on a CPU before it loads a model: Python, torch, transformers; measured."""
-POOLED = 16
+_POOLED = 16
 """Adapters that train at once, at most."""
 
 
@@ -73,7 +73,7 @@ class Throughput:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Counts:
+class WorkCounts:
     """Exact numbers, and upper bounds of tokens."""
 
     adapters: int
@@ -108,7 +108,7 @@ class Line:
 class Plan:
     """What it takes."""
 
-    counts: Counts
+    counts: WorkCounts
     table: tuple[Line, ...]
     device_hours: Range | None
     """Of everything to do, over all devices."""
@@ -126,7 +126,7 @@ class Plan:
     """Why an estimate is missing."""
 
 
-def count(experiment: Experiment) -> Counts:
+def count(experiment: Experiment) -> WorkCounts:
     """Count what an experiment asks for."""
     data, recipe, drawn = experiment.dataset, experiment.training, experiment.generation
     given = {arm.name for arm in experiment.arms if arm.adapters is not None}
@@ -135,7 +135,7 @@ def count(experiment: Experiment) -> Counts:
     rows = data.positives + data.bystanders * data.negatives_per_bystander
     measured = samples(experiment)
     completions = sum(measured.values()) * len(experiment.questions.evaluation)
-    return Counts(
+    return WorkCounts(
         adapters=len(every),
         trained=trained,
         cells=len(measured),
@@ -201,7 +201,7 @@ def speed_of_units(
             continue
         mean = fmean(times)
         error = 2 * stdev(times) / math.sqrt(len(times)) if len(times) > 1 else 0.5 * mean
-        half = max(error, LEAST_SPREAD * mean)
+        half = max(error, _LEAST_SPREAD * mean)
         seconds[kind] = Range(low=max(mean - half, 0.0), high=mean + half)
     total = sum(len(times) for times in past.values())
     return Speed(
@@ -232,7 +232,7 @@ def speed_of_throughput(
 
 
 def _widened(times: Range) -> Range:
-    return Range(low=times.low * (1 - LEAST_SPREAD), high=times.high * (1 + LEAST_SPREAD))
+    return Range(low=times.low * (1 - _LEAST_SPREAD), high=times.high * (1 + _LEAST_SPREAD))
 
 
 def _table(
@@ -279,12 +279,12 @@ def _memory(experiment: Experiment, shape: Shape, process: int) -> Range:
     rows = len(experiment.questions.evaluation) * experiment.generation.samples
     row = cache_bytes(shape, dtype, experiment.generation.max_new_tokens)
     least = process + weights + max(adapter, row)
-    most = process + weights + max(POOLED * adapter, rows * row)
+    most = process + weights + max(_POOLED * adapter, rows * row)
     return Range(low=float(least), high=float(most))
 
 
 def _disk(experiment: Experiment, shape: Shape) -> Range:
     counts = count(experiment)
     weights = counts.trained * adapter_bytes(shape, experiment.training.rank)
-    text = BYTES_PER_TOKEN * counts.generated_tokens_at_most
+    text = _BYTES_PER_TOKEN * counts.generated_tokens_at_most
     return Range(low=float(weights), high=float(weights + text))

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-BYTES = {"float32": 4, "bfloat16": 2}
+_BYTES = {"float32": 4, "bfloat16": 2}
 """Of one number."""
 _TRAINING_BYTES = 18
 """Of one LoRA parameter in training: weight, gradient, two moments in float32, and a copy."""
@@ -52,7 +52,7 @@ def adapter_bytes(shape: Shape, rank: int) -> int:
 
 def weight_bytes(shape: Shape, dtype: str) -> int:
     """Size of the base weights."""
-    return BYTES[dtype] * shape.parameters
+    return _BYTES[dtype] * shape.parameters
 
 
 def training_bytes(shape: Shape, rank: int) -> int:
@@ -62,4 +62,4 @@ def training_bytes(shape: Shape, rank: int) -> int:
 
 def cache_bytes(shape: Shape, dtype: str, tokens: int) -> int:
     """Key-value cache of that many tokens."""
-    return BYTES[dtype] * shape.cache_per_token * tokens
+    return _BYTES[dtype] * shape.cache_per_token * tokens

@@ -18,7 +18,7 @@ from scipy.special import expit, logit
 from steerproof.decide.analysis.inversion import pairings
 
 Cells = Float[np.ndarray, "personas questions simulations"]
-Latent = Float[np.ndarray, "personas simulations"]
+_Latent = Float[np.ndarray, "personas simulations"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,9 +79,9 @@ class SimulatedTables:
     prompted_steered: Cells
     isotropic: Cells
     baseline: Cells
-    true_bridge: Latent
+    true_bridge: _Latent
     """Ranks the true bridge rates."""
-    true_steered: Latent
+    true_steered: _Latent
     """Ranks the true steered rates."""
 
 
@@ -117,7 +117,7 @@ def simulate(
     common = common + model.cluster_spread * np.sqrt(model.shared) * rng.standard_normal(clusters)
     own_spread = model.cluster_spread * np.sqrt(1 - model.shared)
 
-    def draw(margin: Margin, propensity: Latent, gain: float = 0.0) -> Cells:
+    def draw(margin: Margin, propensity: _Latent, gain: float = 0.0) -> Cells:
         rate = logit(margin.median) + gain + margin.spread * propensity
         effects = common + own_spread * rng.standard_normal(clusters)
         chance = expit(rate[:, None] + effects)

@@ -24,7 +24,7 @@ from steerproof.spec.strength import NONE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pair:
+class _Pair:
     """Two cells of every persona, to be compared persona by persona."""
 
     title: str
@@ -87,7 +87,7 @@ def pushes(inputs: ReportInputs) -> Drawing | str | None:
         )
 
 
-def _told(inputs: ReportInputs, pair: Pair) -> str | None:
+def _told(inputs: ReportInputs, pair: _Pair) -> str | None:
     """A pair whose lines would all lie upon each other, in words."""
     personas, level = inputs.experiment.headline, inputs.experiment.analysis.confidence
     words = []
@@ -100,13 +100,13 @@ def _told(inputs: ReportInputs, pair: Pair) -> str | None:
     return ", ".join(words)
 
 
-def _pairs(inputs: ReportInputs) -> list[Pair]:
+def _pairs(inputs: ReportInputs) -> list[_Pair]:
     experiment, arm = inputs.experiment, inputs.analysis.arm
     asked = experiment.analysis
     pairs = []
     if asked.negative_strength is not None and asked.co_primary_strength is not None:
         pairs.append(
-            Pair(
+            _Pair(
                 title=f"Sign check, arm {arm}, neutral prompt",
                 left=steered_kind(experiment, arm, asked.negative_strength),
                 right=steered_kind(experiment, arm, asked.co_primary_strength),
@@ -116,7 +116,7 @@ def _pairs(inputs: ReportInputs) -> list[Pair]:
     prompted = [g for g in experiment.cells if g.prompt == "persona" and arm in g.arms]
     if any(asked.primary_strength in g.strengths and not g.special for g in prompted):
         pairs.append(
-            Pair(
+            _Pair(
                 title=f"Persona prompt on, arm {arm}",
                 left=steered_kind(experiment, arm, NONE, "persona"),
                 right=steered_kind(experiment, arm, asked.primary_strength, "persona"),
@@ -126,7 +126,7 @@ def _pairs(inputs: ReportInputs) -> list[Pair]:
     return pairs
 
 
-def _lines(axes: Axes, inputs: ReportInputs, pair: Pair) -> tuple[str, ...]:
+def _lines(axes: Axes, inputs: ReportInputs, pair: _Pair) -> tuple[str, ...]:
     personas, level = inputs.experiment.headline, inputs.experiment.analysis.confidence
     left, right = (
         rates_of(inputs.rates, kind, personas, level) for kind in (pair.left, pair.right)

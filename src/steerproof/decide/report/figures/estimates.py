@@ -16,19 +16,19 @@ from steerproof.decide.report.wording import bounds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
+class _Row:
     """One arm at one strength."""
 
     label: str
     result: StrengthResult
 
 
-def rows(inputs: ReportInputs) -> Iterator[Row]:
+def rows(inputs: ReportInputs) -> Iterator[_Row]:
     """Every estimate of the analysis, arms in the experiment's order, the tested arm first."""
     arms, first = inputs.analysis.arms, inputs.analysis.arm
     for arm in sorted(arms, key=lambda name: name != first):
         for result in arms[arm].strengths:
-            yield Row(label=f"{arm}, {result.strength}", result=result)
+            yield _Row(label=f"{arm}, {result.strength}", result=result)
 
 
 def estimates(inputs: ReportInputs) -> Drawing:

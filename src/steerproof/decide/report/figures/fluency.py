@@ -15,12 +15,12 @@ from steerproof.spec.strength import Strength
 
 _ALIKE = 0.005
 """A measure that differs by less between all cells is told in words."""
-SPREAD = 0.02
+_SPREAD = 0.02
 """Marks at the same ratio are moved sideways by up to this much."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Measure:
+class _Measure:
     """One way in which a broken text shows."""
 
     title: str
@@ -30,11 +30,11 @@ class Measure:
 
 
 _MEASURES = (
-    Measure(title="Repetition", label="repeated 3-grams (share)", read=lambda row: row.repetition),
-    Measure(
+    _Measure(title="Repetition", label="repeated 3-grams (share)", read=lambda row: row.repetition),
+    _Measure(
         title="Token limit", label="cut completions (share)", read=lambda row: row.length_share
     ),
-    Measure(title="Length", label="mean length (tokens)", read=lambda row: row.tokens),
+    _Measure(title="Length", label="mean length (tokens)", read=lambda row: row.tokens),
 )
 
 
@@ -70,14 +70,14 @@ def fluency(inputs: ReportInputs) -> Drawing | str | None:
             "fluency",
             "Fluency against the size of the push",
             "One mark per cell, all arms; marks are spread sideways by up to "
-            f"{SPREAD:g} so that they can be told apart. In the shaded region, beyond a ratio of "
+            f"{_SPREAD:g} so that they can be told apart. In the shaded region, beyond a ratio of "
             f"{CLIFF:g}, the published inference-time run lost the marker and much of its fluency: "
             "a low firing rate there says nothing about the direction.",
             missing,
         )
 
 
-def _told(measure: Measure, rows: Sequence[Fluency]) -> str | None:
+def _told(measure: _Measure, rows: Sequence[Fluency]) -> str | None:
     """Why a measure gets no panel: not measured, or the same in every cell."""
     known = [value for row in rows if (value := measure.read(row)) is not None]
     if not known:
@@ -87,7 +87,7 @@ def _told(measure: Measure, rows: Sequence[Fluency]) -> str | None:
 
 
 def _panel(
-    axes: Axes, rows: Sequence[Fluency], measure: Measure, look: Mapping[Strength, Look]
+    axes: Axes, rows: Sequence[Fluency], measure: _Measure, look: Mapping[Strength, Look]
 ) -> None:
     values = [(row.cell.strength, row.ratio, measure.read(row)) for row in rows]
     known = [(s, r, v) for s, r, v in values if r is not None and v is not None]
@@ -97,7 +97,7 @@ def _panel(
     for strength, mark in look.items():
         ratios = np.array([ratio for asked, ratio, _ in known if asked == strength])
         heights = [value for asked, _, value in known if asked == strength]
-        shifts = SPREAD * np.sin(np.arange(len(ratios)) * 2.4)
+        shifts = _SPREAD * np.sin(np.arange(len(ratios)) * 2.4)
         axes.plot(ratios + shifts, heights, mark.marker, markersize=4, alpha=0.75, **mark.paint())
     _cliff(axes, left, right)
     axes.set_xlim(left, right)

@@ -13,7 +13,7 @@ from steerproof.decide.report.figures.marks import say_empty, tipped
 from steerproof.decide.report.figures.palette import BLUE, FAINT, INK, QUIET
 from steerproof.decide.report.inputs import ReportInputs, TrainingSummary, short_name
 
-TOLERANCE = 0.05
+_TOLERANCE = 0.05
 """Training fails when the achieved push is off by more than this share."""
 
 
@@ -23,7 +23,7 @@ POINTS = 150
 """Most points of one loss curve; longer ones are averaged over neighbouring steps."""
 
 
-def by_arm(inputs: ReportInputs) -> dict[str, list[TrainingSummary]]:
+def _by_arm(inputs: ReportInputs) -> dict[str, list[TrainingSummary]]:
     """Summaries of the adapters that were trained here, in the experiment's order of arms."""
     names = [arm.name for arm in inputs.experiment.arms]
     known = sorted((s for s in inputs.training if s.losses), key=lambda s: names.index(s.arm))
@@ -34,7 +34,7 @@ def losses(inputs: ReportInputs) -> Drawing | None:
     """Loss against step for every adapter, one panel per arm."""
     arms = {
         arm: [(short_name(one.persona), one.losses) for one in summaries]
-        for arm, summaries in by_arm(inputs).items()
+        for arm, summaries in _by_arm(inputs).items()
     }
     return loss_panels(arms) if arms else None
 
@@ -99,7 +99,7 @@ def achieved(inputs: ReportInputs) -> Drawing | str | None:
     with style():
         height = 0.8 + 0.36 * len(arms)
         figure, (axes,) = panels(Layout(height=height, width=4.6, left=0.95, bottom=0.48, top=0.2))
-        axes.axvspan(1 - TOLERANCE, 1 + TOLERANCE, color=FAINT, alpha=0.22, linewidth=0)
+        axes.axvspan(1 - _TOLERANCE, 1 + _TOLERANCE, color=FAINT, alpha=0.22, linewidth=0)
         axes.axvline(1, color=QUIET, linewidth=0.9)
         for summary, share in shares:
             words = f"{short_name(summary.persona)}: {share:.4f}"
@@ -114,14 +114,14 @@ def achieved(inputs: ReportInputs) -> Drawing | str | None:
             figure,
             "achieved",
             "Achieved push in training, as a share of the one asked for",
-            f"One point per adapter. The shaded band is the tolerance of {TOLERANCE:.0%}; training "
-            "fails outside it.",
+            "One point per adapter. The shaded band is the tolerance of "
+            f"{_TOLERANCE:.0%}; training fails outside it.",
             missing,
         )
 
 
 def _push_axes(axes: Axes, arms: Sequence[str], shares: Sequence[float]) -> None:
-    reach = max([1.6 * TOLERANCE, *(1.1 * abs(share - 1) for share in shares)])
+    reach = max([1.6 * _TOLERANCE, *(1.1 * abs(share - 1) for share in shares)])
     axes.set_xlim(1 - reach, 1 + reach)
     axes.set_ylim(len(arms) - 0.5, -0.5)
     axes.set_yticks(range(len(arms)), [f"Arm {arm}" for arm in arms])

@@ -15,7 +15,7 @@ from steerproof.decide.report.figures.palette import FAINT, INK, QUIET
 from steerproof.decide.report.inputs import short_name
 from steerproof.spec.grid import CellKind
 
-NOTHING = "no measured values"
+_NOTHING = "no measured values"
 _VISIBLE = 0.1
 """Rates that differ by less than this leave a panel with all its points in a corner."""
 ROLL = 1.85
@@ -40,7 +40,7 @@ class Rate:
         return f"{self.fired} of {self.total}, interval {self.low:.2f} to {self.high:.2f}"
 
 
-def rate_of(counts: CellCounts, confidence: float) -> Rate:
+def _rate_of(counts: CellCounts, confidence: float) -> Rate:
     """The rate of one cell over all its questions."""
     return rate(sum(counts.fired), sum(counts.total), confidence)
 
@@ -56,7 +56,7 @@ def rates_of(
 ) -> dict[str, Rate]:
     """The rates of the personas that were measured."""
     found = {persona: lookup(table, kind, persona) for persona in personas}
-    return {p: rate_of(counts, confidence) for p, counts in found.items() if counts is not None}
+    return {p: _rate_of(counts, confidence) for p, counts in found.items() if counts is not None}
 
 
 def absent(kind: CellKind, personas: Iterable[str], found: Iterable[str]) -> tuple[str, ...]:
@@ -95,7 +95,7 @@ def flat(values: Iterable[float], of: str) -> str | None:
     return f"{of} {reach} {len(known)} personas"
 
 
-def say_empty(axes: Axes, words: str = NOTHING) -> None:
+def say_empty(axes: Axes, words: str = _NOTHING) -> None:
     """Write into an empty panel why it is empty."""
     axes.text(0.5, 0.5, words, transform=axes.transAxes, ha="center", va="center", color=QUIET)
 

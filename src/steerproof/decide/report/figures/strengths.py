@@ -91,7 +91,7 @@ def shown_strengths(inputs: ReportInputs, arms: list[str]) -> list[Strength]:
     return sorted(measured, key=pull_to_push)
 
 
-def full_arms(inputs: ReportInputs) -> list[str]:
+def _full_arms(inputs: ReportInputs) -> list[str]:
     """Arms that were also measured unsteered under the neutral prompt, in order."""
     grids = [g for g in inputs.experiment.cells if g.prompt == "neutral" and NONE in g.strengths]
     return list(dict.fromkeys(arm for grid in grids for arm in grid.arms))
@@ -99,10 +99,10 @@ def full_arms(inputs: ReportInputs) -> list[str]:
 
 def strengths(inputs: ReportInputs) -> Drawing:
     """Rate per persona by strength under the neutral prompt, arms side by side."""
-    arms = full_arms(inputs)
+    arms = _full_arms(inputs)
     shown = shown_strengths(inputs, arms)
     look = looks(shown)
-    personas = by_bridge(inputs)
+    personas = _by_bridge(inputs)
     missing: tuple[str, ...] = ()
     with style():
         height = 1.3 + 0.33 * len(personas)
@@ -127,7 +127,7 @@ def strengths(inputs: ReportInputs) -> Drawing:
         )
 
 
-def by_bridge(inputs: ReportInputs) -> list[str]:
+def _by_bridge(inputs: ReportInputs) -> list[str]:
     """Measured personas, headline ones by bridge rate first, then the supplementary ones."""
     headline = inputs.experiment.headline
     measured = {cell.persona for cell in inputs.rates.cells}
@@ -145,7 +145,7 @@ def _panel(
 ) -> tuple[str, ...]:
     """Draw one arm; what is missing is returned."""
     experiment, level = inputs.experiment, inputs.experiment.analysis.confidence
-    personas = by_bridge(inputs)
+    personas = _by_bridge(inputs)
     wanted = personas if experiment.arm(arm).supplementary else experiment.headline
     missing: tuple[str, ...] = ()
     drawn = 0
