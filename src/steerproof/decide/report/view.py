@@ -203,4 +203,8 @@ def adapters_from(arm: Arm) -> str:
     """Where an arm's adapters come from; a directory by its last part."""
     if arm.untrained:
         return "none: the base model"
-    return "trained here" if arm.adapters is None else f"loaded: {PurePath(arm.adapters).name}"
+    if arm.adapters is None:
+        return "trained here"
+    # A path from the root tells where somebody's files lie; others only what they are.
+    given = PurePath(arm.adapters)
+    return f"loaded: {given.name if given.is_absolute() else arm.adapters}"
