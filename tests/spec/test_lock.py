@@ -213,6 +213,8 @@ def test_the_registration_text_holds_what_a_reader_must_know():
         lock.fingerprint,
         "rho >= 0.6 and the interval's lower bound > 0",
         "direction\\_not\\_specific",
+        "a perfect relation would show a correlation of 0.8;",
+        "permutation p of at most 0.01",
         "4 headline personas; 16 adapters",
         # 2 arms x 4 personas x (4 + 2) strengths, and 2 arms x 4 x 2; 2 questions, 5 samples
         "64 cells x 2 questions x 5 samples = 640 completions",

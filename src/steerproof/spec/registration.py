@@ -135,8 +135,8 @@ def _analyses(experiment: Experiment, kills: Iterable[tuple[str, str]]) -> Itera
     yield ""
     yield (
         f"- Interval: {analysis.confidence:.0%} percentile, {analysis.iterations} resamples of the "
-        "questions within each persona, bridge fixed. It speaks of these personas; an interval "
-        "that resamples personas too is reported beside it."
+        "questions within each persona, bridge fixed. It speaks of these adapters and takes the "
+        "measured bridge as known; an interval that resamples personas too is reported beside it."
     )
     yield (
         f"- Rule: an arm passes when rho >= {limits.rho:g} and the interval's lower bound > 0, and "
@@ -149,6 +149,34 @@ def _analyses(experiment: Experiment, kills: Iterable[tuple[str, str]]) -> Itera
     yield f"- Contrast layer: {analysis.contrast_arm or 'none'}."
     yield ""
     yield from _table(("kill", "fires when"), kills)
+    yield ""
+    yield from _answers(experiment)
+
+
+def _answers(experiment: Experiment) -> Iterator[str]:
+    """Two further answers, with the numbers that they were fixed with."""
+    limits = experiment.answers
+    yield (
+        "Beside this rule, two answers. The ranking cannot be answered where a gate fails at the "
+        "deciding strength (the trained ratio, where the primary strength fails the last two):"
+    )
+    yield ""
+    yield (
+        f"- installed: the prompted arm fires more under its own prompt by {limits.installed:g} "
+        f"(lower bound), and by {limits.installed_each:g} for {limits.installed_share:.0%} of the "
+        "personas;"
+    )
+    yield f"- attainable: a perfect relation would show a correlation of {limits.attainable:g};"
+    yield f"- coherent: at most {limits.coherence_loss:g} fewer coherent completions;"
+    yield f"- equal dose: the largest push at most {limits.dose_ratio:g} times the smallest."
+    yield ""
+    yield (
+        "Otherwise it is refuted when so low a correlation has a probability of at most "
+        f"{limits.refuted_p:g} with a true one at the rule's threshold, noise counted on both "
+        "sides. The direction is read where own less held-out responses exceed "
+        f"{limits.least_rate:g} ({limits.least_nats:g} nats) with a permutation p of at most "
+        f"{limits.matrix_p:g}; a supported ranking needs that too."
+    )
 
 
 def _strengths(analysis: Analysis) -> str:
