@@ -16,15 +16,16 @@ from steerproof.decide.review.plan import Range, Throughput
 from steerproof.engine.batches import Example
 from steerproof.engine.generate import Engine
 from steerproof.engine.lora.weights import fresh_weights, lora_sites
-from steerproof.engine.rows import Completion, Row
-from steerproof.engine.sampling import row_seed
+from steerproof.engine.rows import Completion
 from steerproof.engine.train import AdapterJob, Recipe, train
 from steerproof.model.base import Base
 from steerproof.model.chat import chat_ids
-from steerproof.model.steering import Push
+from steerproof.model.push import Push
 from steerproof.spec.experiment import Experiment
+from steerproof.spec.grid import Cell
 from steerproof.study.directions import prompts_of
 from steerproof.study.geometry import geometry
+from steerproof.study.measure import AskedCell, rows_of
 from steerproof.study.teach import recipe_of
 
 ADAPTERS = 4
@@ -91,23 +92,22 @@ def _generate(
     """Cells of several adapters at once; returns what was drawn, and seconds."""
     sites = lora_sites(base)
     adapters = [fresh_weights(sites, recipe.spec, seed) for seed in range(1, ADAPTERS + 1)]
-    asked = experiment.generation
-    most = min(asked.max_new_tokens, MOST_NEW_TOKENS)
-    settings = asked.model_copy(update={"max_new_tokens": most})
-    rows = [
-        Row(
-            cell=f"trial.{slot}",
-            question=number,
-            sample=sample,
-            seed=row_seed(experiment.seed, f"trial.{slot}", number, sample),
-            prompt_ids=chat_ids(base, system=experiment.neutral_prompt, user=text, reserve=most),
+    most = min(experiment.generation.max_new_tokens, MOST_NEW_TOKENS)
+    settings = experiment.generation.model_copy(update={"max_new_tokens": most})
+    cells = [
+        AskedCell(
+            cell=Cell(arm="trial", persona=str(i), prompt="neutral", direction="none", layer=None),
+            system=experiment.neutral_prompt,
+            questions=experiment.questions.evaluation,
+            samples=SAMPLES,
+            seed=experiment.seed,
+            early_tokens=most,
             adapter=adapter,
-            push=push if slot % 2 else None,
+            push=push if i % 2 else None,
         )
-        for slot, adapter in enumerate(adapters, start=1)
-        for number, text in enumerate(experiment.questions.evaluation)
-        for sample in range(SAMPLES)
+        for i, adapter in enumerate(adapters)
     ]
+    rows = [row for asked in cells for row in rows_of(base, asked, settings)]
     engine = Engine(base, rows)
     began = time.perf_counter()
     drawn = list(engine.complete(settings))
