@@ -88,13 +88,33 @@ def read_record(kind: Any, data: bytes, name: str) -> Any:
     try:
         return _adapter(kind).validate_json(data)
     except (ValidationError, RecursionError) as error:
-        shown = "nested too deeply"
-        if isinstance(error, ValidationError):
-            first = error.errors(include_url=False, include_input=False)[0]
-            place = ".".join(str(part) for part in first["loc"])
-            shown = f"{place}: {first['msg']}" if place else first["msg"]
-        label = getattr(kind, "__name__", str(kind))
-        raise IntegrityError(f"{name} is no {label}: {shown}") from None
+        raise _not_a(kind, name, error) from None
+
+
+def from_values(kind: type[R], values: object, name: str) -> R:
+    """The record that plain values, such as parsed JSON, hold.
+
+    Args:
+        kind: The record's class.
+        values: Plain values.
+        name: What is read, for the message.
+
+    Raises:
+        IntegrityError: They are not such a record.
+    """
+    try:
+        return _adapter(kind).validate_python(values)
+    except (ValidationError, RecursionError) as error:
+        raise _not_a(kind, name, error) from None
+
+
+def _not_a(kind: Any, name: str, error: Exception) -> IntegrityError:
+    shown = "nested too deeply"
+    if isinstance(error, ValidationError):
+        first, *_ = error.errors(include_url=False, include_input=False)
+        place = ".".join(str(part) for part in first.get("loc"))
+        shown = f"{place}: {first.get('msg')}" if place else str(first.get("msg"))
+    return IntegrityError(f"{name} is no {getattr(kind, '__name__', kind)}: {shown}")
 
 
 _adapter: Callable[[Any], Any] = cache(TypeAdapter)

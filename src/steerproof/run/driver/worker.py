@@ -3,7 +3,7 @@
 A work function takes tasks and yields, for each, its files or the error that it failed with::
 
     def train(tasks: Sequence[Task]) -> Iterator[tuple[str, Files | Exception]]:
-        base = load(tasks[0].inputs["base"])
+        base = base_of(tasks[0])
         yield from each(tasks, partial(train_one, base))
 
 An error that escapes from it is the whole order's: nothing that was not yielded is finished.

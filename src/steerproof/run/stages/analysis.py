@@ -10,9 +10,9 @@ from steerproof.run.artefacts import calibration, score, slots
 from steerproof.run.artefacts.analysis import AnalysisResult, to_files
 from steerproof.run.driver.worker import Files, Outcomes, Task, each
 from steerproof.run.graph.names import GRADED, SCORE
+from steerproof.run.stages.inputs import Sliced, inputs_of
 from steerproof.spec.experiment import Experiment
 from steerproof.spec.grid import cells
-from steerproof.spec.slices import partial_experiment
 from steerproof.study.marks import text_of
 
 
@@ -22,7 +22,7 @@ def analysis(tasks: Sequence[Task]) -> Outcomes:
 
 
 def _analysis(task: Task) -> Files:
-    experiment = partial_experiment(task.inputs["experiment"])
+    experiment = inputs_of(task, Sliced).part
     read = [s for unit, s in task.upstream.items() if unit.kind == "directions"]
     layers = {at.layer: at for at in map(calibration.from_unit, read)}
     table = score.rates_of(task.upstream[SCORE], experiment)

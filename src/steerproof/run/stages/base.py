@@ -6,6 +6,7 @@ from functools import lru_cache
 from steerproof.model.base import Base, load_base
 from steerproof.model.chat import SystemRole
 from steerproof.run.driver.worker import Task
+from steerproof.run.stages.inputs import context_of
 
 
 @lru_cache(maxsize=1)
@@ -33,11 +34,7 @@ def base_of(task: Task) -> Base:
     Raises:
         ModelError: The model is unusable.
     """
-    context = task.context
-    return _base(
-        context["path"],
-        context["revision"],
-        context["dtype"],
-        context["device"],
-        (context["system_role"], json.dumps(context["template_options"], sort_keys=True)),
-    )
+    where = context_of(task)
+    options = json.dumps(dict(where.template_options), sort_keys=True)
+    written = (where.system_role, options)
+    return _base(where.path, where.revision, where.dtype, where.device, written)

@@ -6,7 +6,7 @@ from steerproof.run.artefacts import answers
 from steerproof.run.artefacts.dataset import to_files
 from steerproof.run.driver.worker import Files, Outcomes, Task, each
 from steerproof.run.graph.names import ANSWERS
-from steerproof.spec.slices import partial_experiment
+from steerproof.run.stages.inputs import DatasetInputs, inputs_of
 from steerproof.study.dataset import build_dataset
 
 
@@ -14,8 +14,8 @@ def dataset(tasks: Sequence[Task]) -> Outcomes:
     """One unit per persona: dataset.json."""
 
     def one(task: Task) -> Files:
-        experiment = partial_experiment(task.inputs["experiment"])
+        asked = inputs_of(task, DatasetInputs)
         given = answers.from_unit(task.upstream[ANSWERS]).answers
-        return to_files(build_dataset(experiment, task.inputs["persona"], given))
+        return to_files(build_dataset(asked.part, asked.persona, given))
 
     yield from each(tasks, one)

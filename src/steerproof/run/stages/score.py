@@ -6,7 +6,7 @@ from steerproof.decide.analysis.rates import RateRow
 from steerproof.run.artefacts import cell
 from steerproof.run.artefacts.score import to_files
 from steerproof.run.driver.worker import Files, Outcomes, Task, each
-from steerproof.spec.slices import partial_experiment
+from steerproof.run.stages.inputs import Sliced, inputs_of
 from steerproof.study.marks import Mark
 from steerproof.study.rating import rate_rows
 from steerproof.study.readouts.texts import text_readout
@@ -21,7 +21,7 @@ def score(tasks: Sequence[Task]) -> Outcomes:
 
 
 def _score(task: Task) -> Files:
-    read = text_readout(partial_experiment(task.inputs["experiment"]))
+    read = text_readout(inputs_of(task, Sliced).part)
     marks: dict[str, list[Mark]] = {}
     rates: list[RateRow] = []
     for unit in task.upstream.values():

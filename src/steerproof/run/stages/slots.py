@@ -1,7 +1,7 @@
 """The graded outcome: an adapter's cells read where answers end, many adapters in one pool."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
 
 from steerproof.errors import ModelError, SteerproofError
 from steerproof.run.artefacts import answers
@@ -11,16 +11,26 @@ from steerproof.run.driver.worker import Outcomes, Task
 from steerproof.run.graph.ids import UnitId
 from steerproof.run.graph.names import COMMON, cell_unit
 from steerproof.run.stages.base import base_of
+from steerproof.run.stages.inputs import SlotCell, SlotsInputs, inputs_of
 from steerproof.run.stages.upstream import Upstream, tried
-from steerproof.spec.grid import Cell
 from steerproof.study.geometry import asked_by
 from steerproof.study.graded import GradedCell, grade
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shared:
+    """What all cells of a task are read on."""
+
+    questions: tuple[str, ...]
+    answers: Mapping[str, Sequence[str]]
+    """By question."""
 
 
 def slots(tasks: Sequence[Task]) -> Outcomes:
     """One unit per adapter: slots.parquet."""
     base = base_of(tasks[0])
-    upstream = Upstream(base, tasks[0].inputs["seed"])
+    first = inputs_of(tasks[0], SlotsInputs)
+    upstream = Upstream(base, first.seed)
     graded: dict[UnitId, list[GradedCell]] = {}
     for task, cells in tried(tasks, upstream, _cells):
         if isinstance(cells, Exception):
@@ -29,7 +39,7 @@ def slots(tasks: Sequence[Task]) -> Outcomes:
             graded[task.unit] = cells
     try:
         every = [one for cells in graded.values() for one in cells]
-        rows = grade(base, every, tasks[0].inputs["marker"])
+        rows = grade(base, every, first.marker)
     except SteerproofError as error:
         yield from ((unit, error) for unit in graded)
         return
@@ -47,26 +57,26 @@ def _cells(task: Task, upstream: Upstream) -> list[GradedCell]:
         raise ModelError(f"{COMMON} failed, so there is no text that all cells share")
     upstream.directions(task)
     common = answers.from_unit(task.upstream[COMMON]).answers
-    return [_cell(task, entry, upstream, common) for entry in task.inputs["cells"]]
+    asked = inputs_of(task, SlotsInputs)
+    shared = Shared(questions=asked.questions, answers=common)
+    return [_cell(task, entry, upstream, shared) for entry in asked.cells]
 
 
-def _cell(
-    task: Task, entry: Mapping[str, Any], upstream: Upstream, common: Mapping[str, Sequence[str]]
-) -> GradedCell:
+def _cell(task: Task, entry: SlotCell, upstream: Upstream, shared: Shared) -> GradedCell:
     """One cell.
 
     Raises:
         ModelError: Its adapter was not trained; the base model must not stand in for it.
     """
-    cell, adapter = Cell.from_record(entry["cell"]), upstream.adapter(task)
-    if entry["trained"] and adapter is None:
+    cell, adapter = entry.cell, upstream.adapter(task)
+    if entry.trained and adapter is None:
         raise ModelError(f"the adapter {cell.adapter.name} is not there, so nothing can be read")
-    measured = task.upstream.get(cell_unit(cell)) if entry["own"] else None
+    measured = task.upstream.get(cell_unit(cell)) if entry.own else None
     return GradedCell(
         cell=cell,
-        system=entry["system"],
-        questions=tuple(task.inputs["questions"]),
-        common=common if entry["common"] else {},
+        system=entry.system,
+        questions=shared.questions,
+        common=shared.answers if entry.common else {},
         own=() if measured is None else completions_of(measured),
         adapter=adapter,
         push=upstream.push(asked_by(cell)),
