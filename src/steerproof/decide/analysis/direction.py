@@ -28,7 +28,8 @@ class Classes:
     """Mean response of each adapter to each class of push; None where it was not measured."""
 
     own: Adapters
-    held_out: Adapters
+    held_out: Adapters | None
+    """Directions of personas that it never saw; None where some adapter has none."""
     negatives: Adapters | None
     """Directions that it was trained to be silent at."""
     random: Adapters | None

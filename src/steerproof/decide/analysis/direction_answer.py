@@ -84,7 +84,7 @@ def _classes(case: Case, rig: Rig, own: Block, random: Block | None) -> Classes:
     whole = random is not None and not np.isnan(random.values).any()
     return Classes(
         own=own.values.diagonal().copy(),
-        held_out=held_out_means(own.values, own.held),
+        held_out=held_out_means(own.values, own.held) if own.held.any(axis=1).all() else None,
         negatives=held_out_means(own.values, silent) if silent.any(axis=1).all() else None,
         random=random.values.mean(axis=1) if random is not None and whole else None,
         unsteered=None if np.isnan(unsteered).any() else unsteered,

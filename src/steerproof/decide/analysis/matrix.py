@@ -107,11 +107,8 @@ def class_mean(values: Values, cells: Allowed) -> Batch:
 
 
 def held_out_means(values: Values, held: Allowed) -> Float[np.ndarray, "adapters *batch"]:
-    """Mean of each adapter's held-out directions; NaN where it has none."""
-    none = np.full(values.shape[2:], np.nan)
-    return np.array(
-        [values[i, row].mean(axis=0) if row.any() else none for i, row in enumerate(held)]
-    )
+    """Mean of each adapter's held-out directions."""
+    return np.array([values[i, row].mean(axis=0) for i, row in enumerate(held)])
 
 
 def contrast(values: Values, held: Allowed) -> Float[np.ndarray, "adapters *batch"]:
