@@ -47,6 +47,7 @@ def decode_attention(
 def _decode_attention(
     out, scores, query, new_keys, new_values, keys, values, table, lengths, scale
 ):  # fmt: skip
+    """Row by row and head by head; `scores` is one row's, in memory that stays in the cache."""
     rows, heads, width = query.shape
     kv_heads, block = keys.shape[1], keys.shape[2]
     for row in range(rows):

@@ -71,17 +71,26 @@ def _attention(
     HEADS: tl.constexpr, GROUP: tl.constexpr, GROUP_PAD: tl.constexpr, WIDTH: tl.constexpr,
     WIDTH_PAD: tl.constexpr, BLOCK: tl.constexpr, TILE: tl.constexpr, SPLITS: tl.constexpr,
 ):  # fmt: skip
-    """One row's query heads that share a head of keys, over a part of the row's keys."""
+    """One row's query heads that share a head of keys, over a part of the row's keys.
+
+    Grid `[rows, kv_heads, splits]`. A program holds its `GROUP` queries and goes through its share
+    of the row's keys in tiles, by the block table, with a running maximum and sum (the online
+    softmax of FlashAttention, Dao et al. 2022, arXiv 2205.14135). With few rows a row's keys are
+    split among `SPLITS` programs, whose parts `_combine` adds up (Flash-Decoding, Dao et al. 2023).
+    """
     row, kv_head, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     length = tl.load(lengths + row)
+    # g: query heads of the group; d: numbers of a head. Both padded for the dot products.
     g, d = tl.arange(0, GROUP_PAD), tl.arange(0, WIDTH_PAD)
     head = kv_head * GROUP + g
     real, narrow = (g < GROUP)[:, None] & (d < WIDTH)[None, :], d < WIDTH
     own = row * query_row + head[:, None] * query_head + d[None, :]
     q = tl.load(query + own, mask=real, other=0.0)
     own_blocks = table + row * table_row
+    # Whole tiles to each split, so that no tile is computed twice; the last splits may have none.
     share = tl.cdiv(tl.cdiv(length, SPLITS), TILE) * TILE
     newest = length - 1
+    # The newest key and value are written by the one program that will read them: no other waits.
     if split == newest // share:
         block = tl.load(own_blocks + newest // BLOCK)
         place = _token(block, newest, kv_head, BLOCK) * WIDTH + d
@@ -95,6 +104,7 @@ def _attention(
     result = tl.zeros([GROUP_PAD, WIDTH_PAD], tl.float32)
     for start in range(split * share, tl.minimum(length, (split + 1) * share), TILE):
         at = start + tl.arange(0, TILE)
+        # Without this mask the rest of the last block would count, and it was never written.
         inside = at < length
         blocks = tl.load(own_blocks + at // BLOCK, mask=inside, other=0)
         place = _token(blocks, at, kv_head, BLOCK)[:, None] * WIDTH + d[None, :]
@@ -102,6 +112,7 @@ def _attention(
         k = tl.load(keys + place, mask=wanted, other=0.0)
         scores = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
         scores = tl.where(inside[None, :], scores, -float("inf"))
+        # Online softmax: what was summed so far is rescaled when a larger score turns up.
         higher = tl.maximum(best, tl.max(scores, 1))
         weights = tl.exp(scores - higher[:, None])
         shrink = tl.exp(best - higher)
@@ -115,6 +126,7 @@ def _attention(
         place = mine[:, None] * WIDTH + d[None, :]
         tl.store(out + place, result.to(out.dtype.element_ty), mask=real)
     else:
+        # Unnormalised, `[splits, rows, heads, width]`, with each part's maximum and sum beside it.
         rows = tl.num_programs(0)
         mine += split * rows * HEADS
         tl.store(parts + mine[:, None] * WIDTH + d[None, :], result, mask=real)
@@ -130,7 +142,10 @@ def _token(block, at, kv_head, BLOCK: tl.constexpr):
 
 @triton.jit
 def _combine(out, parts, sums, WIDTH: tl.constexpr, WIDTH_PAD: tl.constexpr, SPLITS: tl.constexpr):
-    """The parts of one query head as one; a part without a key has a largest score of -inf."""
+    """The parts of one query head as one; a part without a key has a largest score of -inf.
+
+    Grid `[rows, heads]`. `exp(best - max)` brings every part to the common maximum.
+    """
     heads = tl.num_programs(0) * tl.num_programs(1)
     mine = tl.program_id(0) * tl.num_programs(1) + tl.program_id(1)
     split, d = tl.arange(0, SPLITS), tl.arange(0, WIDTH_PAD)
@@ -186,6 +201,11 @@ def draw(
 def _draw(
     drawn, logits, states, owners, vocab, row_stride, temperature, top_p, floor, TILE: tl.constexpr
 ):
+    """One row's token: Gumbel-max over the nucleus, without a sort (see `sampling`).
+
+    Grid `[rows]`; a program goes through its sequence's logits in tiles. After a pass for the
+    softmax each attempt takes two, for the winner and for the mass above it; mostly one will do.
+    """
     row = tl.program_id(0)
     logits += tl.load(owners + row) * row_stride
     state = tl.load(states + row).to(tl.uint64)
@@ -211,10 +231,12 @@ def _draw(
             token = start + lane
             x = _scaled(logits, token, vocab, temperature)
             p = tl.exp(x - peak) / total
+            # Noise costs two logarithms in float64: only for tiles that hold a candidate.
             if tl.max(p, 0) > low:
                 score = tl.where(p > low, x.to(tl.float64) + _gumbel(state, token), -float("inf"))
                 top = tl.max(score, 0)
                 if top > best:
+                    # Of equal scores the lowest id wins, on every device.
                     first = tl.min(tl.where(score == top, token, vocab), 0)
                     best, winner = top, first.to(tl.int64)
                     mass = tl.max(tl.where(token == first, p, 0.0), 0)

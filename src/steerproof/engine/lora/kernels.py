@@ -1,9 +1,10 @@
 """The adapters' products on a GPU, in Triton: two kernels for layers with a common input.
 
-A library's grouped products take four launches a layer and most of a small batch's step. Here a
-tile of neighbouring tokens is multiplied with each adapter that has a token in it: as rows are
-ordered by adapter, that is mostly one. Triton's functions are translated from their source, so
-inside of them there is no type but Triton's.
+They are Punica's shrink and expand (Chen et al. 2023, arXiv 2310.18547; S-LoRA, Sheng et al. 2023,
+arXiv 2311.03285, has them for unlike ranks). A library's grouped products take four launches a
+layer and most of a small batch's step. Here a tile of neighbouring tokens is multiplied with each
+adapter that has a token in it: as rows are ordered by adapter, that is mostly one. Triton's
+functions are translated from their source, so inside of them there is no type but Triton's.
 """
 
 # ruff: noqa: ANN001, ANN202, PLR0913
@@ -87,8 +88,14 @@ def _shrink(
     thin, x, a0, a1, a2, slots, tokens, seq, inputs, stride, parts,
     RANK: tl.constexpr, WIDE: tl.constexpr, TILE: tl.constexpr, INPUTS: tl.constexpr,
 ):  # fmt: skip
-    """`x A[slot]^T` over a part of the inputs, `[layers, parts, tokens, rank]`."""
+    """`thin = x A[slot]^T` over a part of the inputs, `[layers, parts, tokens, rank]`.
+
+    Grid `[tiles of tokens, parts, layers]`. The sum over the inputs is long and the result thin, so
+    it is cut into parts (split-K) that fill the device; `_expand` adds them up, so that nobody
+    waits for an atomic, and the order of adding is fixed. In float32, whatever the inputs are.
+    """
     part, layer = tl.program_id(1), tl.program_id(2)
+    # Layers with a common input have weights of their own: a pointer cannot be indexed.
     if layer == 0:
         a = a0
     elif layer == 1:
@@ -100,6 +107,7 @@ def _shrink(
     start, stop = part * length, tl.minimum(inputs, (part + 1) * length)
     first_token = (tl.cast(layer, tl.int64) * parts + part) * tokens
     if TILE == 1:
+        # Few tokens: each is of its own adapter, and a dot product would pad it to 16 rows.
         token = tl.program_id(0)
         slot = tl.load(slots + token // seq)
         total = tl.zeros([WIDE], tl.float32)
@@ -115,6 +123,8 @@ def _shrink(
     else:
         token, slot, first, last = _tile(slots, tokens, seq, TILE)
         sums = tl.zeros([TILE, WIDE], tl.float32)
+        # Rows are ordered by adapter, so the adapters of a tile are a short range of slots. Tokens
+        # of others are read as zeros, which leaves their sums as they are.
         for s in range(first, last + 1):
             own = slot == s
             if tl.max(own.to(tl.int32), 0) > 0:
@@ -136,7 +146,13 @@ def _expand(
     blocks0, blocks1, stride, scaling, parts, span,
     RANK: tl.constexpr, WIDE: tl.constexpr, TILE: tl.constexpr, OUTPUTS: tl.constexpr,
 ):  # fmt: skip
-    """`y += scaling * t B[slot]` for some outputs of a layer, with t the sum of its parts."""
+    """`y += scaling * t B[slot]` for some outputs of a layer, with t the sum of its parts.
+
+    Grid `[tiles of tokens, blocks of outputs of all layers]`. A program reads its thin product
+    `[TILE, rank]` once and goes through `span` blocks of outputs with it. Each output is written by
+    one program, so `y` is changed in place.
+    """
+    # The blocks of all layers lie one after another on one axis, for layers are of unlike widths.
     block = tl.program_id(1)
     second, third = block >= blocks0, block >= blocks0 + blocks1
     layer = second.to(tl.int32) + third.to(tl.int32)
