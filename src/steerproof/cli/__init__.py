@@ -372,10 +372,16 @@ def plan(
     from steerproof.run.commands.session import graph_of
     from steerproof.run.driver.workers import choose_device
 
+    def tell(line: str) -> None:
+        typer.echo(clean(line), err=True)
+
     session = _session(experiment, directory, choose_device(device))
-    planned = plan_run(
-        session.experiment, graph_of(session), session.run, session.place, timed=trial
-    )
+    asked = (session.experiment, graph_of(session), session.run, session.place)
+    known = plan_run(*asked)
+    if trial and not as_json and known.plan.hours is None:
+        # What needs no model comes at once; what a trial adds comes when it has ended.
+        say(known, False, lambda: tables.plan_tables(known))
+    planned = plan_run(*asked, timed=True, say=tell) if trial else known
     say(planned, as_json, lambda: tables.plan_tables(planned))
     if strict:
         refuse_serious(planned.objections)

@@ -1,6 +1,6 @@
 """`plan`: what a run takes on this machine, and what a reviewer would object to."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,8 @@ from steerproof.run.graph.graph import Graph
 from steerproof.run.graph.survey import survey
 from steerproof.run.store.ledger_file import read_ledger
 from steerproof.spec.experiment import Experiment
+
+Say = Callable[[str], object]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +66,13 @@ class Planned:
 
 
 def plan_run(
-    experiment: Experiment, graph: Graph, run: Path, place: Place, *, timed: bool = False
+    experiment: Experiment,
+    graph: Graph,
+    run: Path,
+    place: Place,
+    *,
+    timed: bool = False,
+    say: Say = str,
 ) -> Planned:
     """The plan, the objections, and what is not known yet.
 
@@ -74,6 +82,7 @@ def plan_run(
         run: Its run directory, which need not exist.
         place: Where the experiment's files are, and the device.
         timed: Whether a short trial may be made when nothing was done here yet.
+        say: Told in a line what a trial does.
 
     Raises:
         ModelError: What `run` would refuse, or the model cannot be loaded for the trial.
@@ -82,7 +91,7 @@ def plan_run(
     check_runnable(experiment, place, graph, run)
     found = survey(run, graph)
     fresh = not any(unit.kind == "directions" for unit in found.reused)
-    tried = try_out(experiment, place) if timed and fresh else None
+    tried = try_out(experiment, place, say) if timed and fresh else None
     plan = make_plan(
         experiment,
         speed=_speed(experiment, run, place) or (tried and tried.speed),
@@ -98,8 +107,13 @@ def plan_run(
     return Planned(plan=plan, objections=raised, gates=gates, not_yet_known=later, run=run)
 
 
-def try_out(experiment: Experiment, place: Place) -> Tried | None:
+def try_out(experiment: Experiment, place: Place, say: Say = str) -> Tried | None:
     """Try the experiment on this machine, in small; none where the model would not fit.
+
+    Args:
+        experiment: What is tried.
+        place: Where its files are, and the device.
+        say: Told in a line what is done.
 
     Raises:
         ModelError: The model cannot be loaded.
@@ -108,13 +122,14 @@ def try_out(experiment: Experiment, place: Place) -> Tried | None:
     accelerated = place.device.startswith("cuda")
     if not accelerated and 4 * weights > psutil.virtual_memory().available:
         return None
-    from steerproof.run.trial import geometries, trial  # torch, which most plans do without
+    from steerproof.run.trial import SECONDS, geometries, trial  # torch; most plans do without
 
+    say(f"a trial of about {SECONDS:.0f} s, and as long for the directions: loading the model")
     base = load_model(experiment, place)
     workers = workers_on(place.device, weights)
     with threads_of_a_worker(workers, accelerated):
-        throughput = trial(experiment, base)
-        measured = geometries(experiment, base)
+        throughput = trial(experiment, base, say=say)
+        measured = geometries(experiment, base, say=say)
     return Tried(
         speed=speed_of_throughput(experiment, throughput, devices=workers, accelerator=accelerated),
         calibration={layer.layer: layer for layer in measured},
