@@ -28,11 +28,14 @@ def test_the_proposed_size_is_counted_as_its_proposal_does():
     counts = count(load_experiment("zlt-qwen2.5-7b").experiment)
     assert counts.adapters == counts.trained == 5 * 10 + 2
     # A and B: 10 personas x 6; C: 12 x 6; A-iso, A-L10: 10 x 2 each
-    assert counts.cells == 60 + 60 + 72 + 20 + 20
-    assert counts.completions == 232 * 20 * 5
+    registered = 60 + 60 + 72 + 20 + 20
+    # Seven matrices off the diagonal, and 50 cells on it or unsteered: one sample a question.
+    matrices = 7 * 90 + 50
+    assert counts.cells == registered + matrices
+    assert counts.completions == (registered * 5 + matrices) * 20
     assert counts.training_rows == 52 * 600 * 3
     assert counts.optimizer_steps == 52 * 3 * 38  # 600 rows in steps of 16, the last one short
-    assert counts.generated_tokens_at_most == 23_200 * 2048
+    assert counts.generated_tokens_at_most == 36_800 * 2048
 
 
 def test_loaded_adapters_are_not_trained():
