@@ -14,6 +14,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean, stdev
+from typing import Any
 
 from scipy import stats
 
@@ -118,7 +119,7 @@ def gate(found: list[Installed]) -> dict[str, float | int | bool]:
             "passes": passes}  # fmt: skip
 
 
-def try_rung(loaded: Loaded, rung: tuple[float, int], run: Path, device: str) -> dict[str, object]:
+def try_rung(loaded: Loaded, rung: tuple[float, int], run: Path, device: str) -> dict[str, Any]:
     """Train and measure one rung; all rungs share one run directory, so answers are drawn once."""
     began = time.perf_counter()
     experiment = prompt_only(loaded.experiment, *rung)
@@ -154,7 +155,8 @@ def main() -> None:
         pairs = [one.split("x") for one in asked.rungs.split(",")]
         rungs = tuple((float(rate), int(epochs)) for rate, epochs in pairs)
     loaded = load_experiment(asked.experiment)
-    tried = []
+    tried: list[dict[str, Any]] = []
+    text = ""
     for rung in rungs:
         tried.append(try_rung(loaded, rung, asked.dir, choose_device(asked.device)))
         one = {k: v for k, v in tried[-1].items() if k != "personas"}
