@@ -112,7 +112,7 @@ def test_after_its_driver_is_killed_a_run_on_ray_goes_on(tmp_path: Path, counter
     assert len(contents(run)) == 2 * len(slow_units())
     # Any of the two tasks may be the first to end a unit.
     finished = {"/".join(Path(path).parts[1:3]).rpartition("-")[0] for path in kept}
-    assert finished <= {unit.id for unit in slow_units()}
+    assert finished <= {str(unit.id) for unit in slow_units()}
     assert {unit: counts(counter)[unit] for unit in finished} == dict.fromkeys(finished, 1)
     assert status(run).state == "finished"
     assert leftovers(run) == []
