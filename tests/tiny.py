@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
+    AutoConfig,
     GemmaConfig,
     GPT2Config,
     GPTNeoXConfig,
@@ -43,6 +44,13 @@ _COMMON = {
 _GROUPED = {**_COMMON, "num_key_value_heads": 2}
 
 
+FURTHER: dict[str, dict[str, object]] = {
+    "phi": {}, "phi3": {}, "olmo2": {}, "granite": {}, "smollm3": {},
+    "gemma3_text": {"head_dim": 8, "sliding_window": CONTEXT},
+}  # fmt: skip
+"""More architectures, for tests that ask of each only whether it works."""
+
+
 def tiny_config(architecture: str) -> PreTrainedConfig:
     """The configuration of a four-block model, hidden width 32."""
     if architecture == "gpt2":
@@ -52,6 +60,8 @@ def tiny_config(architecture: str) -> PreTrainedConfig:
         )  # fmt: skip
     if architecture == "gpt_neox":
         return GPTNeoXConfig(**_COMMON)
+    if architecture in FURTHER:
+        return AutoConfig.for_model(architecture, **{**_GROUPED, **FURTHER[architecture]})
     classes = {
         "llama": LlamaConfig, "qwen2": Qwen2Config, "qwen3": Qwen3Config, "mistral": MistralConfig,
         "gemma": GemmaConfig,
@@ -92,7 +102,7 @@ def tiny_model(
             scale = 0.1 if "norm" in name or parameter.ndim < 2 else 0.25
             centre = (
                 1.0
-                if "norm" in name and name.endswith("weight") and architecture != "gemma"
+                if "norm" in name and name.endswith("weight") and "gemma" not in architecture
                 else 0.0
             )
             parameter.copy_(centre + scale * noise)
