@@ -1,4 +1,4 @@
-"""Tiny random models of seven architectures, built from configurations: no network, no files."""
+"""Tiny random models of thirteen architectures, built from configurations: no network, no files."""
 
 from pathlib import Path
 

@@ -88,7 +88,7 @@ class CapturedSteps:
             if self._rehearsing is not None:
                 with self._rehearsing():
                     step()  # Uncaptured: libraries choose and load their kernels.
-            if self._rehearsing is None:
+            else:
                 # What plain passes have left is of no use to a graph, whose memory is its own.
                 torch.cuda.empty_cache()
             graph.capture_begin(pool=self._memory)
