@@ -1,11 +1,23 @@
 """The rig's standing test: a planted ranking is found, and a shuffled one is not."""
 
 import json
+import os
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
-from benchmarks.controls import CONTROLS, run, shares, supported, with_seed
+from benchmarks import controls
+from benchmarks.controls import (
+    CONTROLS,
+    run,
+    run_all,
+    share_cores,
+    shares,
+    supported,
+    with_seed,
+)
 from steerproof.spec.yaml_io import shipped
 
 COMMITTED = Path(__file__).parents[2] / "docs" / "data" / "controls.json"
@@ -45,6 +57,64 @@ def test_false_alarms_are_counted_under_either_rule_with_exact_bounds():
     bounds = found["negative-control"]
     assert bounds["registered"] == {"supported": 1, "runs": 40, "interval": [0.0006, 0.1316]}
     assert bounds["answers"] == {"supported": 0, "runs": 40, "interval": [0.0, 0.0881]}
+
+
+@pytest.fixture
+def five_cores(monkeypatch):
+    """Cores 0, 2, 3, 5 and 7; what each thread was given is kept by its name."""
+    given = {}
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {7, 0, 2, 3, 5})
+    monkeypatch.setattr(
+        os, "sched_setaffinity", lambda _, c: given.setdefault(threading.current_thread().name, c)
+    )
+    return given
+
+
+def test_jobs_have_cores_of_their_own(five_cores):
+    assert share_cores(1) == [{0, 2, 3, 5, 7}]
+    assert share_cores(2) == [{0, 2}, {3, 5}]
+    assert share_cores(5) == [{0}, {2}, {3}, {5}, {7}]
+    for jobs in (0, 6):
+        with pytest.raises(SystemExit, match=f"--jobs {jobs}: from 1 to 5"):
+            share_cores(jobs)
+
+
+def test_jobs_at_once_give_the_table_of_one_after_another(five_cores, monkeypatch, tmp_path):
+    asked = [("negative-control", seed) for seed in range(4)]
+    second_done = threading.Event()
+
+    def one(control, seed, place):
+        assert place == tmp_path / f"{control}-{seed}"
+        if seed == 0:  # ends after a later one, which thus ran beside it
+            assert second_done.wait(20)
+        if seed == 1:
+            second_done.set()
+        return {"control": control, "seed": seed}
+
+    monkeypatch.setattr(controls, "run", one)
+    *_, together = run_all(asked, tmp_path, 2)
+    assert sorted(map(sorted, five_cores.values())) == [[0, 2], [3, 5]]
+    *_, alone = run_all(asked, tmp_path, 1)
+    assert together == alone == [{"control": c, "seed": seed} for c, seed in asked]
+
+
+def test_after_a_failed_run_none_is_begun(five_cores, monkeypatch, tmp_path):
+    begun = []
+
+    def one(_control, seed, _place):
+        begun.append(seed)
+        if seed == 1:
+            raise OSError("no room")
+        if seed > 1:
+            time.sleep(0.1)  # the failure is noticed meanwhile
+        return {"seed": seed}
+
+    monkeypatch.setattr(controls, "run", one)
+    seen = []
+    with pytest.raises(OSError, match="no room"):
+        seen.extend(run_all([("positive-control", seed) for seed in range(50)], tmp_path, 1))
+    assert seen == [[{"seed": 0}]]
+    assert len(begun) < 50
 
 
 @pytest.mark.nightly
