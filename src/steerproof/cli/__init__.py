@@ -16,7 +16,17 @@ import typer
 import steerproof
 from steerproof import tables
 from steerproof.cli import adapters, directions
-from steerproof.cli.output import Device, Json, RunDir, Source, Where, complain, needing, say
+from steerproof.cli.output import (
+    Device,
+    Json,
+    RunDir,
+    Set,
+    Source,
+    Where,
+    complain,
+    needing,
+    say,
+)
 from steerproof.errors import MachineError, SteerproofError
 from steerproof.text import clean
 
@@ -67,16 +77,28 @@ def _say_verdict(verdict: "Verdict | None", place: Path, as_json: bool) -> None:
     say(verdict, as_json, words)
 
 
-def _session(experiment: str, directory: Path | None, device: str = "cpu") -> "Session":
+def _session(
+    experiment: str,
+    directory: Path | None,
+    device: str = "cpu",
+    settings: list[str] | None = None,
+) -> "Session":
     """The session of an experiment file, or of a run directory given in its place."""
     from steerproof.run.commands.session import new_session, session_in
     from steerproof.run.store.registration import SPEC
+    from steerproof.spec.settings import directory_name, parse_setting
     from steerproof.spec.yaml_io import load_experiment
 
+    asked = [parse_setting(text) for text in settings or ()]
     if directory is None and (Path(experiment) / SPEC).is_file():
-        return session_in(Path(experiment), device)
-    loaded = load_experiment(experiment)
-    return new_session(loaded, directory or Path("runs") / loaded.experiment.name, device)
+        session = session_in(Path(experiment), device, asked)
+    else:
+        loaded = load_experiment(experiment)
+        name = loaded.experiment.name + (f",{directory_name(asked)}" if asked else "")
+        session = new_session(loaded, directory or Path("runs") / name, device, asked)
+    for change in session.changes:
+        typer.echo(clean(f"set {change}"), err=True)
+    return session
 
 
 @app.callback(invoke_without_command=True)
@@ -92,6 +114,7 @@ def _root(
 def run(
     experiment: Source,
     directory: Where = None,
+    settings: Set = None,
     device: Device = "auto",
     executor: Annotated[str, typer.Option(help="local, ray or inline.")] = "local",
     workers: Annotated[
@@ -110,7 +133,7 @@ def run(
     from steerproof.run.graph.environment import model_directory
 
     chosen = choose_device(device)
-    session = _session(experiment, directory, chosen)
+    session = _session(experiment, directory, chosen, settings)
     weights = weight_bytes(model_directory(session.experiment, session.place.directory))
     hands = make_executor(executor, session.run, chosen, workers, weights)
     with following(sys.stderr, session.experiment.title) as show:
@@ -207,6 +230,7 @@ def verify(directory: RunDir, as_json: Json = False) -> None:
 def lock(
     experiment: Source,
     directory: Where = None,
+    settings: Set = None,
     markdown: Annotated[bool, typer.Option(help="Print the text of a registration.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -216,7 +240,7 @@ def lock(
     from steerproof.run.store.directory import open_run
     from steerproof.spec.registration import markdown as registration_text
 
-    session = _session(experiment, directory)
+    session = _session(experiment, directory, settings=settings)
     with open_run(session.run, session.command) as held:
         locked = lock_session(session, graph_of(session), held).lock
     text = f"registered {locked.sha256} at {locked.time} in {session.run}"
@@ -359,6 +383,7 @@ def bench(arguments: Annotated[list[str] | None, typer.Argument()] = None) -> No
 def plan(
     experiment: Source,
     directory: Where = None,
+    settings: Set = None,
     device: Device = "auto",
     strict: Annotated[bool, typer.Option(help="Exit 2 if an objection is serious.")] = False,
     trial: Annotated[
@@ -375,7 +400,7 @@ def plan(
     def tell(line: str) -> None:
         typer.echo(clean(line), err=True)
 
-    session = _session(experiment, directory, choose_device(device))
+    session = _session(experiment, directory, choose_device(device), settings)
     asked = (session.experiment, graph_of(session), session.run, session.place)
     known = plan_run(*asked)
     if trial and not as_json and known.plan.hours is None:

@@ -19,6 +19,10 @@ Source = Annotated[str, typer.Argument(help="Path of an experiment file, or a sh
 RunDir = Annotated[Path, typer.Argument(help="A run directory.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON value on standard output.")]
 Where = Annotated[Path | None, typer.Option("--dir", help="Run directory; default runs/NAME.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="PLACE=VALUE", help="Another value, as layers.primary=18."),
+]
 Device = Annotated[str, typer.Option(help="A torch device: cpu, cuda, cuda:1; auto picks.")]
 
 

@@ -143,11 +143,11 @@ def _only_seems_short(item: _Found) -> bool:
 def _problem(item: _Found) -> Problem:
     value, kind = item.detail["input"], item.kind
     if kind == "missing":
-        record = _record_at(item.keys[:-1])
+        record = record_at(item.keys[:-1])
         meaning = record.model_fields[str(item.keys[-1])].description if record else ""
         return Problem(keys=item.keys, message=f"missing: {meaning}")
     if kind == "extra_forbidden":
-        record = _record_at(item.keys[:-1])
+        record = record_at(item.keys[:-1])
         allowed = list(record.model_fields) if record else []
         hint = did_you_mean(str(item.keys[-1]), allowed)
         message = f"unknown key; allowed: {', '.join(allowed)}{hint}"
@@ -198,7 +198,7 @@ def _choices(items: Iterable[_Found]) -> list[str]:
     return re.findall(r"'([^']*)'", " ".join(expected))
 
 
-def _record_at(keys: Keys) -> type[BaseModel] | None:
+def record_at(keys: Keys) -> type[BaseModel] | None:
     """The record that stands at a place."""
     record: type[BaseModel] | None = Experiment
     for key in keys:

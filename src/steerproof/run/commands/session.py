@@ -2,6 +2,7 @@
 
 import platform
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -31,8 +32,10 @@ from steerproof.run.store.registration import (
     read_registration,
     register,
 )
+from steerproof.spec.changes import Change
 from steerproof.spec.experiment import Experiment
 from steerproof.spec.lock import Lock, make_lock, prompt_hashes
+from steerproof.spec.settings import Setting, with_settings
 from steerproof.spec.yaml_io import Loaded, load_experiment
 
 
@@ -45,6 +48,8 @@ class Session:
     place: Place
     command: str
     """The command to type to go on."""
+    changes: tuple[Change, ...] = ()
+    """What was set beside the file."""
 
     @property
     def experiment(self) -> Experiment:
@@ -52,30 +57,52 @@ class Session:
         return self.loaded.experiment
 
 
-def new_session(loaded: Loaded, run: Path, device: str = "cpu") -> Session:
-    """A session of an experiment in a run directory."""
+def new_session(
+    loaded: Loaded, run: Path, device: str = "cpu", settings: Sequence[Setting] = ()
+) -> Session:
+    """A session of an experiment in a run directory.
+
+    Args:
+        loaded: The experiment.
+        run: Where.
+        device: A torch device.
+        settings: Fields that are set beside the file.
+
+    Raises:
+        ExperimentError: A setting does not fit.
+    """
+    asked, changes = with_settings(loaded, settings)
+    command = ["steerproof", "run", str(loaded.path), "--dir", str(run), *_typed(settings)]
     return Session(
-        loaded=loaded,
+        loaded=asked,
         run=run,
         place=Place(directory=loaded.directory, device=device),
-        command=shlex.join(["steerproof", "run", str(loaded.path), "--dir", str(run)]),
+        command=shlex.join(command),
+        changes=changes,
     )
 
 
-def session_in(run: Path, device: str = "cpu") -> Session:
+def session_in(run: Path, device: str = "cpu", settings: Sequence[Setting] = ()) -> Session:
     """The session of a run directory: its own copy of the experiment, and where its paths start.
 
     Raises:
-        ExperimentError: It is no run directory, or its copy of the experiment cannot be read.
+        ExperimentError: It is no run directory, its copy of the experiment cannot be read, or a
+            setting does not fit.
     """
     if not (run / SPEC).is_file():
         raise ExperimentError(f"{run} is not a run directory: it has no {SPEC}")
+    asked, changes = with_settings(load_experiment(run / SPEC), settings)
     return Session(
-        loaded=load_experiment(run / SPEC),
+        loaded=asked,
         run=run,
         place=Place(directory=kept_directory(run), device=device),
-        command=shlex.join(["steerproof", "run", str(run)]),
+        command=shlex.join(["steerproof", "run", str(run), *_typed(settings)]),
+        changes=changes,
     )
+
+
+def _typed(settings: Sequence[Setting]) -> list[str]:
+    return [word for setting in settings for word in ("--set", str(setting))]
 
 
 def graph_of(session: Session) -> Graph:
@@ -213,6 +240,8 @@ def _register(
     registration = register(session.run, directory.ledger, now, deviate)
     loaded = session.loaded
     keep_copy(session.run, directory.ledger, loaded.text, session.place.directory)
+    if session.changes:
+        directory.ledger.add_event("set", changes=[str(change) for change in session.changes])
     return registration
 
 
