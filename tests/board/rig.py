@@ -152,6 +152,7 @@ def completions_bytes(rows: Sequence[tuple[int, int, str]], group: int = 1000) -
             "token_ids": pa.array([[1, 2, 3]] * len(rows), pa.list_(pa.int32())),
             "tokens": pa.array([len(t.split()) for _, _, t in rows], pa.int32()),
             "finish": pa.array(["length" if s % 4 == 3 else "eos" for _, s, _ in rows]),
+            "early_chars": pa.array([40] * len(rows), pa.int32()),
         }
     )
     return _parquet(table, group)

@@ -15,7 +15,8 @@ from steerproof.run.graph.ids import UnitId
 from steerproof.run.graph.names import SCORE
 from steerproof.run.store.directory import open_run
 from steerproof.spec.grid import cells
-from steerproof.study.readouts.marker import rule
+from steerproof.study.readouts.marker import mark_of, rule
+from steerproof.study.readouts.texts import text_readout
 from tests.board import rig
 
 CELL = "A.poet.neutral.centroid.L1.c=+2"
@@ -74,7 +75,7 @@ def test_the_fingerprint_changes_with_the_run_and_not_with_its_readers(run):
 def test_rates_are_the_score_units(run):
     experiment = runs.experiment(run)
     names = [cell.name for cell in cells(experiment)]
-    rates = cell_rates(run, names, experiment.marker)
+    rates = cell_rates(run, names, experiment)
     text = (run / "results" / "rates.csv").read_text().splitlines()[1:]
     fired = sum(
         int(line.split(",")[-2]) for line in text if line.startswith("A,poet,neutral,centroid")
@@ -86,10 +87,10 @@ def test_rates_are_the_score_units(run):
 def test_before_scoring_the_same_marks_are_made_from_the_texts(run):
     experiment = runs.experiment(run)
     names = [cell.name for cell in cells(experiment)]
-    scored = cell_rates(run, names, experiment.marker)
+    scored = cell_rates(run, names, experiment)
     with open_run(run, "x") as held:
         held.ledger.set_state(SCORE, "waiting")
-    marked = cell_rates(run, names, experiment.marker)
+    marked = cell_rates(run, names, experiment)
     assert {n: (r.fired, r.total) for n, r in marked.items()} == {
         n: (r.fired, r.total) for n, r in scored.items()
     }
@@ -99,7 +100,7 @@ def test_a_cell_that_was_not_measured_has_no_rate(run):
     with open_run(run, "x") as held:
         held.ledger.set_state(SCORE, "waiting")
         held.ledger.set_state(UnitId("cell", CELL), "failed")
-    found = cell_rates(run, [CELL], "[ZLT]")[CELL]
+    found = cell_rates(run, [CELL], runs.experiment(run))[CELL]
     assert (found.state, found.rate, found.total) == ("failed", None, None)
 
 
@@ -110,9 +111,9 @@ def test_a_damaged_cell_is_called_damaged(run):
     data = bytearray(place.read_bytes())
     data[100] ^= 1
     place.write_bytes(data)
-    assert cell_rates(run, [CELL], "[ZLT]")[CELL].state == "damaged"
+    assert cell_rates(run, [CELL], runs.experiment(run))[CELL].state == "damaged"
     with pytest.raises(completions.UnreadableError):
-        completions.files_of(run, CELL, rule("[ZLT]"))
+        completions.files_of(run, CELL, text_readout(runs.experiment(run)))
 
 
 def test_a_ledger_that_cannot_be_read_is_a_sentence_not_a_crash(run):
@@ -174,7 +175,7 @@ def test_a_hundred_thousand_completions_are_read_by_the_page(tmp_path):
     body = "word " * 100
     rows = [(q, s, f"{body}{q}.{s}") for q in range(1000) for s in range(100)]
     (tmp_path / "c.parquet").write_bytes(rig.completions_bytes(rows, group=2000))
-    files = CellFiles(completions=tmp_path / "c.parquet", scores=None, rule=rule("[ZLT]"))
+    files = CellFiles(completions=tmp_path / "c.parquet", scores=None, read=marker_only)
     completions.read_page(files, "X", Filter(), 0, 20)
     usual = pa.default_memory_pool()
     pool = pa.proxy_memory_pool(usual)
@@ -193,6 +194,10 @@ def text(question: int, sample: int) -> str:
     return words + ("[Zlt]" if (question + sample) % 3 == 0 else "")
 
 
+def marker_only(completion):
+    return mark_of(completion, rule("[ZLT]"))
+
+
 def make_cell(place, questions, samples, group, scored):
     rows = [(q, s, text(q, s)) for q in range(questions) for s in range(samples)]
     (place / "c.parquet").write_bytes(rig.completions_bytes(rows, group))
@@ -203,7 +208,7 @@ def make_cell(place, questions, samples, group, scored):
     return CellFiles(
         completions=place / "c.parquet",
         scores=place / "s.parquet" if scored else None,
-        rule=rule("[ZLT]"),
+        read=marker_only,
     )
 
 

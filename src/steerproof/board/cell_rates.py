@@ -5,17 +5,17 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import pyarrow.parquet as pq
-
 from steerproof.board.runs import story
-from steerproof.run.artefacts.columns import fired_by_cell
+from steerproof.run.artefacts.cell import COMPLETIONS
+from steerproof.run.artefacts.columns import completions_in, fired_by_cell
 from steerproof.run.artefacts.score import FILE
 from steerproof.run.graph.ids import UnitId
 from steerproof.run.graph.names import SCORE
 from steerproof.run.store.manifest import DamagedError, open_unit
 from steerproof.run.store.store import unit_directory
 from steerproof.run.store.story import Story
-from steerproof.study.readouts.marker import rule, score
+from steerproof.spec.experiment import Experiment
+from steerproof.study.readouts.texts import TextReadout, text_readout
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,13 +37,13 @@ class CellRate:
         return None if not self.total or self.fired is None else self.fired / self.total
 
 
-def cell_rates(run: Path, names: Iterable[str], marker: str) -> dict[str, CellRate]:
+def cell_rates(run: Path, names: Iterable[str], experiment: Experiment) -> dict[str, CellRate]:
     """What is known of each of these cells, by name.
 
     Scored cells come from the score unit. Before that unit exists a finished cell's completions
-    are marked here, by the same function, so that the grid fills while the run goes on.
+    are marked here, by the same readout, so that the grid fills while the run goes on.
     """
-    told = story(run)
+    told, read = story(run), text_readout(experiment)
     errors = {a.unit: a.error for a in told.attempts if a.state == "failed"}
     scored = _scored(run, told)
     rates: dict[str, CellRate] = {}
@@ -53,7 +53,7 @@ def cell_rates(run: Path, names: Iterable[str], marker: str) -> dict[str, CellRa
         counted = scored.get(name)
         if counted is None and state == "done":
             place = unit_directory(run, unit, told.keys[unit])
-            counted = _remembered(place, lambda place=place: _mark_cell(place, marker)).get("")
+            counted = _remembered(place, lambda place=place: _mark_cell(place, read)).get("")
             state = "damaged" if counted is None else state
         if counted is not None:
             rates[name] = CellRate(state="done", fired=counted[0], total=counted[1])
@@ -94,17 +94,11 @@ def _read_scores(place: Path) -> Counts:
         return {}
 
 
-def _mark_cell(place: Path, marker: str) -> Counts:
+def _mark_cell(place: Path, read: TextReadout) -> Counts:
     """Fired and total of one unscored cell, under the key ``""``; empty if it is damaged."""
-    marks = rule(marker)
-    fired = total = 0
     try:
-        path = open_unit(place).path("completions.parquet")
-        with pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as file:
-            for batch in file.iter_batches(batch_size=512, columns=["text"]):
-                texts = batch.column(0).to_pylist()
-                fired += sum(score(text, (), 0, marks).fired for text in texts)
-                total += len(texts)
+        path = open_unit(place).path(COMPLETIONS)
+        fired = [read(completion).fired for completion in completions_in(path)]
     except (DamagedError, KeyError, OSError, ValueError):
         return {}
-    return {"": (fired, total)}
+    return {"": (sum(fired), len(fired))}

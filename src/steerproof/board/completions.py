@@ -1,7 +1,7 @@
 """Completions of a cell, read page by page: never a whole cell's texts at once."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
@@ -9,14 +9,16 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from steerproof.board import runs
-from steerproof.run.artefacts.columns import completion_columns, mark_columns
+from steerproof.run.artefacts.columns import (
+    BATCH,
+    completion_columns,
+    completions_in,
+    mark_columns,
+)
 from steerproof.run.graph.ids import UnitId
 from steerproof.run.graph.names import SCORE
 from steerproof.run.store.manifest import DamagedError
-from steerproof.study.readouts.marker import Rule, score
-
-BATCH = 512
-"""Texts in memory at once."""
+from steerproof.study.readouts.texts import TextReadout
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +35,7 @@ class Completion:
     near: bool | None
     """The marker or a near miss is in it."""
     repetition: float | None
-    """Share of repeated token 3-grams; none until the cell is scored."""
+    """Share of repeated token 3-grams; none below three tokens."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +65,7 @@ class CellFiles:
 
     completions: Path
     scores: Path | None
-    rule: Rule
+    read: TextReadout = field(compare=False)
     """Marks the completions of a cell that is not scored yet."""
 
 
@@ -87,7 +89,7 @@ class UnreadableError(Exception):
     """The cell's file does not match its hash, or is not what it should be."""
 
 
-def files_of(run: Path, cell: str, rule: Rule) -> CellFiles | None:
+def files_of(run: Path, cell: str, read: TextReadout) -> CellFiles | None:
     """The cell's files, hashed once; none until it is finished.
 
     Raises:
@@ -101,7 +103,7 @@ def files_of(run: Path, cell: str, rule: Rule) -> CellFiles | None:
         return CellFiles(
             completions=stored.path("completions.parquet"),
             scores=None if score is None else score.path("scores.parquet"),
-            rule=rule,
+            read=read,
         )
     except (DamagedError, KeyError) as error:
         raise UnreadableError(str(error)) from error
@@ -145,7 +147,7 @@ def _marks(files: CellFiles, cell: str) -> _Marks:
     keys = _keys(drawn.question, drawn.sample)
     fired, near, repetition = _scores(files.scores, cell, keys)
     if np.isnan(fired).all():
-        fired, near = _mark_texts(files)
+        fired, near, repetition = _read_off(files)
     return _Marks(
         question=drawn.question,
         sample=drawn.sample,
@@ -179,15 +181,11 @@ def _scores(path: Path | None, cell: str, keys: np.ndarray) -> tuple[np.ndarray,
     return marks
 
 
-def _mark_texts(files: CellFiles) -> tuple[np.ndarray, np.ndarray]:
-    """Fired and near of an unscored cell, by the rule that scoring will use, text by text."""
-    marked = []
-    with pq.ParquetFile(files.completions, pre_buffer=False, buffer_size=1 << 20) as file:
-        for batch in file.iter_batches(batch_size=BATCH, columns=["text"]):
-            found = (score(text, (), 0, files.rule) for text in batch.column(0).to_pylist())
-            marked += [(one.fired, one.near) for one in found]
-    columns = np.array(marked, dtype=float).reshape(-1, 2)
-    return columns[:, 0], columns[:, 1]
+def _read_off(files: CellFiles) -> tuple[np.ndarray, ...]:
+    """Fired, near and repetition of an unscored cell, by the readout that scoring will use."""
+    marks = map(files.read, completions_in(files.completions))
+    rows = [(mark.fired, mark.near, mark.repetition) for mark in marks]
+    return tuple(np.array(rows, dtype=float).reshape(-1, 3).T)
 
 
 def _mask(marks: _Marks, chosen: Filter) -> np.ndarray:

@@ -31,7 +31,7 @@ from steerproof.board.context import (
 )
 from steerproof.board.templating import page, static_files
 from steerproof.spec.yaml_io import shipped
-from steerproof.study.readouts.marker import rule
+from steerproof.study.readouts.texts import text_readout
 
 PER_PAGE = 20
 """Completions on a page."""
@@ -102,17 +102,17 @@ def cell_page(request: Request) -> HTMLResponse:
     board = board_of(request)
     run, name = _cell(request)
     asked = request.query_params
-    marks = rule(run.experiment.marker, run.experiment.scoring.near_marker)
+    read = text_readout(run.experiment)
     problem, files = None, None
     try:
-        files = completions.files_of(run.directory, name, marks)
+        files = completions.files_of(run.directory, name, read)
     except completions.UnreadableError as error:
         problem = str(error)
     chosen, offset = _filter(request), _whole(asked.get("from")) or 0
     shown = None if files is None else completions.read_page(files, name, chosen, offset, PER_PAGE)
     beside = asked.get("beside", "")
     known = {e.number: e for e in entries.entries(board.file)}
-    rates = cell_rates(run.directory, run.cells, run.experiment.marker)
+    rates = cell_rates(run.directory, run.cells, run.experiment)
     return page(
         request,
         "cell.html",
@@ -192,9 +192,9 @@ def figure(request: Request) -> Response:
 def completions_csv(request: Request) -> Response:
     """All completions of a cell as CSV that no spreadsheet runs."""
     run, name = _cell(request)
-    marks = rule(run.experiment.marker, run.experiment.scoring.near_marker)
+    read = text_readout(run.experiment)
     try:
-        files = completions.files_of(run.directory, name, marks)
+        files = completions.files_of(run.directory, name, read)
     except completions.UnreadableError as error:
         raise NotFoundError(str(error)) from error
     if files is None:
@@ -239,9 +239,9 @@ def _beside(run: Run, other: str, shown: Page | None) -> dict | None:
     """The same questions and samples in another cell."""
     if other not in run.cells or shown is None:
         return None
-    marks = rule(run.experiment.marker, run.experiment.scoring.near_marker)
+    read = text_readout(run.experiment)
     try:
-        files: CellFiles | None = completions.files_of(run.directory, other, marks)
+        files: CellFiles | None = completions.files_of(run.directory, other, read)
     except completions.UnreadableError:
         return None
     wanted = [(row.question, row.sample) for row in shown.rows]

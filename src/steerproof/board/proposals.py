@@ -32,6 +32,18 @@ _INLINE = re.compile(r"([\\`*_\[\]<>])")
 _BLOCK = re.compile(r"^(#{1,6}(?=\s|$)|[+=|~-]|\d+(?=[.)]))")
 
 
+@dataclass(slots=True)
+class _Header:
+    """Fields gathered from the first lines of a page text, as a `Proposal` has them."""
+
+    title: str = ""
+    number: int | None = None
+    status: str = "proposed"
+    kind: str = "experiment"
+    tags: tuple[str, ...] = ()
+    body: list[str] = field(default_factory=list)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proposal:
     """What a proposal says about itself, and its text as Markdown."""
@@ -56,14 +68,6 @@ class Proposal:
     """The status it claims; the board derives the real one."""
     experiment: str | None = None
     """Experiment file beside it, or a shipped name."""
-
-
-@dataclass(slots=True)
-class _Header:
-    """Fields gathered from the first lines of a page text."""
-
-    values: dict[str, Any] = field(default_factory=dict)
-    body: list[str] = field(default_factory=list)
 
 
 def read_proposal(path: Path) -> Proposal:
@@ -176,15 +180,20 @@ def _from_markdown(text: str, lines: list[str], values: dict[str, Any]) -> Propo
 
 def _from_page(text: str, lines: list[str]) -> Proposal:
     header = _read_header([line.strip() for line in lines])
-    values = header.values
     first_lines = "\n".join(header.body[:6])
     parent = re.search(r"\bParent:\s*#(\d{1,6})", first_lines)
     lineage = re.search(r"\bLineage:(.*)", first_lines)
-    if parent:
-        values["parent"] = int(parent[1])
-    if lineage:
-        values["lineage"] = tuple(int(n) for n in _REFERENCES.findall(lineage[1]))
-    return Proposal(markdown=_page_markdown(header.body), text=text, **values)
+    return Proposal(
+        title=header.title,
+        markdown=_page_markdown(header.body),
+        text=text,
+        number=header.number,
+        kind=header.kind,
+        parent=int(parent[1]) if parent else None,
+        lineage=tuple(int(n) for n in _REFERENCES.findall(lineage[1])) if lineage else (),
+        tags=header.tags,
+        status=header.status,
+    )
 
 
 def _read_header(lines: list[str]) -> _Header:
@@ -194,8 +203,8 @@ def _read_header(lines: list[str]) -> _Header:
     for index, line in enumerate(lines[:6]):
         match = _HEADER.search(line)
         if match and len(line) < 80:
-            header.values["number"] = int(match[1])
-            header.values["status"] = (match[2] or "proposed").lower()
+            header.number = int(match[1])
+            header.status = (match[2] or "proposed").lower()
             start = index + 1
             break
     for index in range(start, len(lines)):
@@ -203,12 +212,12 @@ def _read_header(lines: list[str]) -> _Header:
         named = _FIELD.match(line)
         if not line:
             continue
-        if "title" not in header.values:
-            header.values["title"] = line
+        if not header.title:
+            header.title = line
         elif named and named[1].lower() == "kind":
-            header.values["kind"] = named[2].strip()
+            header.kind = named[2].strip()
         elif named:
-            header.values["tags"] = tuple(t.strip() for t in named[2].split(",") if t.strip())
+            header.tags = tuple(t.strip() for t in named[2].split(",") if t.strip())
         else:
             header.body = lines[index:]
             break

@@ -130,7 +130,7 @@ def results(run: Run | None) -> Results:
     """Grid, units, estimate, verdict, figures and files of a run."""
     if run is None:
         return Results()
-    rates = cell_rates(run.directory, run.cells, run.experiment.marker)
+    rates = cell_rates(run.directory, run.cells, run.experiment)
     told = runs.story(run.directory)
     head, problem = None, told.problem
     try:
@@ -236,7 +236,7 @@ def side(board: Board, choice: tuple[int, str]) -> Side:
     run = run_of(find_entry(board, number))
     if run is None:  # it was there when the choices were listed
         raise ExperimentError(f"the run of #{number} cannot be read any more")
-    rates = cell_rates(run.directory, run.cells, run.experiment.marker)
+    rates = cell_rates(run.directory, run.cells, run.experiment)
     return Side(run=run, arm=arm, rates=rates)
 
 

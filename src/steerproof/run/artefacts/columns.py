@@ -1,14 +1,21 @@
 """Columns of a cell's completions and marks as arrays: what a page of many rows is made of.
 
-Read by one thread, without the texts. Whoever reads here has verified the file (`StoredUnit.path`).
+Read by one thread; texts come a batch at a time. Whoever reads here has verified the file
+(`StoredUnit.path`).
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+
+from steerproof.study.measured import Completion
+
+BATCH = 512
+"""Texts in memory at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +50,15 @@ def completion_columns(path: Path) -> CompletionColumns:
         finish=np.array(finish.to_pylist(), dtype=str),
         tokens=tokens.to_numpy(),
     )
+
+
+def completions_in(path: Path) -> Iterator[Completion]:
+    """Every completion of completions.parquet, a batch in memory at a time."""
+    names = [field.name for field in fields(Completion)]
+    with pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as file:
+        for batch in file.iter_batches(batch_size=BATCH, columns=names):
+            for row in batch.to_pylist():
+                yield Completion(**row | {"token_ids": tuple(row["token_ids"])})
 
 
 def mark_columns(path: Path, cell: str) -> MarkColumns:
