@@ -167,6 +167,51 @@ class RankingAnswer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GradedRanking:
+    """Bridge and steered cells compared by their margins, beside the rates; it decides nothing."""
+
+    text: Literal["common", "own"]
+    """At whose end the margins were read: common answers, or each cell's own completions."""
+    strength: str
+    questions: tuple[int, int]
+    """On which every persona has a margin: in the bridge, in the steered cells."""
+    alpha_bridge: float | None = None
+    alpha_steered: float | None = None
+    attainable: float | None = None
+    """Correlation that margins as noisy as these show when the true orders are one."""
+    rho: float | None = None
+    interval: Pair | None = None
+    """True correlations that the data do not exclude; None also where none is left."""
+    p_threshold: float | None = None
+    """Probability of so low a correlation if the true one were at the rule's threshold."""
+    reason: str | None = None
+    """Why there are no numbers."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Confound:
+    """What else could order the personas, and the correlation that is left with it held fixed."""
+
+    names: tuple[str, ...]
+    """What is held fixed: one, or all of them together."""
+    strength: str
+    least: float | None
+    """Smallest value over personas; None of several together, as the four below."""
+    most: float | None
+    with_steered: float | None
+    """Spearman correlation of the steered rates with it."""
+    with_bridge: float | None
+    rho: float | None
+    """Spearman correlation of steered rates and bridge, nothing held fixed."""
+    partial: float | None
+    """The same with it held fixed."""
+    needed: float | None
+    """Size that a partial correlation must have for p = 0.05 with so many personas."""
+    reason: str | None
+    """Why there is no partial correlation."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SeedResult:
     """What one training seed shows by itself."""
 
@@ -240,6 +285,10 @@ class ThreeAnswers:
     """Warnings on the directions: neutral prompt and controls."""
     kills: tuple[RevisedKill, ...]
     """The second versions of `sign_inverted` and `direction_not_specific`."""
+    graded: tuple[GradedRanking, ...] = ()
+    """The ranking on margins, beside the one on rates; empty where none were measured."""
+    confounds: tuple[Confound, ...] = ()
+    """The ranking with prompt length and the norm of the direction held fixed."""
     reading: str = ""
     """What all of it means for the question of the title."""
     lines: tuple[str, ...] = ()

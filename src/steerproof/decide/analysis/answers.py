@@ -16,9 +16,11 @@ from steerproof.decide.analysis.answer_records import (
 from steerproof.decide.analysis.answer_words import reading, three_lines
 from steerproof.decide.analysis.calibration import reference_cosines
 from steerproof.decide.analysis.case import Case, case_of, rates_of
+from steerproof.decide.analysis.confounds import confounds
 from steerproof.decide.analysis.direction_answer import answer_direction
 from steerproof.decide.analysis.estimates import estimate
 from steerproof.decide.analysis.gates import Gate
+from steerproof.decide.analysis.graded import graded_rankings
 from steerproof.decide.analysis.kills_v2 import revised_kills
 from steerproof.decide.analysis.ranking import answer_ranking, deciding
 from steerproof.decide.analysis.rates import RateTable, of_seed
@@ -46,6 +48,7 @@ def answer(
     tried = deciding(case, own, arm)
     direction = answer_direction(case, own, arm, tried.decides.strength)
     kills = revised_kills(case, own, arm, tried.decides.strength)
+    looked = tuple(dict.fromkeys((tried.primary.strength, tried.decides.strength)))
     found = ThreeAnswers(
         registered=registered.verdict,
         ranking=answer_ranking(case, arm, tried, matrix=direction.supports, kills=kills),
@@ -53,6 +56,8 @@ def answer(
         seeds=_seeds(cases, known, arm),
         gates=warnings(case, own, arm),
         kills=kills,
+        graded=graded_rankings(case, own, arm, looked),
+        confounds=confounds(case, own, arm, looked),
     )
     return replace(
         found,

@@ -32,6 +32,8 @@ class Rig:
     """How the completions of a cell end."""
     margins: Margins = field(default_factory=dict)
     """Graded outcome on common answers, NaN where a question has none."""
+    own_margins: Margins = field(default_factory=dict)
+    """The same at the end of each cell's own completions, mean over those that end."""
 
     def of_seed(self, experiment: Experiment, seed: int) -> "Rig":
         """The part of one training seed, as if it were the experiment's own."""
@@ -41,10 +43,14 @@ class Rig:
         def kept(cell: Cell) -> bool:
             return cell.seed == wanted or cell.arm not in trained
 
+        def part(margins: Margins) -> Margins:
+            return {replace(c, seed=None): m for c, m in margins.items() if kept(c)}
+
         return Rig(
             layers=self.layers,
             texts={replace(c, seed=None): t for c, t in self.texts.items() if kept(c)},
-            margins={replace(c, seed=None): m for c, m in self.margins.items() if kept(c)},
+            margins=part(self.margins),
+            own_margins=part(self.own_margins),
         )
 
 

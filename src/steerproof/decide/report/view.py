@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 
-from steerproof.decide.analysis.answer_records import MatrixResult
+from steerproof.decide.analysis.answer_records import MatrixResult, ThreeAnswers
 from steerproof.decide.analysis.calibration import CLIFF, LayerCalibration
 from steerproof.decide.analysis.kills import criteria
 from steerproof.decide.analysis.kinds import bridge_kind
@@ -137,6 +137,57 @@ def matrix_rows(matrices: Sequence[MatrixResult]) -> Iterator[tuple[str, ...]]:
             f"{s}{within or ''}",
             "–" if matrix.p is None else wording.probability(matrix.p),
             "–" if matrix.own_first is None else f"{matrix.own_first} of {len(matrix.values)}",
+        )
+
+
+def outcome_rows(answers: ThreeAnswers) -> Iterator[tuple[str, ...]]:
+    """The ranking on rates, then on margins.
+
+    What was read, strength, both alphas, attainable and found correlation, interval, p at the
+    threshold.
+    """
+    ranking = answers.ranking
+    gate = next((gate for gate in ranking.gates if gate.name == "attainable"), None)
+    known = {} if gate is None else gate.numbers
+    alphas = (known.get("alpha_bridge"), known.get("alpha_steered"), known.get("attainable"))
+    yield (
+        "rates",
+        ranking.strength,
+        *map(wording.fixed, alphas),
+        wording.signed(ranking.rho),
+        "not answered" if ranking.interval is None else wording.bounds(ranking.interval, 1),
+        "–" if ranking.p_threshold is None else wording.probability(ranking.p_threshold),
+    )
+    for found in answers.graded:
+        texts = "own completions" if found.text == "own" else "common answers"
+        row = (f"margins, {texts}", found.strength)
+        if found.reason is not None:
+            yield (*row, *("–",) * 4, found.reason, "–")
+            continue
+        alphas = (found.alpha_bridge, found.alpha_steered, found.attainable)
+        yield (
+            *row,
+            *map(wording.fixed, alphas),
+            wording.signed(found.rho),
+            "none is left" if found.interval is None else wording.bounds(found.interval, 1),
+            wording.probability(found.p_threshold),
+        )
+
+
+def confound_rows(answers: ThreeAnswers) -> Iterator[tuple[str, ...]]:
+    """What is held fixed, its span, strength, its correlations, the ranking's without and with."""
+    for found in answers.confounds:
+        alone = len(found.names) == 1
+        one = f"{wording.plain(found.least)} to {wording.plain(found.most)}" if alone else "–"
+        yield (
+            " and ".join(found.names),
+            one,
+            found.strength,
+            wording.signed(found.with_steered) if alone else "–",
+            wording.signed(found.with_bridge) if alone else "–",
+            wording.signed(found.rho),
+            found.reason or wording.signed(found.partial),
+            wording.fixed(found.needed),
         )
 
 

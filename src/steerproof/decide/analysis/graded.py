@@ -1,0 +1,113 @@
+"""The ranking on margins: the bridge and the steered cells compared without a ceiling.
+
+A rate of 1 ranks nobody; the margin at the end of an answer goes on. What is done with it is what
+is done with rates: alpha, the correlation it leaves attainable, and the inversion. It decides
+nothing, for the gates on the rig hold for it as well, but it says whether saturation alone hid an
+order. Margins of the base model are never subtracted: two arms would correlate through them.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+from jaxtyping import Float
+
+from steerproof.decide.analysis.answer_records import GradedRanking
+from steerproof.decide.analysis.case import Case
+from steerproof.decide.analysis.inversion import invert, noise_of, observed_rho
+from steerproof.decide.analysis.kinds import steered_kind
+from steerproof.decide.analysis.reliability import attainable, reliability
+from steerproof.decide.analysis.resampling import stream
+from steerproof.decide.analysis.rig import Margins, Rig
+from steerproof.decide.analysis.slots import TextKind
+from steerproof.spec.grid import CellKind
+from steerproof.spec.strength import Strength
+
+_LEAST_QUESTIONS = 5
+"""With fewer questions that every persona answered, alpha says nothing."""
+
+
+def graded_rankings(
+    case: Case, rig: Rig, arm: str, strengths: tuple[Strength, ...]
+) -> tuple[GradedRanking, ...]:
+    """The ranking on margins, at each strength and on each kind of text that was read.
+
+    Args:
+        case: The table under its experiment.
+        rig: Holds the margins.
+        arm: The tested arm.
+        strengths: Those to compare at, each once.
+    """
+    read: tuple[tuple[TextKind, Margins], ...] = (
+        ("own", rig.own_margins),
+        ("common", rig.margins),
+    )
+    return tuple(
+        found
+        for strength in strengths
+        for text, measured in read
+        for found in _compared(case, measured, text, steered_kind(case.experiment, arm, strength))
+    )
+
+
+def _compared(
+    case: Case, measured: Margins, text: TextKind, kind: CellKind
+) -> Iterator[GradedRanking]:
+    """One comparison; none where a side has no text of the kind at all."""
+    bridge, steered = (margins_of(case, measured, one) for one in (case.bridge, kind))
+    if bridge is None or steered is None:
+        return
+    questions = (bridge.shape[1], steered.shape[1])
+    reason = None
+    if min(questions) < _LEAST_QUESTIONS:
+        reason = (
+            f"every persona has a margin on {min(questions)} questions, and {_LEAST_QUESTIONS} "
+            "are needed: the other texts were cut by length"
+        )
+    elif np.isnan(observed_rho(bridge, steered)):
+        reason = "a constant has no ranking"
+    if reason is not None:
+        yield GradedRanking(
+            text=text, strength=str(kind.strength), questions=questions, reason=reason
+        )
+        return
+    first, second = reliability(bridge), reliability(steered)
+    rng = stream(case.plan.seed, "inversion", text, kind.name)
+    draws = case.experiment.answers.draws
+    left, right = (noise_of(values, draws=draws, rng=rng) for values in (bridge, steered))
+    found = invert(
+        left,
+        right,
+        float(observed_rho(bridge, steered)),
+        threshold=case.experiment.analysis.thresholds.rho,
+        rng=rng,
+    )
+    yield GradedRanking(
+        text=text,
+        strength=str(kind.strength),
+        questions=questions,
+        alpha_bridge=float(first.alpha),
+        alpha_steered=float(second.alpha),
+        attainable=float(attainable(first, second)),
+        rho=found.rho,
+        interval=found.interval,
+        p_threshold=found.p_below,
+    )
+
+
+def margins_of(
+    case: Case, measured: Margins, kind: CellKind
+) -> Float[np.ndarray, "personas kept"] | None:
+    """Margins of all headline personas, on the questions on which each of them has one.
+
+    A text that was cut by length has no slot. Leaving its question out for everybody keeps personas
+    and questions crossed, which alpha and the noise of a mean rest on.
+
+    Returns:
+        Nats; None where a persona's cell was not graded on this kind of text.
+    """
+    rows = [measured.get(kind.cell(name)) for name in case.personas]
+    known = [row for row in rows if row is not None]
+    if not known or len(known) < len(rows):
+        return None
+    values = np.array(known)
+    return values[:, ~np.isnan(values).any(axis=0)]
