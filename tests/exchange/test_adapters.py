@@ -17,8 +17,11 @@ from steerproof.exchange.adapters import (
     prompts_known,
     trained_as,
 )
+from steerproof.run.commands.evidence import objections_of
 from steerproof.spec.adapter_source import AdapterSource
 from steerproof.spec.checks import problems
+from steerproof.spec.experiment import Persona
+from steerproof.spec.yaml_io import load_experiment
 from tests.engine.subjects import weights_of
 from tests.exchange.reference import IDS
 from tests.experiments import small_experiment
@@ -133,11 +136,52 @@ def test_the_card_says_how_the_adapter_was_trained_and_what_it_did(tmp_path):
 
 def test_prompts_are_known_where_every_adapter_says_these(tmp_path):
     experiment, base = small_experiment(), tiny_base()
-    for persona in experiment.headline:
-        exported(tmp_path / "loras", experiment, persona, base, weights_of(base, 1))
+    for persona in experiment.personas:  # arm C has adapters of the supplementary one as well
+        exported(tmp_path / "loras", experiment, persona.name, base, weights_of(base, 1))
     assert prompts_known(experiment, arm_of("loras"), tmp_path)
     other = experiment.personas[0].model_copy(update={"prompt": "You are somebody else."})
     changed = experiment.model_copy(update={"personas": (other, *experiment.personas[1:])})
     assert not prompts_known(changed, arm_of("loras"), tmp_path)
     (tmp_path / "loras" / experiment.headline[1] / "steerproof.json").unlink()
     assert not prompts_known(experiment, arm_of("loras"), tmp_path)
+
+
+UNKNOWN = "adapters_of_unknown_prompts"
+
+
+def objected(experiment, place):
+    raised, _ = objections_of(experiment, place, {})
+    return {objection.code: objection for objection in raised}
+
+
+def test_stand_in_prompts_are_objected_to_exactly_where_nobody_says_them(tmp_path):
+    """From the experiment and the folders to what a person reads."""
+    small, base = small_experiment(), tiny_base()
+    personas = (*small.personas, Persona(name="default", prompt="", headline=False))
+    arms = tuple(arm_of("loras") if arm.name == "C" else arm for arm in small.arms)
+    trained = small.model_copy(update={"personas": personas})
+    loaded = trained.model_copy(update={"arms": arms})
+    for persona in personas:
+        exported(tmp_path / "loras", trained, persona.name, base, weights_of(base, 1))
+    assert UNKNOWN not in objected(trained, tmp_path)
+    assert UNKNOWN not in objected(loaded, tmp_path)
+    record = tmp_path / "loras" / "default" / "steerproof.json"
+    told = record.read_text()
+    theirs = json.dumps({**json.loads(told), "system_prompt": "You are Qwen."})
+    for unsaid in (theirs, "{", None):
+        if unsaid is None:
+            record.unlink()
+        else:
+            record.write_text(unsaid)
+        found = objected(loaded, tmp_path)[UNKNOWN]
+        assert found.severity == "serious"
+        assert "1 arm(s) (C)" in found.finding
+        assert "stand-ins (that of default is empty)" in found.finding
+    record.write_text(told)
+    assert UNKNOWN not in objected(loaded, tmp_path)
+
+
+def test_the_shipped_file_of_published_adapters_says_that_its_prompts_are_stand_ins(tmp_path):
+    found = objected(load_experiment("published-267").experiment, tmp_path)[UNKNOWN]
+    assert "stand-ins (that of default is empty)" in found.finding
+    assert UNKNOWN not in objected(load_experiment("zlt-qwen2.5-7b").experiment, tmp_path)

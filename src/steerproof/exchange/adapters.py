@@ -12,9 +12,10 @@ from pathlib import Path
 from huggingface_hub import snapshot_download
 
 from steerproof.codec import json_bytes, read_record
-from steerproof.errors import ExperimentError, ModelError
+from steerproof.errors import ExperimentError, IntegrityError, ModelError
 from steerproof.spec.adapter_source import AdapterSource
 from steerproof.spec.experiment import Arm, Experiment
+from steerproof.spec.grid import adapters
 
 RECORD = "steerproof.json"
 """Beside an exported adapter: how it was trained."""
@@ -107,12 +108,15 @@ def _fetched(source: AdapterSource, folder: str) -> Path:
 
 
 def prompts_known(experiment: Experiment, arm: Arm, place: Path) -> bool:
-    """Whether an arm's existing adapters say that they were trained under these prompts."""
-    for persona in experiment.headline:
+    """Whether all of an arm's existing adapters say that they were trained under these prompts.
+
+    One without a record, or with one that cannot be read, says nothing.
+    """
+    for persona in (one.persona for one in adapters(experiment) if one.arm == arm.name):
         try:
             path = adapter_directory(arm, persona, place) / RECORD
             told = read_record(TrainedAs, path.read_bytes(), path.name)
-        except (OSError, ExperimentError, ModelError):
+        except (OSError, ExperimentError, ModelError, IntegrityError):
             return False
         if (told.prompt, told.system_prompt) != (
             arm.prompt,

@@ -52,11 +52,19 @@ def adapters_of_others(experiment: Experiment, known: Collection[str]) -> Iterat
             code="adapters_of_unknown_prompts",
             severity="serious",
             finding=f"the adapters of {len(arms)} arm(s) ({', '.join(arms)}) came from elsewhere"
-            " and do not say under which prompts they were trained: arms may differ by that alone",
-            remedy="train the arm here, or use adapters that `steerproof adapters export` wrote,"
-            " which say their prompts",
+            " and do not say that they were trained under the prompts of this file, which may be"
+            f" stand-ins{_empty_prompts(experiment)}: the rates under them, and differences between"
+            " arms, may come from that alone",
+            remedy="give the prompts that they were trained under, train the arm here, or use"
+            " adapters that `steerproof adapters export` wrote, which say their prompts",
             numbers={"arms": len(arms)},
         )
+
+
+def _empty_prompts(experiment: Experiment) -> str:
+    """The personas whose prompt is empty here, which was some text wherever they were trained."""
+    names = [persona.name for persona in experiment.personas if not persona.prompt]
+    return f" (that of {', '.join(names)} is empty)" if names else ""
 
 
 def similarity(left: str, right: str) -> float:
