@@ -114,7 +114,8 @@ def _not_a(kind: Any, name: str, error: Exception) -> IntegrityError:
         first, *_ = error.errors(include_url=False, include_input=False)
         place = ".".join(str(part) for part in first.get("loc"))
         shown = f"{place}: {first.get('msg')}" if place else str(first.get("msg"))
-    return IntegrityError(f"{name} is no {getattr(kind, '__name__', kind)}: {shown}")
+    called = getattr(kind, "__name__", str(kind)).lstrip("_")
+    return IntegrityError(f"{name} is no {called}: {shown}")
 
 
 _adapter: Callable[[Any], Any] = cache(TypeAdapter)

@@ -20,14 +20,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
-
-from pydantic import BeforeValidator
+from typing import Any
 
 from steerproof.codec import plain, read_record
 from steerproof.errors import DiskFullError
 from steerproof.run.graph.ids import UnitId
-from steerproof.run.graph.keys import Recipe, recipe_from
+from steerproof.run.graph.keys import Recipe
 from steerproof.run.store.holder import host_name
 from steerproof.run.store.manifest import DamagedError, Made, StoredUnit, open_unit
 from steerproof.run.store.store import prepare, unit_directory
@@ -58,7 +56,7 @@ Work = Callable[[Sequence[Task]], Outcomes]
 class OrderItem:
     """One unit of an order: its recipe, its attempt, and which upstream units are there."""
 
-    recipe: Annotated[Recipe, BeforeValidator(recipe_from)]
+    recipe: Recipe
     attempt: int
     present: tuple[UnitId, ...]
     context: Mapping[str, Any] = field(default_factory=dict)

@@ -21,6 +21,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import GetCoreSchemaHandler
+from pydantic_core import CoreSchema, core_schema
+
 from steerproof.codec import digest
 from steerproof.errors import ExperimentError
 from steerproof.run.graph.ids import UnitId
@@ -66,21 +69,31 @@ class Recipe:
         """sha256 of the canonical JSON of the recipe: 64 hex digits."""
         return digest(self.record())
 
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """In records: what `record` writes."""
+        written = core_schema.no_info_after_validator_function(_Written.recipe, handler(_Written))
+        return core_schema.union_schema([core_schema.is_instance_schema(cls), written])
 
-def recipe_from(record: Mapping[str, Any]) -> Recipe:
-    """Read what `Recipe.record` wrote.
 
-    Raises:
-        KeyError, AttributeError, ExperimentError: It is no recipe.
-    """
-    return Recipe(
-        unit=UnitId.parse(record["unit"]),
-        inputs=record["inputs"],
-        upstream={UnitId.parse(unit): key for unit, key in record["upstream"].items()},
-        environment=Environment(
-            code=record["code"], model=record["model"], numerics=record["numerics"]
-        ),
-    )
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Written:
+    """What `Recipe.record` writes."""
+
+    unit: UnitId
+    inputs: Mapping[str, Any]
+    upstream: Mapping[UnitId, str]
+    code: str
+    model: Mapping[str, str]
+    numerics: Mapping[str, str]
+
+    def recipe(self) -> Recipe:
+        return Recipe(
+            unit=self.unit,
+            inputs=self.inputs,
+            upstream=self.upstream,
+            environment=Environment(code=self.code, model=self.model, numerics=self.numerics),
+        )
 
 
 def file_sha256(path: Path) -> str:

@@ -10,19 +10,14 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from steerproof.codec import digest
-from steerproof.errors import ExperimentError, IntegrityError
+from steerproof.codec import digest, read_record
+from steerproof.errors import IntegrityError
 from steerproof.run.graph.ids import UnitId
-from steerproof.run.graph.keys import Recipe, directory_name, file_sha256, recipe_from
+from steerproof.run.graph.keys import Recipe, directory_name, file_sha256
 from steerproof.run.store.files import TEMPORARY
 
 FORMAT = 1
 MANIFEST = "manifest.json"
-_NO_MANIFEST = (
-    *(OSError, ValueError, KeyError, TypeError, AttributeError),
-    *(RecursionError, ExperimentError),
-)
-"""What reading raises of a file that is no manifest."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -224,19 +219,21 @@ def open_unit(directory: Path) -> StoredUnit:
         DamagedError: The manifest is missing, torn, altered, of another format, or another unit's.
     """
     path = directory / MANIFEST
+    if path.exists() and not path.is_file():
+        raise DamagedError(_mismatch(path, "manifest", "a manifest", "no file"))
     try:
-        if path.exists() and not path.is_file():
-            raise DamagedError(_mismatch(path, "manifest", "a manifest", "no file"))
         data = path.read_bytes()
-        record = json.loads(data)
-        if record["format"] != FORMAT:
-            found = f"format {record['format']}"
-            raise DamagedError(_mismatch(path, "manifest", f"format {FORMAT}", found))
-        manifest = _manifest(record)
+        written = read_record(_FormatOf, data, MANIFEST).format
+        if written != FORMAT:
+            wrong = f"format {written}"
+            raise DamagedError(_mismatch(path, "manifest", f"format {FORMAT}", wrong))
+        manifest = read_record(_ManifestFile, data, MANIFEST).manifest()
+    except DamagedError:
+        raise
     except FileNotFoundError as error:
         raise DamagedError(_mismatch(path, "missing", "a manifest", "no file")) from error
-    except _NO_MANIFEST as error:
-        raise DamagedError(_mismatch(path, "manifest", "a manifest", repr(error))) from error
+    except (OSError, IntegrityError) as error:
+        raise DamagedError(_mismatch(path, "manifest", "a manifest", str(error))) from error
     # Written again from what was read, the bytes differ if any of them, the seal too, was altered.
     if manifest.to_bytes() != data:
         raise DamagedError(_mismatch(path, "manifest", "what its seal says", "an altered file"))
@@ -247,11 +244,24 @@ def open_unit(directory: Path) -> StoredUnit:
     return StoredUnit(directory=directory, manifest=manifest)
 
 
-def _manifest(record: Mapping[str, Any]) -> Manifest:
-    return Manifest(
-        recipe=recipe_from(record["recipe"]),
-        key=record["key"],
-        read={UnitId.parse(unit): content for unit, content in record["read"].items()},
-        files={name: FileHash(**file) for name, file in record["files"].items()},
-        made=Made(**record["made"]),
-    )
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _FormatOf:
+    """As much of a manifest as tells how to read it."""
+
+    format: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _ManifestFile:
+    """What `Manifest.to_bytes` writes and cannot be made from the rest of it."""
+
+    recipe: Recipe
+    key: str
+    read: Mapping[UnitId, str]
+    files: Mapping[str, FileHash]
+    made: Made
+
+    def manifest(self) -> Manifest:
+        return Manifest(
+            recipe=self.recipe, key=self.key, read=self.read, files=self.files, made=self.made
+        )

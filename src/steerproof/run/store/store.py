@@ -8,14 +8,15 @@ never deleted.
 """
 
 import errno
-import json
 import shutil
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
 
-from steerproof.codec import canonical
+from steerproof.codec import canonical, plain, read_record
+from steerproof.errors import IntegrityError
 from steerproof.run.graph.ids import UnitId
 from steerproof.run.graph.keys import Recipe, directory_name, file_sha256
 from steerproof.run.store.faults import fault_point
@@ -189,6 +190,13 @@ def sweep(run: Path) -> int:
     return len(left)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Published:
+    """The manifest of the results: the hash of each file, by path."""
+
+    files: Mapping[str, str]
+
+
 def publish(run: Path, files: Mapping[str, bytes]) -> None:
     """Write ``results/`` and then its manifest, so that `verify` can check it.
 
@@ -203,27 +211,21 @@ def publish(run: Path, files: Mapping[str, bytes]) -> None:
         make_directory((results / name).parent)
         write_file(results / name, data)
     hashes = {name: sha256(data).hexdigest() for name, data in files.items()}
-    write_file(results / MANIFEST, canonical({"files": hashes}) + b"\n")
+    write_file(results / MANIFEST, canonical(plain(_Published(files=hashes))) + b"\n")
 
 
 def results_damage(run: Path) -> list[Mismatch]:
     """Every published result that is not what ``results/manifest.json`` says."""
     results = run / "results"
+    path = results / MANIFEST
     try:
-        hashes: dict[str, str] = json.loads((results / MANIFEST).read_bytes())["files"]
+        published = read_record(_Published, path.read_bytes(), MANIFEST)
     except FileNotFoundError:
         return []
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        return [
-            Mismatch(
-                path=results / MANIFEST,
-                problem="manifest",
-                expected="a manifest",
-                actual=repr(error),
-            )
-        ]
+    except (OSError, IntegrityError) as error:
+        return [Mismatch(path=path, problem="manifest", expected="a manifest", actual=str(error))]
     found = []
-    for name, expected in hashes.items():
+    for name, expected in published.files.items():
         path = results / name
         actual = file_sha256(path) if path.is_file() else "no file"
         if actual != expected:
