@@ -5,7 +5,7 @@ import difflib
 import io
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
@@ -50,6 +50,29 @@ class _Known:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class _Line:
+    """One line as it stands there, a text a column; a further column that is absent is empty."""
+
+    number: int
+    arm: str
+    persona: str
+    prompt: str
+    direction: str
+    layer: str
+    strength: str
+    coefficient: str
+    question: str
+    fired: str
+    total: str
+    direction_of: str = ""
+    prompt_of: str = ""
+    draw: str = ""
+    tokens: str = ""
+    operation: str = ""
+    seed: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Problems:
     """Everything wrong with one file, each with its line."""
 
@@ -88,10 +111,10 @@ def read_rates(path: Path, experiment: Experiment) -> RateTable:
     )
     problems = _Problems(path=path)
     rows: list[tuple[int, RateRow]] = []
-    for line, record in _records(_text(path), problems):
-        row = _row(record, line, known, problems)
+    for line in _lines(_text(path), problems):
+        row = _row(line, known, problems)
         if row is not None:
-            rows.append((line, row))
+            rows.append((line.number, row))
     _check_cells(rows, problems)
     if not problems.found:  # a bad line can look like a missing cell: name the cause only
         _check_bridge(rows, known, problems)
@@ -138,8 +161,8 @@ def _text(path: Path) -> str:
         ) from error
 
 
-def _records(text: str, problems: _Problems) -> Iterable[tuple[int, dict[str, str]]]:
-    """Lines as dictionaries; a wrong header or a wrong number of fields is noted."""
+def _lines(text: str, problems: _Problems) -> Iterator[_Line]:
+    """The lines; a wrong header or a wrong number of fields is noted."""
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
         header = [name.strip() for name in next(reader, [])]
@@ -149,7 +172,7 @@ def _records(text: str, problems: _Problems) -> Iterable[tuple[int, dict[str, st
         for fields in reader:
             if len(fields) == len(header):
                 values = (value.strip() for value in fields)
-                yield start, dict(zip(header, values, strict=True))
+                yield _Line(number=start, **dict(zip(header, values, strict=True)))
             elif fields:
                 problems.add(start, f"{len(fields)} fields, but the header has {len(header)}")
             start = reader.line_num + 1
@@ -185,36 +208,47 @@ def _separator(header: Sequence[str]) -> str | None:
     return None
 
 
-def _row(record: dict[str, str], line: int, known: _Known, problems: _Problems) -> RateRow | None:
+def _row(line: _Line, known: _Known, problems: _Problems) -> RateRow | None:
     """One checked row, or None when something in it is wrong (all of it noted)."""
     before = len(problems.found)
-    for column, allowed in (
-        ("arm", known.arms),
-        ("persona", known.personas),
-        ("prompt", get_args(PromptKind)),
-        ("direction", get_args(DirectionKind)),
-    ):
-        if record[column] not in allowed:
-            problems.add(line, _unknown(column, record[column], allowed))
-    layer = _layer(record, line, problems)
-    strength = _strength(record, line, problems)
-    coefficient = _coefficient(record, strength, line, problems)
-    of, prompt_of = (_persona(record, column, line, known, problems) for column in _NEEDED_FOR)
-    draw, seed = (_number(record, column, line, problems) for column in ("draw", "seed"))
-    tokens = _word(record, "tokens", get_args(Tokens), line, problems)
-    operation = _word(record, "operation", get_args(Operation), line, problems)
-    fired, total = (_whole(record, column, line, problems) for column in ("fired", "total"))
+    strength = _strength(line, problems)
+    cell = _cell(line, strength, known, problems)
+    coefficient = _coefficient(line, strength, problems)
+    fired = _whole("fired", line.fired, line, problems)
+    total = _whole("total", line.total, line, problems)
     if total == 0:
-        problems.add(line, "total is 0; a cell that was not measured has no row")
+        problems.add(line.number, "total is 0; a cell that was not measured has no row")
     elif fired is not None and total is not None and fired > total:
-        problems.add(line, f"fired {fired} is more than total {total}")
-    if len(problems.found) > before or fired is None or total is None or strength is None:
+        problems.add(line.number, f"fired {fired} is more than total {total}")
+    if len(problems.found) > before or cell is None or fired is None or total is None:
         return None
-    cell = Cell(
-        arm=record["arm"],
-        persona=record["persona"],
-        prompt="persona" if record["prompt"] == "persona" else "neutral",
-        direction=_direction(record["direction"]),
+    question = line.question or None
+    return RateRow(cell=cell, coefficient=coefficient, question=question, fired=fired, total=total)
+
+
+def _cell(
+    line: _Line, strength: Strength | None, known: _Known, problems: _Problems
+) -> Cell | None:
+    """Which cell a line is of, or None when something in it is wrong (all of it noted)."""
+    before = len(problems.found)
+    arm = _word("arm", line.arm, known.arms, line, problems)
+    persona = _word("persona", line.persona, known.personas, line, problems)
+    prompt = _word("prompt", line.prompt, get_args(PromptKind), line, problems)
+    direction = _word("direction", line.direction, get_args(DirectionKind), line, problems)
+    layer = _layer(line, problems)
+    of = _persona("direction_of", line.direction_of, line, known, problems)
+    prompt_of = _persona("prompt_of", line.prompt_of, line, known, problems)
+    draw = _number("draw", line.draw, line, problems)
+    seed = _number("seed", line.seed, line, problems)
+    tokens = _unusual("tokens", line.tokens, get_args(Tokens), line, problems)
+    operation = _unusual("operation", line.operation, get_args(Operation), line, problems)
+    if strength is None or len(problems.found) > before:
+        return None
+    return Cell(
+        arm=arm,
+        persona=persona,
+        prompt=prompt,
+        direction=direction,
         layer=layer,
         strength=strength,
         of=of,
@@ -224,105 +258,89 @@ def _row(record: dict[str, str], line: int, known: _Known, problems: _Problems) 
         operation=operation,
         seed=seed,
     )
-    return RateRow(
-        cell=cell,
-        coefficient=coefficient,
-        question=record["question"] or None,
-        fired=fired,
-        total=total,
-    )
 
 
-def _persona(
-    record: dict[str, str], column: str, line: int, known: _Known, problems: _Problems
-) -> str | None:
+def _persona(column: str, name: str, line: _Line, known: _Known, problems: _Problems) -> str | None:
     """Another persona's name; None where the column is absent, empty, or names the row's own."""
-    name, needs = record.get(column, ""), _NEEDED_FOR[column]
     if not name:
         return None
-    if name not in known.personas:
-        problems.add(line, _unknown(column, name, known.personas))
-    if record[needs] in ("none", "neutral"):
-        problems.add(line, f"{column} {name!r} with {needs} {record[needs]!r}; leave it empty")
-    return None if name == record["persona"] else name
+    _word(column, name, known.personas, line, problems)
+    needs = _NEEDED_FOR[column]
+    needed = line.direction if needs == "direction" else line.prompt
+    if needed in ("none", "neutral"):
+        problems.add(line.number, f"{column} {name!r} with {needs} {needed!r}; leave it empty")
+    return None if name == line.persona else name
 
 
-def _word(
-    record: dict[str, str], column: str, words: Sequence[Any], line: int, problems: _Problems
-) -> Any:
+def _word(column: str, word: str, words: Sequence[Any], line: _Line, problems: _Problems) -> Any:
+    """A word that must be one of these; what it is besides them is noted."""
+    if word not in words:
+        near = difflib.get_close_matches(word, words, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        problems.add(line.number, f"{column} {word!r} is not one of {', '.join(words)}{hint}")
+    return word
+
+
+def _unusual(column: str, word: str, words: Sequence[Any], line: _Line, problems: _Problems) -> Any:
     """One of the words; None where the column is absent, empty, or says the first, the usual."""
-    word = record.get(column, "")
-    if word and word not in words:
-        problems.add(line, _unknown(column, word, words))
-    return None if word in ("", words[0]) else word
+    return _word(column, word, words, line, problems) if word not in ("", words[0]) else None
 
 
-def _number(record: dict[str, str], column: str, line: int, problems: _Problems) -> int | None:
-    return _whole(record, column, line, problems) if record.get(column) else None
+def _number(column: str, text: str, line: _Line, problems: _Problems) -> int | None:
+    return _whole(column, text, line, problems) if text else None
 
 
-def _direction(text: str) -> DirectionKind:
-    return next(kind for kind in get_args(DirectionKind) if kind == text)
-
-
-def _unknown(column: str, value: str, allowed: Sequence[str]) -> str:
-    near = difflib.get_close_matches(value, allowed, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    return f"{column} {value!r} is not one of {', '.join(allowed)}{hint}"
-
-
-def _whole(record: dict[str, str], column: str, line: int, problems: _Problems) -> int | None:
-    if _WHOLE.match(record[column]):
-        return int(record[column].partition(".")[0])
-    problems.add(line, f"{column} {record[column]!r} must be a whole number from 0 to 999999999")
+def _whole(column: str, text: str, line: _Line, problems: _Problems) -> int | None:
+    if _WHOLE.match(text):
+        return int(text.partition(".")[0])
+    problems.add(line.number, f"{column} {text!r} must be a whole number from 0 to 999999999")
     return None
 
 
-def _layer(record: dict[str, str], line: int, problems: _Problems) -> int | None:
-    text = record["layer"]
-    if record["direction"] == "none":
-        if text:
-            problems.add(line, f"layer {text!r} without a direction; leave it empty")
+def _layer(line: _Line, problems: _Problems) -> int | None:
+    if line.direction == "none":
+        if line.layer:
+            problems.add(line.number, f"layer {line.layer!r} without a direction; leave it empty")
         return None
-    if not text:
-        problems.add(line, f"direction {record['direction']!r} needs a layer (0-based block)")
+    if not line.layer:
+        problems.add(line.number, f"direction {line.direction!r} needs a layer (0-based block)")
         return None
-    return _whole(record, "layer", line, problems)
+    return _whole("layer", line.layer, line, problems)
 
 
-def _strength(record: dict[str, str], line: int, problems: _Problems) -> Strength | None:
+def _strength(line: _Line, problems: _Problems) -> Strength | None:
     try:
-        strength = Strength.parse(record["strength"])
+        strength = Strength.parse(line.strength)
     except ValueError as error:
-        problems.add(line, str(error))
+        problems.add(line.number, str(error))
         return None
-    if (strength == NONE) != (record["direction"] == "none"):
+    if (strength == NONE) != (line.direction == "none"):
         problems.add(
-            line,
-            f"strength {str(strength)!r} with direction {record['direction']!r}: "
+            line.number,
+            f"strength {str(strength)!r} with direction {line.direction!r}: "
             "either both are 'none' or neither",
         )
         return None
     return strength
 
 
-def _coefficient(
-    record: dict[str, str], strength: Strength | None, line: int, problems: _Problems
-) -> float:
+def _coefficient(line: _Line, strength: Strength | None, problems: _Problems) -> float:
     """The number used; it must agree with what the strength says of it."""
-    text = record["coefficient"]
+    text = line.coefficient
     try:
         value = float(text)
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        problems.add(line, f"coefficient {text!r} must be a finite number")
+        problems.add(line.number, f"coefficient {text!r} must be a finite number")
     elif strength is not None:
         number = strength.number
         if strength.kind == "ratio" and value * number <= 0:
-            problems.add(line, f"coefficient {text} has not the sign of strength {strength}")
+            wrong = f"coefficient {text} has not the sign of strength {strength}"
+            problems.add(line.number, wrong)
         elif strength.kind != "ratio" and not math.isclose(value, number, rel_tol=1e-6):
-            problems.add(line, f"coefficient {text} with strength {strength} must be {number:g}")
+            wrong = f"coefficient {text} with strength {strength} must be {number:g}"
+            problems.add(line.number, wrong)
     return value
 
 
