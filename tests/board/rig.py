@@ -40,6 +40,8 @@ PAUSE = "RIG_SECONDS"
 """Environment variable: seconds that each cell takes."""
 BREAK = "RIG_BREAK"
 """Environment variable: name of a cell that fails."""
+PLAN = "RIG_PLAN"
+"""Environment variable: what a plan says it does, for a second, before it fails."""
 ENVIRONMENT = Environment(code="rig-1", model={"weights": "aa"}, numerics={"dtype": "float32"})
 WORDS = re.findall(
     r"\w+",
@@ -307,6 +309,12 @@ def finished_run(run: Path, experiment: Experiment, **more: object) -> Path:
 def main(words: list[str]) -> int:
     command, run = words[0], Path(words[words.index("--dir") + 1])
     experiment = tiny_experiment()
+    if command == "plan" and PLAN in os.environ:
+        sys.stderr.write(os.environ[PLAN] + "\n")
+        sys.stderr.flush()
+        time.sleep(1.5)
+        sys.stderr.write("no such model\n")
+        return 2
     if command == "plan":
         plan = {
             "counts": {"adapters": 8, "cells": 20, "completions": 120},

@@ -235,8 +235,10 @@ def test_every_page_can_be_read_by_everybody(browser, served, judged_run, scheme
         served.board.file
     ) else None
     cell = "/experiments/1/cells/A.poet.neutral.centroid.L1.c%3D%2B2"
+    figure = "/experiments/1/figures/ranking.svg/large"
     for address in ("/", "/experiments/1", cell, f"{cell}?beside=C.poet.persona.none",
-                    "/compare?left=1:A&right=1:C", "/sign-in", "/experiments/99"):  # fmt: skip
+                    "/compare?left=1:A&right=1:C", "/table", "/propose", figure, "/sign-in",
+                    "/experiments/99"):  # fmt: skip
         page.goto(address)
         assert check(page, "lowContrast") == [], address
         assert check(page, "unnamed") == [], address

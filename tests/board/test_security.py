@@ -9,7 +9,8 @@ from steerproof.errors import MachineError, SteerproofError
 from tests.board.conftest import HERE, PASSWORD, PORT
 
 ADDRESSES = [
-    "/", "/compare", "/sign-in", "/experiments/1", "/experiments/99", "/nowhere", "/events/x",
+    "/", "/table", "/propose", "/compare", "/sign-in", "/experiments/1", "/experiments/99",
+    "/nowhere", "/events/x",
     "/static/board.css", "/static/none.css", "/experiments/1/files/rates.csv", "/sign-out",
 ]  # fmt: skip
 
@@ -83,7 +84,7 @@ def test_every_response_forbids_frames_and_inline_code(visitor, monkeypatch):
     def broken(*_):
         raise RuntimeError("secret detail")
 
-    monkeypatch.setattr("steerproof.board.pages.views.arm_choices", broken)
+    monkeypatch.setattr("steerproof.board.pages.comparing.arm_choices", broken)
     answers = [visitor.get(a) for a in ADDRESSES]
     answers += [visitor.post(a) for a in ADDRESSES]
     answers += [visitor.get("/", headers={"host": "x"}), visitor.client.put("/")]

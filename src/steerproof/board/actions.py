@@ -1,82 +1,25 @@
 """What signed-in people can change. Every form carries a token; every answer is a redirect."""
 
 import re
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from urllib.parse import parse_qsl
 
 from anyio import to_thread
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from steerproof.board import cards, comments, entries, jobs, users
+from steerproof.board.changes import Act, Fields, RefusedError, fields_of
 from steerproof.board.context import (
     Board,
     NotFoundError,
     board_of,
-    find_entry,
     part_of,
     run_of,
-    user_of,
 )
 from steerproof.board.entries import Entry
 from steerproof.board.templating import cell_address, experiment_address, page, visit_cookie
-from steerproof.errors import SteerproofError
 from steerproof.spec.yaml_io import shipped
-
-LONGEST_BODY = 200_000
-"""Largest form, in bytes."""
-FORM = "application/x-www-form-urlencoded"
-
-Fields = dict[str, str]
-
-
-class RefusedError(Exception):
-    """A change that is refused: a status and a sentence for the person who asked."""
-
-    def __init__(self, status: int, text: str) -> None:
-        super().__init__(text)
-        self.status = status
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Act:
-    """A change that somebody asks for, checked: signed in, with the right form token."""
-
-    board: Board
-    user: str
-    fields: Fields
-    request: Request
-
-    @property
-    def entry(self) -> Entry:
-        """The experiment in the address."""
-        return find_entry(self.board, part_of(self.request, "number"))
-
-
-def acting(change: Callable[[Act], str]) -> Callable[[Request], Awaitable[Response]]:
-    """A route for a change: `change` does it and returns the address to go on to."""
-
-    async def route(request: Request) -> Response:
-        fields = await _fields(request)
-        return await to_thread.run_sync(partial(_act, request, fields))
-
-    def _act(request: Request, fields: Fields) -> Response:
-        board, user = board_of(request), user_of(request)
-        if user is None:
-            raise RefusedError(403, "Sign in to change something on the board.")
-        cookie = request.cookies.get(board.cookie, "")
-        if not users.right_token(board.secret, cookie, fields.get("form", "")):
-            raise RefusedError(403, "The form is out of date: load the page again.")
-        try:
-            address = change(Act(board=board, user=user, fields=fields, request=request))
-        except SteerproofError as error:
-            raise RefusedError(409, str(error)) from error
-        return RedirectResponse(address, status_code=303)
-
-    return route
 
 
 def plan(act: Act) -> str:
@@ -159,7 +102,7 @@ def sign_in_page(request: Request) -> Response:
 
 async def sign_in(request: Request) -> Response:
     """Sign in with name and password, or with the one-time code."""
-    fields = await _fields(request)
+    fields = await fields_of(request)
     return await to_thread.run_sync(partial(_sign_in, request, fields))
 
 
@@ -223,27 +166,6 @@ def _local(address: str) -> str:
     """An address of the board to go on to; anything else becomes the list."""
     plain = re.fullmatch(r"/(?![/\\])[\w/.=+%?&-]*", address)
     return address if plain and len(address) < 500 else "/"
-
-
-async def _fields(request: Request) -> Fields:
-    """The form's fields.
-
-    Raises:
-        RefusedError: it is no form, or too large.
-    """
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != FORM:
-        raise RefusedError(415, "Only forms are accepted here.")
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > LONGEST_BODY:
-            raise RefusedError(413, f"A form has at most {LONGEST_BODY} bytes.")
-    try:
-        pairs = parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=32, errors="strict")
-    except ValueError:
-        raise RefusedError(400, "The form cannot be read.") from None
-    return dict(pairs)
 
 
 def _ready(act: Act) -> Entry:

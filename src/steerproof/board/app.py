@@ -8,8 +8,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from steerproof.board import actions, live, pages
-from steerproof.board.actions import RefusedError, acting
+from steerproof.board import actions, live, pages, writing
+from steerproof.board.changes import RefusedError, acting
 from steerproof.board.context import Board, NotFoundError
 from steerproof.board.security import Allowed, guard
 from steerproof.board.templating import page
@@ -54,13 +54,17 @@ def _reading() -> list[Route]:
     return [
         Route("/", pages.list_page),
         Route("/events", live.stream),
+        Route("/table", pages.table_page),
         Route("/compare", pages.compare_page),
         Route("/sign-in", actions.sign_in_page),
+        Route("/propose", writing.new_page),
         Route("/static/{name}", pages.static),
         Route(_ONE, pages.experiment_page),
         Route(f"{_ONE}/events", live.stream),
         Route(f"{_ONE}/files/{{name}}", pages.download),
         Route(f"{_ONE}/figures/{{name}}", pages.figure),
+        Route(f"{_ONE}/figures/{{name}}/large", pages.figure_page),
+        Route(f"{_ONE}/edit", writing.edit_page),
         Route(_CELL, pages.cell_page),
         Route(f"{_CELL}/completions.csv", pages.completions_csv),
     ]
@@ -69,6 +73,8 @@ def _reading() -> list[Route]:
 def _changing() -> list[Route]:
     changes = {
         "/sign-out": actions.sign_out,
+        "/proposals": writing.propose,
+        f"{_ONE}/proposal": writing.revise,
         f"{_ONE}/plan": actions.plan,
         f"{_ONE}/start": actions.start,
         f"{_ONE}/stop": actions.stop,

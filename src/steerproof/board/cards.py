@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from steerproof.board import entries, jobs, runs
+from steerproof.board.answers import Answer, answers_of
 from steerproof.board.context import Board
 from steerproof.board.entries import Entry
 from steerproof.board.jobs import Job
@@ -20,7 +21,7 @@ class Card:
 
     entry: Entry
     status: str
-    """`proposed`, `planned`, `running`, `judged` or `archived`."""
+    """One of `STATUSES`."""
     note: str | None
     """`interrupted`, `failed` or nothing: the word of the second badge."""
     condition: Condition | None
@@ -34,6 +35,11 @@ class Card:
     def verdict(self) -> str | None:
         """`SUPPORTED`, `REFUTED`, `INCONCLUSIVE` or none yet."""
         return self.condition.verdict if self.condition else None
+
+    @property
+    def answers(self) -> tuple[Answer, ...]:
+        """The three answers; none yet."""
+        return answers_of(self.condition.head) if self.condition else ()
 
     @property
     def busy(self) -> Job | None:
@@ -78,7 +84,7 @@ def _card(entry: Entry, mine: tuple[Job, ...]) -> Card:
         note=_note(condition),
         condition=condition,
         jobs=mine,
-        changed=max(created, condition.changed if condition else 0.0),
+        changed=(condition.changed if condition else 0.0) or created,
     )
 
 
@@ -107,8 +113,13 @@ def children(everything: Sequence[Entry], number: int) -> tuple[Entry, ...]:
 
 
 def ago(moment: float) -> str:
-    """Time since a Unix time, in one unit: `3 min`."""
-    return span(max(0.0, time.time() - moment))
+    """Time since a Unix time, in one unit: `3 min ago`."""
+    return f"{span(max(0.0, time.time() - moment))} ago"
+
+
+def since(at: str) -> str:
+    """Time since an ISO 8601 time: `3 min`."""
+    return span(max(0.0, time.time() - datetime.fromisoformat(at).timestamp()))
 
 
 def moment(value: float | str) -> str:
@@ -127,6 +138,8 @@ def _status(entry: Entry, condition: Condition | None, mine: Sequence[Job]) -> s
         return "archived"
     if running or (condition is not None and condition.live):
         return "running"
+    if entry.held:
+        return entry.held
     if condition is not None:
         return "judged" if condition.verdict else "planned"
     planned = any(job.kind == "plan" and job.code == 0 for job in mine)

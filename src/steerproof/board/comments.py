@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from steerproof.board.database import connect, now, transaction
+from steerproof.board.entries import ITS
 from steerproof.errors import SteerproofError
 
 LONGEST = 20_000
@@ -104,8 +105,8 @@ def comments(path: Path, number: int, cell: str | None = None) -> tuple[Comment,
         rows = db.execute(
             "SELECT id, author, cell, version, text, v.at AS at FROM comment c "
             "JOIN comment_version v ON v.comment = c.id "
-            "WHERE number = ? AND cell IS ? ORDER BY id, version",
-            (number, cell),
+            f"WHERE number IN ({ITS}) AND cell IS ? ORDER BY id, version",
+            (number, number, cell),
         ).fetchall()
     found: dict[int, list] = {}
     for row in rows:
@@ -125,7 +126,8 @@ def counts(path: Path, number: int) -> dict[str | None, int]:
     """Number of comments of each cell, and of the experiment itself (key none)."""
     with connect(path) as db:
         rows = db.execute(
-            "SELECT cell, COUNT(*) FROM comment WHERE number = ? GROUP BY cell", (number,)
+            f"SELECT cell, COUNT(*) FROM comment WHERE number IN ({ITS}) GROUP BY cell",
+            (number, number),
         ).fetchall()
     return {row[0]: row[1] for row in rows}
 

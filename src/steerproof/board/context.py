@@ -7,7 +7,7 @@ from typing import Any
 
 from starlette.requests import Request
 
-from steerproof.board import entries, runs, users
+from steerproof.board import entries, joining, runs, users
 from steerproof.board.entries import Entry
 from steerproof.spec.experiment import Experiment
 from steerproof.spec.grid import Cell, cells
@@ -110,9 +110,5 @@ def run_of(entry: Entry) -> Run | None:
 
 
 def refresh(board: Board) -> None:
-    """Give new run directories a number."""
-    places = (*board.roots, board.new_runs)
-    known = {e.directory for e in entries.entries(board.file)}
-    found = [place for place in runs.discover(places) if place not in known]
-    if found:
-        entries.adopt(board.file, {place: runs.title(place) for place in found})
+    """Give new run directories their entry."""
+    joining.take_in(board.file, runs.discover((*board.roots, board.new_runs)))

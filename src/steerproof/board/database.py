@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,6 @@ from filelock import FileLock
 from steerproof.errors import SteerproofError
 
 FILE = "board.sqlite"
-VERSION = 1
 BUSY_SECONDS = 15.0
 
 _SCHEMA = """
@@ -50,37 +50,73 @@ CREATE TABLE job (
   who TEXT NOT NULL, pid INTEGER, born REAL, at TEXT NOT NULL, ended TEXT, code INTEGER);
 CREATE TABLE secret (name TEXT PRIMARY KEY, value BLOB NOT NULL);
 """
-_APPEND_ONLY = ("revision", "event", "comment", "comment_version")
+_SECOND = """
+ALTER TABLE entry ADD COLUMN joined INTEGER REFERENCES entry;
+ALTER TABLE entry ADD COLUMN held TEXT NOT NULL DEFAULT '';
+CREATE TABLE approval (
+  id INTEGER PRIMARY KEY, number INTEGER NOT NULL REFERENCES entry, who TEXT NOT NULL,
+  hours REAL NOT NULL, at TEXT NOT NULL);
+CREATE TABLE opinion (
+  id INTEGER PRIMARY KEY, number INTEGER NOT NULL REFERENCES entry, who TEXT NOT NULL,
+  confidence INTEGER NOT NULL, note TEXT NOT NULL, at TEXT NOT NULL);
+CREATE TABLE token (
+  id INTEGER PRIMARY KEY, digest TEXT NOT NULL UNIQUE, name TEXT NOT NULL, user TEXT NOT NULL,
+  created TEXT NOT NULL, used TEXT, revoked TEXT);
+"""
+_STEPS = (
+    (_SCHEMA, ("revision", "event", "comment", "comment_version")),
+    (_SECOND, ("approval", "opinion")),
+)
+"""What each version adds, and which of its tables are append-only."""
+VERSION = len(_STEPS)
 
 
 def open_board(directory: Path) -> Path:
-    """Create the board's directory and file if needed; return the file.
+    """Create the board's directory and file if needed, bring an older file up to date; return it.
 
     Raises:
-        SteerproofError: the file belongs to another version of the board.
+        SteerproofError: the place cannot be used, is no board's, or belongs to a newer board.
     """
-    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     path = directory / FILE
-    # Two processes that create the file at once do it one after the other. SQLite's busy wait is
-    # not enough: a new file's change to a write-ahead log gives up at once.
-    with FileLock(directory / f"{FILE}.lock", BUSY_SECONDS, mode=0o600), connect(path) as db:
-        db.execute("BEGIN IMMEDIATE")
-        version = db.execute("PRAGMA user_version").fetchone()[0]
-        if version == 0:
-            for statement in _SCHEMA.split(";"):
-                db.execute(statement)
-            for table in _APPEND_ONLY:
-                for verb in ("UPDATE", "DELETE"):
-                    db.execute(
-                        f"CREATE TRIGGER {table}_no_{verb.lower()} BEFORE {verb} ON {table} "
-                        f"BEGIN SELECT RAISE(ABORT, '{table} is append-only'); END"
-                    )
-            db.execute(f"PRAGMA user_version = {VERSION}")
-        db.execute("COMMIT")
-    if version not in (0, VERSION):
-        raise SteerproofError(f"{path} is of board version {version}; this one reads {VERSION}")
-    path.chmod(0o600)
+    try:
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        # Two processes that create the file at once do it one after the other. SQLite's busy wait
+        # is not enough: a new file's change to a write-ahead log gives up at once.
+        with FileLock(directory / f"{FILE}.lock", BUSY_SECONDS, mode=0o600), connect(path) as db:
+            _update(db, path)
+        path.chmod(0o600)
+    except OSError as error:  # a time-out of the lock is one
+        raise _unusable(directory, error.strerror or str(error)) from error
+    except sqlite3.Error as error:
+        raise _unusable(path, str(error)) from error
     return path
+
+
+def _unusable(place: Path, why: str) -> SteerproofError:
+    return SteerproofError(
+        f"the board's data cannot be kept in {place}: {why}; choose another directory with "
+        "--board-dir"
+    )
+
+
+def _update(db: sqlite3.Connection, path: Path) -> None:
+    """Take every step that the file has not taken, all or none."""
+    db.execute("BEGIN IMMEDIATE")
+    version = db.execute("PRAGMA user_version").fetchone()[0]
+    if version > VERSION:
+        raise SteerproofError(
+            f"{path} is of board version {version}; this one reads up to {VERSION}"
+        )
+    for schema, append_only in _STEPS[version:]:
+        for statement in schema.split(";"):
+            db.execute(statement)
+        for table, verb in product(append_only, ("UPDATE", "DELETE")):
+            db.execute(
+                f"CREATE TRIGGER {table}_no_{verb.lower()} BEFORE {verb} ON {table} "
+                f"BEGIN SELECT RAISE(ABORT, '{table} is append-only'); END"
+            )
+    db.execute(f"PRAGMA user_version = {VERSION}")
+    db.execute("COMMIT")
 
 
 @contextmanager

@@ -1,7 +1,9 @@
 """Files that people take away: a fixed list, looked up, never a path from the address."""
 
 import csv
+import html
 import io
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -20,6 +22,7 @@ FILES = {
 }
 """Place in the run directory and type of each download, by name."""
 
+_TITLE = re.compile(r"<title[^>]{0,200}>([^<]{1,300})</title>")
 _FIRST = ("matrix", "dose", "estimates", "ranking")
 _HEADER = (
     "cell", "question", "sample", "fired", "near", "finish", "tokens", "repetition", "text",
@@ -48,9 +51,28 @@ def figures(run: Path) -> dict[str, Path]:
     """The run's figures by file name, those that carry the verdict first."""
     found = sorted(
         (run / "results" / "figures").glob("*.svg"),
-        key=lambda path: (path.stem not in _FIRST, path.name),
+        key=lambda path: (
+            _FIRST.index(path.stem) if path.stem in _FIRST else len(_FIRST),
+            path.name,
+        ),
     )
     return {path.name: path for path in found if _inside(run, path) is not None}
+
+
+def figure_titles(run: Path) -> dict[str, str]:
+    """What each figure shows, by file name: its own title, or its name in words."""
+    return {name: _title(path) for name, path in figures(run).items()}
+
+
+def _title(path: Path) -> str:
+    words = path.stem.replace("_", " ").replace("-", " ").capitalize()
+    try:
+        with path.open("rb") as file:
+            start = file.read(4096).decode("utf-8", errors="replace")
+    except OSError:
+        return words
+    found = _TITLE.search(start)
+    return html.unescape(found[1]) if found else words
 
 
 def safe_csv(path: Path) -> Iterator[str]:

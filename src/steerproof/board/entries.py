@@ -3,6 +3,7 @@
 import json
 import re
 import sqlite3
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,12 @@ from typing import Any
 from steerproof.board.database import connect, now, open_board, transaction
 from steerproof.board.proposals import Proposal, read_proposal
 from steerproof.errors import ExperimentError
+from steerproof.spec.problems import shown
 
 _SHIPPED = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 """Name of a shipped experiment: no path, no option."""
+ITS = "SELECT number FROM entry WHERE number = ? OR joined = ?"
+"""The numbers of an entry, as SQL: its own, and those of entries that were joined to it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +41,8 @@ class Entry:
     """Its run directory; none until it is planned."""
     archived: bool
     """Put away by a person."""
+    held: str
+    """`on_hold` or `cancelled` by a person; empty otherwise."""
     created: str
     """When it came to the board, ISO 8601."""
 
@@ -66,6 +72,7 @@ def propose(file: Path, experiment_yaml: str | None, board_dir: Path) -> Entry:
 
     Raises:
         ExperimentError: the file cannot be read, or its number belongs to another experiment.
+        SteerproofError: the board's data cannot be kept there.
     """
     proposal = read_proposal(file)
     experiment = _experiment_of(proposal, experiment_yaml, file.parent)
@@ -79,20 +86,63 @@ def propose(file: Path, experiment_yaml: str | None, board_dir: Path) -> Entry:
     return entry(path, number)
 
 
+def write(path: Path, proposal: Proposal, experiment: str | None, who: str) -> int:
+    """Put a proposal that was written in the page on the board; return its number.
+
+    Raises:
+        ExperimentError: there is one of that title or number.
+    """
+    with transaction(path) as db:
+        number = proposal.number or _next(db)
+        same = db.execute(
+            "SELECT number FROM entry WHERE number = ? OR title = ?", (number, proposal.title)
+        ).fetchone()
+        if same is not None:
+            raise ExperimentError(
+                f"#{same.number} has that {'number' if same.number == number else 'title'} "
+                "already: choose another, or edit that one"
+            )
+        _insert(db, number, proposal, experiment, who)
+    return number
+
+
+def rewrite(path: Path, number: int, proposal: Proposal, who: str) -> None:
+    """Give an entry a new text; the earlier ones are kept."""
+    with transaction(path) as db:
+        db.execute("UPDATE entry SET title = ? WHERE number = ?", (proposal.title, number))
+        _revise(db, number, proposal, None, who)
+
+
 def entry(path: Path, number: int) -> Entry:
-    """The entry of this number; KeyError if there is none."""
+    """The entry of this number, or the one that it was joined to; KeyError if there is none."""
     with connect(path) as db:
-        row = db.execute("SELECT * FROM entry WHERE number = ?", (number,)).fetchone()
+        row = db.execute(
+            "SELECT * FROM entry WHERE number = "
+            "(SELECT COALESCE(joined, number) FROM entry WHERE number = ?)",
+            (number,),
+        ).fetchone()
     if row is None:
         raise KeyError(number)
     return _entry(row)
 
 
 def entries(path: Path) -> tuple[Entry, ...]:
-    """All entries, newest number first."""
+    """All entries that were not joined to another, newest number first."""
     with connect(path) as db:
-        rows = db.execute("SELECT * FROM entry ORDER BY number DESC").fetchall()
+        rows = db.execute(
+            "SELECT * FROM entry WHERE joined IS NULL ORDER BY number DESC"
+        ).fetchall()
     return tuple(_entry(row) for row in rows)
+
+
+def bare(path: Path) -> frozenset[Path]:
+    """Run directories whose entries nobody has proposed, given an experiment or written of."""
+    with connect(path) as db:
+        rows = db.execute(
+            "SELECT directory FROM entry e WHERE directory IS NOT NULL AND experiment IS NULL "
+            "AND NOT EXISTS (SELECT 1 FROM revision r WHERE r.number = e.number)"
+        ).fetchall()
+    return frozenset(Path(row.directory) for row in rows)
 
 
 def text_of(path: Path, number: int) -> str | None:
@@ -102,6 +152,15 @@ def text_of(path: Path, number: int) -> str | None:
             "SELECT text FROM revision WHERE number = ? ORDER BY version DESC LIMIT 1", (number,)
         ).fetchone()
     return None if row is None else row.text
+
+
+def texts_of(path: Path, number: int) -> tuple[tuple[str, str], ...]:
+    """When each text of a proposal was given, and the text; newest first."""
+    with connect(path) as db:
+        rows = db.execute(
+            "SELECT at, text FROM revision WHERE number = ? ORDER BY version DESC", (number,)
+        ).fetchall()
+    return tuple((row.at, row.text) for row in rows)
 
 
 def adopt(path: Path, found: dict[Path, str]) -> None:
@@ -128,9 +187,28 @@ def adopt(path: Path, found: dict[Path, str]) -> None:
             _record(db, number, "found", "", directory.name)
 
 
+def join(path: Path, number: int, directory: Path) -> None:
+    """Make a run directory that of a proposal that has none.
+
+    The entry that the directory had so far, if any, becomes another number of the proposal: its
+    events and comments are shown with the proposal's, and its address leads there.
+    """
+    place = str(directory)
+    with transaction(path) as db:
+        mine = db.execute("SELECT directory FROM entry WHERE number = ?", (number,)).fetchone()
+        if mine is None or mine.directory is not None:
+            return  # somebody was quicker
+        db.execute(
+            "UPDATE entry SET directory = NULL, joined = ? WHERE directory = ? AND number <> ?",
+            (number, place, number),
+        )
+        db.execute("UPDATE entry SET directory = ? WHERE number = ?", (place, number))
+        _record(db, number, "run joined", detail=directory.name)
+
+
 def update(path: Path, number: int, **columns: str | int | None) -> None:
-    """Set `directory`, `experiment` or `archived` of an entry."""
-    allowed = {"directory", "experiment", "archived"}
+    """Set `directory`, `experiment`, `archived` or `held` of an entry."""
+    allowed = {"directory", "experiment", "archived", "held"}
     if not columns.keys() <= allowed:
         raise ValueError(f"columns {sorted(columns)}; allowed: {sorted(allowed)}")
     with transaction(path) as db:
@@ -145,10 +223,11 @@ def record(path: Path, number: int, what: str, who: str = "", detail: str = "") 
 
 
 def events(path: Path, number: int) -> tuple[Event, ...]:
-    """The board's events of an entry, oldest first."""
+    """The board's events of an entry and of those joined to it, oldest first."""
     with connect(path) as db:
         rows = db.execute(
-            "SELECT at, what, who, detail FROM event WHERE number = ? ORDER BY id", (number,)
+            f"SELECT at, what, who, detail FROM event WHERE number IN ({ITS}) ORDER BY id",
+            (number, number),
         ).fetchall()
     return tuple(Event(**row._asdict()) for row in rows)
 
@@ -158,10 +237,11 @@ def _experiment_of(proposal: Proposal, given: str | None, folder: Path) -> str |
     if named is None:
         return None
     file = Path(named) if given is not None else folder / named
-    if file.is_file():
-        return str(file.resolve())
+    with suppress(OSError, ValueError):  # a name too long for a file, or with a zero in it
+        if file.is_file():
+            return str(file.resolve())
     if not _SHIPPED.fullmatch(named):
-        raise ExperimentError(f"experiment file {file} does not exist")
+        raise ExperimentError(f"experiment file {shown(str(file))} does not exist")
     return named
 
 
@@ -185,7 +265,7 @@ def _next(db: sqlite3.Connection) -> int:
 
 
 def _insert(
-    db: sqlite3.Connection, number: int, proposal: Proposal, experiment: str | None
+    db: sqlite3.Connection, number: int, proposal: Proposal, experiment: str | None, who: str = ""
 ) -> None:
     at = now()
     db.execute(
@@ -197,11 +277,11 @@ def _insert(
         ),
     )  # fmt: skip
     db.execute("INSERT INTO revision VALUES (?, 1, ?, ?)", (number, proposal.text, at))
-    _record(db, number, "proposed")
+    _record(db, number, "proposed", who)
 
 
 def _revise(
-    db: sqlite3.Connection, number: int, proposal: Proposal, experiment: str | None
+    db: sqlite3.Connection, number: int, proposal: Proposal, experiment: str | None, who: str = ""
 ) -> None:
     db.execute(
         "UPDATE entry SET kind=?, parent=?, lineage=?, tags=?, experiment=COALESCE(?, experiment) "
@@ -217,7 +297,7 @@ def _revise(
     if newest is None or newest.text != proposal.text:
         version = 1 if newest is None else newest.version + 1
         db.execute("INSERT INTO revision VALUES (?,?,?,?)", (number, version, proposal.text, now()))
-        _record(db, number, "revised", detail=f"text {version}")
+        _record(db, number, "revised", who, f"text {version}")
 
 
 def _record(
@@ -240,5 +320,6 @@ def _entry(row: Any) -> Entry:
         experiment=row.experiment,
         directory=None if row.directory is None else Path(row.directory),
         archived=bool(row.archived),
+        held=row.held,
         created=row.created,
     )

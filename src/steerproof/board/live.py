@@ -19,6 +19,8 @@ from steerproof.board.database import connect
 
 POLL_SECONDS = 1.0
 BEAT_SECONDS = 15.0
+BUSY_SECONDS = 2
+"""While a job goes on its page is brought up to date this often."""
 LONGEST_SECONDS = 600.0
 """A stream ends after this long; the browser opens the next one by itself."""
 MOST_STREAMS = 64
@@ -88,6 +90,8 @@ def _pulse(board: Board, number: int | None) -> str:
     for card in listed:
         stamps = card.condition.stamps if card.condition else ()
         alive = [(job.id, job.alive, job.code) for job in card.jobs]
+        if card.busy is not None:  # its log grows, and how long it has been at it is shown
+            alive.append((card.busy.id, True, int(time.time()) // BUSY_SECONDS))
         parts.append((card.entry.number, card.status, card.note, stamps, alive))
     with connect(board.file) as db:
         for table in ("event", "comment", "comment_version", "revision"):

@@ -10,9 +10,11 @@ from starlette.responses import HTMLResponse, Response, StreamingResponse
 from steerproof.board import (
     cards,
     comments,
+    comparing,
     completions,
     downloads,
     entries,
+    listing,
     live,
     plans,
     views,
@@ -29,6 +31,7 @@ from steerproof.board.context import (
     refresh,
     run_of,
 )
+from steerproof.board.entries import Entry
 from steerproof.board.templating import page, static_files
 from steerproof.spec.yaml_io import shipped
 from steerproof.study.readouts.texts import text_readout
@@ -75,12 +78,13 @@ def experiment_page(request: Request) -> HTMLResponse:
     everything = entries.entries(board.file)
     known = {e.number: e for e in everything}
     run = run_of(entry)
-    text = entries.text_of(board.file, entry.number)
+    texts = entries.texts_of(board.file, entry.number)
     return page(
         request,
         "experiment.html",
         card=cards.card(board, entry),
-        proposal=None if text is None else views.proposal(text, known),
+        proposal=views.proposal(texts[0][1], known) if texts else None,
+        earlier=texts[1:],
         known=known,
         children=cards.children(everything, entry.number),
         run=run,
@@ -137,18 +141,42 @@ def cell_page(request: Request) -> HTMLResponse:
     )
 
 
+def table_page(request: Request) -> HTMLResponse:
+    """Every run as a row, sorted by the column that is asked for."""
+    board = board_of(request)
+    refresh(board)
+    pulse = live.pulse(board)
+    asked = request.query_params
+    column = asked.get("sort", "number")
+    column = column if column in listing.COLUMNS else "number"
+    down = asked.get("order", "down" if column == "number" else "up") == "down"
+    query = Query(text=asked.get("text", "")[:200])
+    every = [card for card in cards.all_cards(board) if cards.matches(card.entry, query)]
+    rows = listing.ordered(listing.rows(every), column, down=down)
+    return page(
+        request,
+        "table.html",
+        rows=rows,
+        columns={name: heading for name, (heading, _) in listing.COLUMNS.items()},
+        sort=column,
+        down=down,
+        query=query,
+        pulse=pulse,
+    )
+
+
 def compare_page(request: Request) -> HTMLResponse:
     """Two arms, of one experiment or of two, on the same axes."""
     board = board_of(request)
     refresh(board)
     asked = request.query_params
-    choices = views.arm_choices(board)
+    choices = comparing.arm_choices(board)
     left, right = asked.get("left", ""), asked.get("right", "")
-    sides = [views.side(board, choices[c]) for c in (left, right) if c in choices]
-    kinds = views.shared_kinds(sides)
+    sides = [comparing.side(board, choices[c]) for c in (left, right) if c in choices]
+    kinds = comparing.shared_kinds(sides)
     kind = asked.get("kind", "")
-    kind = kind if kind in kinds else views.usual_kind(kinds)
-    compared = views.compare(sides, kinds[kind]) if len(sides) == 2 and kind else None
+    kind = kind if kind in kinds else comparing.usual_kind(kinds)
+    compared = comparing.compare(sides, kinds[kind]) if len(sides) == 2 and kind else None
     return page(
         request,
         "compare.html",
@@ -157,6 +185,7 @@ def compare_page(request: Request) -> HTMLResponse:
         right=right if right in choices else "",
         kinds=kinds,
         kind=kind,
+        asked=kinds.get(kind, ("", "")),
         sides=sides,
         compared=compared,
         pulse=live.pulse(board),
@@ -179,14 +208,22 @@ def download(request: Request) -> Response:
 
 def figure(request: Request) -> Response:
     """A figure of the results, looked up by name; only ever shown as an image."""
-    board = board_of(request)
-    entry = find_entry(board, part_of(request, "number"))
-    found = downloads.figures(entry.directory) if entry.directory else {}
-    path = found.get(part_of(request, "name"))
-    if path is None:
-        raise NotFoundError(f"Experiment #{entry.number} has no such figure.")
+    entry, found, name = _figure(request)
     headers = {"content-disposition": f'attachment; filename="{entry.number}.svg"'}
-    return Response(path.read_bytes(), media_type="image/svg+xml", headers=headers)
+    return Response(found[name].read_bytes(), media_type="image/svg+xml", headers=headers)
+
+
+def figure_page(request: Request) -> HTMLResponse:
+    """A figure as large as the window, with the ones before and after it."""
+    entry, found, name = _figure(request)
+    return page(
+        request,
+        "figure.html",
+        entry=entry,
+        name=name,
+        titles=downloads.figure_titles(entry.directory) if entry.directory else {},
+        neighbours=views.neighbours(list(found), name),
+    )
 
 
 def completions_csv(request: Request) -> Response:
@@ -221,6 +258,16 @@ def _cell(request: Request) -> tuple[Run, str]:
     if run is None or name not in run.cells:
         raise NotFoundError("The experiment has no such cell.")
     return run, name
+
+
+def _figure(request: Request) -> tuple[Entry, dict[str, Path], str]:
+    """The entry, its figures, and the name of the one that is asked for."""
+    entry = find_entry(board_of(request), part_of(request, "number"))
+    found = downloads.figures(entry.directory) if entry.directory else {}
+    name = part_of(request, "name")
+    if name not in found:
+        raise NotFoundError(f"Experiment #{entry.number} has no such figure.")
+    return entry, found, name
 
 
 def _filter(request: Request) -> Filter:

@@ -1,15 +1,18 @@
 """What Plan said: the work, what it takes, and the objections."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from steerproof.board import jobs, runs
 from steerproof.board.context import Board
 from steerproof.board.entries import Entry
+from steerproof.board.jobs import Job
 from steerproof.text import span
 
 _PLAIN = (str, int, float)
+_COUNTED = ("trained", "cells", "completions")
+_BRIEF = (*_COUNTED, "time", "GPU hours", "memory", "disk")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,27 +33,61 @@ class Plan:
     objections: Sequence[Objection]
     unknown: Sequence[str]
     """What cannot be said before something is measured."""
+    who: str = ""
+    """Who asked for it; empty where only the run's own objections are known."""
+    at: str = ""
+    """When it was asked for, ISO 8601."""
+
+    @property
+    def brief(self) -> str:
+        """Its answer in a line: `24 cells · time 5 min to 8 min · disk 0.02 GB`."""
+        return " · ".join(_spoken(name, value) for name, value in self.facts if name in _BRIEF)
+
+    @property
+    def raised(self) -> str:
+        """`3 objections, 1 serious`."""
+        count = len(self.objections)
+        serious = sum(one.severity == "serious" for one in self.objections)
+        if not count:
+            return "no objections"
+        more = f", {serious} serious" if serious else ""
+        return f"{count} objection{'' if count == 1 else 's'}{more}"
 
 
 def plan_of(board: Board, entry: Entry) -> Plan | None:
     """The newest successful plan; objections of a finished run replace the plan's own."""
-    said = _said(board, entry)
+    newest = next(iter(plans_of(board, entry)), None)
     judged = entry.directory and runs.read_json(entry.directory / "results" / "objections.json")
-    if said is None and not isinstance(judged, list):
+    if not isinstance(judged, list):
+        return newest
+    objections = [_objection(one) for one in judged if isinstance(one, dict)]
+    return replace(newest or Plan(facts=(), objections=(), unknown=()), objections=objections)
+
+
+def plans_of(board: Board, entry: Entry) -> tuple[Plan, ...]:
+    """Every plan that was made for an entry, newest first: what `plan --json` wrote is kept."""
+    asked = [j for j in jobs.jobs(board.file, entry.number) if j.kind == "plan" and not j.alive]
+    return tuple(plan for plan in (_plan(board, job) for job in reversed(asked)) if plan)
+
+
+def _plan(board: Board, job: Job) -> Plan | None:
+    """The plan of a job that ended well, whether or not a board saw it end."""
+    said = None if job.code else runs.read_json(board.logs / f"{job.id}.out")
+    if not isinstance(said, dict):
         return None
-    said = said or {}
-    listed = judged if isinstance(judged, list) else said.get("objections")
     return Plan(
         facts=_facts(said),
-        objections=[_objection(one) for one in _items(listed) if isinstance(one, dict)],
+        objections=[
+            _objection(one) for one in _items(said.get("objections")) if isinstance(one, dict)
+        ],
         unknown=[str(text) for text in (*_items(said.get("not_yet_known")), *_reasons(said))],
+        who=job.who,
+        at=job.at,
     )
 
 
-def _said(board: Board, entry: Entry) -> Mapping[str, Any] | None:
-    done = [j for j in jobs.jobs(board.file, entry.number) if j.kind == "plan" and j.code == 0]
-    found = runs.read_json(board.logs / f"{done[-1].id}.out") if done else None
-    return found if isinstance(found, dict) else None
+def _spoken(name: str, value: str) -> str:
+    return f"{value} {name}" if name in _COUNTED else f"{name} {value}"
 
 
 def _objection(one: Mapping[str, Any]) -> Objection:

@@ -13,11 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from steerproof.errors import ExperimentError
+from steerproof.spec.problems import shown
 from steerproof.spec.yaml_tree import UnreadableError, read_tree
 
-LONGEST = 1_000_000
+LONGEST = 200_000
 """Largest proposal, in bytes."""
-STATUSES = ("proposed", "planned", "running", "judged", "archived")
+LONGEST_LINE = 500
+"""Longest title, kind and list of tags, in characters."""
+STATUSES = ("proposed", "planned", "on_hold", "running", "judged", "cancelled", "archived")
 """Columns of the board, in the order of an experiment's life."""
 
 _KEYS = {"title", "number", "kind", "parent", "lineage", "tags", "status", "experiment"}
@@ -99,10 +102,31 @@ def parse_proposal(text: str, *, source: str = "the proposal") -> Proposal:
     if not any(line.strip() for line in lines):
         raise ExperimentError(f"{source} is empty; write a title and what you want to know")
     if lines[0].strip() == "---":
-        return _from_front_matter(text, lines, source)
+        return _checked(_from_front_matter(text, lines, source), source)
     if _ATX.search(text):
-        return _from_markdown(text, lines, {})
-    return _from_page(text, lines)
+        return _checked(_from_markdown(text, lines, {}), source)
+    return _checked(_from_page(text, lines), source)
+
+
+def _checked(proposal: Proposal, source: str) -> Proposal:
+    """The proposal, if its short texts can be shown and kept."""
+    texts = {"title": proposal.title, "kind": proposal.kind, "tags": ", ".join(proposal.tags)}
+    if not proposal.title:
+        raise ExperimentError(
+            f"{source}: the title is empty; write one line that says what is asked"
+        )
+    for name, value in texts.items():
+        if len(value) > LONGEST_LINE:
+            raise ExperimentError(
+                f"{source}: {name} has {len(value)} characters; at most {LONGEST_LINE}"
+            )
+    for name, value in (*texts.items(), ("the text", proposal.text)):
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            half = f"U+{ord(value[error.start]):04X}"
+            raise ExperimentError(f"{source}: {name} holds half of a character ({half})") from None
+    return proposal
 
 
 def _from_front_matter(text: str, lines: list[str], source: str) -> Proposal:
@@ -154,7 +178,9 @@ def _typed(values: dict[str, Any], source: str) -> dict[str, Any]:
             listed = value if isinstance(value, list) else str(value).split(",")
             typed[key] = tuple(str(tag).strip() for tag in listed if str(tag).strip())
         elif key == "status" and str(value).lower() not in STATUSES:
-            raise ExperimentError(f"{source}: status {value!r}; allowed: {', '.join(STATUSES)}")
+            raise ExperimentError(
+                f"{source}: status {shown(value)}; allowed: {', '.join(STATUSES)}"
+            )
         else:
             typed[key] = str(value).strip()
     return typed
@@ -162,8 +188,9 @@ def _typed(values: dict[str, Any], source: str) -> dict[str, Any]:
 
 def _reference(value: Any, key: str, source: str) -> int:
     digits = str(value).strip().removeprefix("#")
-    if not digits.isascii() or not digits.isdigit() or not 0 < int(digits) < 1_000_000:
-        raise ExperimentError(f"{source}: {key} {value!r} must be a number such as 267")
+    # Counted before it is converted: Python refuses thousands of digits.
+    if not re.fullmatch(r"0{0,6}[1-9][0-9]{0,5}", digits):
+        raise ExperimentError(f"{source}: {key} {shown(value)} must be a number such as 267")
     return int(digits)
 
 

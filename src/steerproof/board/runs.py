@@ -20,7 +20,7 @@ from typing import Any
 from steerproof.codec import read_record
 from steerproof.errors import IntegrityError, SteerproofError
 from steerproof.run.artefacts import training
-from steerproof.run.artefacts.verdict import read_head
+from steerproof.run.artefacts.verdict import VerdictHead, read_head
 from steerproof.run.commands.status import true_states
 from steerproof.run.graph.ids import UnitId
 from steerproof.run.graph.names import adapter_unit
@@ -64,12 +64,17 @@ class Condition:
     """A process holds the directory now."""
     states: Mapping[str, int]
     """Units in each state; a `running` one of a dead process counts as `interrupted`."""
-    verdict: str | None
-    """`SUPPORTED`, `REFUTED`, `INCONCLUSIVE`, or none yet."""
+    head: VerdictHead | None
+    """The words of the verdict; none yet."""
     stamps: Fingerprint
     """Changes whenever the run does."""
     problem: str | None = None
     """Why part of it could not be read."""
+
+    @property
+    def verdict(self) -> str | None:
+        """`SUPPORTED`, `REFUTED`, `INCONCLUSIVE`, or none yet."""
+        return None if self.head is None else self.head.verdict
 
     @property
     def changed(self) -> float:
@@ -186,7 +191,7 @@ def _condition(run: Path, stamps: Fingerprint) -> Condition:
     return Condition(
         live=bool(stamps[-1][0]),
         states=Counter(told.states.values()),
-        verdict=None if head is None else head.verdict,
+        head=head,
         stamps=stamps,
         problem=problem,
     )

@@ -14,7 +14,8 @@ from starlette.responses import HTMLResponse
 
 from steerproof.board import cards, users
 from steerproof.board.context import board_of, user_of
-from steerproof.text import reveal
+from steerproof.decide.report.wording import sentence
+from steerproof.text import reveal, span
 
 TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 """Kinds of static files."""
@@ -66,6 +67,11 @@ def cell_address(number: int, cell: str) -> str:
     return f"/experiments/{number}/cells/{quote(cell, safe='')}"
 
 
+def figure_address(number: int, name: str) -> str:
+    """Address of the page of one figure."""
+    return f"/experiments/{number}/figures/{quote(name, safe='')}/large"
+
+
 def highlight(text: str, marker: str) -> Markup:
     """The text, escaped and visible, with every occurrence of the marker marked (any case)."""
     folded, places = _folded(text)
@@ -105,9 +111,17 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.globals.update(
-        static=static_address, experiment_url=experiment_address, cell_url=cell_address
+        static=static_address,
+        experiment_url=experiment_address,
+        cell_url=cell_address,
+        figure_url=figure_address,
     )
     environment.filters.update(
-        moment=cards.moment, span=cards.span, highlight=highlight, quoted=lambda t: quote(t, "")
+        moment=cards.moment,
+        since=cards.since,
+        span=span,
+        highlight=highlight,
+        quoted=lambda t: quote(t, ""),
+        sentence=sentence,
     )
     return environment

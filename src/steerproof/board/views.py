@@ -9,9 +9,10 @@ from markupsafe import Markup
 
 from steerproof.board import comments as commenting
 from steerproof.board import downloads, drawings, entries, grid, jobs, markdown, runs
-from steerproof.board.cell_rates import CellRate, cell_rates
+from steerproof.board.answers import Answer, answers_of
+from steerproof.board.cell_rates import cell_rates
 from steerproof.board.comments import Comment
-from steerproof.board.context import Board, Run, find_entry, run_of
+from steerproof.board.context import Board, Run
 from steerproof.board.entries import Entry
 from steerproof.board.grid import Matrix
 from steerproof.board.proposals import parse_proposal
@@ -66,33 +67,12 @@ class Results:
     partial: bool = False
     """Some kinds have no finished unit yet: it takes longer than that."""
     verdict: VerdictHead | None = None
-    figures: Sequence[str] = ()
+    answers: Sequence[Answer] = ()
+    """Registered, ranking, direction; empty before there is a verdict."""
+    figures: Mapping[str, str] = field(default_factory=dict)
+    """Title of each, by file name."""
     files: Mapping[str, int] = field(default_factory=dict)
     problem: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Side:
-    """One arm of a comparison."""
-
-    run: Run
-    arm: str
-    rates: Mapping[str, CellRate]
-    """Of every cell of the run."""
-
-    @property
-    def title(self) -> str:
-        """`#342 arm A`."""
-        return f"#{self.run.entry.number} arm {self.arm}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Compared:
-    """Two sides, persona by persona."""
-
-    chart: Markup
-    rows: tuple[tuple[str, tuple[tuple[CellRate | None, CellRate | None, str], ...]], ...]
-    """Persona, then per side: its bridge, its rate, the address name of its cell."""
 
 
 def link_to(known: Mapping[int, Entry]) -> markdown.NumberLink:
@@ -139,7 +119,7 @@ def results(run: Run | None) -> Results:
         problem = problem or str(error)
     left, partial = runs.seconds_left(run.directory)
     return Results(
-        matrix=grid.matrix(run.experiment, _plain(run), rates),
+        matrix=grid.matrix(run.experiment, plain_cells(run), rates),
         kinds=[
             (kind, counts.get("done", 0), counts.get("failed", 0), sum(counts.values()))
             for kind, counts in by_kind(told.states).items()
@@ -147,7 +127,8 @@ def results(run: Run | None) -> Results:
         left=left,
         partial=partial,
         verdict=head,
-        figures=tuple(downloads.figures(run.directory)),
+        answers=answers_of(head),
+        figures=downloads.figure_titles(run.directory),
         files=downloads.available(run.directory),
         problem=problem,
     )
@@ -182,13 +163,14 @@ def timeline(board: Board, entry: Entry) -> tuple[Moment, ...]:
 
 
 def job_log(board: Board, entry: Entry) -> dict[str, Any] | None:
-    """The last job's log, cleaned; none if there is none or it said nothing."""
+    """The last job, its log, cleaned, and the log's last line; none if there is no job."""
     mine = jobs.jobs(board.file, entry.number)
     if not mine:
         return None
     last = mine[-1]
     text = clean(jobs.tail(board.logs / f"{last.id}.log"))
-    return {"job": last, "text": text}
+    said = [line.strip() for line in text.splitlines() if line.strip()]
+    return {"job": last, "text": text, "line": said[-1][:300] if said else ""}
 
 
 def registration(entry: Entry) -> dict[str, Any] | None:
@@ -220,97 +202,7 @@ def neighbours(names: Sequence[str], name: str) -> tuple[str | None, str | None]
     return before, names[place + 1] if place + 1 < len(names) else None
 
 
-def arm_choices(board: Board) -> dict[str, tuple[int, str]]:
-    """Every arm that can be compared: `342:A`."""
-    found: dict[str, tuple[int, str]] = {}
-    for entry in entries.entries(board.file):
-        run = run_of(entry)
-        for arm in run.experiment.arms if run else ():
-            found[f"{entry.number}:{arm.name}"] = (entry.number, arm.name)
-    return found
-
-
-def side(board: Board, choice: tuple[int, str]) -> Side:
-    """One side of a comparison."""
-    number, arm = choice
-    run = run_of(find_entry(board, number))
-    if run is None:  # it was there when the choices were listed
-        raise ExperimentError(f"the run of #{number} cannot be read any more")
-    rates = cell_rates(run.directory, run.cells, run.experiment)
-    return Side(run=run, arm=arm, rates=rates)
-
-
-def shared_kinds(sides: Sequence[Side]) -> dict[str, tuple[str, str]]:
-    """Prompt and strength that every side has, by name."""
-    common: dict[str, tuple[str, str]] | None = None
-    for one in sides:
-        mine = {
-            f"{cell.prompt} prompt, {cell.strength}": (cell.prompt, str(cell.strength))
-            for cell in _plain(one.run)
-            if cell.arm == one.arm
-        }
-        common = mine if common is None else {k: v for k, v in common.items() if k in mine}
-    return common or {}
-
-
-def usual_kind(kinds: Mapping[str, tuple[str, str]]) -> str:
-    """The steered cells under the neutral prompt, if both have them."""
-    steered = [name for name, (prompt, s) in kinds.items() if prompt == "neutral" and s != "none"]
-    return next(iter([*steered, *kinds]), "")
-
-
-def compare(sides: Sequence[Side], kind: tuple[str, str]) -> Compared:
-    """Rates of both sides against the bridge of their own experiment, on the same axes."""
-    personas = list(dict.fromkeys(p.name for one in sides for p in one.run.experiment.personas))
-    table = [[_measured(one, persona, kind) for one in sides] for persona in personas]
-    panels = tuple(
-        (
-            one.title,
-            tuple(
-                (persona, _counts(row[place][0]), _counts(row[place][1]))
-                for persona, row in zip(personas, table, strict=True)
-                if _scored(row[place][0]) and _scored(row[place][1])
-            ),
-        )
-        for place, one in enumerate(sides)
-    )
-    rows = tuple(
-        (persona, tuple(row))
-        for persona, row in zip(personas, table, strict=True)
-        if any(rate for _, rate, _ in row)
-    )
-    return Compared(chart=drawings.compared(panels, f"{kind[0]} prompt, {kind[1]}"), rows=rows)
-
-
-def _scored(cell: CellRate | None) -> bool:
-    return cell is not None and cell.rate is not None
-
-
-def _counts(cell: CellRate | None) -> tuple[int, int]:
-    assert cell is not None
-    return cell.fired or 0, cell.total or 1
-
-
-def _measured(
-    one: Side, persona: str, kind: tuple[str, str]
-) -> tuple[CellRate | None, CellRate | None, str]:
-    bridge_arm = one.run.experiment.analysis.bridge_arm
-    bridge = _rate_of(one, bridge_arm, persona, ("persona", "none"))
-    rate = _rate_of(one, one.arm, persona, kind)
-    return bridge[0], rate[0], rate[1]
-
-
-def _rate_of(
-    one: Side, arm: str, persona: str, kind: tuple[str, str]
-) -> tuple[CellRate | None, str]:
-    def asked(cell: Cell) -> bool:
-        return (cell.arm, cell.persona, cell.prompt, str(cell.strength)) == (arm, persona, *kind)
-
-    name = next((cell.name for cell in _plain(one.run) if asked(cell)), None)
-    return (None, "") if name is None else (one.rates[name], name)
-
-
-def _plain(run: Run) -> tuple[Cell, ...]:
+def plain_cells(run: Run) -> tuple[Cell, ...]:
     """The cells on the diagonal, one for each persona: those that a column can hold."""
     return tuple(cell for cell in run.cells.values() if cell.plain)
 

@@ -1,7 +1,7 @@
 """`results/verdict.json`: analysis, answers, gates, and the hash of what was registered."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +43,49 @@ def verdict_of(result: AnalysisResult, lock: str) -> Verdict:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AnswerLines:
+class RankingHead:
+    """What is said of the ranking, as one word of `Ranking`."""
+
+    answer: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DirectionHead:
+    """What the adapters read and whether a prompt writes it: words of `Reads` and `Carries`."""
+
+    reads: str = ""
+    carries: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswersHead:
     """The three answers in words."""
 
     lines: tuple[str, ...] = ()
+    ranking: RankingHead = RankingHead()
+    direction: DirectionHead = DirectionHead()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StrengthHead:
+    """Registered correlation of one arm at one strength."""
+
+    strength: str = ""
+    rho: float | None = None
+    interval: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArmHead:
+    """One arm at the registered strengths."""
+
+    primary: StrengthHead | None = None
+    co_primary: StrengthHead | None = None
+
+    def at(self, strength: str) -> StrengthHead | None:
+        """The correlation at a strength; None where it was not judged there."""
+        judged = (one for one in (self.primary, self.co_primary) if one is not None)
+        return next((one for one in judged if one.strength == strength), None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,8 +96,16 @@ class VerdictHead:
     arm: str = ""
     reason: str = ""
     reading: str = ""
-    answers: AnswerLines = AnswerLines()
+    answers: AnswersHead = AnswersHead()
     """Empty in a verdict from before there were three answers."""
+    arms: Mapping[str, ArmHead] = field(default_factory=dict)
+    confidence: float | None = None
+    """Level of the intervals."""
+
+    @property
+    def tested(self) -> StrengthHead:
+        """The tested arm at the primary strength."""
+        return self.arms.get(self.arm, ArmHead()).primary or StrengthHead()
 
 
 def read_head(run: Path) -> VerdictHead | None:

@@ -1,0 +1,76 @@
+"""The three answers of a judged run in few words: as registered, ranking, direction.
+
+The words are those of `results/verdict.json`; nothing is judged here. A verdict from before there
+were three answers has the first one alone.
+"""
+
+from dataclasses import dataclass
+
+from steerproof.decide.analysis.answer_records import Carries, Ranking, Reads
+from steerproof.run.artefacts.verdict import StrengthHead, VerdictHead
+
+_TONES: dict[str, str] = {
+    "SUPPORTED": "yes",
+    "REFUTED": "no",
+    "INCONCLUSIVE": "open",
+    Ranking.CANNOT_ANSWER: "open",
+    Reads.OWN: "yes",
+    Reads.SUBSPACE: "no",
+    Reads.NEGATIVES: "no",
+    Reads.ANY: "no",
+    Reads.NONE: "no",
+    Reads.UNDECIDED: "open",
+    Carries.YES: "yes",
+    Carries.BOTH: "open",
+    Carries.NO: "no",
+}
+_QUESTIONS = ("Registered", "Ranking", "Direction")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """One answer."""
+
+    question: str
+    """`Registered`, `Ranking` or `Direction`."""
+    word: str
+    """`REFUTED`, `cannot answer`, `reads its own direction`, `not judged`."""
+    tone: str
+    """`yes`, `no`, `open` or `none`: its sign and colour."""
+    text: str = ""
+    """Why, in whole sentences with their numbers."""
+
+
+def answers_of(head: VerdictHead | None) -> tuple[Answer, ...]:
+    """The three answers, in order; none of a run without a verdict."""
+    if head is None:
+        return ()
+    said = head.answers
+    words = (head.verdict, said.ranking.answer, said.direction.reads)
+    texts = said.lines if len(said.lines) == len(words) else (head.reason, "", "")
+    return tuple(
+        Answer(question=question, word=_shown(word), tone=_TONES.get(word, "none"), text=text)
+        for question, word, text in zip(_QUESTIONS, words, texts, strict=True)
+    )
+
+
+def correlation(judged: StrengthHead | None) -> str:
+    """`ρ 0.34 (0.15 to 0.46)`; empty where there is none."""
+    if judged is None or judged.rho is None:
+        return ""
+    value = f"ρ {judged.rho:.2f}"
+    if judged.interval is None:
+        return _minus(value)
+    low, high = judged.interval
+    return _minus(f"{value} ({low:.2f} to {high:.2f})")
+
+
+def _minus(text: str) -> str:
+    return text.replace("-", "−")
+
+
+def _shown(word: str) -> str:
+    """A verdict keeps its capitals; the ranking's `CANNOT ANSWER` and no answer are plain words."""
+    if not word:
+        return "not judged"
+    return word.lower() if word == Ranking.CANNOT_ANSWER else word

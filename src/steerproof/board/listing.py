@@ -1,0 +1,81 @@
+"""Every run as a row of a table that can be sorted by any of its columns."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from steerproof.board import recipe, runs
+from steerproof.board.answers import Answer, correlation
+from steerproof.board.cards import Card
+
+_TONES = ("yes", "open", "no", "none")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One run."""
+
+    card: Card
+    model: str
+    seeds: str
+    recipe: str
+    answers: tuple[Answer, ...]
+    """Registered, ranking, direction; empty before there is a verdict."""
+    rho: float | None
+    """Registered correlation of the tested arm."""
+    correlation: str
+    """The same with its interval, in words."""
+
+
+def _answer(place: int) -> Callable[[Row], tuple[int, str]]:
+    def key(row: Row) -> tuple[int, str]:
+        if not row.answers:
+            return len(_TONES), ""
+        answer = row.answers[place]
+        return _TONES.index(answer.tone), answer.word
+
+    return key
+
+
+COLUMNS: dict[str, tuple[str, Callable[[Row], object]]] = {
+    "number": ("No.", lambda row: row.card.entry.number),
+    "title": ("Experiment", lambda row: row.card.entry.title.casefold()),
+    "registered": ("Registered", _answer(0)),
+    "ranking": ("Ranking", _answer(1)),
+    "direction": ("Direction", _answer(2)),
+    "rho": ("ρ (interval)", lambda row: (row.rho is None, row.rho or 0.0)),
+    "model": ("Model", lambda row: row.model.casefold()),
+    "seed": ("Seed", lambda row: [int(seed) for seed in row.seeds.split(", ")]),
+    "recipe": ("Recipe", lambda row: row.recipe),
+    "changed": ("Changed", lambda row: -row.card.changed),
+}
+"""Heading and order of each column, by its name in an address."""
+
+
+def rows(cards: Iterable[Card]) -> list[Row]:
+    """A row for every card whose run is locked."""
+    return [row for row in map(_row, cards) if row is not None]
+
+
+def ordered(listed: Sequence[Row], column: str, *, down: bool) -> list[Row]:
+    """Sorted by a column; equal ones by number, newest first."""
+    _, key = COLUMNS[column]
+    newest = sorted(listed, key=lambda row: -row.card.entry.number)
+    return sorted(newest, key=key, reverse=down)  # type: ignore[arg-type]  # each sorts with its own kind
+
+
+def _row(card: Card) -> Row | None:
+    directory = card.entry.directory
+    locked = None if directory is None else runs.experiment(directory)
+    if locked is None:
+        return None
+    head = card.condition.head if card.condition else None
+    tested = None if head is None else head.tested
+    return Row(
+        card=card,
+        model=recipe.model(locked),
+        seeds=recipe.seeds(locked),
+        recipe=recipe.training(locked),
+        answers=card.answers,
+        rho=None if tested is None else tested.rho,
+        correlation=correlation(tested),
+    )
