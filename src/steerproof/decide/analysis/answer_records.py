@@ -212,6 +212,25 @@ class Confound:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OtherPush:
+    """A push at some tokens only, or a removal, beside the cell that differs in that alone."""
+
+    arm: str
+    kind: str
+    """The kind of cell in words."""
+    against: str
+    """What it is compared with: the push at all tokens; for a removal, no push."""
+    rate: float | None
+    """Mean over headline personas."""
+    usual: float | None
+    """The same of what it is compared with."""
+    difference: Estimate | None
+    """Rate less usual, over personas."""
+    reason: str | None
+    """Why there is no difference."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SeedResult:
     """What one training seed shows by itself."""
 
@@ -289,6 +308,8 @@ class ThreeAnswers:
     """The ranking on margins, beside the one on rates; empty where none were measured."""
     confounds: tuple[Confound, ...] = ()
     """The ranking with prompt length and the norm of the direction held fixed."""
+    pushes: tuple[OtherPush, ...] = ()
+    """Where the direction acts and whether it is needed; empty where nothing was asked for."""
     reading: str = ""
     """What all of it means for the question of the title."""
     lines: tuple[str, ...] = ()

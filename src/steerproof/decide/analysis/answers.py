@@ -22,6 +22,7 @@ from steerproof.decide.analysis.estimates import estimate
 from steerproof.decide.analysis.gates import Gate
 from steerproof.decide.analysis.graded import graded_rankings
 from steerproof.decide.analysis.kills_v2 import revised_kills
+from steerproof.decide.analysis.mechanism import other_pushes
 from steerproof.decide.analysis.ranking import answer_ranking, deciding
 from steerproof.decide.analysis.rates import RateTable, of_seed
 from steerproof.decide.analysis.records import Analysis
@@ -58,6 +59,7 @@ def answer(
         kills=kills,
         graded=graded_rankings(case, own, arm, looked),
         confounds=confounds(case, own, arm, looked),
+        pushes=other_pushes(case),
     )
     return replace(
         found,

@@ -38,6 +38,7 @@ _CONTENTS = (
     ("ranking", "Ranking"),
     ("gates", "Gates"),
     ("matrix", "Matrix"),
+    ("mechanism", "Mechanism"),
     ("strengths", "Rates"),
     ("controls", "Controls"),
     ("kills", "Kills"),
@@ -116,6 +117,9 @@ def _contents(inputs: ReportInputs) -> list[tuple[str, str]]:
     absent = {"gates"} if not answers.gates(inputs) else set()
     if inputs.answers is None or not inputs.answers.direction.matrices:
         absent.add("matrix")
+    given = inputs.answers
+    if given is None or not (given.pushes or given.direction.draws):
+        absent.add("mechanism")
     return [part for part in _CONTENTS if part[0] not in absent]
 
 

@@ -191,6 +191,21 @@ def confound_rows(answers: ThreeAnswers) -> Iterator[tuple[str, ...]]:
         )
 
 
+def push_rows(answers: ThreeAnswers) -> Iterator[tuple[str, ...]]:
+    """Every other way to push: what, its rate, beside what, that rate, the difference."""
+    for found in answers.pushes:
+        gap = found.difference
+        yield (
+            found.kind,
+            wording.fixed(found.rate),
+            found.against,
+            wording.fixed(found.usual),
+            found.reason or "undefined"
+            if gap is None
+            else f"{wording.signed(gap.value)} ({wording.bounds(gap.interval)})",
+        )
+
+
 def comparisons(inputs: ReportInputs) -> dict[str, PairedComparison]:
     """The comparisons that could be made, each under its question."""
     found = inputs.analysis.comparisons
