@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from rich.console import Group
 from rich.table import Table
 
-from steerproof.text import clean
+from steerproof.text import clean, duration
 
 if TYPE_CHECKING:  # the help and the version need neither numpy nor pydantic
     from steerproof.decide.analysis.answer_records import ThreeAnswers
@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # the help and the version need neither numpy nor pydantic
     from steerproof.run.commands.doctor import Check
     from steerproof.run.commands.planning import Planned
     from steerproof.run.commands.status import RunStatus
+    from steerproof.run.commands.sweep import SweepResult
 
 
 def verdict_text(analysis: "Analysis", answers: "ThreeAnswers | None", place: Path) -> str:
@@ -174,3 +175,60 @@ def _range(value: "Range | None", form: str, unit: str) -> str:
         return ""
     low, high = form.format(value.low), form.format(value.high)
     return f"{low}{unit}" if low == high else f"{low} to {high}{unit}"
+
+
+def sweep_tables(found: "SweepResult", place: Path) -> Group:
+    """Every run of a sweep, then what was chosen, held against random directions."""
+    table = Table(title="Exploratory sweep", title_justify="left")
+    places = list(found.runs[0].settings)
+    for column in (*places, "verdict", "rho", "effect", "random directions", "shared units"):
+        table.add_column(clean(column))
+    for run in found.runs:
+        row = next(
+            row
+            for row in found.selection.rows
+            if all(run.settings[key] == value for key, value in row.setting.items())
+        )
+        null = [value for value in row.null if value is not None]
+        table.add_row(
+            *(clean(value) for value in run.settings.values()),
+            run.verdict or "none",
+            _number(run.rho),
+            _number(row.effects.whole, "{:+.2f}"),
+            f"{min(null):+.2f} to {max(null):+.2f}" if null else "none",
+            f"{run.shared} of {run.units}",
+        )
+    return Group(table, clean("\n".join(_chosen(found, place))))
+
+
+def _chosen(found: "SweepResult", place: Path) -> list[str]:
+    """The choice in words: where it was made, where it was read, what chance makes of it."""
+    from steerproof.run.commands.sweep import EXPLORATORY
+
+    shared, units, seconds = found.shared
+    lines = [f"{shared} of {units} units were shared, {duration(seconds)} of work not done again."]
+    chosen = found.selection.chosen
+    if chosen is None:
+        return [*lines, "Nothing was chosen: fewer than two settings were measured whole."]
+    for name, other, one in (
+        ("first", "second", chosen.on_first),
+        ("second", "first", chosen.on_second),
+    ):
+        where = ", ".join(f"{key}={value}" for key, value in one.setting.items())
+        lines.append(
+            f"Best on the {name} half of the questions: {where}, {one.there:+.2f} there,"
+            f" {one.held_out:+.2f} on the {other}."
+        )
+    lines.append(
+        f"Held-out effect: {chosen.held_out:+.3f} (the best of all on all questions looks like"
+        f" {chosen.best_of_all:+.3f})."
+    )
+    held = sorted(one.held_out for one in found.selection.null)
+    if held:
+        lines.append(
+            f"The same selection of {len(held)} random directions: {held[0]:+.3f} to"
+            f" {held[-1]:+.3f}; rank p = {found.selection.p:.3f}."
+        )
+    else:
+        lines.append("No random directions went through the same selection: nothing to compare.")
+    return [*lines, EXPLORATORY, f"  table, figure: {place / 'results'}"]

@@ -64,7 +64,7 @@ def test_sections_that_the_file_leaves_out_are_made(zlt):
         ("training.learning_rat=1", "training has no 'learning_rat'; allowed: rank, alpha"),
         ("training.learning_rat=1", "did you mean 'learning_rate'?"),
         ("learning_rate=1", "did you mean 'training.learning_rate'?"),
-        ("arms[a-iso].ratio=1", "allowed: 0 to 5, or A, B, C, A-iso, A-L10, base; did you mean"),
+        ("arms[a-iso].ratio=1", "allowed: 0 to 6, or A, B, C, A-iso, A-L10, base; did you mean"),
         ("layers.primary=99", "99 is no block of a model with 6; allowed: 0 to 5"),
         ("training.rank=x", "'x': a whole number is needed"),
         ("training.rank=1.5", "1.5: a whole number is needed"),

@@ -16,6 +16,7 @@ import typer
 import steerproof
 from steerproof import tables
 from steerproof.cli import adapters, directions
+from steerproof.cli import sweep as sweeping
 from steerproof.cli.output import (
     Device,
     Json,
@@ -144,6 +145,9 @@ def run(
         complain(f"stopped; finished units are kept. To go on: {session.command}")
         raise SystemExit(INTERRUPTED)
     _say_verdict(verdict, session.run, as_json)
+
+
+app.command()(sweeping.sweep)
 
 
 @app.command()

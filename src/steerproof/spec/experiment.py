@@ -415,6 +415,9 @@ class Experiment(Record):
     """What is concluded, and how."""
     answers: Answers = _later(Answers())
     """Numbers of the answers beside the registered one."""
+    exploratory: Text | None = _later(None)
+    """Why its verdict confirms nothing, such as `one run of a sweep over layers.primary`; none for
+    a run that was meant to confirm."""
 
     @property
     def headline(self) -> tuple[str, ...]:

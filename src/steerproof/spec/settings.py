@@ -130,9 +130,9 @@ def _index(setting: Setting, items: list[Any], step: str, keys: Keys) -> int:
     names = [str(item["name"]) for item in items if isinstance(item, dict) and "name" in item]
     if step in names:
         return next(i for i, item in enumerate(items) if item.get("name") == step)
-    if step.isdigit() and int(step) < len(items):
+    if step.isdigit() and int(step) <= len(items):  # the next number adds an item
         return int(step)
-    allowed = f"0 to {len(items) - 1}" + (f", or {', '.join(names[:_LISTED])}" if names else "")
+    allowed = f"0 to {len(items)}" + (f", or {', '.join(names[:_LISTED])}" if names else "")
     raise ExperimentError(
         f"--set {setting}: {spelt(keys)} has no {shown(step)}; allowed: {allowed}"
         f"{did_you_mean(step, names)}"
@@ -198,7 +198,11 @@ def _put(data: Any, keys: Keys, value: object) -> None:
                 f"--set: {spelt(keys[: i + 1])} is {shown(below)}, so {spelt(keys)} does not exist"
             )
         here = below
-    here[keys[-1]] = value
+    last = keys[-1]
+    if isinstance(here, list) and last == len(here):
+        here.append(value)
+    else:
+        here[last] = value
 
 
 def _refuse(data: Any, asked: dict[Keys, Setting]) -> None:

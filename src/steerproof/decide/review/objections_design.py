@@ -27,6 +27,7 @@ def design_objections(
         training_seeds: Seeds for which each adapter exists.
         coverage: Simulated coverage of the registered interval for personas in general.
     """
+    yield from _exploratory(experiment)
     yield from _double_use(experiment)
     yield from _near_questions(experiment)
     yield from _constant_direction(experiment)
@@ -37,6 +38,18 @@ def design_objections(
     yield from _beyond_cliff(experiment)
     yield from _unmeasured_kills(experiment)
     yield from _few_questions(experiment)
+
+
+def _exploratory(experiment: Experiment) -> Iterator[Objection]:
+    if experiment.exploratory is not None:
+        yield Objection(
+            code="exploratory",
+            severity="serious",
+            finding=f"the experiment says that it is exploratory: {experiment.exploratory}."
+            " The best of several looks better than it is, so this verdict confirms nothing",
+            remedy="choose a setting, then run it once as an experiment of its own, on other"
+            " questions and another seed",
+        )
 
 
 def adapters_of_others(experiment: Experiment, known: Collection[str]) -> Iterator[Objection]:

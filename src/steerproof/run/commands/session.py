@@ -22,6 +22,7 @@ from steerproof.run.graph.graph import Graph
 from steerproof.run.graph.names import ANSWERS
 from steerproof.run.graph.survey import recorded, survey
 from steerproof.run.graph.units import experiment_graph
+from steerproof.run.store.borrow import borrow
 from steerproof.run.store.directory import RunDirectory, open_run
 from steerproof.run.store.ledger_file import read_ledger
 from steerproof.run.store.registration import (
@@ -50,6 +51,8 @@ class Session:
     """The command to type to go on."""
     changes: tuple[Change, ...] = ()
     """What was set beside the file."""
+    others: tuple[Path, ...] = ()
+    """Run directories whose units are taken over where they are the same."""
 
     @property
     def experiment(self) -> Experiment:
@@ -181,6 +184,8 @@ def run_experiment(
     check_runnable(session.experiment, session.place, graph, session.run)
     with open_run(session.run, session.command, steal=steal) as directory:
         registration = _register(session, graph, directory, deviate)
+        if session.others:
+            borrow(directory, graph, session.others)
         summary = execute(graph, directory, executor, listen=listen)
         verdict = None
         if not summary.stopped:

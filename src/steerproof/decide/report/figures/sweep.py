@@ -1,0 +1,106 @@
+"""A sweep: the effect at each setting, beside what random directions do there. Exploratory."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from steerproof.decide.analysis.selection import Row, Selection
+from steerproof.decide.report.figures.canvas import Drawing, Layout, drawing, panels, style
+from steerproof.decide.report.figures.marks import tipped
+from steerproof.decide.report.figures.palette import FAINT, INK, QUIET, SERIES
+
+_WIDTH = 5.4
+_LONGEST = 18
+"""Letters of a value on the axis."""
+
+
+def sweep_figure(found: Selection) -> Drawing | str:
+    """Effect by setting; a sentence where no setting was measured whole."""
+    if all(row.effects.whole is None for row in found.rows):
+        return "No setting was measured whole, so there is no effect to draw."
+    place = _across(found.rows)
+    series = _series(found.rows, place)
+    values = list(dict.fromkeys(row.setting.get(place, "all") for row in found.rows))
+    with style():
+        legend = 0.19 * (len(series) if len(series) > 1 else 0)
+        layout = Layout(height=3.3 + legend, width=_WIDTH, left=0.62, right=0.1, top=0.62 + legend)
+        figure, (axes,) = panels(layout)
+        axes.axhline(0, color=INK, linewidth=0.8, zorder=1)
+        for i, (label, rows) in enumerate(series.items()):
+            shift = (i - (len(series) - 1) / 2) * min(0.5 / len(series), 0.18)
+            _draw(axes, rows, (place, values, shift), SERIES[i % len(SERIES)], label)
+        axes.set_xticks(range(len(values)), [_short(value) for value in values])
+        axes.set_xlim(-0.5, len(values) - 0.5)
+        axes.grid(visible=False, axis="x")
+        axes.set_xlabel(place or "one setting")
+        axes.set_ylabel("rate pushed − rate unpushed")
+        height = layout.height
+        figure.text(0.012, 1 - 0.08 / height, "Exploratory sweep", va="top", weight="bold")
+        figure.text(0.012, 1 - 0.27 / height, _words(found), va="top", fontsize=7.5, color=QUIET)
+        if len(series) > 1:
+            axes.legend(loc="lower left", bbox_to_anchor=(0, 1), borderpad=0.1)
+        return drawing(
+            figure,
+            "sweep",
+            "Exploratory: effect at each setting of a sweep",
+            "Coloured: the arm's own direction, all questions, mean over seeds; grey: fresh random "
+            "directions given to the same adapters. The best of several looks better than it is.",
+        )
+
+
+def _across(rows: Sequence[Row]) -> str:
+    """The field with the most values lies along the axis."""
+    counts = {place: len({row.setting[place] for row in rows}) for place in rows[0].setting}
+    return max(counts, key=lambda place: counts[place], default="")
+
+
+def _series(rows: Sequence[Row], place: str) -> dict[str, list[Row]]:
+    """Rows by the values of the other fields."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        others = ", ".join(f"{key}={_short(v)}" for key, v in row.setting.items() if key != place)
+        found.setdefault(others, []).append(row)
+    return found
+
+
+def _draw(
+    axes: Axes,
+    rows: Sequence[Row],
+    at: tuple[str, list[str], float],
+    look: tuple[str, str],
+    label: str,
+) -> None:
+    """One series: its random directions in grey, its own effect over them."""
+    place, values, shift = at
+    known: list[tuple[float, float]] = []
+    for row in rows:
+        x = values.index(row.setting.get(place, "all")) + shift
+        null = [value for value in row.null if value is not None]
+        axes.plot(
+            np.full(len(null), x), null, "_", color=FAINT, markersize=7, zorder=2,
+            gid=tipped("random directions"),
+        )  # fmt: skip
+        if row.effects.whole is not None:
+            known.append((x, row.effects.whole))
+    colour, mark = look
+    xs, ys = zip(*known, strict=True) if known else ((), ())
+    axes.plot(
+        xs, ys, color=colour, marker=mark, markersize=5, label=label or None, zorder=3,
+        gid=tipped(label or "own direction"),
+    )  # fmt: skip
+
+
+def _words(found: Selection) -> str:
+    if found.chosen is None:
+        return "fewer than two settings were measured whole: nothing was chosen"
+    words = f"best {found.chosen.best_of_all:+.2f}; held out {found.chosen.held_out:+.2f}"
+    if not found.null:
+        return f"{words}; no random directions were measured"
+    held = [one.held_out for one in found.null]
+    reach = f"{min(held):+.2f} to {max(held):+.2f}"
+    return f"{words}; {len(held)} random ones, chosen alike: {reach}; p = {found.p:.3f}"
+
+
+def _short(value: str) -> str:
+    return value if len(value) <= _LONGEST else value[: _LONGEST - 1] + "…"

@@ -1,0 +1,80 @@
+"""Units that another run directory holds already: the same key is the same work, so it is shared.
+
+A unit is taken over whole: its files are linked, or copied where the file system links nothing, and
+verified against its manifest before it exists here. Its manifest keeps saying when and where it was
+made. Whether it was read by what is there now is decided by the survey, as of every other unit.
+"""
+
+import os
+import shutil
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from steerproof.run.graph.graph import Graph, Unit
+from steerproof.run.graph.ids import UnitId
+from steerproof.run.store.directory import RunDirectory
+from steerproof.run.store.files import explained, make_directory, sync_directory, temporary_name
+from steerproof.run.store.manifest import DamagedError, StoredUnit
+from steerproof.run.store.store import commit, unit_directory
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Borrowed:
+    """What was taken over."""
+
+    units: tuple[UnitId, ...] = ()
+    seconds: float = 0.0
+    """Work that their manifests say they took."""
+
+
+def borrow(directory: RunDirectory, graph: Graph, others: Sequence[Path]) -> Borrowed:
+    """Take over every unit of a graph that other run directories hold, whole and under its key.
+
+    Args:
+        directory: Held by this process.
+        graph: What is needed here.
+        others: Run directories to look into, in this order.
+
+    Raises:
+        DiskFullError: No space.
+        LockedError: Another process took the run directory over.
+    """
+    directory.lock.check()
+    taken: list[StoredUnit] = []
+    for unit in graph.units.values():
+        key = graph.keys[unit.id]
+        if unit_directory(directory.path, unit.id, key).exists():
+            continue
+        for other in others:
+            found = unit_directory(other, unit.id, key)
+            with suppress(DamagedError):  # of another run: it is that run's to mend
+                if found.is_dir():
+                    taken.append(_taken(directory.path, found, unit, key))
+                    break
+    seconds = sum((stored.manifest.made.seconds for stored in taken), 0.0)
+    if taken:
+        directory.ledger.add_event("borrowed", units=len(taken), seconds=seconds)
+    return Borrowed(units=tuple(stored.manifest.unit for stored in taken), seconds=seconds)
+
+
+def _taken(run: Path, found: Path, unit: Unit, key: str) -> StoredUnit:
+    parent = run / "units" / unit.id.kind
+    make_directory(parent)
+    temporary = parent / temporary_name()
+    try:
+        with explained(parent, 0):
+            shutil.copytree(found, temporary, copy_function=_linked)
+            sync_directory(temporary)
+        return commit(run, temporary, unit.id, key)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def _linked(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
