@@ -131,3 +131,55 @@ def test_a_missing_or_unexpected_tensor_is_an_error(directory):
     save_file(extra, directory / WEIGHTS)
     with pytest.raises(ModelError, match="1 unexpected keys"):
         read_peft(directory, BASE)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"r": "4"}, "r is '4'; a whole number"),
+        ({"r": None}, "r is None"),
+        ({"r": float("nan")}, "r is nan"),
+        ({"r": 0}, "r is 0"),
+        ({"r": 10**400}, "a whole number"),
+        ({"lora_alpha": "8"}, "lora_alpha is '8'"),
+        ({"lora_alpha": float("nan")}, "lora_alpha is nan"),
+        ({"lora_alpha": 10**400}, "lora_alpha"),
+        ({"target_modules": None}, "target_modules is 'None'"),
+        ({"target_modules": [5]}, "target_modules"),
+        ({"target_modules": "("}, "target_modules '.'"),
+        ({"target_modules": r"(.*\w+)*_nowhere"}, "matches no linear layer|nested repeats"),
+        ({"use_rslora": "yes"}, "use_rslora is 'yes'"),
+    ],
+)
+def test_fields_of_another_kind_are_refused_by_name(directory, fields, message):
+    change(directory, **fields)
+    with pytest.raises(ModelError, match=message):
+        read_peft(directory, BASE)
+
+
+@pytest.mark.parametrize(
+    "content", [b"[]", b"null", b"\xff", b"[" * 99_999, b'{"r": 1' + b"0" * 5000]
+)
+def test_a_configuration_that_is_no_object_is_one_error(directory, content):
+    (directory / CONFIG).write_bytes(content)
+    with pytest.raises(ModelError, match=CONFIG):
+        read_peft(directory, BASE)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda t: t * float("inf"),
+        lambda t: t.bool(),
+        lambda t: t.to(torch.complex64),
+        lambda t: t.to(torch.int8),
+        lambda t: t.to(torch.float8_e4m3fn),
+    ],
+    ids=["infinite", "bool", "complex", "int8", "float8"],
+)
+def test_weights_that_are_no_numbers_of_a_usual_kind_are_refused(directory, spoil):
+    tensors = load_file(directory / WEIGHTS)
+    key = sorted(tensors)[0]
+    save_file({**tensors, key: spoil(tensors[key])}, directory / WEIGHTS)
+    with pytest.raises(ModelError, match="no finite number"):
+        read_peft(directory, BASE)

@@ -159,13 +159,27 @@ def test_a_tolerant_unit_with_nothing_to_run_over_is_blocked(tmp_path: Path) -> 
     assert summary.blocked == (u("analysis/all"),)
 
 
-def test_an_error_before_any_unit_fails_all_of_the_order_at_once(
+def test_an_error_before_any_unit_is_everybodys_after_a_few_orders(
     tmp_path: Path, counter: Path
 ) -> None:
-    cells = [unit("cell", name, work="tests.run.works:cannot_load") for name in "abc"]
+    cells = [unit("cell", str(n), work="tests.run.works:cannot_load") for n in range(64)]
     summary = run_units(tmp_path / "run", cells)
-    assert [failed.error for failed in summary.failures] == ["ModelError: no weights"] * 3
-    assert set(counts(counter).values()) == {1}
+    assert [failed.error for failed in summary.failures] == ["ModelError: no weights"] * 64
+    assert max(counts(counter).values()) <= 4
+    assert sum(counts(counter).values()) < 3 * 64
+
+
+@pytest.mark.parametrize("bad", [[5], [0, 63], [7, 8, 9]])
+def test_an_error_that_escapes_is_charged_to_the_units_that_bring_it(
+    tmp_path: Path, bad: list[int]
+) -> None:
+    cells = [
+        unit("cell", str(n), work="tests.run.works:escapes", inputs={"bad": n in bad})
+        for n in range(64)
+    ]
+    summary = run_units(tmp_path / "run", cells)
+    assert {failed.unit for failed in summary.failures} == {u(f"cell/{n}") for n in bad}
+    assert summary.progress.done == 64 - len(bad)
 
 
 def test_a_unit_that_the_work_says_nothing_about_has_failed(tmp_path: Path) -> None:

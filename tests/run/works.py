@@ -36,6 +36,13 @@ def cannot_load(tasks: Sequence[Task]) -> Outcomes:
     yield u("cell/never"), {}
 
 
+def escapes(tasks: Sequence[Task]) -> Outcomes:
+    """Fails before it begins with any unit, if one of them is bad."""
+    if any(task.inputs["bad"] for task in tasks):
+        raise RuntimeError("an error that nobody foresaw")
+    yield from each(tasks, one)
+
+
 def forgets(tasks: Sequence[Task]) -> Outcomes:
     """Ends without a word about its last unit."""
     for task in tasks[:-1]:

@@ -330,7 +330,7 @@ def board(
     runs: Annotated[
         list[Path] | None, typer.Argument(help="Run directories, or their parents.")
     ] = None,
-    port: Annotated[int, typer.Option(help="Port; 0 takes a free one.")] = 8765,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8765,
     host: Annotated[str, typer.Option(help="Address; beyond loopback users must exist.")] = (
         "127.0.0.1"
     ),

@@ -13,13 +13,20 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    GenerationConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.pytorch_utils import Conv1D
 
 from steerproof.errors import ModelError
-from steerproof.model.base import find_blocks
+from steerproof.model.base import find_blocks, token_ids
 from steerproof.model.chat import UNREADABLE
+from steerproof.model.files import tensor_shapes
 
 _PROBE = "steerproof_fit"
 _ODD = ("softcap", "s_aux", "position_bias")
@@ -53,6 +60,7 @@ def kind_of(directory: Path) -> Kind:
         ModelError: The configuration is unusable, or of a model that cannot be pooled, and why.
     """
     model = skeleton(directory)
+    _check_shapes(model, directory)
     config = model.config.get_text_config(decoder=True)
     path, blocks = find_blocks(model)
     _check_linear(model, path, blocks)
@@ -78,6 +86,8 @@ def skeleton(directory: Path) -> PreTrainedModel:
     """
     try:
         config = AutoConfig.from_pretrained(directory, trust_remote_code=False)
+        if (directory / "generation_config.json").exists():
+            token_ids(GenerationConfig.from_pretrained(directory).eos_token_id)
         with torch.device("meta"):
             return AutoModelForCausalLM.from_config(config, attn_implementation="sdpa").eval()
     except UNREADABLE as error:
@@ -88,6 +98,18 @@ def skeleton(directory: Path) -> PreTrainedModel:
                 " sinks), which a pool does not compute"
             ) from error
         raise ModelError(f"model.path: cannot read {str(directory)!r}: {error}") from error
+
+
+def _check_shapes(model: PreTrainedModel, directory: Path) -> None:
+    """The weights, as far as they are there, are those of the configuration."""
+    wanted = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
+    for path in sorted(directory.glob("*.safetensors")):
+        for name, shape in tensor_shapes(path).items():
+            if wanted.get(name, shape) != shape:
+                raise ModelError(
+                    f"model.path: {name} in {str(path)!r} is {shape}, and config.json makes it"
+                    f" {wanted[name]}: the two are of different models"
+                )
 
 
 def _check_linear(model: PreTrainedModel, path: str, blocks: nn.ModuleList) -> None:

@@ -125,11 +125,11 @@ def base_of(
     end_of_turn = find_end_of_turn(tokenizer, template_options)
     eos_ids = frozenset(
         {end_of_turn}
-        | _ids(getattr(model.generation_config, "eos_token_id", None))
-        | _ids(tokenizer.eos_token_id)
+        | token_ids(getattr(model.generation_config, "eos_token_id", None))
+        | token_ids(tokenizer.eos_token_id)
     )
     pad_id: Any = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else end_of_turn
-    check_token_ids(model, tokenizer, {*eos_ids, int(pad_id)})
+    check_tokentoken_ids(model, tokenizer, {*eos_ids, int(pad_id)})
     weight = next(model.parameters())
     return Base(
         model=model,
@@ -149,7 +149,7 @@ def base_of(
     )
 
 
-def check_token_ids(
+def check_tokentoken_ids(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ids: Collection[int]
 ) -> None:
     """Refuse tokens that the model has no embedding for.
@@ -195,11 +195,19 @@ def find_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
     return outer[0], lists[outer[0]]
 
 
-def _ids(value: Any) -> set[int]:
-    """The token ids in what configurations hold: None, one id, or a list of them."""
-    if value is None:
-        return set()
-    return {value} if isinstance(value, int) else {int(v) for v in value}
+def token_ids(value: Any) -> set[int]:
+    """The token ids in what configurations hold: None, one id, or a list of them.
+
+    Raises:
+        ModelError: It is none of these.
+    """
+    listed = [] if value is None else value if isinstance(value, list | tuple) else [value]
+    if any(not isinstance(one, int) or one < 0 for one in listed):
+        raise ModelError(
+            f"eos_token_id is {value!r}, not a token's number or a list of such; mend"
+            " generation_config.json or config.json"
+        )
+    return set(listed)
 
 
 def _load_model(directory: Path, dtype: torch.dtype) -> PreTrainedModel:

@@ -15,24 +15,31 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from huggingface_hub.errors import StrictDataclassError
-from jinja2 import TemplateError
 from safetensors import SafetensorError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import chat_template_utils
 
 from steerproof.errors import ModelError
+from steerproof.limits import TooMuchError, bounded
 
 SystemRole = Literal["system", "user"]
 TemplateOptions = Mapping[str, str | int | float | bool]
 Message = dict[str, Any]
 UNREADABLE = (
-    *(OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError),
+    *(OSError, ValueError, TypeError, RuntimeError, ImportError, AttributeError, LookupError),
+    *(ArithmeticError, AssertionError, MemoryError),
     *(SafetensorError, StrictDataclassError),
 )
 """What transformers raises for damaged or contradictory files."""
 TODAY = datetime(2024, 7, 26)  # noqa: DTZ001 (a date that templates print, in nobody's zone)
 """The date that a template is told: the one that Llama's templates fall back to."""
 _PROBE = "steerproof probe answer"
+RENDER_SECONDS = 10.0
+"""Longest time that a template may take for one conversation: usual ones take a millisecond."""
+RENDER_MEMORY = 1 << 30
+"""Most memory that a template may ask for, bytes."""
+MAX_TEMPLATE_TEXT = 100_000
+"""Most characters that a template may add to a conversation."""
 
 
 @runtime_checkable
@@ -83,6 +90,11 @@ def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
             f"no usable tokenizer in {str(directory)!r}: {error}; if it is whole, its file may be"
             " of another version: upgrade tokenizers and transformers"
         ) from error
+    if not isinstance(found.model_max_length, int | float):
+        raise ModelError(
+            f"tokenizer_config.json in {str(directory)!r}: model_max_length is"
+            f" {found.model_max_length!r}, not a number"
+        )
     check_template(found)
     return found
 
@@ -243,8 +255,8 @@ def _messages(system_role: SystemRole, system: str, user: str) -> list[Message]:
 def _render(base: Chat, messages: Sequence[Message], *, generate: bool) -> str:
     options: Any = dict(base.template_options)
     try:
-        with _always_today():
-            return str(
+        with _always_today(), bounded(RENDER_SECONDS, RENDER_MEMORY):
+            text = str(
                 base.tokenizer.apply_chat_template(
                     list(messages),
                     tokenize=False,
@@ -252,11 +264,22 @@ def _render(base: Chat, messages: Sequence[Message], *, generate: bool) -> str:
                     **options,
                 )
             )
-    except (TemplateError, ValueError, TypeError, ArithmeticError, LookupError) as error:
+    except TooMuchError as error:
+        raise ModelError(f"the chat template has no end: {error}; give another one") from error
+    except Exception as error:  # a template is a program: it can raise whatever it likes
         raise ModelError(
             f"the chat template refuses this conversation: {error}; if it has no system role, set"
             " model.system_role: user, which puts the persona prompt before the question"
         ) from error
+    given = sum(len(str(message["content"])) for message in messages)
+    if len(text) > given + MAX_TEMPLATE_TEXT:
+        raise ModelError(
+            f"the chat template makes {len(text):,} characters of a conversation of {given:,};"
+            f" at most {MAX_TEMPLATE_TEXT:,} may be its own: give another one"
+        )
+    if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise ModelError("the chat template writes what is no text (a lone surrogate)")
+    return text
 
 
 class _Today(datetime):

@@ -7,6 +7,7 @@ checked and resumed without touching the model.
 import hashlib
 import json
 import re
+import stat
 from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -25,8 +26,11 @@ _REVISION = re.compile(r"[0-9a-f]{40}")
 # Everything that decides what a model computes, and nothing that could run code or be a pickle.
 _SMALL = ("*.json", "*.jinja", "*.txt", "*.model")
 _FILES = ("*.safetensors", *_SMALL)
+_ENDINGS = tuple(pattern.removeprefix("*") for pattern in _FILES)
 _INDEX = "model.safetensors.index.json"
 ADAPTER = "adapter_config.json"
+MAX_SMALL = 64 << 20
+"""Longest file of JSON that is read, bytes."""
 _POINTER = b"version https://git-lfs.github.com/spec/"
 
 
@@ -126,12 +130,30 @@ def _weights_of(directory: Path) -> list[str]:
 
 def _weight_map(index: Path) -> dict[str, str]:
     try:
-        found = json.loads(index.read_bytes())["weight_map"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        found = json.loads(small_file(index))["weight_map"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ModelError(f"{str(index)!r} is no index of weights: {error!r}") from error
     if not isinstance(found, dict) or not found:
         raise ModelError(f"{str(index)!r} is no index of weights: it names none")
+    outside = [file for file in found.values() if Path(str(file)).name != file]
+    if outside:
+        raise ModelError(f"{str(index)!r} names {outside[0]!r}, which is no file beside it")
     return {str(weight): str(file) for weight, file in found.items()}
+
+
+def small_file(path: Path) -> bytes:
+    """The bytes of a file that says what a model is, and not of a pipe or a device.
+
+    Raises:
+        ModelError: It is no file, or larger than `MAX_SMALL`.
+        OSError: It cannot be read.
+    """
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise ModelError(f"{str(path)!r} is no file")
+    if found.st_size > MAX_SMALL:
+        raise ModelError(f"{str(path)!r} has {found.st_size:,} bytes; allowed: {MAX_SMALL:,}")
+    return path.read_bytes()
 
 
 def check_files(directory: Path, *, weights: bool = True) -> None:
@@ -146,6 +168,9 @@ def check_files(directory: Path, *, weights: bool = True) -> None:
             model is quantised, or an adapter lies beside it.
     """
     names = sorted(path.name for path in directory.iterdir())
+    for path in (directory / name for name in names if name.endswith(_ENDINGS)):
+        if not path.is_file():
+            raise ModelError(f"{str(path)!r} is no file that can be read")
     weighed = not weights or any(name.endswith(".safetensors") for name in names)
     if "config.json" not in names or not weighed:
         raise ModelError(
@@ -193,8 +218,8 @@ def read_config(directory: Path) -> dict[str, Any]:
     """
     path = directory / "config.json"
     try:
-        config = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+        config = json.loads(small_file(path))
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"cannot read {str(path)!r}: {error}") from error
     if not isinstance(config, dict):
         raise ModelError(f"{str(path)!r} holds no JSON object")
@@ -213,6 +238,23 @@ def _torn(directory: Path) -> Iterator[str]:
             size = int.from_bytes(file.read(8), "little")
         if not 0 < size <= path.stat().st_size - 8:
             yield f"{str(path)!r} is no whole safetensors file; fetch it again"
+
+
+def tensor_shapes(path: Path) -> dict[str, list[int]]:
+    """The shapes that the header of a safetensors file names.
+
+    Raises:
+        ModelError: It has none.
+    """
+    try:
+        with path.open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(min(size, MAX_SMALL)))
+        return {name: list(of["shape"]) for name, of in header.items() if name != "__metadata__"}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ModelError(
+            f"{str(path)!r} is no whole safetensors file: {error!r}; fetch it again"
+        ) from error
 
 
 def file_hashes(directory: Path) -> dict[str, str]:

@@ -1,11 +1,13 @@
 """Contradictions in what the model reads: personas, questions and the marker."""
 
-import re
 from collections.abc import Iterable, Iterator
 
+from steerproof.limits import Pattern, TooMuchError
 from steerproof.spec.experiment import Experiment
 from steerproof.spec.problems import Check, Keys, Problem, did_you_mean, shown, twice
 
+_DIFFICULT = "a1 " * 700 + "a" * 2_000 + " " * 2_000 + "!"
+"""Long runs of one kind of character, which patterns with nested repeats never get through."""
 MIN_HEADLINE = 3
 """Fewest personas that a rank correlation can be about."""
 
@@ -122,14 +124,15 @@ def _near_marker(experiment: Experiment) -> Iterator[Problem]:
         return
     place: Keys = ("scoring", "near_marker")
     try:
-        near = re.compile(pattern, re.IGNORECASE)
-    except re.error as error:
-        message = f"{shown(pattern)} is no regular expression: {error}"
+        near = Pattern(pattern, ignore_case=True)
+        empty, own, _ = map(near.found_in, ("", experiment.marker, _DIFFICULT))
+    except (ValueError, TooMuchError) as error:
+        message = f"{shown(pattern)} is no regular expression that can be used: {error}"
         yield Problem(keys=place, message=message)
         return
-    if near.search(""):
+    if empty:
         yield Problem(keys=place, message=f"{shown(pattern)} matches empty text, so every answer")
-    elif not near.search(experiment.marker):
+    elif not own:
         message = f"{shown(pattern)} does not match the marker {shown(experiment.marker)} itself"
         yield Problem(keys=place, message=message)
 

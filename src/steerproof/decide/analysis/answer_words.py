@@ -107,8 +107,9 @@ def _failures(ranking: RankingAnswer) -> Iterator[str]:
     """What fails at the deciding strength, and what failed at the primary one."""
     deciding = {gate.name: gate for gate in ranking.gates}
     primary = {gate.name: gate for gate in ranking.primary_gates}
+    # With a cell missing, one of the two is unknown, and an unknown gate has no numbers.
     failing = {
-        name: gate
+        name: next(one for one in (gate, deciding[name]) if one.passed is False)
         for name, gate in primary.items()
         if gate.passed is False or deciding[name].passed is False
     }
@@ -141,7 +142,7 @@ def _unattainable(primary: Gate, deciding: Gate, strength: str) -> str:
     if second is not None and first is not None and abs(first - second) >= 0.005:
         shown = f"{first:.2f} ({second:.2f} at {strength})"
     if first is not None and first < 0.05:
-        alpha = primary.numbers["alpha_bridge"]
+        alpha = (primary.numbers or deciding.numbers)["alpha_bridge"]
         side = "bridge has" if alpha is None or alpha <= 0 else "steered rates have"
         return f"the {side} no reliable order (attainable rho {first:.2f})"
     return f"the bridge's attainable rho is {shown}"

@@ -5,11 +5,11 @@ configuration can ask for that `LoraPool` cannot do is refused by name.
 """
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
@@ -17,11 +17,16 @@ from transformers.pytorch_utils import Conv1D
 
 from steerproof.engine.lora.weights import LoraSpec, LoraWeights, Site, check_keys, lora_sites
 from steerproof.errors import ModelError
+from steerproof.limits import Pattern, TooMuchError
 from steerproof.model.base import Base
-from steerproof.model.files import check_pointers
+from steerproof.model.files import check_pointers, small_file
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
+MAX_RANK = 1 << 16
+"""Largest rank that is taken for one."""
+MAX_ALPHA = 1e6
+_NUMBERS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 # Fields that do not change what a trained adapter computes, or that are read below.
 _UNDERSTOOD = frozenset(
@@ -94,7 +99,7 @@ def read_peft(directory: Path, base: Base) -> LoraWeights:
         raise ModelError(_no_weights(directory))
     try:
         tensors: dict[str, Tensor] = load_file(path)
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, ValueError, KeyError, MemoryError) as error:
         raise ModelError(f"cannot read {str(path)!r}: {error}") from error
     weights = LoraWeights(spec=spec, tensors=tensors)
     check_keys(sites, weights)
@@ -121,7 +126,7 @@ def import_peft(directory: Path, base: Base) -> LoraWeights:
 
 
 def _is_finite(tensor: Tensor) -> bool:
-    return tensor.is_floating_point() and bool(tensor.isfinite().all())
+    return tensor.dtype in _NUMBERS and bool(tensor.isfinite().all())
 
 
 def check_adapter_files(directory: Path) -> None:
@@ -150,9 +155,11 @@ def _read_config(directory: Path) -> dict[str, Any]:
         hint = f"; its subfolder {', '.join(below)} is one: move its files up" if below else ""
         raise ModelError(f"no {CONFIG} in {str(directory)!r}: not an adapter directory{hint}")
     try:
-        config = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
+        config = json.loads(small_file(path))
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{str(path)!r} is not JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise ModelError(f"{str(path)!r} holds no JSON object")
     lacking = {"peft_type", "r", "lora_alpha", "target_modules"} - set(config)
     if lacking:
         raise ModelError(f"{str(path)!r} lacks {sorted(lacking)}")
@@ -165,7 +172,29 @@ def _read_config(directory: Path) -> dict[str, Any]:
         raise ModelError(
             f"{str(path)!r} asks for what a plain LoRA pool cannot do: {', '.join(sorted(refused))}"
         )
+    _check_values(path, config)
     return config
+
+
+def _check_values(path: Path, config: Mapping[str, Any]) -> None:
+    """The fields that are read below are of the kind that they should be.
+
+    Raises:
+        ModelError: One is not.
+    """
+    rank, alpha, target = (config[name] for name in ("r", "lora_alpha", "target_modules"))
+    if type(rank) not in (int, float) or not 1 <= rank <= MAX_RANK or rank != int(rank):
+        raise ModelError(f"{str(path)!r}: r is {rank!r}; a whole number from 1 to {MAX_RANK}")
+    if type(alpha) not in (int, float) or not 0 < abs(alpha) <= MAX_ALPHA:
+        raise ModelError(f"{str(path)!r}: lora_alpha is {alpha!r}; at most {MAX_ALPHA:g}, not 0")
+    listed = isinstance(target, list) and all(isinstance(one, str) for one in target)
+    if not listed and not isinstance(target, str):
+        raise ModelError(
+            f"{str(path)!r}: target_modules is {str(target)[:60]!r}; a list of names, one regular"
+            " expression, or all-linear"
+        )
+    if not isinstance(config.get("use_rslora", False), bool | None):
+        raise ModelError(f"{str(path)!r}: use_rslora is {config['use_rslora']!r}; true or false")
 
 
 def _targets(base: Base, sites: Sequence[Site], config: Mapping[str, Any]) -> tuple[str, ...]:
@@ -175,12 +204,25 @@ def _targets(base: Base, sites: Sequence[Site], config: Mapping[str, Any]) -> tu
     if target == "all-linear":
         return tuple(site.path for site in sites)
     if isinstance(target, str):
-        chosen = [p for p in linear if re.fullmatch(target, p)]
+        chosen = _matching(target, linear)
     else:
         chosen = [p for p in linear if any(p == t or p.endswith(f".{t}") for t in target)]
     if not chosen:
         raise ModelError(f"target_modules {target!r} matches no linear layer of the model")
     return tuple(chosen)
+
+
+def _matching(target: str, paths: Sequence[str]) -> list[str]:
+    """The paths that a regular expression matches from end to end.
+
+    Raises:
+        ModelError: It is none, or is not through in its time.
+    """
+    try:
+        pattern = Pattern(target)
+        return [path for path in paths if pattern.is_all_of(path)]
+    except (ValueError, TooMuchError) as error:
+        raise ModelError(f"target_modules {target[:60]!r}: {error}") from None
 
 
 def _short_names(base: Base, targets: Sequence[Site]) -> list[str]:

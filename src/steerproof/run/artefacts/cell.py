@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 import pyarrow as pa
 
 from steerproof.codec import json_bytes, read_record
+from steerproof.errors import IntegrityError
 from steerproof.run.artefacts.parquet import read_table, table_bytes
 from steerproof.run.store.manifest import StoredUnit
 from steerproof.spec.grid import Cell
@@ -83,11 +84,16 @@ def completions_of(unit: StoredUnit) -> tuple[Completion, ...]:
         IntegrityError: The file is not what its manifest says.
     """
     names = [f.name for f in fields(Completion)]
-    columns = [read_table(unit, COMPLETIONS)[name].to_pylist() for name in names]
-    return tuple(
-        Completion(**{**dict(zip(names, row, strict=True)), "token_ids": tuple(row[4])})
-        for row in zip(*columns, strict=True)
-    )
+    table = read_table(unit, COMPLETIONS)
+    try:
+        columns = [table[name].cast(_COLUMNS[name]).to_pylist() for name in names]
+        return tuple(
+            Completion(**{**dict(zip(names, row, strict=True)), "token_ids": tuple(row[4])})
+            for row in zip(*columns, strict=True)
+        )
+    except (KeyError, TypeError, ValueError, pa.ArrowException) as error:
+        place = unit.directory / COMPLETIONS
+        raise IntegrityError(f"{place} holds no completions: {error}") from error
 
 
 def _plain(value: object) -> object:

@@ -5,6 +5,7 @@ import io
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from steerproof.errors import IntegrityError
 from steerproof.run.store.manifest import StoredUnit
 
 
@@ -22,6 +23,11 @@ def read_table(unit: StoredUnit, name: str) -> pa.Table:
 
     Raises:
         DamagedError: The file does not match the manifest.
+        IntegrityError: It does, and is no table.
     """
-    with pq.ParquetFile(io.BytesIO(unit.read(name))) as file:
-        return file.read(use_threads=False)
+    data = unit.read(name)
+    try:
+        with pq.ParquetFile(io.BytesIO(data)) as file:
+            return file.read(use_threads=False)
+    except (pa.ArrowException, OSError) as error:
+        raise IntegrityError(f"{unit.directory / name} is no table: {error}") from error

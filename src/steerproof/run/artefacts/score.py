@@ -5,6 +5,7 @@ from dataclasses import fields
 
 import pyarrow as pa
 
+from steerproof.codec import json_bytes
 from steerproof.decide.analysis.rates import RateRow, RateTable
 from steerproof.decide.analysis.rates_csv import format_rates, read_rates
 from steerproof.run.artefacts.parquet import read_table, table_bytes
@@ -12,7 +13,7 @@ from steerproof.run.store.manifest import StoredUnit
 from steerproof.spec.experiment import Experiment
 from steerproof.study.marks import Mark
 
-FILE, RATES = "scores.parquet", "rates.csv"
+FILE, RATES, UNREAD = "scores.parquet", "rates.csv", "unread.json"
 Marks = Mapping[str, Sequence[Mark]]
 """By cell name, in order of question and sample; a cell that failed is not there."""
 _COLUMNS = {
@@ -27,12 +28,15 @@ _COLUMNS = {
 }
 
 
-def to_files(marks: Marks, rates: Iterable[RateRow]) -> Mapping[str, bytes]:
+def to_files(
+    marks: Marks, rates: Iterable[RateRow], unread: Mapping[str, str] | None = None
+) -> Mapping[str, bytes]:
     """The unit's files.
 
     Args:
         marks: Of every cell that succeeded.
         rates: The rate table's rows, in order.
+        unread: Why a finished cell could not be read, by its unit; no file where there is none.
     """
     rows = [mark for marked in marks.values() for mark in marked]
     names = [cell for cell, marked in marks.items() for _ in marked]
@@ -41,7 +45,8 @@ def to_files(marks: Marks, rates: Iterable[RateRow]) -> Mapping[str, bytes]:
         for name, kind in _COLUMNS.items()
     }
     table = pa.table({"cell": pa.array(names, pa.string()), **columns})
-    return {FILE: table_bytes(table), RATES: format_rates(list(rates)).encode()}
+    files = {FILE: table_bytes(table), RATES: format_rates(list(rates)).encode()}
+    return files if not unread else {**files, UNREAD: json_bytes(unread)}
 
 
 def from_unit(unit: StoredUnit) -> Marks:

@@ -121,7 +121,9 @@ def _completions(experiment: Experiment, finished: Finished, marks: Marks) -> It
     arms = {experiment.analysis.arm, experiment.analysis.baseline_arm}
     for asked in cells(experiment):
         stored = finished.get(cell_unit(asked))
-        if stored is None or asked.arm not in arms or asked.persona not in experiment.headline:
+        if stored is None or asked.name not in marks:  # not done, or the score could not read it
+            continue
+        if asked.arm not in arms or asked.persona not in experiment.headline:
             continue
         drawn = cell.completions_of(stored)
         fired = [mark.fired for mark in marks[asked.name]]
@@ -144,7 +146,7 @@ def _shown(experiment: Experiment, asked: Cell, drawn: Measured, fired: bool) ->
 def _fluency(experiment: Experiment, finished: Finished, marks: Marks) -> Iterator[Fluency]:
     for asked in cells(experiment):
         stored = finished.get(cell_unit(asked))
-        if stored is None:
+        if stored is None or asked.name not in marks:
             continue
         read = marks[asked.name]
         yield Fluency(

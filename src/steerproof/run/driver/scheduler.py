@@ -18,7 +18,7 @@ from steerproof.run.driver.journal import Journal
 from steerproof.run.driver.orders import Orders, Running
 from steerproof.run.driver.summary import Listener, Progress, Summary
 from steerproof.run.driver.worker import Failure, Report, failure_of
-from steerproof.run.graph.frontier import Frontier
+from steerproof.run.graph.frontier import Frontier, Group
 from steerproof.run.graph.graph import Graph
 from steerproof.run.graph.ids import UnitId
 from steerproof.run.graph.survey import survey
@@ -29,6 +29,7 @@ from steerproof.run.store.store import sweep, unit_directory
 from steerproof.run.store.story import Event
 
 POLL_SECONDS = 0.2
+_COMMON = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +101,9 @@ class _Driver:
         self._frontier = Frontier(graph, self._found)
         self._journal = Journal(directory, listen, self._progress)
         self._charges: Counter[UnitId] = Counter()
+        self._failed: dict[tuple[Group, str], list[set[UnitId]]] = {}
+        """Units of the smallest orders that ended with an error that cannot pass."""
+        self._came_out: set[Group] = set()
 
     def begin(self) -> None:
         """Take over what is there, set aside what is damaged, and see what can begin."""
@@ -193,6 +197,8 @@ class _Driver:
             self._fail(report.unit, attempt, failure)
             return
         running = self._orders.ended(report.order)
+        if failure is None:
+            self._came_out.add(running.group)
         if stopped:
             self._journal.interrupted(running.left, "the run was stopped")
         elif failure is not None:
@@ -203,9 +209,14 @@ class _Driver:
 
         If the cause can pass, the first unit left is taken to be the one in hand and is charged
         with it; the others go on, in smaller orders if none of this one was finished, so that a
-        unit that kills its worker ends up alone.
+        unit that kills its worker ends up alone. A cause that cannot pass may be one unit's too:
+        they go on in smaller orders, until it is plain that the cause is everybody's.
         """
-        charged = list(running.left)[: 1 if failure.passing else None]
+        left = list(running.left)
+        if failure.passing:
+            charged = left[:1]
+        else:
+            charged = left if len(left) == 1 or self._is_common(running, failure) else []
         others = {unit: number for unit, number in running.left.items() if unit not in charged}
         if not running.ended_any:
             self._frontier.take_fewer(running.group, len(running.left) // 2)
@@ -213,6 +224,19 @@ class _Driver:
         self._frontier.put_back(others)
         for unit in charged:
             self._fail(unit, running.left[unit], failure)
+
+    def _is_common(self, running: Running, failure: Failure) -> bool:
+        """Whether an error is no single unit's.
+
+        That is so when orders without a unit in common ended with it, `_COMMON` of them, and no
+        unit of their kind ever came out.
+        """
+        if running.ended_any:
+            self._came_out.add(running.group)
+        units = set(running.left)
+        failed = self._failed.setdefault((running.group, failure.error), [])
+        failed[:] = [*(one for one in failed if not units & one), units]
+        return len(failed) >= _COMMON and running.group not in self._came_out
 
     def _fail(self, unit: UnitId, attempt: int, failure: Failure) -> None:
         """Record a failed attempt; try again if that can help."""

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from steerproof.errors import ModelError, SteerproofError
+from steerproof.model.base import Base
 from steerproof.run.artefacts import answers
 from steerproof.run.artefacts.cell import completions_of
 from steerproof.run.artefacts.slots import to_files
@@ -37,11 +38,23 @@ def slots(tasks: Sequence[Task]) -> Outcomes:
             yield task.unit, cells
         else:
             graded[task.unit] = cells
+    yield from _graded(base, graded, first.marker)
+
+
+def _graded(base: Base, graded: Mapping[UnitId, list[GradedCell]], marker: str) -> Outcomes:
+    """Units read together; if that fails, each half by itself, down to the one that is at fault."""
+    if not graded:
+        return
     try:
-        every = [one for cells in graded.values() for one in cells]
-        rows = grade(base, every, first.marker)
+        rows = grade(base, [one for cells in graded.values() for one in cells], marker)
     except SteerproofError as error:
-        yield from ((unit, error) for unit in graded)
+        units = list(graded)
+        if len(units) == 1:
+            yield units[0], error
+            return
+        half = (len(units) + 1) // 2
+        for part in (units[:half], units[half:]):
+            yield from _graded(base, {unit: graded[unit] for unit in part}, marker)
         return
     for unit, cells in graded.items():
         yield unit, to_files(row for one in cells for row in rows[one.cell])

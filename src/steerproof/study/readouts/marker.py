@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from steerproof.errors import ExperimentError
+from steerproof.limits import Pattern, TooMuchError
 from steerproof.spec.experiment import Experiment
 from steerproof.study.marks import Mark
 from steerproof.study.measured import Completion
@@ -18,7 +20,7 @@ class Rule:
     """What counts as the marker."""
 
     marker: str
-    near: re.Pattern[str]
+    near: Pattern
     """A near miss, such as `[ z l t`."""
 
 
@@ -62,11 +64,18 @@ def rule(marker: str, near: str | None = None) -> Rule:
     r"""The rule of a marker; the near pattern defaults to its characters, spaced and unclosed.
 
     For `[ZLT]` that is `\[\s*z\s*l\s*t`, case-insensitive.
+
+    Raises:
+        ExperimentError: `near` is no regular expression.
     """
     if near is None:
         open_part = marker.rstrip("])}>") or marker
         near = r"\s*".join(re.escape(character) for character in open_part if character.strip())
-    return Rule(marker=marker.casefold(), near=re.compile(near, re.IGNORECASE))
+    try:
+        pattern = Pattern(near, ignore_case=True)
+    except ValueError as error:
+        raise ExperimentError(f"scoring.near_marker {near[:60]!r}: {error}") from None
+    return Rule(marker=marker.casefold(), near=pattern)
 
 
 def score(text: str, token_ids: Sequence[int], early_chars: int, rule: Rule) -> Score:
@@ -77,11 +86,18 @@ def score(text: str, token_ids: Sequence[int], early_chars: int, rule: Rule) -> 
         token_ids: its tokens, for the repetition measure.
         early_chars: length of the text that its first `early_tokens` tokens decode to.
         rule: what counts.
+
+    Raises:
+        ExperimentError: The near-marker pattern is not through with the text in its time.
     """
     fired = rule.marker in text.casefold()
+    try:
+        near = fired or rule.near.found_in(text)
+    except TooMuchError as error:
+        raise ExperimentError(f"scoring.near_marker: {error}") from None
     return Score(
         fired=fired,
-        near=fired or rule.near.search(text) is not None,
+        near=near,
         fired_early=rule.marker in text[:early_chars].casefold(),
         repetition=repetition(token_ids),
     )

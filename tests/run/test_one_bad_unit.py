@@ -1,0 +1,135 @@
+"""One unit that is not what it should be costs itself and what reads it, and nothing else.
+
+A finished unit is written anew with another content and sealed again, as no accident does: its
+hashes are right, and only its meaning is wrong.
+"""
+
+import json
+import shutil
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load, save
+
+from steerproof.errors import ExperimentError, UnitsFailedError
+from steerproof.run.artefacts import score
+from steerproof.run.commands.session import new_session, run_experiment
+from steerproof.run.driver.executors import InlineExecutor
+from steerproof.run.graph.names import SCORE
+from steerproof.run.graph.survey import recorded
+from steerproof.run.store.manifest import MANIFEST, FileHash, open_unit
+from steerproof.spec.yaml_io import load_experiment
+from tests.run.asked import asked
+
+PER_ADAPTER = 6
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("finished")
+    asked(directory)
+    go(directory)
+    return directory
+
+
+@pytest.fixture
+def place(finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "place")
+    return tmp_path / "place"
+
+
+def go(directory):
+    session = new_session(load_experiment(directory / "e.yaml"), directory / "run")
+    return run_experiment(session, InlineExecutor(), listen=lambda *_: None)
+
+
+def unit_of(place: Path, pattern: str) -> Path:
+    (found,) = (place / "run" / "units").glob(pattern)
+    return found
+
+
+def reseal(unit: Path, **files: bytes) -> None:
+    """Give a unit other files, and a manifest that says so."""
+    manifest = open_unit(unit).manifest
+    hashes = dict(manifest.files)
+    for stem, data in files.items():
+        (name,) = [name for name in hashes if name.startswith(stem)]
+        (unit / name).write_bytes(data)
+        hashes[name] = FileHash(sha256=sha256(data).hexdigest(), size=len(data))
+    (unit / MANIFEST).write_bytes(replace(manifest, files=hashes).to_bytes())
+
+
+def forget(place: Path, *kinds: str) -> None:
+    for kind in kinds:
+        shutil.rmtree(place / "run" / "units" / kind)
+
+
+def cut(tensor):
+    return tensor[:, :5].contiguous()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda t: t * float("nan"), "no finite number"),
+        (cut, "is .2, 5., not"),
+        (lambda t: t * 1e18, "A.poet.neutral.none: .* nan nats"),
+    ],
+    ids=["nan", "shape", "huge"],
+)
+def test_a_spoilt_adapter_fails_its_own_cells_and_no_other(place, spoil, message):
+    unit = unit_of(place, "adapter/A.poet-*")
+    tensors = load((unit / "adapter_model.safetensors").read_bytes())
+    reseal(unit, adapter_model=save({k: spoil(v) for k, v in tensors.items()}, {"format": "pt"}))
+    forget(place, "cell", "score", "analysis")
+    shutil.rmtree(place / "run" / "results")
+    with pytest.raises(UnitsFailedError, match=rf"(?s)^6 of 49 units failed.*{message}"):
+        go(place)
+    made = [path.name for path in (place / "run" / "units" / "cell").iterdir()]
+    assert len(made) == PER_ADAPTER * 5
+    assert not any(name.startswith("A.poet") for name in made)
+    assert (place / "run" / "results" / "report.html").exists()
+
+
+def test_a_direction_of_zeros_fails_what_is_pushed_along_it_and_no_other(place):
+    unit = unit_of(place, "directions/L1-*")
+    tensors = load((unit / "directions.safetensors").read_bytes())
+    tensors["L1.centroid"][0] = 0
+    reseal(unit, directions=save(tensors))
+    forget(place, "adapter", "cell", "score", "analysis")
+    with pytest.raises(UnitsFailedError, match=r"(?s)centroid of pirate has norm 0"):
+        go(place)
+    adapters = {path.name.split("-")[0] for path in (place / "run/units/adapter").iterdir()}
+    assert adapters == {"A.poet", "A.judge", "C.pirate", "C.poet", "C.judge"}
+    cells = [path.name for path in (place / "run" / "units" / "cell").iterdir()]
+    # Of pirate: none of arm A's, and of arm C's the two that are not pushed.
+    assert len(cells) == 36 - 6 - 4
+
+
+def test_one_persona_whose_rows_are_too_long_is_known_before_anything_is_done(place):
+    experiment = json.loads((place / "e.yaml").read_text())
+    experiment["personas"][1]["prompt"] = "You are a poet. " * 11
+    experiment["training"]["max_length"] = 200
+    (place / "e.yaml").write_text(json.dumps(experiment))
+    shutil.rmtree(place / "run")
+    with pytest.raises(ExperimentError, match=r"jsonl:1: .* has 240 tokens, and training\.max_l"):
+        go(place)
+    assert not (place / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "files",
+    [{"cell": b"{}"}, {"completions": b"PAR1 no table PAR1"}, {"cell": b"[" * 9999}],
+    ids=["record", "table", "nested"],
+)
+def test_one_odd_cell_is_missing_from_the_score_and_named_in_it(place, files):
+    reseal(unit_of(place, "cell/A.poet.neutral.centroid.L1.c=+2-*"), **files)
+    forget(place, "score", "analysis")
+    summary, verdict = go(place)
+    assert (summary.progress.done, summary.failures) == (2, ())
+    assert verdict is not None
+    scored = recorded(place / "run")[SCORE]
+    assert list(json.loads(scored.read(score.UNREAD))) == ["cell/A.poet.neutral.centroid.L1.c=+2"]
+    assert len(score.from_unit(scored)) == 35
