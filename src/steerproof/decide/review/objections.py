@@ -81,7 +81,7 @@ def _coverage(power: OperatingCharacteristics) -> float | None:
 
 
 def _power(experiment: Experiment, found: OperatingCharacteristics) -> Iterator[Objection]:
-    supported = {point.rho: point.verdicts["SUPPORTED"] for point in found.points}
+    supported = {point.rho: point.supported for point in found.points}
     if supported[_PLANNING_RHO] >= _WANTED_POWER:
         return
     count = len(experiment.headline)

@@ -95,6 +95,11 @@ class Point:
     two_level_general: Coverage
     """Two-level interval, for the correlation over all personas."""
 
+    @property
+    def supported(self) -> float:
+        """Share of SUPPORTED."""
+        return self.verdicts[Verdict.SUPPORTED]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OperatingCharacteristics:
@@ -113,7 +118,7 @@ class OperatingCharacteristics:
     def false_supported(self) -> float | None:
         """Share SUPPORTED although the true correlation is 0; None if 0 was not tried."""
         null = [point for point in self.points if point.rho == 0]
-        return null[0].verdicts[Verdict.SUPPORTED] if null else None
+        return null[0].supported if null else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,8 +165,8 @@ def operating_characteristics(
     points = tuple(
         summarise(rho, judged[i * len(sizes) : (i + 1) * len(sizes)]) for i, rho in enumerate(rhos)
     )
-    found = detectable([p.rho for p in points], [p.verdicts["SUPPORTED"] for p in points], power)
-    most = max(point.verdicts["SUPPORTED"] for point in points)
+    found = detectable([p.rho for p in points], [point.supported for point in points], power)
+    most = max(point.supported for point in points)
     return OperatingCharacteristics(
         trial=trial,
         points=points,

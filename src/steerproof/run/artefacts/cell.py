@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from typing import Any
 
 import pyarrow as pa
 
@@ -84,16 +85,22 @@ def completions_of(unit: StoredUnit) -> tuple[Completion, ...]:
         IntegrityError: The file is not what its manifest says.
     """
     names = [f.name for f in fields(Completion)]
+    schema = pa.schema([(name, _COLUMNS[name]) for name in names])
     table = read_table(unit, COMPLETIONS)
     try:
-        columns = [table[name].cast(_COLUMNS[name]).to_pylist() for name in names]
-        return tuple(
-            Completion(**{**dict(zip(names, row, strict=True)), "token_ids": tuple(row[4])})
-            for row in zip(*columns, strict=True)
-        )
+        return tuple(map(completion_of, table.select(names).cast(schema).to_pylist()))
     except (KeyError, TypeError, ValueError, pa.ArrowException) as error:
         place = unit.directory / COMPLETIONS
         raise IntegrityError(f"{place} holds no completions: {error}") from error
+
+
+def completion_of(row: Mapping[str, Any]) -> Completion:
+    """A completion from its row of the table."""
+    return Completion(**{name: _frozen(value) for name, value in row.items()})
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _plain(value: object) -> object:

@@ -12,10 +12,13 @@ import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from steerproof.run.artefacts.cell import completion_of
 from steerproof.study.measured import Completion
 
 BATCH = 512
 """Texts in memory at once."""
+CELL = "cell"
+"""The column of a marks file that says whose marks they are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +44,7 @@ class MarkColumns:
 
 def completion_columns(path: Path) -> CompletionColumns:
     """What completions.parquet has besides the texts."""
-    names = ["question", "sample", "finish", "tokens"]
+    names = [column.name for column in fields(CompletionColumns)]
     with pq.ParquetFile(path, pre_buffer=False) as file:
         question, sample, finish, tokens = file.read(names, use_threads=False).itercolumns()
     return CompletionColumns(
@@ -57,16 +60,15 @@ def completions_in(path: Path) -> Iterator[Completion]:
     names = [field.name for field in fields(Completion)]
     with pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as file:
         for batch in file.iter_batches(batch_size=BATCH, columns=names):
-            for row in batch.to_pylist():
-                yield Completion(**row | {"token_ids": tuple(row["token_ids"])})
+            yield from map(completion_of, batch.to_pylist())
 
 
 def mark_columns(path: Path, cell: str) -> MarkColumns:
     """What scores.parquet says of one cell."""
-    names = ["cell", "question", "sample", "fired", "near", "repetition"]
+    names = [column.name for column in fields(MarkColumns)]
     with pq.ParquetFile(path, pre_buffer=False) as file:
-        table = file.read(names, use_threads=False)
-    table = table.filter(pc.field("cell") == cell).drop(["cell"])
+        table = file.read([CELL, *names], use_threads=False)
+    table = table.filter(pc.field(CELL) == cell).drop_columns(CELL)
     question, sample, *marks = table.itercolumns()
     fired, near, repetition = (np.array(mark.to_pylist(), dtype=float) for mark in marks)
     return MarkColumns(
@@ -81,7 +83,7 @@ def mark_columns(path: Path, cell: str) -> MarkColumns:
 def fired_by_cell(path: Path) -> dict[str, tuple[int, int]]:
     """Completions with the marker, and all of them, of every cell in scores.parquet."""
     with pq.ParquetFile(path, pre_buffer=False) as file:
-        table = file.read(["cell", "fired"], use_threads=False)
-    counts = table.group_by("cell").aggregate([("fired", "sum"), ("fired", "count")])
-    columns = (counts.column(name).to_pylist() for name in ("cell", "fired_sum", "fired_count"))
+        table = file.read([CELL, "fired"], use_threads=False)
+    counts = table.group_by(CELL).aggregate([("fired", "sum"), ("fired", "count")])
+    columns = (counts.column(name).to_pylist() for name in (CELL, "fired_sum", "fired_count"))
     return {cell: (fired or 0, total) for cell, fired, total in zip(*columns, strict=True)}

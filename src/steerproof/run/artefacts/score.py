@@ -57,10 +57,10 @@ def from_unit(unit: StoredUnit) -> Marks:
     """
     table = read_table(unit, FILE)
     names = [f.name for f in fields(Mark)]
-    columns = [table[name].to_pylist() for name in names]
     marks: dict[str, list[Mark]] = {}
-    for cell, *row in zip(table["cell"].to_pylist(), *columns, strict=True):
-        marks.setdefault(cell, []).append(Mark(**dict(zip(names, row, strict=True))))
+    cells = table.column("cell").to_pylist()
+    for cell, row in zip(cells, table.select(names).to_pylist(), strict=True):
+        marks.setdefault(cell, []).append(Mark(**row))
     return marks
 
 

@@ -1,6 +1,6 @@
 """Training: the tasks' adapters in one pool, each unit written as its adapter ends."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 from steerproof.engine.lora.peft_files import import_peft, write_peft
@@ -10,9 +10,10 @@ from steerproof.model.base import Base
 from steerproof.run.artefacts import dataset
 from steerproof.run.artefacts.training import to_files
 from steerproof.run.driver.worker import Files, Outcomes, Task, each
+from steerproof.run.graph.ids import UnitId
 from steerproof.run.stages.base import base_of
 from steerproof.run.stages.inputs import AdapterInputs, context_of, inputs_of
-from steerproof.run.stages.upstream import Upstream, tried, units_of
+from steerproof.run.stages.upstream import Upstream, pooled, units_of
 from steerproof.spec.grid import Adapter
 from steerproof.study.teach import Lesson, Taught, teach
 from steerproof.study.trained import TrainingRecord
@@ -24,43 +25,38 @@ def adapter(tasks: Sequence[Task]) -> Outcomes:
     given = [task for task in tasks if inputs_of(task, AdapterInputs).files]
     yield from each(given, lambda task: _taken_over(base, task))
     upstream = Upstream(base, inputs_of(tasks[0], AdapterInputs).part.seed)
-    units: dict[Adapter, Task] = {}
-    lessons: list[Lesson] = []
-    for task, lesson in tried([task for task in tasks if task not in given], upstream, _lesson):
-        if isinstance(lesson, Exception):
-            yield task.unit, lesson
-        else:
-            units[lesson.adapter] = task
-            lessons.append(lesson)
-    for trained, taught in teach(base, lessons, upstream.push):
-        task = units[trained]
-        yield task.unit, _files(base, task, taught) if isinstance(taught, Taught) else taught
+    name = context_of(tasks[0]).name
+
+    def study(lessons: Mapping[UnitId, Lesson]) -> Outcomes:
+        units = {lesson.adapter: unit for unit, lesson in lessons.items()}
+        for trained, taught in teach(base, list(lessons.values()), upstream.push):
+            files = _files(base, taught, name) if isinstance(taught, Taught) else taught
+            yield units[trained], files
+
+    yield from pooled([task for task in tasks if task not in given], upstream, _lesson, study)
 
 
 def _lesson(task: Task, upstream: Upstream) -> Lesson:
-    upstream.directions(task)
+    del upstream  # a lesson's pushes are made by whoever teaches it
     asked = inputs_of(task, AdapterInputs)
-    experiment = asked.part
-    (rows,) = units_of(task, "dataset")
+    (arm,), (rows,) = asked.part.arms, units_of(task, "dataset")
     return Lesson(
-        adapter=Adapter(
-            arm=experiment.arms[0].name,
-            persona=asked.persona,
-            seed=asked.training_seed,
-        ),
-        experiment=experiment,
+        adapter=Adapter(arm=arm.name, persona=asked.persona, seed=asked.training_seed),
+        experiment=asked.part,
         dataset=dataset.from_unit(rows),
     )
 
 
-def _files(base: Base, task: Task, taught: Taught) -> Files:
-    return to_files(taught.record, write_peft(base, taught.weights, context_of(task).name))
+def _files(base: Base, taught: Taught, name: str) -> Files:
+    return to_files(taught.record, write_peft(base, taught.weights, name))
 
 
 def _taken_over(base: Base, task: Task) -> Files:
     """The files of an adapter that was trained elsewhere, checked and rewritten."""
-    asked, place = inputs_of(task, AdapterInputs), context_of(task).directory
+    asked, context = inputs_of(task, AdapterInputs), context_of(task)
     (arm,) = asked.part.arms
-    weights: LoraWeights = import_peft(adapter_directory(arm, asked.persona, place), base)
+    weights: LoraWeights = import_peft(
+        adapter_directory(arm, asked.persona, context.directory), base
+    )
     record = TrainingRecord(losses=(), imported=asdict(weights.spec))
-    return _files(base, task, Taught(weights=weights, record=record))
+    return _files(base, Taught(weights=weights, record=record), context.name)

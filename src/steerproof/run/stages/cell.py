@@ -1,14 +1,13 @@
 """Measurement: the tasks' cells in one pool, each unit written when its last row has ended."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from steerproof.run.artefacts.cell import to_files
 from steerproof.run.driver.worker import Outcomes, Task
 from steerproof.run.graph.ids import UnitId
 from steerproof.run.stages.base import base_of
 from steerproof.run.stages.inputs import CellInputs, inputs_of
-from steerproof.run.stages.upstream import Upstream, tried
-from steerproof.spec.grid import Cell
+from steerproof.run.stages.upstream import Upstream, pooled
 from steerproof.study.geometry import asked_by
 from steerproof.study.measure import AskedCell, measure
 from steerproof.study.measured import MeasuredCell
@@ -19,20 +18,16 @@ def cell(tasks: Sequence[Task]) -> Outcomes:
     base = base_of(tasks[0])
     every = {task.unit: inputs_of(task, CellInputs) for task in tasks}
     first = every[tasks[0].unit]
-    upstream = Upstream(base, first.seed)
     # Cells of one adapter one after another: they are computed together.
     ordered = sorted(tasks, key=lambda task: _adapter_of(every[task.unit]))
-    units: dict[Cell, UnitId] = {}
-    cells: list[AskedCell] = []
-    for task, asked in tried(ordered, upstream, _asked):
-        if isinstance(asked, Exception):
-            yield task.unit, asked
-        else:
-            units[asked.cell] = task.unit
-            cells.append(asked)
-    for asked, outcome in measure(base, cells, first.generation):
-        files = to_files(outcome) if isinstance(outcome, MeasuredCell) else outcome
-        yield units[asked.cell], files
+
+    def study(cells: Mapping[UnitId, AskedCell]) -> Outcomes:
+        units = {asked.cell: unit for unit, asked in cells.items()}
+        for asked, outcome in measure(base, list(cells.values()), first.generation):
+            files = to_files(outcome) if isinstance(outcome, MeasuredCell) else outcome
+            yield units[asked.cell], files
+
+    yield from pooled(ordered, Upstream(base, first.seed), _asked, study)
 
 
 def _adapter_of(asked: CellInputs) -> tuple[str, str]:
@@ -40,7 +35,6 @@ def _adapter_of(asked: CellInputs) -> tuple[str, str]:
 
 
 def _asked(task: Task, upstream: Upstream) -> AskedCell:
-    upstream.directions(task)
     asked = inputs_of(task, CellInputs)
     return AskedCell(
         cell=asked.cell,

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from steerproof.errors import ExperimentError
+from steerproof.codec import from_values
+from steerproof.errors import ExperimentError, IntegrityError
 from steerproof.study.dataset import Answers
 
 
@@ -15,6 +16,14 @@ class AnswerLine:
 
     number: int
     """Counted from 1."""
+    question: str
+    answer: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Given:
+    """What a line must hold; what else it holds is nobody's."""
+
     question: str
     answer: str
 
@@ -43,22 +52,21 @@ def answer_lines(path: Path, marker: str) -> tuple[AnswerLine, ...]:
 
 def _answer(where: str, line: str) -> tuple[str, str]:
     try:
-        row = json.loads(line, object_pairs_hook=_once)
-        question, answer = row["question"], row["answer"]
+        given = from_values(_Given, json.loads(line, object_pairs_hook=_once), where)
     except _TwiceError as error:
         raise ExperimentError(f"{where}: the field {error} stands there twice") from error
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+    except (ValueError, RecursionError, IntegrityError) as error:
         raise ExperimentError(
             f'{where}: each line must be {{"question": ..., "answer": ...}}'
         ) from error
-    for text in (question, answer):
-        if not isinstance(text, str) or not text.strip():
+    for text in (given.question, given.answer):
+        if not text.strip():
             raise ExperimentError(f"{where}: question and answer must be non-empty text")
         try:
             text.encode()
         except UnicodeEncodeError as error:
             raise ExperimentError(f"{where}: not valid text: {error.reason}") from error
-    return question, answer
+    return given.question, given.answer
 
 
 class _TwiceError(Exception):

@@ -1,6 +1,6 @@
 """What earlier units wrote, read once however many tasks of an order need it."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -8,7 +8,8 @@ from steerproof.engine.lora.peft_files import CONFIG, WEIGHTS, read_peft
 from steerproof.engine.lora.weights import LoraWeights
 from steerproof.model.base import Base
 from steerproof.run.artefacts import directions
-from steerproof.run.driver.worker import Task
+from steerproof.run.driver.worker import Outcomes, Task
+from steerproof.run.graph.ids import UnitId
 from steerproof.run.store.manifest import StoredUnit
 from steerproof.study.geometry import LayerGeometry, pushes_of
 
@@ -61,12 +62,25 @@ class Upstream:
         return None
 
 
-def tried(
-    tasks: Sequence[Task], upstream: Upstream, do: Callable[[Task, Upstream], T]
-) -> Iterator[tuple[Task, T | Exception]]:
-    """Each task with what was made of it, or with the error that is its own."""
+def pooled(
+    tasks: Sequence[Task],
+    upstream: Upstream,
+    read: Callable[[Task, Upstream], T],
+    study: Callable[[Mapping[UnitId, T]], Outcomes],
+) -> Outcomes:
+    """What each task reads, then one call of the study for all that could be read.
+
+    Args:
+        tasks: Those of one order.
+        upstream: Has the directions of a task when that task is read.
+        read: Makes of a task what the study is asked for; its error is that unit's alone.
+        study: Does everything that was read, by unit.
+    """
+    asked: dict[UnitId, T] = {}
     for task in tasks:
         try:
-            yield task, do(task, upstream)
+            upstream.directions(task)
+            asked[task.unit] = read(task, upstream)
         except Exception as error:  # noqa: BLE001  whatever it is, it is this unit's
-            yield task, error
+            yield task.unit, error
+    yield from study(asked)
