@@ -2,13 +2,15 @@
 
 import json
 
+import pandas
 import pytest
 import torch
 from typer.testing import CliRunner
 
+import steerproof as sp
 from steerproof.cli import app
 from steerproof.run.artefacts import directions as directions_file
-from steerproof.run.graph.names import directions_unit
+from steerproof.run.graph.names import SCORE, directions_unit
 from steerproof.run.graph.survey import recorded
 from steerproof.spec.experiment import Grid
 from tests.run.test_session import experiment_of
@@ -83,5 +85,22 @@ def test_brought_directions_and_exported_adapters_carry_a_run(experiment, tmp_pa
     report = (second / "results" / "report.html").read_text()
     assert "direction from evil_response_avg_diff.pt, row" in report
     assert "loaded: loras/C/{persona}" in report
+    figures_and_tables_can_be_taken_away(second, tmp_path)
     told = json.loads(command("plan", tmp_path / "second.yaml", "--json", "--no-trial"))
     assert "adapters_of_unknown_prompts" not in {one["code"] for one in told["objections"]}
+
+
+def figures_and_tables_can_be_taken_away(run, place):
+    """What a paper and a notebook want of a run."""
+    command("figures", run, "--format", "svg", "--width", "86mm", "--out", place / "paper")
+    names = {path.name for path in (place / "paper").iterdir()}
+    assert {"main-numbers.tex", "strengths.svg", "strengths.csv", "losses.svg"} <= names
+    svg = (place / "paper" / "strengths.svg").read_text()
+    assert f'width="{86 / 25.4 * 72:.2f}'[:11] in svg
+    rates = pandas.read_csv(run / "results" / "rates.csv")
+    held = sp.open_run(run).rates().to_pandas()
+    assert list(rates["fired"]) == list(held["fired"])
+    assert set(rates["strength"]) == {"none", "c=+2", "ratio=+0.2"}  # text, no formula, no NaN
+    assert rates["coefficient"].dtype == float
+    marks = pandas.read_parquet(recorded(run)[SCORE].path("scores.parquet"))
+    assert marks["fired"].sum() == rates["fired"].sum()

@@ -163,6 +163,29 @@ def report(directory: RunDir, as_json: Json = False) -> None:
 
 
 @app.command()
+def figures(
+    directory: RunDir,
+    kind: Annotated[str, typer.Option("--format", help="pdf, svg or png.")] = "pdf",
+    width: Annotated[str, typer.Option(help="Of every figure: 3.4in, 86mm, 246pt.")] = "3.4in",
+    out: Annotated[
+        Path | None, typer.Option(help="Default figures-FORMAT in the run directory.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """A run's figures for a paper, the data of each as CSV, the main numbers for LaTeX."""
+    from steerproof.run.commands.figures import figure_files, width_in_inches
+    from steerproof.run.store.files import make_directory, write_file
+
+    files = figure_files(directory, kind, width_in_inches(width))
+    place = out or directory / f"figures-{kind}"
+    make_directory(place)
+    for name, content in files.items():
+        write_file(place / name, content)
+    written = [str(place / name) for name in files]
+    say(written, as_json, lambda: clean("\n".join(written)))
+
+
+@app.command()
 def analyze(
     rates: Annotated[Path, typer.Argument(help="A rate table, rates.csv.")],
     experiment: Source,

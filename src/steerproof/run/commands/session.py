@@ -217,13 +217,22 @@ def rebuild_report(session: Session) -> Verdict | None:
     Raises:
         IntegrityError: The registration is not as it was, or nothing was registered.
     """
+    return publish_results(gathered_in(session))
+
+
+def gathered_in(session: Session) -> Gathered:
+    """What a run directory holds, whichever version made it.
+
+    Raises:
+        IntegrityError: The registration is not as it was, or nothing was registered.
+    """
     registration = read_registration(session.run)
     if registration is None:
         raise IntegrityError(f"{session.run} is not registered; go on with: {session.command}")
     story = read_ledger(session.run)
     finished = recorded(session.run)
     units = len(story.states) if story else len(finished)
-    return publish_results(_gathered(session, finished, registration, units=units))
+    return _gathered(session, finished, registration, units=units)
 
 
 def _gathered(

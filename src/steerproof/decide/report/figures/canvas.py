@@ -10,7 +10,7 @@ import io
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from xml.etree import ElementTree
 
@@ -19,6 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from steerproof.decide.report.figures.palette import FAINT, INK, QUIET, VARIABLES
+from steerproof.decide.report.figures.paper import fit_texts, fitted, paper_width, stack_gap
 
 WIDTH = 8.6
 """Width of a figure in inches; a page scales it to its column."""
@@ -89,6 +90,8 @@ class Drawing:
     """The same as an element of a page, in the page's colours."""
     missing: tuple[str, ...] = ()
     """What is not drawn, and why."""
+    figure: Figure | None = field(default=None, compare=False, repr=False)
+    """As matplotlib has it, for other formats and for its data."""
 
 
 @contextmanager
@@ -112,6 +115,8 @@ class Layout:
     rows: int = 1
     gap: float = 0.1
     """Between columns, as a share of a panel's width."""
+    square: bool = False
+    """A panel is as high as it is wide, whatever the width."""
 
 
 def panels(layout: Layout, *, share: str = "xy") -> tuple[Figure, list[Axes]]:
@@ -121,23 +126,23 @@ def panels(layout: Layout, *, share: str = "xy") -> tuple[Figure, list[Axes]]:
         layout: Sizes and margins.
         share: Axes that all panels have in common: `xy`, `x` or `y`.
     """
+    count = layout.columns * layout.rows
+    layout = fitted(layout)
     figure = Figure(figsize=(layout.width, layout.height))
     grid = figure.subplots(
-        layout.rows,
-        layout.columns,
-        sharex="x" in share,
-        sharey="y" in share,
-        squeeze=False,
-        gridspec_kw={
-            "left": layout.left / layout.width,
-            "right": 1 - layout.right / layout.width,
-            "bottom": layout.bottom / layout.height,
-            "top": 1 - layout.top / layout.height,
-            "wspace": layout.gap,
-            "hspace": 0.5,
-        },
+        layout.rows, layout.columns, sharex="x" in share, sharey="y" in share, squeeze=False
     )
-    return figure, list(grid.flat)
+    figure.subplots_adjust(
+        left=layout.left / layout.width,
+        right=1 - layout.right / layout.width,
+        bottom=layout.bottom / layout.height,
+        top=1 - layout.top / layout.height,
+        wspace=layout.gap,
+        hspace=stack_gap(layout),
+    )
+    for unused in grid.flat[count:]:
+        figure.delaxes(unused)
+    return figure, list(grid.flat[:count])
 
 
 def drawing(
@@ -153,6 +158,8 @@ def drawing(
         missing: What is not drawn, and why.
     """
     with style():
+        if paper_width() is not None:
+            fit_texts(figure)
         raw = io.StringIO()
         figure.savefig(raw, format="svg", metadata={"Date": None})
     root = _rewritten(raw.getvalue(), name, title, description)
@@ -172,7 +179,27 @@ def drawing(
         svg=svg + "\n",
         inline=inline,
         missing=missing,
+        figure=figure,
     )
+
+
+def as_file(shown: Drawing, kind: str) -> bytes:
+    """A drawing as SVG, PDF or PNG; the same drawing gives the same bytes.
+
+    Args:
+        shown: Drawn by `drawing`.
+        kind: `svg`, `pdf` or `png`.
+    """
+    if kind == "svg" or shown.figure is None:
+        return shown.svg.encode()
+    with style(), matplotlib.rc_context({"pdf.fonttype": 42}):  # letters stay letters
+        raw = io.BytesIO()
+        if kind == "pdf":
+            known = {"CreationDate": None, "Title": shown.title, "Subject": shown.description}
+            shown.figure.savefig(raw, format="pdf", metadata=known)
+        else:
+            shown.figure.savefig(raw, format="png", dpi=300, facecolor="white")
+    return raw.getvalue()
 
 
 def _rewritten(text: str, name: str, title: str, description: str) -> ElementTree.Element:

@@ -86,7 +86,8 @@ def _panel(axes: Axes, inputs: ReportInputs, arm: str, colour: str) -> None:
             gid=tipped(short_name(persona)),
         )
     with np.errstate(invalid="ignore"):
-        axes.plot(places, np.nanmean(rates, axis=1), color=colour, linewidth=2.6)
+        mean = np.nanmean(rates, axis=1)
+        axes.plot(places, mean, color=colour, linewidth=2.6, gid=tipped("mean"))
     prompted = cell_rates(inputs.rates, steered_kind(experiment, arm, NONE, "persona"), personas)
     labels = [_label(strength) for strength in strengths]
     if not np.isnan(prompted).all():

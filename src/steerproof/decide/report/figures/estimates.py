@@ -70,11 +70,13 @@ def _rho_axis(axes: Axes, threshold: float) -> None:
 def _estimate(axes: Axes, y: int, result: StrengthResult) -> None:
     colour = BLUE if result.passes else ORANGE
     if result.two_level is not None:
-        axes.plot(result.two_level, [y, y], color=QUIET, linewidth=1.1)
+        (line,) = axes.plot(result.two_level, [y, y], color=QUIET, linewidth=1.1)
+        line.set_label("ends of the two-level interval")
     if result.interval is not None:
-        axes.plot(
+        (line,) = axes.plot(
             result.interval, [y, y], color=colour, linewidth=5, alpha=0.55, solid_capstyle="butt"
         )
+        line.set_label("ends of the registered interval")
     for end, sign in zip(result.leave_one_out or (), ("[", "]"), strict=False):
         axes.annotate(sign, (end, y), ha="center", va="center", fontsize=10, color=INK)
     if result.rho is None:

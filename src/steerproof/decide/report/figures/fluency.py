@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from steerproof.decide.analysis.calibration import CLIFF
 from steerproof.decide.report.figures.canvas import Drawing, Layout, drawing, panels, style
 from steerproof.decide.report.figures.palette import FAINT, QUIET
+from steerproof.decide.report.figures.paper import stands_for
 from steerproof.decide.report.figures.strengths import Look, looks, pull_to_push, strength_key
 from steerproof.decide.report.inputs import Fluency, ReportInputs
 from steerproof.spec.strength import Strength
@@ -98,7 +99,11 @@ def _panel(
         ratios = np.array([ratio for asked, ratio, _ in known if asked == strength])
         heights = [value for asked, _, value in known if asked == strength]
         shifts = _SPREAD * np.sin(np.arange(len(ratios)) * 2.4)
-        axes.plot(ratios + shifts, heights, mark.marker, markersize=4, alpha=0.75, **mark.paint())
+        (line,) = axes.plot(
+            ratios + shifts, heights, mark.marker, markersize=4, alpha=0.75, **mark.paint()
+        )
+        line.set_label(str(strength))
+        stands_for(line, ratios)
     _cliff(axes, left, right)
     axes.set_xlim(left, right)
     axes.set_ylim(-0.04 * top, 1.08 * top)

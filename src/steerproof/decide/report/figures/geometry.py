@@ -19,6 +19,7 @@ from steerproof.decide.report.figures.marks import (
     tipped,
 )
 from steerproof.decide.report.figures.palette import FAINT, SERIES, diverging
+from steerproof.decide.report.figures.paper import VALUE
 from steerproof.decide.report.figures.ranking import square_panels
 from steerproof.decide.report.inputs import ReportInputs, short_name
 from steerproof.decide.report.wording import signed
@@ -35,7 +36,13 @@ def cosines(inputs: ReportInputs) -> Drawing | None:
     with style():
         side = 0.385 * len(names)
         layout = Layout(
-            height=side + 1.4, width=side + 2.4, left=1.65, right=0.75, bottom=0.08, top=1.32
+            height=side + 1.4,
+            width=side + 2.4,
+            left=1.65,
+            right=0.75,
+            bottom=0.08,
+            top=1.32,
+            square=True,
         )
         figure, (axes,) = panels(layout)
         for i, a in enumerate(names):
@@ -72,6 +79,7 @@ def _cell(axes: Axes, row: int, column: int, value: float | None, words: str) ->
             facecolor=fill,
             linewidth=0,
             gid=tipped(f"{words}: {value:+.3f}"),
+            label=f"{VALUE}{value}",
         )
     )
     text = "1" if row == column else _short(value)
@@ -98,7 +106,7 @@ def reference(inputs: ReportInputs) -> Drawing | str | None:
     numbers = numbered(bridge)
     shown = sorted(layers, key=lambda layer: (layer != experiment.layers.primary, layer))
     with style():
-        figure, grid = panels(square_panels(len(shown)), share="y")
+        figure, grid = panels(square_panels(len(shown), len(numbers)), share="y")
         for place, (axes, layer) in enumerate(zip(grid, shown, strict=True)):
             cosines_of = {p: layers[layer].personas[p].reference_cosine for p in bridge}
             values = {p: cosine for p, cosine in cosines_of.items() if cosine is not None}

@@ -12,6 +12,7 @@ from steerproof.decide.analysis.rates import CellCounts, RateTable, lookup
 from steerproof.decide.analysis.statistics import wilson_interval
 from steerproof.decide.report.figures.canvas import TIP
 from steerproof.decide.report.figures.palette import FAINT, INK, QUIET
+from steerproof.decide.report.figures.paper import narrow
 from steerproof.decide.report.inputs import short_name
 from steerproof.spec.grid import CellKind
 
@@ -129,12 +130,27 @@ def numbered(rates: Mapping[str, Rate]) -> dict[str, str]:
 
 
 def roll(figure: Figure, numbers: Mapping[str, str]) -> None:
-    """List the numbered personas in the right margin, which is `ROLL` inches wide."""
+    """List the numbered personas in the right margin, which is `ROLL` inches wide, or below."""
     width, height = figure.get_size_inches()
     names = [f"{number:>2}  {short_name(persona)}" for persona, number in numbers.items()]
-    for place, line in enumerate(["By bridge rate", *names]):
+    lines = ["By bridge rate", *names]
+    if narrow():
+        rows = -(-len(lines) // 2)
+        for place, line in enumerate(lines):
+            x, y = (
+                0.1 + (place // rows) * (width / 2),
+                roll_height(len(names)) - place % rows * 0.17,
+            )
+            figure.text(x / width, (y - 0.08) / height, line, va="top", fontsize=7.5)
+        return
+    for place, line in enumerate(lines):
         y = height - 0.43 - place * 0.19
         figure.text(1 - (ROLL - 0.2) / width, y / height, line, va="top", fontsize=8)
+
+
+def roll_height(count: int) -> float:
+    """Inches that the list of so many personas takes below a narrow figure."""
+    return 0.17 * -(-(count + 1) // 2) + 0.1
 
 
 def tipped(words: str) -> str:

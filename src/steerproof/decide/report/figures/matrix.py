@@ -25,11 +25,12 @@ from steerproof.decide.report.figures.palette import (
     QUIET,
     diverging,
 )
+from steerproof.decide.report.figures.paper import VALUE
 from steerproof.decide.report.inputs import short_name
 
 _SIDE = 4.6
 """Width of a drawing in inches: it can be read on a phone without scrolling."""
-_SQUARE = Layout(height=3.8, width=_SIDE, left=1.32, right=0.62, bottom=0.08, top=0.95)
+_SQUARE = Layout(height=3.8, width=_SIDE, left=1.32, right=0.62, bottom=0.08, top=0.95, square=True)
 _BINS = 5
 """Points of the tuning curve's line."""
 _FRAMES = "Solid frames: the adapter's own direction. Dashed frames: one it was trained to ignore."
@@ -156,7 +157,7 @@ def _heat(axes: Axes, given: MatrixValues) -> None:
             names = (short_name(given.personas[adapter]), short_name(given.personas[other]))
             words = f"adapter {names[0]}, {given.columns} {names[1]}"
             text = _short(value) if top == 1 else f"{value:.1f}"
-            _square(axes, (row, column), value / top, text, f"{words}: {value:.2f}")
+            _square(axes, (row, column), (value, value / top), text, f"{words}: {value:.2f}")
             if adapter == other:
                 _frame(axes, (row, column), INK, "-")
             elif given.negatives[adapter, other]:
@@ -177,17 +178,22 @@ def _angles(axes: Axes, given: MatrixValues, cosines: Float[np.ndarray, "a b"]) 
             words = f"{short_name(given.personas[a])}, {short_name(given.personas[b])}"
             text = "1" if a == b else f"{value:+.1f}".replace("0.", ".").replace("-", "−")
             text = "0" if text in ("+.0", "−.0") else text
-            _square(axes, (row, column), value, text, f"{words}: cosine {value:+.2f}")
+            _square(axes, (row, column), (value, value), text, f"{words}: cosine {value:+.2f}")
     _names(axes, given, f"{given.columns} →", f"{given.columns} ↓")
 
 
-def _square(axes: Axes, at: tuple[int, int], share: float, text: str, words: str) -> None:
+def _square(
+    axes: Axes, at: tuple[int, int], values: tuple[float, float], text: str, words: str
+) -> None:
+    """A cell: its value and the share of the scale that colours it, its text, its words."""
+    value, share = values
     if np.isnan(share):
         axes.text(at[1], at[0], "–", ha="center", va="center_baseline", fontsize=7, color=FAINT)
         return
     fill, ink = diverging(share)
     box = Rectangle((at[1] - 0.47, at[0] - 0.47), 0.94, 0.94, facecolor=fill, linewidth=0)
     box.set_gid(tipped(words))
+    box.set_label(f"{VALUE}{value}")
     axes.add_patch(box)
     axes.text(at[1], at[0], text, ha="center", va="center_baseline", fontsize=7, color=ink)
 
@@ -238,7 +244,12 @@ def _curve(axes: Axes, given: MatrixValues, cosines: Float[np.ndarray, "a b"]) -
     if held.any():
         x, y = cosines[held], given.values[held]
         parts = [p for p in np.array_split(np.argsort(x, kind="stable"), _BINS) if len(p)]
-        axes.plot([x[p].mean() for p in parts], [y[p].mean() for p in parts], color=INK)
+        axes.plot(
+            [x[p].mean() for p in parts],
+            [y[p].mean() for p in parts],
+            color=INK,
+            gid=tipped("means of directions never seen"),
+        )
     axes.set_xlim(float(cosines[known].min()) - 0.08, 1.08)
     axes.xaxis.set_major_locator(MultipleLocator(0.5))
     axes.set_xlabel("cosine with the adapter's own direction")

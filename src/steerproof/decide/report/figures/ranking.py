@@ -18,10 +18,12 @@ from steerproof.decide.report.figures.marks import (
     rate_axis,
     rates_of,
     roll,
+    roll_height,
     say_empty,
     tipped,
 )
 from steerproof.decide.report.figures.palette import BLUE, FAINT, ORANGE, SERIES
+from steerproof.decide.report.figures.paper import below, narrow
 from steerproof.decide.report.inputs import ReportInputs, short_name
 from steerproof.decide.report.wording import sentence, signed
 from steerproof.spec.grid import CellKind
@@ -121,7 +123,7 @@ def rate_panels(
     everyone = {persona: rate for one in reversed(shown) for persona, rate in one.bridge.items()}
     numbers = numbered(everyone)
     with style():
-        figure, grid = panels(square_panels(len(shown)))
+        figure, grid = panels(square_panels(len(shown), len(numbers)))
         for place, (axes, one) in enumerate(zip(grid, shown, strict=True)):
             axes.set_title(one.title)
             rate_axis(axes, "bridge: firing rate under the own prompt", vertical=False)
@@ -131,9 +133,13 @@ def rate_panels(
         return drawing(figure, name, title, description, missing)
 
 
-def square_panels(columns: int) -> Layout:
-    """Square panels in a row, with room for the list of personas."""
-    return Layout(height=4.05, width=3.0 * columns + 2.6, left=0.65, right=ROLL, columns=columns)
+def square_panels(columns: int, personas: int) -> Layout:
+    """Square panels in a row, with room for the list of so many personas."""
+    beside = Layout(
+        height=4.05, width=3.0 * columns + 2.6, left=0.65, right=ROLL, columns=columns, square=True
+    )
+    # In a narrow column of a paper the list stands below.
+    return below(beside, roll_height(personas)) if narrow() else beside
 
 
 def _points(

@@ -29,6 +29,7 @@ from steerproof.decide.report.figures.palette import (
     PURPLE,
     SLATE,
 )
+from steerproof.decide.report.figures.paper import key_columns, narrow, paper_width
 from steerproof.decide.report.inputs import ReportInputs, short_name
 from steerproof.spec.strength import NONE, Strength
 
@@ -183,7 +184,7 @@ def strength_key(figure: Figure, look: Mapping[Strength, Look], left: float) -> 
     figure.legend(
         handles=handles,
         loc="upper left",
-        ncols=len(handles),
-        bbox_to_anchor=(left / WIDTH, 1.0),
+        ncols=key_columns(len(handles)),
+        bbox_to_anchor=(0.0 if narrow() else left / (paper_width() or WIDTH), 1.0),
         columnspacing=1.6,
     )
