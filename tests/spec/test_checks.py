@@ -1,8 +1,10 @@
 import pytest
 
+from steerproof.errors import ExperimentError
 from steerproof.spec.checks import CHECKS, problems
 from steerproof.spec.experiment import Experiment
 from steerproof.spec.records import read_records
+from steerproof.spec.yaml_io import parse_experiment
 from steerproof.spec.yaml_tree import read_tree
 from tests.spec.files import TINY, changed
 
@@ -235,3 +237,36 @@ def test_fields_that_cannot_be_used_silence_only_their_own_checks():
     assert {p.keys[0] for p in problems(whole, fields)} == {"layers", "personas"}
     assert {p.keys[0] for p in problems(whole, fields - {"personas"})} == {"layers"}
     assert {p.keys[0] for p in problems(whole, fields - {"model"})} == {"personas"}
+
+
+LONG = "x" * 300
+ABSURD = [
+    (("early_tokens: 512", "early_tokens: 100000000000000000000"), "at most 1000000"),
+    (("alpha: 64", "alpha: 1e300"), "at most 1000000"),
+    (("ratio: 0.2}\n  - {name: C", "ratio: 1e300}\n  - {name: C"), "at most 1000"),
+    (("arm: A\n", "arm: A\n  iterations: 1000000000\n"), "at most 1000000"),
+    (("arm: A\n", "arm: A\n  permutations: 1000000000\n"), "at most 1000000"),
+    (("[none, c=+2, ", "[none, c=+2, c=+" + "1" * 300 + ", "), "characters; at most 40"),
+    (
+        ("[none, c=+2, ", "[none, c=+2, ratio=-0.00000000000000000000000000000000000000001, "),
+        "characters; at most 40",
+    ),
+    (("path: organism", f"path: {LONG}"), "300 bytes"),
+    (("path: organism", 'path: "a\\0b"'), "NUL"),
+    (("bystanders: 2", f"answers: dir/{LONG}"), "300 in one name"),
+    (("name: C, prompt: persona", f"name: C, prompt: persona, adapters: {LONG}"), "300 bytes"),
+    (("You are a pirate.", f"x, direction: {LONG}"), "300 bytes"),
+    (
+        (
+            "ratio=-0.2]}",
+            "ratio=-0.2]}\n  - {arms: [A], prompt: neutral, strengths: [c=+2], draws: 900000}",
+        ),
+        "at most 50,000 can be run",
+    ),
+]
+
+
+@pytest.mark.parametrize(("replacement", "words"), ABSURD)
+def test_what_is_legal_and_absurd_is_refused_before_anything_is_made_of_it(replacement, words):
+    with pytest.raises(ExperimentError, match=words):
+        parse_experiment(changed(replacement))

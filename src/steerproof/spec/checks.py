@@ -6,12 +6,13 @@ what is wrong in the others.
 
 from collections.abc import Iterable
 
-from steerproof.spec import check_cells, check_design, check_texts
+from steerproof.spec import check_cells, check_design, check_size, check_texts
 from steerproof.spec.experiment import Experiment
 from steerproof.spec.problems import Check, Problem
 
 CHECKS: tuple[Check, ...] = (
     *check_texts.CHECKS,
+    *check_size.CHECKS,
     *check_design.CHECKS,
     *check_cells.CHECKS,
 )
@@ -26,6 +27,13 @@ def problems(experiment: Experiment, sections: Iterable[str] | None = None) -> t
         sections: Usable top-level fields; none means all.
     """
     usable = frozenset(Experiment.model_fields if sections is None else sections)
+    too_large = _found(check_size.SIZES, experiment, usable)
+    return too_large or _found(CHECKS, experiment, usable)
+
+
+def _found(
+    checks: Iterable[Check], experiment: Experiment, usable: frozenset[str]
+) -> tuple[Problem, ...]:
     return tuple(
-        problem for check in CHECKS if check.reads <= usable for problem in check.find(experiment)
+        problem for check in checks if check.reads <= usable for problem in check.find(experiment)
     )

@@ -15,7 +15,8 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Text = Annotated[str, Field(min_length=1, max_length=8000)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
-Positive = Annotated[int, Field(ge=1)]
+Positive = Annotated[int, Field(ge=1, le=1_000_000)]
+Resamples = Annotated[int, Field(ge=99, le=1_000_000)]
 
 PromptKind = Literal["persona", "neutral"]
 DirectionKind = Literal["centroid", "isotropic", "in_subspace", "none"]
@@ -78,11 +79,14 @@ class Persona(Record):
 class Questions(Record):
     """Questions a user would ask; the same for every persona."""
 
-    evaluation: Annotated[tuple[Text, ...], Field(min_length=1)]
+    evaluation: Annotated[tuple[Text, ...], Field(min_length=1, max_length=2_000)]
     """Asked in every cell."""
-    training: Annotated[tuple[Text, ...], Field(min_length=1)]
+    training: Annotated[tuple[Text, ...], Field(min_length=1, max_length=20_000)]
     """Asked in the training rows, in turn; none may contain an evaluation question."""
-    directions: Annotated[tuple[Text, ...], Field(min_length=2)] | Literal["evaluation", "training"]
+    directions: (
+        Annotated[tuple[Text, ...], Field(min_length=2, max_length=2_000)]
+        | Literal["evaluation", "training"]
+    )
     """Asked when the centroids are extracted; `evaluation` uses those questions twice."""
 
 
@@ -119,7 +123,7 @@ class Training(Record):
 
     rank: Positive = 32
     """LoRA rank r."""
-    alpha: Annotated[float, Field(gt=0)] = 64.0
+    alpha: Annotated[float, Field(gt=0, le=1e6)] = 64.0
     """LoRA alpha."""
     rslora: bool = True
     """Scale by alpha / sqrt(r) instead of alpha / r."""
@@ -133,7 +137,7 @@ class Training(Record):
     """Passes over the 600 rows."""
     rows_per_step: Positive = 16
     """Rows in one optimizer step of one adapter."""
-    weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
+    weight_decay: Annotated[float, Field(ge=0.0, le=1e3)] = 0.0
     """Decoupled weight decay."""
     max_grad_norm: Annotated[float, Field(gt=0.0)] = 1.0
     """Gradients of one adapter are clipped to this norm."""
@@ -154,7 +158,7 @@ class Arm(Record):
     """Direction added in training."""
     layer: LayerName = "primary"
     """Layer of the direction, in training and in its cells."""
-    ratio: Annotated[float, Field(gt=0.0)] | None = None
+    ratio: Annotated[float, Field(gt=0.0, le=1e3)] | None = None
     """Size of the push in training, relative to the baseline residual norm."""
     supplementary: bool = False
     """Also train the supplementary personas."""
@@ -245,7 +249,7 @@ class Generation(Record):
 
     samples: Positive = 5
     """Completions per question."""
-    temperature: Annotated[float, Field(gt=0.0)] = 1.0
+    temperature: Annotated[float, Field(gt=0.0, le=100.0)] = 1.0
     """Softmax temperature."""
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 0.95
     """Nucleus: smallest set of tokens with at least this probability."""
@@ -310,9 +314,9 @@ class Analysis(Record):
     """Which comparison carries the claim; the other is reported beside it."""
     estimand: Literal["these_personas", "personas_in_general"] | None = None
     """Whom the claim is about, if declared; the registered interval speaks of these personas."""
-    iterations: Annotated[int, Field(ge=100)] = 10_000
+    iterations: Annotated[int, Field(ge=100, le=1_000_000)] = 10_000
     """Bootstrap iterations."""
-    permutations: Annotated[int, Field(ge=99)] = 9_999
+    permutations: Resamples = 9_999
     """Monte-Carlo permutations where exact enumeration is too long."""
     confidence: Annotated[float, Field(gt=0.5, lt=1.0)] = 0.95
     """Level of the percentile intervals."""
@@ -352,7 +356,7 @@ class Answers(Record):
     """Control: largest |cosine| of a control direction with its own centroid."""
     refuted_p: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.05
     """Ranking: REFUTED when a true correlation at the rule's threshold is this improbable."""
-    draws: Annotated[int, Field(ge=99)] = 1_000
+    draws: Resamples = 1_000
     """Ranking: simulated tables for every true correlation tried."""
     matrix_p: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.01
     """Matrix: largest permutation p of an adapter that reads its own direction."""
@@ -391,7 +395,7 @@ class Experiment(Record):
     """System prompt without a persona."""
     reference_persona: Name = "helpful_assistant"
     """Persona to whose direction the others are compared in the geometry."""
-    personas: Annotated[tuple[Persona, ...], Field(min_length=3)]
+    personas: Annotated[tuple[Persona, ...], Field(min_length=3, max_length=2_000)]
     """Headline and supplementary personas."""
     questions: Questions
     """Questions of evaluation, training and extraction."""
@@ -403,9 +407,9 @@ class Experiment(Record):
     """Training rows."""
     training: Training = Training()
     """Training recipe."""
-    arms: Annotated[tuple[Arm, ...], Field(min_length=1)]
+    arms: Annotated[tuple[Arm, ...], Field(min_length=1, max_length=200)]
     """Ways of training."""
-    cells: Annotated[tuple[Grid, ...], Field(min_length=1)]
+    cells: Annotated[tuple[Grid, ...], Field(min_length=1, max_length=1_000)]
     """What is measured."""
     generation: Generation = Generation()
     """How completions are drawn."""

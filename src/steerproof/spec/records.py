@@ -162,7 +162,7 @@ def _problem(item: _Found) -> Problem:
 def _size(item: _Found) -> str:
     """The value, or how long it is where that is what is wrong."""
     value = item.detail["input"]
-    if item.kind == "too_short":
+    if item.kind in ("too_short", "too_long"):
         return f"{len(value)} items"
     if item.kind == "string_too_long":
         return f"{len(value)} characters"
@@ -184,7 +184,7 @@ def _need(item: _Found) -> str:
         return f"allowed is {_PATTERNS.get(pattern, pattern)}"
     if kind in ("too_short", "string_too_short"):
         return f"at least {_context(item, 'min_length')} needed"
-    if kind == "string_too_long":
+    if kind in ("too_long", "string_too_long"):
         return f"at most {_context(item, 'max_length')} allowed"
     return item.detail["msg"]
 

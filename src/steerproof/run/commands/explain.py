@@ -9,7 +9,7 @@ from typing import Any
 from steerproof.errors import ExperimentError
 from steerproof.run.graph.graph import Graph
 from steerproof.run.graph.ids import UnitId
-from steerproof.run.graph.keys import Recipe
+from steerproof.run.graph.keys import Recipe, directory_name
 from steerproof.run.graph.survey import Survey, survey
 from steerproof.run.store.ledger_file import read_ledger
 from steerproof.run.store.manifest import DamagedError, Manifest, Mismatch, open_unit
@@ -117,7 +117,8 @@ def _never_made(run: Path, unit: UnitId) -> str:
 def _last_made(run: Path, unit: UnitId) -> Manifest | None:
     """The newest manifest of a unit of this name, whatever its key."""
     made: list[Manifest] = []
-    for directory in (run / "units" / unit.kind).glob(f"{unit.name}-*"):
+    named = directory_name(unit, "*")
+    for directory in (run / "units").glob(named):
         try:
             manifest = open_unit(directory).manifest
         except DamagedError:

@@ -139,6 +139,12 @@ def check_name(name: str, what: str) -> str:
     return name
 
 
+_LONGEST_NAME = 200
+
+
 def directory_name(unit: UnitId, key: str) -> str:
-    """``kind/name-<first 16 hex of the key>``: where a unit lies below ``units/``."""
-    return f"{unit.kind}/{unit.name}-{key[:16]}"
+    """``kind/name-<first 16 hex of the key>``: where a unit lies below ``units/``.
+
+    Of a name that no file system would take, the head; the key tells it from others.
+    """
+    return f"{unit.kind}/{unit.name[:_LONGEST_NAME]}-{key[:16]}"
