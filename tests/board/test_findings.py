@@ -11,7 +11,8 @@ import pytest
 
 from steerproof.board import cards, entries, recipe
 from steerproof.run.artefacts.verdict import read_head
-from steerproof.spec.experiment import Analysis, Model, Training
+from steerproof.spec.experiment import Model, Training
+from steerproof.spec.judging import Analysis
 from tests.board import rig
 from tests.board.conftest import until
 from tests.board.test_pages import column_of, propose

@@ -7,7 +7,8 @@ import pytest
 
 from steerproof.board import comments, entries, users
 from steerproof.board.server import COMMAND
-from steerproof.spec.experiment import Analysis, Arm, Dataset, Generation, Grid, Layers, Model
+from steerproof.spec.experiment import Arm, Dataset, Generation, Grid, Layers, Model
+from steerproof.spec.judging import Analysis
 from tests.board.conftest import PASSWORD, Served
 from tests.board.test_browser import Watched
 from tests.board.test_proposals import PAGE

@@ -28,8 +28,9 @@ from steerproof.decide.report.inputs import (
 )
 from steerproof.decide.review.evidence import Objection
 from steerproof.spec.changes import Change
-from steerproof.spec.experiment import Analysis, Experiment, Layers, Model, Persona, Questions
+from steerproof.spec.experiment import Experiment, Layers, Model, Persona, Questions
 from steerproof.spec.grid import Cell, adapters, cells
+from steerproof.spec.judging import Analysis
 from steerproof.spec.lock import Deviation, Lock
 from steerproof.spec.strength import NONE
 from tests.experiments import small_experiment

@@ -6,8 +6,9 @@ from dataclasses import fields
 import numpy as np
 
 from steerproof.decide.analysis.rates import CellCounts, RateRow, RateTable
-from steerproof.spec.experiment import Analysis, Experiment, Generation, Persona, Questions
+from steerproof.spec.experiment import Experiment, Generation, Persona, Questions
 from steerproof.spec.grid import Cell, CellKind
+from steerproof.spec.judging import Analysis
 from steerproof.spec.strength import Strength
 from tests.experiments import small_experiment
 

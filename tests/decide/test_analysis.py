@@ -11,8 +11,8 @@ from steerproof.decide.analysis.analyze import analyze
 from steerproof.decide.analysis.records import ControlArm, SignCheck, to_json
 from steerproof.decide.analysis.rule import Outcome, Verdict
 from steerproof.errors import ExperimentError
-from steerproof.spec.experiment import Analysis
 from steerproof.spec.grid import CellKind
+from steerproof.spec.judging import Analysis
 from steerproof.spec.strength import Strength
 from tests.decide.tables import (
     FLAT,

@@ -18,8 +18,9 @@ from steerproof.decide.analysis.records import to_json
 from steerproof.decide.analysis.rig import Rig
 from steerproof.decide.analysis.rule import Verdict
 from steerproof.spec.draws import bystanders, trained_directions
-from steerproof.spec.experiment import Analysis, Answers, Experiment
+from steerproof.spec.experiment import Experiment
 from steerproof.spec.grid import Cell, CellKind
+from steerproof.spec.judging import Analysis, Answers
 from steerproof.spec.strength import NONE, Strength
 from tests.decide.tables import (
     FLAT,

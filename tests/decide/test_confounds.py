@@ -23,8 +23,9 @@ from steerproof.decide.analysis.rig import Rig
 from steerproof.decide.report.inputs import ReportInputs
 from steerproof.decide.report.page import page
 from steerproof.decide.report.view import confound_rows, outcome_rows
-from steerproof.spec.experiment import Analysis, Persona
+from steerproof.spec.experiment import Persona
 from steerproof.spec.grid import Cell, CellKind
+from steerproof.spec.judging import Analysis
 from steerproof.spec.strength import Strength
 from tests.decide.tables import TEN, cell_of, steered, supported, table, ten_personas
 from tests.decide.test_report import spoken

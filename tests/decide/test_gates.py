@@ -13,7 +13,7 @@ from steerproof.decide.analysis.gates import (
     neutral,
 )
 from steerproof.decide.analysis.reliability import reliability
-from steerproof.spec.experiment import Answers
+from steerproof.spec.judging import Answers
 from tests.decide.trials import BRIDGE, ORGANISM, SMOLLM2, pushes_of, texts_of, values_of
 
 LIMITS = Answers()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from steerproof.decide.analysis.kills import ArmRates, Kill, kills
-from steerproof.spec.experiment import Analysis
+from steerproof.spec.judging import Analysis
 
 UP = np.arange(10.0) / 10
 NAN = np.full(10, np.nan)

@@ -13,8 +13,8 @@ from steerproof.decide.analysis.rule import Verdict, outcomes, verdict_of
 from steerproof.decide.report.page import page
 from steerproof.decide.report.view import kill_rows
 from steerproof.decide.review.objections_design import design_objections
-from steerproof.spec.experiment import Analysis
 from steerproof.spec.grid import CellKind
+from steerproof.spec.judging import Analysis
 from steerproof.spec.registration import markdown
 from steerproof.spec.strength import Strength
 from tests.decide import report_example as example

@@ -14,7 +14,8 @@ from steerproof.decide.analysis.calibration import (
 from steerproof.decide.review.evidence import Evidence, Objection, unknown
 from steerproof.decide.review.objections import objections
 from steerproof.decide.review.objections_design import similarity
-from steerproof.spec.experiment import Analysis, Arm, Experiment, Grid, Questions
+from steerproof.spec.experiment import Arm, Experiment, Grid, Questions
+from steerproof.spec.judging import Analysis
 from tests.experiments import small_experiment
 
 THINGS = ("sea", "sky", "hill", "road", "farm", "lake", "wood", "park", "mill", "port")

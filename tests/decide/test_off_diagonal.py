@@ -15,8 +15,9 @@ from steerproof.decide.analysis.records import to_json
 from steerproof.decide.review.objections_design import design_objections
 from steerproof.errors import ExperimentError
 from steerproof.spec.check_design import measured_strengths
-from steerproof.spec.experiment import Analysis, Arm, Grid
+from steerproof.spec.experiment import Arm, Grid
 from steerproof.spec.grid import Cell, CellKind
+from steerproof.spec.judging import Analysis
 from steerproof.spec.strength import NONE, Strength
 from tests.decide.tables import FLAT, RISING, TEN, rows_of, steered, supported, table, ten_personas
 

@@ -24,8 +24,8 @@ from steerproof.decide.review.power import (
     trial_of,
 )
 from steerproof.decide.review.simulation import Design, Margin, RateModel, pearson_of, simulate
-from steerproof.spec.experiment import Analysis
 from steerproof.spec.grid import CellKind
+from steerproof.spec.judging import Analysis
 from tests.decide.tables import TEN, cell_of, steered, ten_personas
 from tools.power_figures import error_rates, error_table, size_table, sizes
 from tools.power_study import REGISTERED, with_tables

@@ -8,8 +8,8 @@ from scipy import stats
 
 from steerproof.decide.analysis.case import case_of
 from steerproof.decide.analysis.mechanism import compared_with, other_pushes
-from steerproof.spec.experiment import Analysis
 from steerproof.spec.grid import CellKind
+from steerproof.spec.judging import Analysis
 from tests.decide.tables import RISING, TEN, cell_of, steered, supported, table, ten_personas
 
 AT_PROMPT = dataclasses.replace(steered("A", "ratio=+0.2"), tokens="prompt")

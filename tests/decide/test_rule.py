@@ -14,7 +14,7 @@ from steerproof.decide.analysis.rule import (
     passes,
     verdict_of,
 )
-from steerproof.spec.experiment import Analysis
+from steerproof.spec.judging import Analysis
 
 ANALYSIS = Analysis()
 NAN = float("nan")

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from steerproof.decide.analysis.seeds import one_training, seed_agreement
-from steerproof.spec.experiment import Answers
+from steerproof.spec.judging import Answers
 
 
 def test_agreement_is_the_two_way_intraclass_correlation_of_shrout_and_fleiss():

@@ -173,6 +173,18 @@ def test_an_adapter_that_gives_nan_fails_its_own_cells_only():
             assert isinstance(found, ModelError) == (row.adapter is broken)
 
 
+def test_an_adapter_that_changes_nothing_kills_the_canaries_of_its_cells_and_no_other():
+    rows = one_per_cell()
+    trained = next(row.adapter for row in rows if row.adapter is not None)
+    fresh = fresh_weights(lora_sites(base_of("qwen2")), trained.spec, 1)
+    rows = [replace(row, adapter=fresh) if row.adapter is trained else row for row in rows]
+    for row, seen in zip(
+        rows, canaries(subject_of(base_of("qwen2"), rows, audit_every=1), rows, TEXT), strict=True
+    ):
+        assert isinstance(seen, Canary) == (row.adapter is not fresh)
+        assert isinstance(seen, Canary) or "changes nothing" in str(seen)
+
+
 def test_a_canary_needs_a_text():
     with pytest.raises(ModelError, match="at least one token"):
         canaries(subject("qwen2"), one_per_cell(), ())

@@ -1,11 +1,14 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
+from steerproof.decide.analysis.calibration import layer_gate
 from steerproof.errors import SteeringError
 from steerproof.model.chat import chat_ids
 from steerproof.spec.seeds import derived_seed
+from steerproof.spec.yaml_io import load_experiment
 from steerproof.study.calibration import calibrate
 from steerproof.study.directions import (
     Prompts,
@@ -126,6 +129,18 @@ def test_calibration_reports_norms_and_gates():
     assert c.cosines["a"]["b"] == pytest.approx(
         float(torch.nn.functional.cosine_similarity(d.centroid[0], d.centroid[1], dim=0)), abs=1e-6
     )
+
+
+def test_where_no_persona_moves_the_residual_the_neutral_prompt_has_no_cosine_and_no_zero():
+    alike = residuals()
+    alike = replace(alike, by_persona=torch.ones_like(alike.by_persona))
+    d = from_residuals(alike, headline=HEADLINE, seed=1)
+    c = calibrate(alike, d, headline=HEADLINE, reference="extra", seed=0)
+    assert c.neutral_cosine_max is None
+    zlt = load_experiment("zlt").experiment
+    gate = layer_gate(zlt, replace(c, personas=dict.fromkeys(zlt.headline, c.personas["a"])))
+    assert gate.passed is None
+    assert "no headline persona's direction has a length" in gate.reason
 
 
 def test_calibration_holds_the_cosines_of_the_controls():

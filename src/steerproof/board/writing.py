@@ -94,16 +94,17 @@ def _written(fields: Fields, lineage: tuple[int, ...] = ()) -> Proposal:
     title = " ".join(fields.get("title", "").split())
     if not title:
         return parse_proposal(text)
-    values: dict[str, object] = {"title": title}
-    for name in ("kind", "parent"):
-        if given := fields.get(name, "").strip():
-            values[name] = given
-    if lineage:
-        values["lineage"] = list(lineage)
-    if tags := [tag.strip() for tag in fields.get("tags", "").split(",") if tag.strip()]:
-        values["tags"] = tags
+    values = {
+        "title": title,
+        "kind": fields.get("kind", "").strip(),
+        "parent": fields.get("parent", "").strip(),
+        "lineage": lineage,
+        "tags": [tag.strip() for tag in fields.get("tags", "").split(",") if tag.strip()],
+    }
     # JSON is YAML: whatever is typed stays a text.
     front = "\n".join(
-        f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in values.items()
+        f"{name}: {json.dumps(value, ensure_ascii=False)}"
+        for name, value in values.items()
+        if value
     )
     return parse_proposal(f"---\n{front}\n---\n{text}\n")

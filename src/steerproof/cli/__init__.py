@@ -16,6 +16,7 @@ import typer
 import steerproof
 from steerproof import tables
 from steerproof.cli import adapters, directions
+from steerproof.cli import board as boarding
 from steerproof.cli import sweep as sweeping
 from steerproof.cli.output import (
     Device,
@@ -25,7 +26,6 @@ from steerproof.cli.output import (
     Source,
     Where,
     complain,
-    needing,
     say,
 )
 from steerproof.errors import MachineError, SteerproofError
@@ -240,15 +240,14 @@ def explain(directory: RunDir, unit: str, as_json: Json = False) -> None:
 @app.command()
 def verify(directory: RunDir, as_json: Json = False) -> None:
     """Hash every file again; exit code 7 if one is not what its manifest says."""
-    import shlex
-
+    from steerproof.run.commands.session import to_go_on
     from steerproof.run.commands.verify import raise_mismatches
     from steerproof.run.commands.verify import verify as rehash
 
     mismatches = rehash(directory)
     if as_json:
         say(mismatches, as_json, str)
-    raise_mismatches(mismatches, shlex.join(["steerproof", "run", str(directory)]))
+    raise_mismatches(mismatches, to_go_on(directory))
     if not as_json:
         say(None, as_json, lambda: f"every file in {directory} matches its recorded hash")
 
@@ -332,62 +331,9 @@ def power(
     say(to_json(found), as_json, lambda: tables.power_table(found))
 
 
-@app.command()
-def propose(
-    file: Annotated[Path, typer.Argument(help="Markdown with front matter, or a proposal's text.")],
-    experiment: Annotated[str | None, typer.Option(help="Its experiment file or name.")] = None,
-    board_dir: Annotated[Path, typer.Option(help="The board's own data.")] = Path("board"),
-    as_json: Json = False,
-) -> None:
-    """Put a proposal on the board."""
-    with needing("board"):
-        from steerproof.board.entries import propose as put
-
-    entry = put(file, experiment, board_dir)
-    text = f"#{entry.number} {entry.title}: proposed. See it with: steerproof board runs"
-    say(entry, as_json, lambda: clean(text))
-
-
-@app.command()
-def board(
-    runs: Annotated[
-        list[Path] | None, typer.Argument(help="Run directories, or their parents.")
-    ] = None,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8765,
-    host: Annotated[str, typer.Option(help="Address; beyond loopback users must exist.")] = (
-        "127.0.0.1"
-    ),
-    name: Annotated[list[str] | None, typer.Option(help="Another name of this host.")] = None,
-    board_dir: Annotated[Path, typer.Option(help="The board's own data.")] = Path("board"),
-) -> None:
-    """The web page over run directories, on loopback."""
-    with needing("board"):
-        from steerproof.board.server import serve
-
-    for number in (signal.SIGINT, signal.SIGTERM):  # the usual end of a server is no interruption
-        signal.signal(number, lambda _signal, _frame: sys.exit(0))
-    serve(
-        runs or [Path("runs")],
-        board_dir,
-        port=port,
-        host=host,
-        names=name or (),
-        announce=lambda line: print(clean(line), flush=True),
-    )
-
-
-@app.command("add-user")
-def add_user(
-    name: str,
-    board_dir: Annotated[Path, typer.Option(help="The board's own data.")] = Path("board"),
-) -> None:
-    """Create a user of the board, or give one a new password."""
-    with needing("board"):
-        from steerproof.board.users import add_user as add
-
-    password = typer.prompt("password", hide_input=True, confirmation_prompt=True)
-    add(board_dir, name, password)
-    say(None, False, lambda: f"user {name} may sign in")
+app.command()(boarding.propose)
+app.command()(boarding.board)
+app.command("add-user")(boarding.add_user)
 
 
 @app.command(add_help_option=False, context_settings={"ignore_unknown_options": True})

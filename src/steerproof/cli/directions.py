@@ -70,9 +70,7 @@ def export_file(
     strength: Annotated[
         str, typer.Option(help="What an engine multiplies by: c=+2, or ratio=+0.2.")
     ] = "c=+1",
-    kind: Annotated[str, typer.Option(help="Of a run: centroid, isotropic, in_subspace.")] = (
-        "centroid"
-    ),
+    kind: Annotated[str, typer.Option(help="Of a run: centroid or a control.")] = ("centroid"),
     model: Model = None,
     revision: Revision = None,
 ) -> None:
@@ -178,9 +176,10 @@ def _of_run(run: Path, kind: str) -> tuple["Direction", ...]:
     from steerproof.run.graph.environment import model_path
     from steerproof.run.graph.survey import recorded
     from steerproof.run.store.registration import SPEC
+    from steerproof.spec.experiment import CONTROL_KINDS
     from steerproof.spec.yaml_io import load_experiment
 
-    kinds = ("centroid", "isotropic", "in_subspace")
+    kinds = ("centroid", *CONTROL_KINDS)
     if kind not in kinds:
         raise SteerproofError(f"--kind {kind}: allowed are {', '.join(kinds)}")
     loaded = load_experiment(run / SPEC)

@@ -1,7 +1,7 @@
 """The `steerproof sweep` command: many runs that share, one table and one figure over all."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -43,14 +43,7 @@ def sweep(
 ) -> None:
     """Run an experiment at many settings; exploratory. The same command resumes."""
     from steerproof import tables
-    from steerproof.progress import following
-    from steerproof.run.commands.sweep import (
-        foreseen,
-        publish_sweep,
-        read_sweep,
-        run_sweep,
-        sweep_sessions,
-    )
+    from steerproof.run.commands.sweep import foreseen, publish_sweep, read_sweep, sweep_sessions
     from steerproof.run.driver.workers import choose_device
     from steerproof.spec.settings import parse_setting
     from steerproof.spec.sweep import asked_runs, parse_axis
@@ -66,24 +59,31 @@ def sweep(
         say(ahead, as_json, lambda: clean(ahead.words))
         return
     typer.echo(clean(ahead.words), err=True)
-
-    def show(session: "Session", do: "Callable[[Listener], None]") -> None:
-        with following(sys.stderr, session.run.name) as listener:
-            do(listener)
-
-    def hands(session: "Session") -> "Executor":
-        return _executor(session, executor, chosen, workers)
-
-    failures, stopped = run_sweep(sessions, hands, listen=show)
-    if stopped:
-        complain("stopped; finished units are kept, and the same command goes on")
-        raise SystemExit(_INTERRUPTED)
+    failures = _run_all(sessions, lambda session: _executor(session, executor, chosen, workers))
     found = read_sweep(asked, sessions, failures, draws)
     publish_sweep(place, found)
     say(found, as_json, lambda: tables.sweep_tables(found, place))
     if failures:
         lines = [f"{run.name}: {said}" for run, said in failures.items()]
         raise UnitsFailedError("\n".join([f"{len(failures)} runs failed in part:", *lines]))
+
+
+def _run_all(
+    sessions: "Sequence[Session]", hands: "Callable[[Session], Executor]"
+) -> "Mapping[Path, str]":
+    """Do every run, with progress on stderr; returns what failed, by run. Stopping ends here."""
+    from steerproof.progress import following
+    from steerproof.run.commands.sweep import run_sweep
+
+    def show(session: "Session", do: "Callable[[Listener], None]") -> None:
+        with following(sys.stderr, session.run.name) as listener:
+            do(listener)
+
+    failures, stopped = run_sweep(sessions, hands, listen=show)
+    if stopped:
+        complain("stopped; finished units are kept, and the same command goes on")
+        raise SystemExit(_INTERRUPTED)
+    return failures
 
 
 def _executor(session: "Session", name: str, device: str, workers: int | None) -> "Executor":

@@ -2,7 +2,8 @@
 
 Steering that silently does nothing is the commonest failure of tools of this kind. A canary per
 cell scores one text through the pool, among the rows of all other cells. Its log-probabilities must
-be those of that row alone, and what the push changes in them must be what it changes alone.
+be those of that row alone, and what the push changes in them must be what it changes alone. An
+adapter must change something.
 
 The truth is a plain pass of the row alone in float32. In half precision the pool is rounded in
 other places than the row alone is, but not more: it may be as far from the truth as the row alone
@@ -24,6 +25,7 @@ from torch import Tensor
 
 from steerproof.engine.exact import HALF, in_float32
 from steerproof.engine.forced import decoded_log_probs
+from steerproof.engine.lora.weights import LoraWeights
 from steerproof.engine.rows import Row
 from steerproof.engine.score import log_probs_alone
 from steerproof.engine.subject import Subject, subject_of
@@ -112,7 +114,8 @@ def canaries(
 
     Returns:
         For each row what was seen, or what is wrong with its cell: a `ModelError` where the pool
-        computes something else than the row alone, a `SteeringError` where the push does.
+        computes something else than the row alone or the adapter changes nothing, a
+        `SteeringError` where the push does.
 
     Raises:
         ModelError: The text has no token.
@@ -126,10 +129,27 @@ def canaries(
     exact = _ROUNDING.get(subject.base.dtype)
     usual = exact or _middle([scores.rounding for scores in pushed])
     usual_change = exact or _middle([change.rounding for change in changes])
+    silent = _silent(subject, still, unpushed, text)
     return [
-        _judged(row, scores, change, usual, usual_change)
+        _unread(row) if row.adapter in silent else _judged(row, scores, change, usual, usual_change)
         for row, scores, change in zip(rows, pushed, changes, strict=True)
     ]
+
+
+def _silent(
+    subject: Subject, still: Sequence[Row], unpushed: Sequence[_Scores], text: Sequence[int]
+) -> set[LoraWeights | None]:
+    """The adapters under which a text is, to the last bit, what it is under the bare base."""
+    places = {row.adapter: i for i, row in enumerate(still) if row.adapter is not None}
+    bare = [replace(still[i], adapter=None) for i in places.values()]
+    known = zip(places.items(), log_probs_alone(subject, bare, text), strict=True)
+    return {adapter for (adapter, i), base in known if torch.equal(unpushed[i].alone, base)}
+
+
+def _unread(row: Row) -> ModelError:
+    return ModelError(
+        f"{row.cell}: the adapter changes nothing in a fixed text: not trained, or not loaded"
+    )
 
 
 def _scored(subject: Subject, rows: Sequence[Row], text: Sequence[int]) -> list[_Scores]:

@@ -4,7 +4,8 @@ import re
 from collections.abc import Iterator
 
 from steerproof.spec.adapter_source import AdapterSource
-from steerproof.spec.experiment import Analysis, Arm, Experiment, PromptKind
+from steerproof.spec.experiment import CONTROL_KINDS, Arm, Experiment, PromptKind
+from steerproof.spec.judging import Analysis
 from steerproof.spec.problems import Check, Keys, Problem, did_you_mean, shown, twice
 from steerproof.spec.strength import NONE, Strength
 
@@ -186,11 +187,11 @@ def _control_arms(experiment: Experiment) -> Iterator[Problem]:
     analysis, arms = experiment.analysis, {arm.name: arm for arm in experiment.arms}
     isotropic = arms.get(analysis.isotropic_arm or "")
     contrast = arms.get(analysis.contrast_arm or "")
-    if isotropic is not None and isotropic.direction not in ("isotropic", "in_subspace"):
+    if isotropic is not None and isotropic.direction not in CONTROL_KINDS:
         yield Problem(
             keys=("analysis", "isotropic_arm"),
             message=f"arm {isotropic.name} has direction {isotropic.direction}; "
-            "the control needs `isotropic` or `in_subspace`",
+            f"the control needs {' or '.join(f'`{kind}`' for kind in CONTROL_KINDS)}",
         )
     if contrast is not None and contrast.layer != "contrast":
         message = f"arm {contrast.name} is at layer {contrast.layer}; it needs `layer: contrast`"

@@ -5,43 +5,24 @@ whole record hashes to the pre-registration. Problems are collected and reported
 (`steerproof.spec.yaml_io` turns them into `file:line:column`).
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from steerproof.spec.judging import Analysis, Answers, Gates
+from steerproof.spec.record import FileName, Name, Positive, Record, Share, Text, later
 from steerproof.spec.strength import NONE, Strength
-
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
-FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-Text = Annotated[str, Field(min_length=1, max_length=8000)]
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
-Positive = Annotated[int, Field(ge=1, le=1_000_000)]
-Resamples = Annotated[int, Field(ge=99, le=1_000_000)]
 
 PromptKind = Literal["persona", "neutral"]
 DirectionKind = Literal["centroid", "isotropic", "in_subspace", "none"]
+CONTROL_KINDS = ("isotropic", "in_subspace")
+"""Directions drawn at random, each of the length of the centroid that it is held against."""
 LayerName = Literal["primary", "contrast"]
 Tokens = Literal["all", "prompt", "generated", "last_prompt"]
 Operation = Literal["add", "remove"]
 Texts = Literal["common", "own", "both"]
 WHOSE = ("own", "others", "all")
 """What `of` and `prompt_of` can say besides a persona's name; no persona is called so."""
-
-
-def _later(default: object) -> Any:
-    """A field that is written out only where it is used.
-
-    It came after experiments had been locked and units made, whose hashes have to stay.
-    """
-    return Field(default=default, exclude_if=lambda value: value == default)
-
-
-class Record(BaseModel):
-    """A frozen, strict record: no unknown keys, no silent conversion."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True
-    )
 
 
 class Model(Record):
@@ -58,7 +39,7 @@ class Model(Record):
     """Number of decoder blocks; checked against the model, so that layers can be checked first."""
     system_role: Literal["system", "user"] = "system"
     """Where the system prompt goes: its own role, or before the question for templates without."""
-    template_options: dict[str, str | int | float | bool] = _later({})
+    template_options: dict[str, str | int | float | bool] = later({})
     """What the chat template is told besides the messages, such as `enable_thinking: false`."""
 
 
@@ -71,7 +52,7 @@ class Persona(Record):
     """System prompt; empty only for a supplementary persona (the model's default)."""
     headline: bool = True
     """Takes part in rankings; supplementary ones are trained and reported only."""
-    direction: Text | None = _later(None)
+    direction: Text | None = later(None)
     """File with its direction, in any format that `steerproof directions` reads, in place of its
     centroid; none extracts it."""
 
@@ -167,7 +148,7 @@ class Arm(Record):
     adapters: Text | None = None
     """Existing PEFT adapters, `DIR`, `DIR/lora_{persona}` or `owner/name@COMMIT:folder`, one folder
     per persona; none trains them."""
-    untrained: bool = _later(False)
+    untrained: bool = later(False)
     """The base model itself: no adapter; its cells say what pushes and prompts do alone."""
 
     @model_validator(mode="after")
@@ -215,20 +196,20 @@ class Grid(Record):
     """Direction at measurement; none means the arm's own (centroid for a prompt-only arm)."""
     layer: LayerName | None = None
     """Layer at measurement; none means the arm's own."""
-    of: Name = _later("own")
+    of: Name = later("own")
     """Whose direction: the adapter's `own`, the `others`', `all` headline ones, or a persona's."""
-    prompt_of: Name = _later("own")
+    prompt_of: Name = later("own")
     """Whose prompt, under `prompt: persona`: `own`, `others`, `all` headline ones, or a name."""
-    draws: Positive | None = _later(None)
+    draws: Positive | None = later(None)
     """Fresh random directions per adapter, on which nothing was trained, instead of the one."""
-    tokens: Tokens = _later("all")
+    tokens: Tokens = later("all")
     """Where it pushes: at all tokens, the prompt's, the generated ones, or the last of the prompt.
     """
-    operation: Operation = _later("add")
+    operation: Operation = later("add")
     """`add` the direction, or `remove` it: take that share `c` of the residual's component away."""
-    samples: Positive | None = _later(None)
+    samples: Positive | None = later(None)
     """Completions per question; none means `generation.samples`."""
-    graded: Texts | None = _later(None)
+    graded: Texts | None = later(None)
     """Texts at whose end the marker is weighed against the end of turn: the `common` answers, the
     cell's `own` completions, or `both`; none leaves it out."""
 
@@ -264,114 +245,10 @@ class Scoring(Record):
     """Regular expression of a near miss; none derives it from the marker's characters."""
     early_tokens: Positive = 512
     """Also report whether the marker fired within this many tokens."""
-    readout: Name = _later("marker")
+    readout: Name = later("marker")
     """What completions are marked by; `marker` is a case-insensitive substring."""
-    common_answers: Positive = _later(1)
+    common_answers: Positive = later(1)
     """Answers of the base model per evaluation question, at whose end `graded` cells are read."""
-
-
-class Thresholds(Record):
-    """The numbers of the rule and of the kills."""
-
-    rho: Annotated[float, Field(ge=-1.0, le=1.0)] = 0.6
-    """An arm passes at this Spearman correlation or above, with a lower bound above 0."""
-    uniform_zero_rate: Share = 0.05
-    """uniform_zero: every steered centroid cell at or below this rate."""
-    baseline_steered: float = 0.7
-    """baseline_rate_driven: rho(unsteered neutral, steered) at or above this ..."""
-    baseline_bridge: float = 0.6
-    """... and rho(unsteered neutral, bridge) at or above this."""
-    inverted_share: Share = 0.5
-    """sign_inverted: share of personas whose steered rate is below their unsteered rate."""
-    no_correlation: float = 0.4
-    """no_correlation: rho below this."""
-    specific_rho: float = 0.1
-    """direction_not_specific: rho(centroid) - rho(isotropic) below this (and equal rates)."""
-
-
-class Analysis(Record):
-    """The registered analysis."""
-
-    arm: Name = "A"
-    """Arm of the hypothesis."""
-    baseline_arm: Name | None = "C"
-    """Arm that must fail the same rule."""
-    isotropic_arm: Name | None = "A-iso"
-    """Control arm that must fail; none if the table has the arm's own isotropic cells."""
-    contrast_arm: Name | None = "A-L10"
-    """Arm at the contrast layer."""
-    bridge_arm: Name = "C"
-    """The prompted, unsteered rate of this arm is the reference ranking."""
-    primary_strength: Strength = Strength(kind="c", number=2.0)
-    """Strength of the registered test."""
-    co_primary_strength: Strength | None = Strength(kind="ratio", number=0.2)
-    """A pass at one of the two strengths only is called magnitude-bound."""
-    negative_strength: Strength | None = Strength(kind="ratio", number=-0.2)
-    """Strength of the sign check, against the co-primary."""
-    load_bearing: Literal["steered_vs_baseline_arm", "steered_vs_prompted"] = (
-        "steered_vs_baseline_arm"
-    )
-    """Which comparison carries the claim; the other is reported beside it."""
-    estimand: Literal["these_personas", "personas_in_general"] | None = None
-    """Whom the claim is about, if declared; the registered interval speaks of these personas."""
-    iterations: Annotated[int, Field(ge=100, le=1_000_000)] = 10_000
-    """Bootstrap iterations."""
-    permutations: Resamples = 9_999
-    """Monte-Carlo permutations where exact enumeration is too long."""
-    confidence: Annotated[float, Field(gt=0.5, lt=1.0)] = 0.95
-    """Level of the percentile intervals."""
-    max_undefined: Share = 0.01
-    """A larger share of undefined resamples makes the result inconclusive."""
-    thresholds: Thresholds = Thresholds()
-    """The numbers of the rule and of the kills."""
-
-
-class Gates(Record):
-    """Numbers that the directions must satisfy before anything is trained."""
-
-    neutral_cosine: Share = 0.5
-    """Largest |cosine| between the neutral prompt's centred vector and any persona's."""
-
-
-class Answers(Record):
-    """Numbers of the answers that stand beside the registered one: gates, ranking, matrix."""
-
-    installed: Share = 0.20
-    """Installed: lower bound of the prompted arm's mean rate under its own prompt over others."""
-    installed_each: Share = 0.10
-    """Installed: a persona counts when its own difference is at least this ..."""
-    installed_share: Share = 0.8
-    """... and so large a share of the personas must count."""
-    attainable: Share = 0.80
-    """Attainable: least correlation that a perfect relation would show through the noise."""
-    coherence_loss: Share = 0.10
-    """Coherent: largest loss of coherent completions against the unsteered ones of the arm."""
-    repetition: Share = 0.3
-    """A completion that ended is coherent up to this share of repeated token 3-grams."""
-    dose_ratio: Annotated[float, Field(ge=1.0)] = 1.25
-    """Equal dose: largest push over smallest, over personas."""
-    dose_rho: Share = 0.7
-    """From this |rank correlation| of rate and push on, the push is said to order the rates."""
-    control_cosine: Share = 0.30
-    """Control: largest |cosine| of a control direction with its own centroid."""
-    refuted_p: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.05
-    """Ranking: REFUTED when a true correlation at the rule's threshold is this improbable."""
-    draws: Resamples = 1_000
-    """Ranking: simulated tables for every true correlation tried."""
-    matrix_p: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.01
-    """Matrix: largest permutation p of an adapter that reads its own direction."""
-    least_rate: Share = 0.10
-    """Matrix: a smaller difference of rates does not matter."""
-    least_nats: Annotated[float, Field(gt=0.0)] = 1.0
-    """Matrix: the same of margins, in nats."""
-    subspace_rate: Share = 0.05
-    """Matrix: held-out centroids over random directions by this read the persona subspace."""
-    prompt_nats: Annotated[float, Field(gt=0.0)] = 3.0
-    """Matrix: the prompt's selectivity must exceed this for a fraction of it to be given."""
-    seed_agreement: Share = 0.5
-    """Seeds: intraclass correlation from which on a ranking is one of personas."""
-    seeds: Positive = 3
-    """Seeds: fewest trainings of each adapter to speak of personas."""
 
 
 class Experiment(Record):
@@ -385,7 +262,7 @@ class Experiment(Record):
     """What is claimed, in words."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Root of every random draw."""
-    seeds: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] | None = _later(None)
+    seeds: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] | None = later(None)
     """Training seeds, `seed` the first: the same rows from other first weights in another order."""
     model: Model
     """The frozen base model."""
@@ -417,9 +294,9 @@ class Experiment(Record):
     """What counts as the marker."""
     analysis: Analysis = Analysis()
     """What is concluded, and how."""
-    answers: Answers = _later(Answers())
+    answers: Answers = later(Answers())
     """Numbers of the answers beside the registered one."""
-    exploratory: Text | None = _later(None)
+    exploratory: Text | None = later(None)
     """Why its verdict confirms nothing, such as `one run of a sweep over layers.primary`; none for
     a run that was meant to confirm."""
 

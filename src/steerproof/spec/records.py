@@ -11,8 +11,9 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError, create_model
 from pydantic_core import ErrorDetails
 
-from steerproof.spec.experiment import Experiment, Record
+from steerproof.spec.experiment import Experiment
 from steerproof.spec.problems import Keys, Problem, did_you_mean, nearest, shown
+from steerproof.spec.record import Record
 
 _SHAPES = {
     "string_type": "text is needed; quote it if it looks like a number",

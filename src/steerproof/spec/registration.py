@@ -4,8 +4,9 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 
-from steerproof.spec.experiment import Analysis, Arm, Experiment, Grid
+from steerproof.spec.experiment import Arm, Experiment, Grid
 from steerproof.spec.grid import adapters, samples
+from steerproof.spec.judging import Analysis
 from steerproof.spec.lock import Lock
 
 Kills = Callable[[Analysis], Iterable[tuple[str, str]]]

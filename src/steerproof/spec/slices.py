@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter
 from pydantic.fields import FieldInfo
 
-from steerproof.spec.experiment import Experiment, Record
+from steerproof.spec.experiment import Experiment
+from steerproof.spec.record import Record
 
 R = TypeVar("R", bound=Record)
 

@@ -50,29 +50,15 @@ def calibrate(
     Raises:
         SteeringError: the baseline norm is not finite and positive (a gate).
     """
-    h_bar = float(residuals.neutral.double().norm(dim=-1).mean())
-    if not 0.0 < h_bar < float("inf"):
-        raise SteeringError(
-            f"layer {residuals.layer}: baseline residual norm is {h_bar}, must be finite and "
-            "positive; load the model in float32 or choose another layer"
-        )
-    unit = _unit(directions.centroid)
+    h_bar = _baseline(residuals)
+    names, unit = directions.personas, _unit(directions.centroid)
     cosine = unit @ unit.T
     neutral = unit @ _unit(directions.neutral[None])[0]
     halves = _split_half(residuals, headline, seed)
     halves[directions.centroid.norm(dim=1) == 0] = torch.nan
-    names, brought = directions.personas, imported or {}
-    halves[[names.index(name) for name in brought]] = torch.nan
-    norms = directions.centroid.double().norm(dim=1).tolist()
-    personas = {}
-    for i, name in enumerate(names):
-        personas[name] = PersonaCalibration(
-            norm=norms[i],
-            split_half=_defined(halves[i]),
-            neutral_cosine=_defined(neutral[i]),
-            reference_cosine=_defined(cosine[i, names.index(reference)]),
-            imported=brought.get(name),
-        )
+    halves[[names.index(name) for name in imported or {}]] = torch.nan
+    angles = (halves, neutral, cosine[:, names.index(reference)])
+    personas = _personas(directions, angles, imported or {})
     return LayerCalibration(
         layer=residuals.layer,
         module=residuals.module,
@@ -82,7 +68,7 @@ def calibrate(
         personas=personas,
         neutral_cosine_max=max(
             (abs(c) for name in headline if (c := personas[name].neutral_cosine) is not None),
-            default=0.0,
+            default=None,
         ),
         cosines=_named(cosine, names),
         controls={
@@ -91,6 +77,45 @@ def calibrate(
             if kind != "centroid"
         },
     )
+
+
+def _baseline(residuals: Residuals) -> float:
+    """`h_bar`.
+
+    Raises:
+        SteeringError: It is not finite and positive.
+    """
+    h_bar = float(residuals.neutral.double().norm(dim=-1).mean())
+    if not 0.0 < h_bar < float("inf"):
+        raise SteeringError(
+            f"layer {residuals.layer}: baseline residual norm is {h_bar}, must be finite and "
+            "positive; load the model in float32 or choose another layer"
+        )
+    return h_bar
+
+
+def _personas(
+    directions: Directions, angles: Sequence[Tensor], imported: Mapping[str, str]
+) -> dict[str, PersonaCalibration]:
+    """Each persona's direction in numbers.
+
+    Args:
+        directions: Of the layer.
+        angles: Split-half reliability, cosine with the neutral vector, and with the reference's
+            direction, each `[persona]`.
+        imported: What is known of directions that were brought.
+    """
+    norms = directions.centroid.double().norm(dim=1).tolist()
+    return {
+        name: PersonaCalibration(
+            norm=norm,
+            split_half=_defined(half),
+            neutral_cosine=_defined(neutral),
+            reference_cosine=_defined(own),
+            imported=imported.get(name),
+        )
+        for name, norm, half, neutral, own in zip(directions.personas, norms, *angles, strict=True)
+    }
 
 
 def _control_cosines(

@@ -19,7 +19,7 @@ from steerproof.decide.analysis.readings import (
     UNDECIDED,
 )
 from steerproof.decide.analysis.records import Analysis
-from steerproof.spec.experiment import Experiment
+from steerproof.spec.experiment import CONTROL_KINDS, Experiment
 
 READ_IN_ANOTHER_ORDER = (
     "the direction is read; how strongly has another order than the prompted rates"
@@ -183,7 +183,7 @@ def direction_line(answers: ThreeAnswers, experiment: Experiment, arm: str) -> s
     random = (
         None
         if analysis.isotropic_arm == arm
-        else _matrix(found, analysis.isotropic_arm, ("isotropic", "in_subspace"))
+        else _matrix(found, analysis.isotropic_arm, CONTROL_KINDS)
     )
     if random is not None and random.s is not None:
         learnt = random.s.lower > experiment.answers.least_rate

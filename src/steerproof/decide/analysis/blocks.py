@@ -20,7 +20,7 @@ from steerproof.decide.analysis.matrix import (
 from steerproof.decide.analysis.resampling import stream
 from steerproof.decide.analysis.rig import Rig, negatives_of
 from steerproof.spec.draws import trained_directions
-from steerproof.spec.experiment import DirectionKind
+from steerproof.spec.experiment import CONTROL_KINDS, DirectionKind
 from steerproof.spec.grid import Cell, CellKind
 from steerproof.spec.strength import NONE, Strength
 
@@ -145,10 +145,7 @@ def judge_block(case: Case, rig: Rig, block: Block) -> MatrixResult:
     silent = class_mean(block.values, block.negatives & present)
     reason = None
     if found is None:
-        missing = int((~present & ~block.negatives).sum())
-        reason = (
-            f"{missing} cells are missing" if missing else "too few directions were never trained"
-        )
+        reason = _unread(int((~present & ~block.negatives).sum()))
     elif cosines is None:
         reason = "the cosines of the columns are not known: no tuning curve"
     return MatrixResult(
@@ -177,6 +174,10 @@ def judge_block(case: Case, rig: Rig, block: Block) -> MatrixResult:
     )
 
 
+def _unread(missing: int) -> str:
+    return f"{missing} cells are missing" if missing else "too few directions were never trained"
+
+
 def _named(
     values: Float[np.ndarray, "adapters columns"], names: Sequence[str]
 ) -> Mapping[str, Mapping[str, float | None]]:
@@ -203,7 +204,7 @@ def _cosines(
     if layer is None or block.trained:
         return None
     table: Mapping[str, Mapping[str, float | None]] = layer.cosines
-    if block.direction in ("isotropic", "in_subspace"):
+    if block.direction in CONTROL_KINDS:
         control = layer.controls.get(block.direction)
         if control is None:
             return None

@@ -65,8 +65,9 @@ class LayerCalibration:
     """Baseline residual norm: mean under the neutral prompt, last prompt token."""
     personas: Mapping[str, PersonaCalibration]
     """By persona, in file order."""
-    neutral_cosine_max: float
-    """Largest |cosine| of the neutral vector with a headline persona: a gate."""
+    neutral_cosine_max: float | None
+    """Largest |cosine| of the neutral vector with a headline persona: a gate. None where no
+    headline persona's direction has a length, so that there is no angle."""
     cosines: Mapping[str, Mapping[str, float | None]]
     """Cosine of every pair of centroids; None where one of them is zero."""
     controls: Mapping[str, ControlCosines] = field(default_factory=dict)
@@ -105,12 +106,14 @@ class LayerGate:
 
     layer: int
     h_bar: float
-    neutral_cosine_max: float
+    neutral_cosine_max: float | None
     neutral_cosine_allowed: float
-    passed: bool
-    """The neutral prompt is not too near any persona."""
+    passed: bool | None
+    """The neutral prompt is not too near any persona; None where there is no cosine."""
     split_half: Mapping[str, float | None]
     """Reliability of each headline persona's centroid."""
+    reason: str | None = None
+    """Why there is no cosine."""
 
 
 def layer_gate(experiment: Experiment, measured: LayerCalibration) -> LayerGate:
@@ -120,12 +123,14 @@ def layer_gate(experiment: Experiment, measured: LayerCalibration) -> LayerGate:
         experiment: Its `gates` and headline personas are read.
         measured: The layer.
     """
-    allowed = experiment.gates.neutral_cosine
+    allowed, largest = experiment.gates.neutral_cosine, measured.neutral_cosine_max
+    unknown = "no headline persona's direction has a length, so nothing has an angle to it"
     return LayerGate(
         layer=measured.layer,
         h_bar=measured.h_bar,
-        neutral_cosine_max=measured.neutral_cosine_max,
+        neutral_cosine_max=largest,
         neutral_cosine_allowed=allowed,
-        passed=measured.neutral_cosine_max <= allowed,
+        passed=None if largest is None else largest <= allowed,
+        reason=unknown if largest is None else None,
         split_half={name: measured.personas[name].split_half for name in experiment.headline},
     )

@@ -18,7 +18,7 @@ from steerproof.decide.analysis.answer_records import (
     Scale,
 )
 from steerproof.decide.analysis.bounds import Bounds, mean_bounds
-from steerproof.spec.experiment import Answers
+from steerproof.spec.judging import Answers
 
 Adapters = Float[np.ndarray, " adapters"]
 

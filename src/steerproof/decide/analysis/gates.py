@@ -18,7 +18,7 @@ from steerproof.decide.analysis.reliability import (
     questions_needed,
 )
 from steerproof.decide.analysis.statistics import spearman
-from steerproof.spec.experiment import Answers
+from steerproof.spec.judging import Answers
 
 Number = float | int | None
 Rates = Float[np.ndarray, "personas *batch"]
@@ -301,7 +301,7 @@ def control(cosines: Mapping[str, float] | None, limits: Answers, kind: str) -> 
     Args:
         cosines: Of each persona's control with its own centroid; None if they were not stored.
         limits: Thresholds.
-        kind: `isotropic` or `in_subspace`.
+        kind: One of `CONTROL_KINDS`.
     """
     limit = f"largest |cosine| with the own centroid at most {limits.control_cosine:g}"
     if not cosines:

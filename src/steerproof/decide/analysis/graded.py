@@ -57,14 +57,7 @@ def _compared(
     if bridge is None or steered is None:
         return
     questions = (bridge.shape[1], steered.shape[1])
-    reason = None
-    if min(questions) < _LEAST_QUESTIONS:
-        reason = (
-            f"every persona has a margin on {min(questions)} questions, and {_LEAST_QUESTIONS} "
-            "are needed: the other texts were cut by length"
-        )
-    elif np.isnan(observed_rho(bridge, steered)):
-        reason = "a constant has no ranking"
+    reason = _unranked(bridge, steered)
     if reason is not None:
         yield GradedRanking(
             text=text, strength=str(kind.strength), questions=questions, reason=reason
@@ -92,6 +85,17 @@ def _compared(
         interval=found.interval,
         p_threshold=found.p_below,
     )
+
+
+def _unranked(bridge: np.ndarray, steered: np.ndarray) -> str | None:
+    """Why two tables of margins have no rank correlation; None where they have."""
+    fewest = min(bridge.shape[1], steered.shape[1])
+    if fewest < _LEAST_QUESTIONS:
+        return (
+            f"every persona has a margin on {fewest} questions, and {_LEAST_QUESTIONS} are needed: "
+            "the other texts were cut by length"
+        )
+    return "a constant has no ranking" if np.isnan(observed_rho(bridge, steered)) else None
 
 
 def margins_of(

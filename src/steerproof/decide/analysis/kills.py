@@ -27,8 +27,8 @@ from steerproof.decide.analysis.statistics import (
     pooled_half_width,
     spearman,
 )
-from steerproof.spec.experiment import Analysis
 from steerproof.spec.grid import CellKind
+from steerproof.spec.judging import Analysis
 
 _ROUNDING = 1e-12
 """Slack of a comparison of a difference of two rounded numbers with a threshold."""

@@ -14,7 +14,7 @@ from steerproof.decide.analysis.flags import Flag, Rates, all_present
 from steerproof.decide.analysis.kills import Kill, criteria
 from steerproof.decide.analysis.resampling import Interval
 from steerproof.decide.analysis.statistics import is_constant, spearman
-from steerproof.spec.experiment import Analysis
+from steerproof.spec.judging import Analysis
 
 
 class Verdict(StrEnum):

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from steerproof.decide.analysis.reliability import reliability
-from steerproof.spec.experiment import Answers
+from steerproof.spec.judging import Answers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,7 @@ from steerproof.decide.analysis.resampling import Resampling, rates, stream
 from steerproof.decide.analysis.rule import Verdict, outcomes, verdict_of
 from steerproof.decide.review.power import Trial, arm_rates, counts_of, judge
 from steerproof.decide.review.simulation import SimulatedTables, simulate
-from steerproof.spec.experiment import Answers
+from steerproof.spec.judging import Answers
 
 CHUNK = 100
 """Simulated experiments that are judged together."""

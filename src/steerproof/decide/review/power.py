@@ -32,7 +32,8 @@ from steerproof.decide.analysis.rule import (
 )
 from steerproof.decide.analysis.statistics import spearman
 from steerproof.decide.review.simulation import Cells, Design, RateModel, SimulatedTables, simulate
-from steerproof.spec.experiment import Analysis, Experiment
+from steerproof.spec.experiment import Experiment
+from steerproof.spec.judging import Analysis
 
 CHUNK = 50
 """Simulated experiments that are decided together."""

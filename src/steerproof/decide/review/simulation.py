@@ -105,13 +105,7 @@ def simulate(
         among: `rho` is the correlation among the personas of each experiment, not over all.
     """
     shape = (design.personas, simulations)
-    bridge = rng.standard_normal(shape)
-    latent = pearson_of(rho)
-    steered = latent * bridge + np.sqrt(1 - latent**2) * rng.standard_normal(shape)
-    if among:
-        bridge, steered = np.sort(bridge, axis=0), np.sort(steered, axis=0)
-        order = pairings(design.personas, rho, simulations, rng)
-        steered = np.take_along_axis(steered, order, axis=0)
+    bridge, steered = _propensities(shape, rho, rng, among=among)
     clusters = (design.personas, design.questions, simulations)
     common = model.question_spread * rng.standard_normal(clusters[1:])
     common = common + model.cluster_spread * np.sqrt(model.shared) * rng.standard_normal(clusters)
@@ -137,6 +131,20 @@ def simulate(
         true_bridge=np.where(true_bridge < model.floor, 0.0, true_bridge),
         true_steered=np.where(true_steered < model.floor, 0.0, true_steered),
     )
+
+
+def _propensities(
+    shape: tuple[int, int], rho: float, rng: np.random.Generator, *, among: bool
+) -> tuple[_Latent, _Latent]:
+    """How apt the personas are to fire when prompted and when steered, correlated as asked."""
+    bridge = rng.standard_normal(shape)
+    latent = pearson_of(rho)
+    steered = latent * bridge + np.sqrt(1 - latent**2) * rng.standard_normal(shape)
+    if not among:
+        return bridge, steered
+    bridge, steered = np.sort(bridge, axis=0), np.sort(steered, axis=0)
+    order = pairings(shape[0], rho, shape[1], rng)
+    return bridge, np.take_along_axis(steered, order, axis=0)
 
 
 def pearson_of(spearman: float) -> float:

@@ -16,7 +16,6 @@ Python. There the products depend on the routing through tensors alone, which do
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any
 
 import torch
 from jaxtyping import Int
@@ -161,29 +160,3 @@ def _places(slots: Sequence[int], device: torch.device) -> slice | Tensor:
 def bare_linear(module: nn.Module, x: Tensor) -> Tensor:
     """What the frozen layer itself computes."""
     return type(module).forward(module, x)
-
-
-@torch.no_grad()
-def check_adapters_change_logits(
-    pool: LoraPool, ids: Sequence[int], slots: Sequence[int]
-) -> dict[int, float]:
-    """Run one prompt under every adapter and under the bare base, in one batch.
-
-    The pool must be attached. The routing is left as this check set it.
-
-    Returns:
-        Slot -> largest absolute change of a last-position logit.
-
-    Raises:
-        ModelError: An adapter changes nothing, or gives NaN.
-    """
-    order = sorted(set(slots))
-    rows = torch.tensor([list(ids)] * (len(order) + 1), device=pool.base.device)
-    pool.route(torch.tensor([0, *order]))
-    output: Any = pool.base.model(input_ids=rows, use_cache=False, logits_to_keep=1)
-    logits = output.logits[:, -1].float()
-    changes = (logits[1:] - logits[0]).abs().amax(dim=1).tolist()
-    dead = [s for s, change in zip(order, changes, strict=True) if not change > 0.0]
-    if dead:
-        raise ModelError(f"the adapters in slots {dead} do not change the logits: not loaded?")
-    return dict(zip(order, changes, strict=True))

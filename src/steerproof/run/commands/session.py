@@ -75,12 +75,11 @@ def new_session(
         ExperimentError: A setting does not fit.
     """
     asked, changes = with_settings(loaded, settings)
-    command = ["steerproof", "run", str(loaded.path), "--dir", str(run), *_typed(settings)]
     return Session(
         loaded=asked,
         run=run,
         place=Place(directory=loaded.directory, device=device),
-        command=shlex.join(command),
+        command=to_go_on(loaded.path, "--dir", run, *_typed(settings)),
         changes=changes,
     )
 
@@ -99,9 +98,14 @@ def session_in(run: Path, device: str = "cpu", settings: Sequence[Setting] = ())
         loaded=asked,
         run=run,
         place=Place(directory=kept_directory(run), device=device),
-        command=shlex.join(["steerproof", "run", str(run), *_typed(settings)]),
+        command=to_go_on(run, *_typed(settings)),
         changes=changes,
     )
+
+
+def to_go_on(*arguments: object) -> str:
+    """The command to type: `steerproof run` with these arguments."""
+    return shlex.join(("steerproof", "run", *map(str, arguments)))
 
 
 def _typed(settings: Sequence[Setting]) -> list[str]:

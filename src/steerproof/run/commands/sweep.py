@@ -6,7 +6,6 @@ another is never older than its own registration.
 
 import csv
 import io
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +18,19 @@ from steerproof.decide.report.figures.sweep import sweep_figure
 from steerproof.errors import UnitsFailedError
 from steerproof.run.artefacts import analysis, score
 from steerproof.run.artefacts.analysis import AnalysisResult
-from steerproof.run.commands.session import Session, graph_of, lock_session, run_experiment
+from steerproof.run.commands.session import (
+    Session,
+    graph_of,
+    lock_session,
+    run_experiment,
+    to_go_on,
+)
 from steerproof.run.driver.executors import Executor
 from steerproof.run.driver.summary import Listener, Summary
 from steerproof.run.graph.environment import Place
 from steerproof.run.graph.names import ANALYSIS, SCORE
 from steerproof.run.graph.survey import recorded
+from steerproof.run.store.borrow import borrowings
 from steerproof.run.store.directory import open_run
 from steerproof.run.store.files import make_directory, write_file
 from steerproof.run.store.ledger_file import read_ledger
@@ -106,7 +112,7 @@ def sweep_sessions(asked: Sequence[Asked], place: Path, device: str) -> tuple[Se
             loaded=one.loaded,
             run=run,
             place=Place(directory=one.loaded.directory, device=device),
-            command=shlex.join(["steerproof", "run", str(run)]),
+            command=to_go_on(run),
             others=tuple(other for other in runs if other != run),
         )
         for one, run in zip(asked, runs, strict=True)
@@ -214,7 +220,7 @@ def _run(
     settings: Mapping[str, str], place: Path, found: AnalysisResult | None, failure: str | None
 ) -> SweepRun:
     finished, story = recorded(place), read_ledger(place)
-    borrowed = [] if story is None else [e for e in story.events if e.what == "borrowed"]
+    borrowed = [] if story is None else borrowings(story)
     said = None if found is None else found.analysis
     return SweepRun(
         settings=settings,
@@ -222,8 +228,8 @@ def _run(
         verdict=None if said is None else said.verdict,
         rho=None if said is None else said.arms[said.arm].primary.rho,
         units=len(finished),
-        shared=sum(int(event.detail["units"]) for event in borrowed),
-        shared_seconds=sum((float(event.detail["seconds"]) for event in borrowed), 0.0),
+        shared=sum(taken.units for taken in borrowed),
+        shared_seconds=sum((taken.seconds for taken in borrowed), 0.0),
         failure=failure,
     )
 

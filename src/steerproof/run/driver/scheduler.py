@@ -7,18 +7,18 @@ when its prepared directory has been verified, the fencing token checked and the
 import math
 import threading
 import time
-from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from steerproof.errors import DiskFullError, LockedError
+from steerproof.run.driver.blame import Blame
 from steerproof.run.driver.executors import Executor
 from steerproof.run.driver.journal import Journal
 from steerproof.run.driver.orders import Orders, Running
 from steerproof.run.driver.summary import Listener, Progress, Summary
 from steerproof.run.driver.worker import Failure, Report, failure_of
-from steerproof.run.graph.frontier import Frontier, Group
+from steerproof.run.graph.frontier import Frontier
 from steerproof.run.graph.graph import Graph
 from steerproof.run.graph.ids import UnitId
 from steerproof.run.graph.survey import survey
@@ -29,7 +29,6 @@ from steerproof.run.store.store import sweep, unit_directory
 from steerproof.run.store.story import Event
 
 POLL_SECONDS = 0.2
-_COMMON = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,10 +99,7 @@ class _Driver:
         self._found = survey(directory.path, graph)
         self._frontier = Frontier(graph, self._found)
         self._journal = Journal(directory, listen, self._progress)
-        self._charges: Counter[UnitId] = Counter()
-        self._failed: dict[tuple[Group, str], list[set[UnitId]]] = {}
-        """Units of the smallest orders that ended with an error that cannot pass."""
-        self._came_out: set[Group] = set()
+        self._blame = Blame(policy.attempts)
 
     def begin(self) -> None:
         """Take over what is there, set aside what is damaged, and see what can begin."""
@@ -198,7 +194,7 @@ class _Driver:
             return
         running = self._orders.ended(report.order)
         if failure is None:
-            self._came_out.add(running.group)
+            self._blame.came_out(running.group)
         if stopped:
             self._journal.interrupted(running.left, "the run was stopped")
         elif failure is not None:
@@ -207,16 +203,10 @@ class _Driver:
     def _fail_order(self, running: Running, failure: Failure) -> None:
         """Deal with an order that ended before its units did.
 
-        If the cause can pass, the first unit left is taken to be the one in hand and is charged
-        with it; the others go on, in smaller orders if none of this one was finished, so that a
-        unit that kills its worker ends up alone. A cause that cannot pass may be one unit's too:
-        they go on in smaller orders, until it is plain that the cause is everybody's.
+        Units that are not charged go on, in smaller orders if none of this one was finished, so
+        that a unit that kills its worker ends up alone.
         """
-        left = list(running.left)
-        if failure.passing:
-            charged = left[:1]
-        else:
-            charged = left if len(left) == 1 or self._is_common(running, failure) else []
+        charged = self._blame.charged(running, failure)
         others = {unit: number for unit, number in running.left.items() if unit not in charged}
         if not running.ended_any:
             self._frontier.take_fewer(running.group, len(running.left) // 2)
@@ -225,23 +215,9 @@ class _Driver:
         for unit in charged:
             self._fail(unit, running.left[unit], failure)
 
-    def _is_common(self, running: Running, failure: Failure) -> bool:
-        """Whether an error is no single unit's.
-
-        That is so when orders without a unit in common ended with it, `_COMMON` of them, and no
-        unit of their kind ever came out.
-        """
-        if running.ended_any:
-            self._came_out.add(running.group)
-        units = set(running.left)
-        failed = self._failed.setdefault((running.group, failure.error), [])
-        failed[:] = [*(one for one in failed if not units & one), units]
-        return len(failed) >= _COMMON and running.group not in self._came_out
-
     def _fail(self, unit: UnitId, attempt: int, failure: Failure) -> None:
         """Record a failed attempt; try again if that can help."""
-        self._charges[unit] += 1
-        again = failure.passing and self._charges[unit] < self._policy.attempts
+        again = self._blame.again(unit, failure)
         self._journal.failed(unit, attempt, failure, again=again)
         if again:
             self._frontier.put_back([unit])

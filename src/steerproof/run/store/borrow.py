@@ -12,12 +12,16 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from steerproof.codec import from_values
 from steerproof.run.graph.graph import Graph, Unit
 from steerproof.run.graph.ids import UnitId
 from steerproof.run.store.directory import RunDirectory
 from steerproof.run.store.files import explained, make_directory, sync_directory, temporary_name
 from steerproof.run.store.manifest import DamagedError, StoredUnit
 from steerproof.run.store.store import commit, unit_directory
+from steerproof.run.store.story import Story
+
+_EVENT = "borrowed"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,8 +59,26 @@ def borrow(directory: RunDirectory, graph: Graph, others: Sequence[Path]) -> Bor
                     break
     seconds = sum((stored.manifest.made.seconds for stored in taken), 0.0)
     if taken:
-        directory.ledger.add_event("borrowed", units=len(taken), seconds=seconds)
+        directory.ledger.add_event(_EVENT, units=len(taken), seconds=seconds)
     return Borrowed(units=tuple(stored.manifest.unit for stored in taken), seconds=seconds)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Borrowing:
+    """What the ledger keeps of one time that units were taken over."""
+
+    units: int
+    seconds: float
+
+
+def borrowings(story: Story) -> list[Borrowing]:
+    """Every time that units were taken over from elsewhere.
+
+    Raises:
+        IntegrityError: An event of the ledger is not what was written.
+    """
+    told = (event for event in story.events if event.what == _EVENT)
+    return [from_values(Borrowing, event.detail, f"a {_EVENT} event") for event in told]
 
 
 def _taken(run: Path, found: Path, unit: Unit, key: str) -> StoredUnit:

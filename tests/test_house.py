@@ -1,0 +1,98 @@
+"""The size of what is written: what a reader can hold in mind, held by a test.
+
+A record (a frozen dataclass, a model of the experiment's file) has as many fields as its file has;
+everything else that keeps state has few. The kernels are written for a GPU, where a part cannot be
+called without a cost: they may be longer.
+"""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[1] / "src" / "steerproof"
+FILES = sorted(SOURCE.rglob("*.py"))
+TREES = {path.relative_to(SOURCE).as_posix(): ast.parse(path.read_text()) for path in FILES}
+RECORDS = {"Record", "BaseModel", "Protocol", "NamedTuple"}
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def nodes(kind: type | tuple) -> Iterator[tuple[str, ast.AST]]:
+    for path, tree in TREES.items():
+        yield from ((path, node) for node in ast.walk(tree) if isinstance(node, kind))
+
+
+def lines(node: ast.AST) -> int:
+    return node.end_lineno - node.lineno + 1
+
+
+def code_lines(function: Function) -> int:
+    """Lines of the body, without the docstring."""
+    body = function.body[1:] if ast.get_docstring(function) else function.body
+    return body[-1].end_lineno - body[0].lineno + 1 if body else 0
+
+
+def is_record(node: ast.ClassDef) -> bool:
+    bases = {base.id for base in node.bases if isinstance(base, ast.Name)}
+    return bool(bases & RECORDS) or any("dataclass" in ast.unparse(d) for d in node.decorator_list)
+
+
+def attributes(node: ast.ClassDef) -> set[str]:
+    """What the methods of a class put on `self`."""
+    return {
+        place.attr
+        for place in ast.walk(node)
+        if isinstance(place, ast.Attribute)
+        and isinstance(place.ctx, ast.Store)
+        and isinstance(place.value, ast.Name)
+        and place.value.id == "self"
+    }
+
+
+def test_no_file_is_longer_than_400_lines():
+    long = {
+        path.name: count for path in FILES if (count := len(path.read_text().splitlines())) > 400
+    }
+    assert not long
+
+
+@pytest.mark.parametrize(("kernels", "most"), [(False, 40), (True, 60)])
+def test_no_function_has_more_lines_of_code_than_a_screen(kernels, most):
+    long = [
+        f"{path}: {node.name} has {code_lines(node)}"
+        for path, node in nodes(Function)
+        if path.endswith("kernels.py") == kernels and code_lines(node) > most
+    ]
+    assert not long
+
+
+def test_a_usual_function_is_short():
+    lengths = sorted(lines(node) for _, node in nodes(Function))
+    assert lengths[len(lengths) // 2] <= 9
+    assert lengths[len(lengths) * 9 // 10] <= 26
+
+
+def test_no_class_is_longer_than_150_lines():
+    long = {f"{path}: {node.name}" for path, node in nodes(ast.ClassDef) if lines(node) > 150}
+    assert not long
+
+
+def test_nothing_keeps_more_than_ten_things_in_mind():
+    many = {
+        f"{path}: {node.name}": sorted(attributes(node))
+        for path, node in nodes(ast.ClassDef)
+        if not is_record(node) and len(attributes(node)) > 10
+    }
+    assert not many
+
+
+def test_few_places_look_something_up_by_a_text():
+    places = [
+        f"{path}:{number}"
+        for path in TREES
+        if path.split("/")[0] in ("run", "decide", "board")
+        for number, line in enumerate((SOURCE / path).read_text().splitlines(), start=1)
+        if '["' in line
+    ]
+    assert len(places) < 60
