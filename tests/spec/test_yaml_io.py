@@ -45,7 +45,8 @@ SLIPS = {
         [
             "scorng: unknown key; allowed: name, title, hypothesis, seed, seeds, model, marker, "
             "neutral_prompt, reference_persona, personas, questions, layers, gates, dataset, "
-            "training, arms, cells, generation, scoring, analysis, answers; did you mean 'scoring'?"
+            "training, arms, cells, generation, scoring, analysis, answers, exploratory; did you "
+            "mean 'scoring'?"
         ],
     ),
     "duplicate keys, both": (
