@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -80,7 +80,7 @@ def visitor(tmp_path) -> Iterator[Visitor]:
     """An empty board, nobody signed in."""
     runs = tmp_path / "runs"
     runs.mkdir()
-    board = make_board([runs], tmp_path / "board", PORT, command=FAKE)
+    board = replace(make_board([runs], tmp_path / "board", PORT, command=FAKE), patience=0.0)
     app = create_app(board, security.allowed_for("127.0.0.1", PORT))
     with TestClient(app, base_url=HERE, raise_server_exceptions=False) as client:
         yield Visitor(board=board, client=client, runs=runs)

@@ -11,6 +11,7 @@ from starlette.types import ASGIApp
 from steerproof.board import actions, live, pages, writing
 from steerproof.board.changes import RefusedError, acting
 from steerproof.board.context import Board, NotFoundError
+from steerproof.board.kept import kept
 from steerproof.board.security import Allowed, guard
 from steerproof.board.templating import page
 
@@ -52,20 +53,20 @@ def create_app(board: Board, allowed: Allowed) -> ASGIApp:
 
 def _reading() -> list[Route]:
     return [
-        Route("/", pages.list_page),
+        Route("/", kept(pages.list_page, ages=True)),
         Route("/events", live.stream),
-        Route("/table", pages.table_page),
-        Route("/compare", pages.compare_page),
+        Route("/table", kept(pages.table_page, ages=True)),
+        Route("/compare", kept(pages.compare_page)),
         Route("/sign-in", actions.sign_in_page),
         Route("/propose", writing.new_page),
         Route("/static/{name}", pages.static),
-        Route(_ONE, pages.experiment_page),
+        Route(_ONE, kept(pages.experiment_page)),
         Route(f"{_ONE}/events", live.stream),
         Route(f"{_ONE}/files/{{name}}", pages.download),
         Route(f"{_ONE}/figures/{{name}}", pages.figure),
         Route(f"{_ONE}/figures/{{name}}/large", pages.figure_page),
         Route(f"{_ONE}/edit", writing.edit_page),
-        Route(_CELL, pages.cell_page),
+        Route(_CELL, kept(pages.cell_page)),
         Route(f"{_CELL}/completions.csv", pages.completions_csv),
     ]
 

@@ -44,6 +44,8 @@ class Board:
     """The link printed at start."""
     tries: users.Tries = field(default_factory=users.Tries)
     """Wrong passwords so far."""
+    patience: float = 0.5
+    """Seconds for which what was seen of run directories is believed."""
     ending: Ending = field(default_factory=Ending)
     """Set by the server."""
 

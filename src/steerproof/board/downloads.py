@@ -5,6 +5,7 @@ import html
 import io
 import re
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 
 from steerproof.board import completions
@@ -22,6 +23,8 @@ FILES = {
 }
 """Place in the run directory and type of each download, by name."""
 
+PIECE = 1 << 16
+"""Characters of a CSV file that are sent at once."""
 _TITLE = re.compile(r"<title[^>]{0,200}>([^<]{1,300})</title>")
 _FIRST = ("matrix", "dose", "estimates", "ranking")
 _HEADER = (
@@ -83,19 +86,25 @@ def safe_csv(path: Path) -> Iterator[str]:
 
 def completions_csv(files: CellFiles, cell: str) -> Iterator[str]:
     """All completions of a cell as neutralised CSV, a row at a time."""
-    yield from _lines([_HEADER])
-    for row in completions.all_rows(files, cell):
-        yield from _lines([[
-            cell, row.question, row.sample, row.fired, row.near, row.finish, row.tokens,
-            "" if row.repetition is None else row.repetition, row.text,
-        ]])  # fmt: skip
+    rows = (
+        (cell, row.question, row.sample, row.fired, row.near, row.finish, row.tokens,
+         "" if row.repetition is None else row.repetition, row.text)
+        for row in completions.all_rows(files, cell)
+    )  # fmt: skip
+    yield from _lines(chain([_HEADER], rows))
 
 
 def _lines(rows: Iterable[Iterable[object]]) -> Iterator[str]:
+    """The rows in pieces of some size: each piece costs a change of threads."""
+    piece = io.StringIO()
+    write = csv.writer(piece, lineterminator="\r\n").writerow
     for row in rows:
-        line = io.StringIO()
-        csv.writer(line, lineterminator="\r\n").writerow(neutralise_csv(str(v)) for v in row)
-        yield line.getvalue()
+        write(neutralise_csv(str(value)) for value in row)
+        if piece.tell() > PIECE:
+            yield piece.getvalue()
+            piece.seek(0)
+            piece.truncate()
+    yield piece.getvalue()
 
 
 def _inside(run: Path, path: Path) -> Path | None:

@@ -8,14 +8,15 @@ import hashlib
 import threading
 import time
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
 
 from anyio import sleep, to_thread
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
-from steerproof.board import cards
+from steerproof.board import entries, jobs, runs
 from steerproof.board.context import Board, board_of, find_entry, refresh
-from steerproof.board.database import connect
 
 POLL_SECONDS = 1.0
 BEAT_SECONDS = 15.0
@@ -24,25 +25,57 @@ BUSY_SECONDS = 2
 LONGEST_SECONDS = 600.0
 """A stream ends after this long; the browser opens the next one by itself."""
 MOST_STREAMS = 64
+MOST_FELT = 4096
 
 _streams: set[object] = set()
-_shared: dict[tuple[str, int | None], tuple[float, str]] = {}
-_shared_lock = threading.Lock()
+
+
+@dataclass(frozen=True, slots=True)
+class _Felt:
+    """A pulse that was felt, and until when it is believed."""
+
+    until: float
+    """On the monotonic clock."""
+    stamp: tuple[object, ...]
+    """Of the board's file."""
+    value: str
+
+
+_felt: dict[tuple[Path, int | None], _Felt] = {}
+_feeling = threading.Lock()
 
 
 def pulse(board: Board, number: int | None = None) -> str:
     """A short text that changes whenever the experiment (or any, for none) does.
 
-    Computed at most once in half a `POLL_SECONDS`, however many pages are open.
+    What is written to the board's own file is seen at once. Run directories are looked at once in
+    `board.patience` seconds, however many pages are open, and where looking is slow, less often.
     """
-    key = (str(board.file), number)
-    with _shared_lock:
-        known = _shared.get(key)
-        if known is not None and time.monotonic() - known[0] < POLL_SECONDS / 2:
-            return known[1]
-        value = _pulse(board, number)
-        _shared[key] = (time.monotonic(), value)
+    known = fresh_pulse(board, number)
+    if known is not None:
+        return known
+    with _feeling:
+        known = fresh_pulse(board, number)
+        if known is not None:
+            return known
+        began = time.monotonic()
+        stamp = _board_stamp(board)
+        value = _pulse(board, number, stamp)
+        took = time.monotonic() - began
+        # Finding a new run writes to the board's file, so its stamp is asked for again.
+        until = time.monotonic() + max(board.patience, 5 * took if board.patience else 0.0)
+        if len(_felt) > MOST_FELT:
+            _felt.clear()
+        _felt[board.file, number] = _Felt(until, _board_stamp(board), value)
     return value
+
+
+def fresh_pulse(board: Board, number: int | None) -> str | None:
+    """The pulse as it was last felt, if it may still be believed; costs two `stat` calls."""
+    known = _felt.get((board.file, number))
+    if known is None or time.monotonic() >= known.until or known.stamp != _board_stamp(board):
+        return None
+    return known.value
 
 
 async def stream(request: Request) -> Response:
@@ -80,20 +113,23 @@ async def _events(
         _streams.discard(mine)
 
 
-def _pulse(board: Board, number: int | None) -> str:
+def _board_stamp(board: Board) -> tuple[object, ...]:
+    return (runs.stamp(board.file), runs.stamp(f"{board.file}-wal"))
+
+
+def _pulse(board: Board, number: int | None, stamp: tuple[object, ...]) -> str:
     if number is None:
         refresh(board)
-        listed = cards.all_cards(board)
+        listed = entries.entries(board.file)
+        working = jobs.all_jobs(board.file)
     else:
-        listed = [cards.card(board, find_entry(board, number))]
-    parts: list[object] = []
-    for card in listed:
-        stamps = card.condition.stamps if card.condition else ()
-        alive = [(job.id, job.alive, job.code) for job in card.jobs]
-        if card.busy is not None:  # its log grows, and how long it has been at it is shown
-            alive.append((card.busy.id, True, int(time.time()) // BUSY_SECONDS))
-        parts.append((card.entry.number, card.status, card.note, stamps, alive))
-    with connect(board.file) as db:
-        for table in ("event", "comment", "comment_version", "revision"):
-            parts.append(db.execute(f"SELECT COUNT(*) FROM {table}").fetchone()[0])
+        listed = (find_entry(board, number),)
+        working = {listed[0].number: jobs.jobs(board.file, listed[0].number)}
+    parts: list[object] = [stamp]
+    for entry in listed:
+        mine = [job for job in working.get(entry.number, ()) if job.alive]
+        place = entry.directory
+        parts.append((entry.number, place and runs.fingerprint(place), [job.id for job in mine]))
+        if mine:  # its log grows, and how long it has been at it is shown
+            parts.append(int(time.time()) // BUSY_SECONDS)
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]

@@ -157,7 +157,7 @@ def is_run(directory: Path) -> bool:
 
 def fingerprint(run: Path) -> Fingerprint:
     """Changes whenever the run does; costs a few `stat` calls."""
-    return (*(_stamp(f"{run}/{name}") for name in _WATCHED), (int(is_live(run)), 0))
+    return (*(stamp(f"{run}/{name}") for name in _WATCHED), (int(is_live(run)), 0))
 
 
 def is_live(run: Path) -> bool:
@@ -218,12 +218,12 @@ def timeline(run: Path) -> tuple[Event, ...]:
 
 def experiment(run: Path) -> Experiment | None:
     """The locked experiment; none before it is locked or if it cannot be read."""
-    return _experiment(run, _stamp(run / LOCK))
+    return _experiment(run, stamp(run / LOCK))
 
 
 @lru_cache(maxsize=512)
-def _experiment(run: Path, stamp: Stamp) -> Experiment | None:
-    del stamp  # part of the cache key only
+def _experiment(run: Path, changed: Stamp) -> Experiment | None:
+    del changed  # part of the cache key only
     try:
         return _locked(run).experiment
     except (OSError, ValueError, IntegrityError):
@@ -325,7 +325,8 @@ def title(run: Path) -> str:
     return clean(locked.title) if locked is not None and locked.title.strip() else clean(run.name)
 
 
-def _stamp(path: Path | str) -> Stamp:
+def stamp(path: Path | str) -> Stamp:
+    """Time of change and size of a file; zeros where there is none or nothing in it."""
     try:
         stat = os.stat(path)  # noqa: PTH116  thousands of times a second: no Path is made
     except (OSError, ValueError):
