@@ -18,6 +18,7 @@ from starlette.testclient import TestClient
 from steerproof.board import security, users
 from steerproof.board.app import create_app
 from steerproof.board.context import Board
+from steerproof.board.protocol import PatientProtocol
 from steerproof.board.server import make_board
 from tests.board import rig
 
@@ -110,7 +111,12 @@ class Served:
         self.board = make_board([self.runs], self.directory, self.port, command=self.command)
         app = create_app(self.board, security.allowed_for("127.0.0.1", self.port))
         config = uvicorn.Config(
-            app, log_level="warning", lifespan="off", timeout_graceful_shutdown=3, ws="none"
+            app,
+            log_level="warning",
+            lifespan="off",
+            timeout_graceful_shutdown=3,
+            ws="none",
+            http=PatientProtocol,
         )
         self._server = server = uvicorn.Server(config)
         self.board.ending.asked = lambda: server.should_exit

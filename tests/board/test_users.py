@@ -1,9 +1,10 @@
 import re
+import sqlite3
 import threading
 
 import pytest
 
-from steerproof.board import users
+from steerproof.board import brake, users
 from steerproof.board.database import connect
 from steerproof.errors import SteerproofError
 from tests.board.conftest import HERE, PASSWORD
@@ -39,11 +40,45 @@ def test_a_cookie_is_worth_nothing_after_sign_out(visitor):
 
 def test_a_wrong_password_is_refused_and_guessing_is_slowed(visitor):
     users.add_user(visitor.board.directory, "ada", PASSWORD)
-    for _ in range(users.TRIES):
+    for _ in range(brake.OF_AN_ADDRESS):
         assert ask(visitor, name="ada", password="wrong wrong").status_code == 403
     answer = ask(visitor, name="ada", password=PASSWORD)
     assert answer.status_code == 403
     assert "too many" in answer.text
+    assert ask(visitor, code=visitor.board.one_time.secret).status_code == 303
+
+
+def test_strangers_do_not_keep_out_a_browser_that_is_known(visitor):
+    users.add_user(visitor.board.directory, "ada", PASSWORD)
+    assert ask(visitor, name="ada", password=PASSWORD).status_code == 303
+    visitor.post("/sign-out")
+    known = dict(visitor.client.cookies)
+    visitor.client.cookies.clear()
+    while "too many" not in ask(visitor, name="ada", password="wrong wrong").text:
+        pass
+    assert ask(visitor, name="ada", password=PASSWORD).status_code == 403
+    for name, value in known.items():
+        visitor.client.cookies.set(name, value, domain="127.0.0.1", path="/")
+    assert ask(visitor, name="ada", password=PASSWORD).status_code == 303
+
+
+def test_a_user_who_is_removed_is_out_at_once(visitor):
+    users.add_user(visitor.board.directory, "ada", PASSWORD)
+    token = users.open_session(visitor.board.file, "ada")
+    users.remove_user(visitor.board.directory, "ada")
+    assert users.session_user(visitor.board.file, token) is None
+    assert ask(visitor, name="ada", password=PASSWORD).status_code == 403
+    with pytest.raises(SteerproofError, match="no user 'ada'"):
+        users.remove_user(visitor.board.directory, "ada")
+
+
+def test_a_session_of_a_user_whom_somebody_deleted_by_hand_is_worth_nothing(visitor):
+    token = users.open_session(visitor.board.file, "ada")
+    db = sqlite3.connect(visitor.board.file)  # as a plain client does: no foreign keys
+    db.execute("DELETE FROM user")
+    db.commit()
+    db.close()
+    assert users.session_user(visitor.board.file, token) is None
 
 
 @pytest.mark.parametrize("name", ["nobody", "root", "", "ada' OR 1=1 --"])

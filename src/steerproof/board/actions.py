@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from steerproof.board import cards, comments, entries, jobs, users
+from steerproof.board.brake import BusyError, SignInError, known_browser, recognise
 from steerproof.board.changes import Act, Fields, RefusedError, fields_of
 from steerproof.board.context import (
     Board,
@@ -20,6 +21,9 @@ from steerproof.board.context import (
 from steerproof.board.entries import Entry
 from steerproof.board.templating import cell_address, experiment_address, page, visit_cookie
 from steerproof.spec.yaml_io import shipped
+
+BROWSER_SECONDS = 365 * 24 * 3600.0
+"""A browser that signed in once is known this long; see `brake`."""
 
 
 def plan(act: Act) -> str:
@@ -34,9 +38,11 @@ def start(act: Act) -> str:
     """Run `run` in the background; starting again resumes."""
     entry = _ready(act)
     directory = _directory(act.board, entry)
-    entries.update(act.board.file, entry.number, directory=str(directory))
     words = (*act.board.command, "run", _experiment(entry), "--dir", str(directory))
-    return _begin(act, entry, "run", words)
+    address = _begin(act, entry, "run", words)
+    # Only now: a start that is refused leaves the entry free to be given another experiment.
+    entries.update(act.board.file, entry.number, directory=str(directory))
+    return address
 
 
 def stop(act: Act) -> str:
@@ -119,28 +125,39 @@ def _sign_in(request: Request, fields: Fields) -> Response:
     if not cookie or not users.right_token(board.secret, cookie, fields.get("form", "")):
         return _sign_in_form(request, "The form is out of date: try again.", 403)
     try:
-        name = _who(board, fields)
-    except users.SignInError as error:
+        name = _who(request, fields)
+    except BusyError as error:
+        return _sign_in_form(request, str(error), 503)
+    except SignInError as error:
         return _sign_in_form(request, str(error), 403)
     if old := request.cookies.get(board.cookie):
         users.close_session(board.file, old)
     answer = RedirectResponse(_local(fields.get("next", "")), status_code=303)
     _set_cookie(answer, board.cookie, users.open_session(board.file, name), users.SESSION_SECONDS)
+    token = known_browser(board.secret, name)
+    _set_cookie(answer, _browser_cookie(board), token, BROWSER_SECONDS)
     answer.delete_cookie(visit_cookie(request))
     return answer
 
 
-def _who(board: Board, fields: Fields) -> str:
+def _browser_cookie(board: Board) -> str:
+    return f"{board.cookie}-browser"
+
+
+def _who(request: Request, fields: Fields) -> str:
+    board = board_of(request)
     if code := fields.get("code", "").strip():
         user = board.one_time.redeem(code)
         if user is None:
-            raise users.SignInError("This link was used already, or is of an earlier start.")
+            raise SignInError("This link was used already, or is of an earlier start.")
         return user
     name = fields.get("name", "").strip().lower()[:64]
-    board.tries.check(name)
-    if not users.check_password(board.file, name, fields.get("password", "")):
-        board.tries.add(name)
-        raise users.SignInError("The name or the password is wrong.")
+    browser = recognise(board.secret, name, request.cookies.get(_browser_cookie(board)))
+    address = request.client.host if request.client else ""
+    with board.brake.trying(name, address, browser) as one:
+        one.right = users.check_password(board.file, name, fields.get("password", ""))
+    if not one.right:
+        raise SignInError("The name or the password is wrong.")
     return name
 
 

@@ -1,5 +1,7 @@
 """The board as an ASGI application: routes, errors, and the guard around all of it."""
 
+import sqlite3
+
 from starlette.applications import Starlette
 from starlette.convertors import Convertor, register_url_convertor
 from starlette.exceptions import HTTPException
@@ -44,6 +46,7 @@ def create_app(board: Board, allowed: Allowed) -> ASGIApp:
             NotFoundError: _not_found,
             RefusedError: _refused,
             HTTPException: _http_error,
+            sqlite3.OperationalError: _busy,
             Exception: _broken,
         },
     )
@@ -104,6 +107,16 @@ def _http_error(request: Request, error: Exception) -> Response:
         request, "error.html", status, title="Not found" if status == 404 else "Not done",
         text=texts.get(status, "The board could not answer this."),
     )  # fmt: skip
+
+
+def _busy(request: Request, error: Exception) -> Response:
+    """Another process holds the board's file for longer than anybody should."""
+    if "locked" not in str(error):
+        raise error
+    text = (
+        "Another process is writing the board's file. Nothing was changed: go back and try again."
+    )
+    return page(request, "error.html", 503, title="Busy", text=text)
 
 
 def _broken(request: Request, error: Exception) -> Response:

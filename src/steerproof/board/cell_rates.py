@@ -7,7 +7,13 @@ from pathlib import Path
 
 from steerproof.board.runs import story
 from steerproof.run.artefacts.cell import COMPLETIONS
-from steerproof.run.artefacts.columns import completions_in, fired_by_cell
+from steerproof.run.artefacts.columns import (
+    MOST_ROWS,
+    TooLargeError,
+    check_size,
+    completions_in,
+    fired_by_cell,
+)
 from steerproof.run.artefacts.score import FILE
 from steerproof.run.graph.ids import UnitId
 from steerproof.run.graph.names import SCORE
@@ -90,7 +96,7 @@ def _remembered(place: Path, count: Callable[[], Counts]) -> Counts:
 def _read_scores(place: Path) -> Counts:
     try:
         return fired_by_cell(open_unit(place).path(FILE))
-    except (DamagedError, KeyError, OSError, ValueError):
+    except (DamagedError, TooLargeError, KeyError, OSError, ValueError):
         return {}
 
 
@@ -98,7 +104,8 @@ def _mark_cell(place: Path, read: TextReadout) -> Counts:
     """Fired and total of one unscored cell, under the key ``""``; empty if it is damaged."""
     try:
         path = open_unit(place).path(COMPLETIONS)
+        check_size(path, MOST_ROWS)
         fired = [read(completion).fired for completion in completions_in(path)]
-    except (DamagedError, KeyError, OSError, ValueError):
+    except (DamagedError, TooLargeError, KeyError, OSError, ValueError):
         return {}
     return {"": (sum(fired), len(fired))}

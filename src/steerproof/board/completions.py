@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from steerproof.board import runs
 from steerproof.run.artefacts.columns import (
     BATCH,
+    TooLargeError,
     completion_columns,
     completions_in,
     mark_columns,
@@ -19,6 +20,9 @@ from steerproof.run.graph.ids import UnitId
 from steerproof.run.graph.names import SCORE
 from steerproof.run.store.manifest import DamagedError
 from steerproof.study.readouts.texts import TextReadout
+
+LONGEST_TEXT = 200_000
+"""Characters of one text that are shown."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,8 +145,20 @@ def finishes(files: CellFiles, cell: str) -> dict[str, int]:
     return {str(reason): int(count) for reason, count in zip(reasons, counts, strict=True)}
 
 
-@lru_cache(maxsize=16)
 def _marks(files: CellFiles, cell: str) -> _Marks:
+    """Everything but the texts.
+
+    Raises:
+        UnreadableError: a file is not what it should be, or holds more than a run ever writes.
+    """
+    try:
+        return _read_marks(files, cell)
+    except (TooLargeError, KeyError, OSError, ValueError) as error:
+        raise UnreadableError(str(error)) from error
+
+
+@lru_cache(maxsize=16)
+def _read_marks(files: CellFiles, cell: str) -> _Marks:
     drawn = completion_columns(files.completions)
     keys = _keys(drawn.question, drawn.sample)
     fired, near, repetition = _scores(files.scores, cell, keys)
@@ -226,7 +242,10 @@ def _number(value: float) -> float | None:
 def _texts(path: Path, rows: np.ndarray) -> Iterator[str]:
     """The texts of these rows (ascending), decoding only the row groups that hold them."""
     start = 0
-    with pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as file:
+    # A text that many rows share is held once, however long it is.
+    with pq.ParquetFile(
+        path, pre_buffer=False, buffer_size=1 << 20, read_dictionary=["text"]
+    ) as file:
         for group in range(file.num_row_groups):
             count = file.metadata.row_group(group).num_rows
             inside = rows[(rows >= start) & (rows < start + count)] - start
@@ -241,7 +260,8 @@ def _group_texts(file: pq.ParquetFile, group: int, rows: np.ndarray) -> Iterator
     for batch in batches:
         inside = rows[(rows >= start) & (rows < start + len(batch))] - start
         for row in inside:
-            yield batch.column(0)[int(row)].as_py()
+            text = batch.column(0)[int(row)].as_py()
+            yield text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]}… (cut here)"
         start += len(batch)
         if start > last:
             return

@@ -8,6 +8,7 @@ from typing import Any
 from starlette.requests import Request
 
 from steerproof.board import entries, joining, runs, users
+from steerproof.board.brake import Brake
 from steerproof.board.entries import Entry
 from steerproof.spec.experiment import Experiment
 from steerproof.spec.grid import Cell, cells
@@ -42,7 +43,7 @@ class Board:
     """Key of the form tokens."""
     one_time: users.OneTime
     """The link printed at start."""
-    tries: users.Tries = field(default_factory=users.Tries)
+    brake: Brake = field(default_factory=Brake)
     """Wrong passwords so far."""
     patience: float = 0.5
     """Seconds for which what was seen of run directories is believed."""

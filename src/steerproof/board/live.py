@@ -14,6 +14,7 @@ from pathlib import Path
 from anyio import sleep, to_thread
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from steerproof.board import entries, jobs, runs
 from steerproof.board.context import Board, board_of, find_entry, refresh
@@ -84,33 +85,44 @@ async def stream(request: Request) -> Response:
     number = request.path_params.get("number")
     if number is not None:
         await to_thread.run_sync(find_entry, board, number)
+    # Counted before anything is awaited: streams that are opened at once do not pass the limit.
     if len(_streams) >= MOST_STREAMS:
         return PlainTextResponse("too many pages are open", status_code=503)
     seen = request.query_params.get("seen", "")
-    return StreamingResponse(_events(request, board, number, seen), media_type="text/event-stream")
+    return _Stream(_events(request, board, number, seen), media_type="text/event-stream")
+
+
+class _Stream(StreamingResponse):
+    """A stream that counts from the moment when it is granted until it ends, however it ends."""
+
+    def __init__(self, content: AsyncIterator[str], media_type: str) -> None:
+        super().__init__(content, media_type=media_type)
+        _streams.add(self)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            _streams.discard(self)
 
 
 async def _events(
     request: Request, board: Board, number: int | None, seen: str
 ) -> AsyncIterator[str]:
-    mine = object()
-    _streams.add(mine)
     started = beat = time.monotonic()
-    try:
-        yield "retry: 2000\n\n"
-        while time.monotonic() - started < LONGEST_SECONDS and not board.ending.asked():
-            if await request.is_disconnected():
-                return
-            value = await to_thread.run_sync(pulse, board, number)
-            if value != seen:
-                seen = value
-                yield f"event: change\ndata: {value}\n\n"
-            elif time.monotonic() - beat > BEAT_SECONDS:
-                beat = time.monotonic()
-                yield ": still here\n\n"
-            await sleep(POLL_SECONDS)
-    finally:
-        _streams.discard(mine)
+    yield "retry: 2000\n\n"
+    while time.monotonic() - started < LONGEST_SECONDS and not board.ending.asked():
+        if await request.is_disconnected():
+            return
+        value = await to_thread.run_sync(pulse, board, number)
+        if value != seen:
+            seen = value
+            yield f"event: change\ndata: {value}\n\n"
+        elif time.monotonic() - beat > BEAT_SECONDS:
+            beat = time.monotonic()
+            yield ": still here\n\n"
+        await sleep(POLL_SECONDS)
 
 
 def _board_stamp(board: Board) -> tuple[object, ...]:

@@ -107,13 +107,15 @@ def cell_page(request: Request) -> HTMLResponse:
     run, name = _cell(request)
     asked = request.query_params
     read = text_readout(run.experiment)
-    problem, files = None, None
+    chosen, offset = _filter(request), _whole(asked.get("from")) or 0
+    problem, shown, finishes = None, None, {}
     try:
         files = completions.files_of(run.directory, name, read)
+        if files is not None:
+            shown = completions.read_page(files, name, chosen, offset, PER_PAGE)
+            finishes = completions.finishes(files, name)
     except completions.UnreadableError as error:
         problem = str(error)
-    chosen, offset = _filter(request), _whole(asked.get("from")) or 0
-    shown = None if files is None else completions.read_page(files, name, chosen, offset, PER_PAGE)
     beside = asked.get("beside", "")
     known = {e.number: e for e in entries.entries(board.file)}
     rates = cell_rates(run.directory, run.cells, run.experiment)
@@ -127,7 +129,7 @@ def cell_page(request: Request) -> HTMLResponse:
         rate=rates[name],
         problem=problem,
         shown=shown,
-        finishes={} if files is None else completions.finishes(files, name),
+        finishes=finishes,
         chosen=chosen,
         offset=offset,
         per_page=PER_PAGE,
@@ -232,6 +234,8 @@ def completions_csv(request: Request) -> Response:
     read = text_readout(run.experiment)
     try:
         files = completions.files_of(run.directory, name, read)
+        if files is not None:
+            completions.finishes(files, name)  # read before the first line is sent
     except completions.UnreadableError as error:
         raise NotFoundError(str(error)) from error
     if files is None:
@@ -289,10 +293,11 @@ def _beside(run: Run, other: str, shown: Page | None) -> dict | None:
     read = text_readout(run.experiment)
     try:
         files: CellFiles | None = completions.files_of(run.directory, other, read)
+        wanted = [(row.question, row.sample) for row in shown.rows]
+        found = {} if files is None else completions.read_rows(files, other, wanted)
     except completions.UnreadableError:
         return None
-    wanted = [(row.question, row.sample) for row in shown.rows]
-    return None if files is None else completions.read_rows(files, other, wanted)
+    return None if files is None else found
 
 
 def _page_link(request: Request) -> Callable[[int], str]:

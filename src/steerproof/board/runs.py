@@ -248,7 +248,7 @@ def registration(run: Path) -> tuple[Registration | None, str | None]:
     """The lock with its deviations, and what is wrong with them; none before there is one."""
     try:
         return read_registration(run), None
-    except (OSError, SteerproofError) as error:
+    except (OSError, ValueError, SteerproofError) as error:
         return None, str(error)
 
 

@@ -12,6 +12,7 @@ from steerproof.board import security, users
 from steerproof.board.app import create_app
 from steerproof.board.context import Board
 from steerproof.board.database import open_board
+from steerproof.board.protocol import PatientProtocol
 from steerproof.errors import MachineError, SteerproofError
 
 COMMAND = (sys.executable, "-m", "steerproof")
@@ -54,7 +55,7 @@ def serve(
         announce(line)
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, server_header=False, proxy_headers=False,
-        lifespan="off", timeout_graceful_shutdown=2, ws="none",
+        lifespan="off", timeout_graceful_shutdown=2, ws="none", http=PatientProtocol,
     )  # fmt: skip
     server = uvicorn.Server(config)
     board.ending.asked = lambda: server.should_exit

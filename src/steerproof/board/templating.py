@@ -31,7 +31,8 @@ def page(request: Request, template: str, status: int = 200, **values: Any) -> H
         here=request.url.path,
         **values,
     )  # fmt: skip
-    return HTMLResponse(html, status_code=status)
+    # Half of a character, which a hostile file may hold, has no bytes.
+    return HTMLResponse(html.encode("utf-8", errors="replace"), status_code=status)
 
 
 def visit_cookie(request: Request) -> str:

@@ -19,20 +19,14 @@ from argon2.exceptions import InvalidHashError, VerificationError
 
 from steerproof.board.database import connect, now, open_board, transaction
 from steerproof.errors import SteerproofError
+from steerproof.spec.problems import shown
 
 SESSION_SECONDS = 30 * 24 * 3600.0
 SHORTEST_PASSWORD = 10
 LONGEST_PASSWORD = 1000
-TRIES = 8
-"""Wrong passwords for one name before it has to wait."""
-TRY_SECONDS = 300.0
 
 _NAME = re.compile(r"[a-z][a-z0-9._-]{0,31}")
 _hasher = PasswordHasher()
-
-
-class SignInError(SteerproofError):
-    """A sign-in that is refused; the message does not say which part was wrong."""
 
 
 @dataclass(slots=True)
@@ -52,29 +46,6 @@ class OneTime:
                 return None
             self.used = True
             return self.user
-
-
-@dataclass(slots=True)
-class Tries:
-    """Wrong passwords by name, in memory: a brake on guessing."""
-
-    failed: dict[str, list[float]] = field(default_factory=dict)
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def check(self, name: str) -> None:
-        """Raise SignInError if there were too many wrong passwords of late."""
-        with self.lock:
-            recent = [t for t in self.failed.get(name, []) if time.monotonic() - t < TRY_SECONDS]
-            self.failed = {**self.failed, name: recent} if recent else self.failed
-            if len(recent) >= TRIES:
-                raise SignInError("too many wrong passwords: wait five minutes")
-
-    def add(self, name: str) -> None:
-        """Note a wrong password."""
-        with self.lock:
-            if len(self.failed) > 10_000:
-                self.failed.clear()
-            self.failed.setdefault(name, []).append(time.monotonic())
 
 
 def add_user(board_dir: Path, name: str, password: str) -> None:
@@ -100,6 +71,20 @@ def add_user(board_dir: Path, name: str, password: str) -> None:
             (name, _hasher.hash(password), now()),
         )
         db.execute("DELETE FROM session WHERE user = ?", (name,))
+
+
+def remove_user(board_dir: Path, name: str) -> None:
+    """Remove a user: sessions and tokens end; what they wrote stays, under their name.
+
+    Raises:
+        SteerproofError: there is no such user.
+    """
+    path = open_board(board_dir)
+    with transaction(path) as db:
+        db.execute("DELETE FROM session WHERE user = ?", (name,))
+        db.execute("UPDATE token SET revoked = ? WHERE user = ? AND revoked IS NULL", (now(), name))
+        if not db.execute("DELETE FROM user WHERE name = ?", (name,)).rowcount:
+            raise SteerproofError(f"there is no user {shown(name)} on this board")
 
 
 def has_users(path: Path) -> bool:
@@ -149,7 +134,8 @@ def session_user(path: Path, token: str | None) -> str | None:
         return None
     with connect(path) as db:
         row = db.execute(
-            "SELECT user FROM session WHERE digest = ? AND expires > ?",
+            "SELECT user FROM session JOIN user ON user.name = session.user "
+            "WHERE digest = ? AND expires > ?",
             (_digest(token), time.time()),
         ).fetchone()
     return None if row is None else row.user

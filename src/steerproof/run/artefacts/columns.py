@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
@@ -19,6 +20,39 @@ BATCH = 512
 """Texts in memory at once."""
 CELL = "cell"
 """The column of a marks file that says whose marks they are."""
+MARKS = 1 << 16
+"""Rows of marks in memory at once."""
+MOST_ROWS = 1_000_000
+"""Completions of one cell that are read as arrays; each takes about 100 bytes."""
+MOST_MARKS = 50_000_000
+"""Rows of a scores file that are looked through."""
+MOST_BYTES = 1 << 30
+"""Of one row group, decompressed."""
+
+
+class TooLargeError(Exception):
+    """A file that says it holds more than a run ever writes, however small it is on the disk."""
+
+
+def check_size(path: Path, most_rows: int) -> None:
+    """See from its footer alone whether a Parquet file may be read.
+
+    Raises:
+        TooLargeError: Too many rows, or a row group too large.
+        ValueError: It is no Parquet file.
+    """
+    found = pq.read_metadata(path)
+    if found.num_rows > most_rows:
+        raise TooLargeError(
+            f"{path.name} has {found.num_rows:,} rows; at most {most_rows:,} are read"
+        )
+    for group in range(found.num_row_groups):
+        size = found.row_group(group).total_byte_size
+        if size > MOST_BYTES:
+            raise TooLargeError(
+                f"{path.name} has a row group of {size / 1e9:.1f} GB; at most "
+                f"{MOST_BYTES / 1e9:.1f} GB are read"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +77,12 @@ class MarkColumns:
 
 
 def completion_columns(path: Path) -> CompletionColumns:
-    """What completions.parquet has besides the texts."""
+    """What completions.parquet has besides the texts.
+
+    Raises:
+        TooLargeError: It has more rows than a cell ever has.
+    """
+    check_size(path, MOST_ROWS)
     names = [column.name for column in fields(CompletionColumns)]
     with pq.ParquetFile(path, pre_buffer=False) as file:
         question, sample, finish, tokens = file.read(names, use_threads=False).itercolumns()
@@ -64,12 +103,15 @@ def completions_in(path: Path) -> Iterator[Completion]:
 
 
 def mark_columns(path: Path, cell: str) -> MarkColumns:
-    """What scores.parquet says of one cell."""
-    names = [column.name for column in fields(MarkColumns)]
-    with pq.ParquetFile(path, pre_buffer=False) as file:
-        table = file.read([CELL, *names], use_threads=False)
-    table = table.filter(pc.field(CELL) == cell).drop_columns(CELL)
-    question, sample, *marks = table.itercolumns()
+    """What scores.parquet says of one cell.
+
+    Raises:
+        TooLargeError: It has more rows than a run ever has.
+    """
+    names = [CELL, *(column.name for column in fields(MarkColumns))]
+    found = [batch.filter(pc.field(CELL) == cell) for batch in _marks(path, names)]
+    table = pa.Table.from_batches([part for part in found if len(part)] or found[:1])
+    question, sample, *marks = table.drop_columns(CELL).itercolumns()
     fired, near, repetition = (np.array(mark.to_pylist(), dtype=float) for mark in marks)
     return MarkColumns(
         question=question.to_numpy().astype(np.int64),
@@ -81,9 +123,27 @@ def mark_columns(path: Path, cell: str) -> MarkColumns:
 
 
 def fired_by_cell(path: Path) -> dict[str, tuple[int, int]]:
-    """Completions with the marker, and all of them, of every cell in scores.parquet."""
+    """Completions with the marker, and all of them, of every cell in scores.parquet.
+
+    Raises:
+        TooLargeError: It has more rows than a run ever has.
+    """
+    counted: dict[str, tuple[int, int]] = {}
+    for batch in _marks(path, [CELL, "fired"]):
+        table = pa.Table.from_batches([batch])
+        counts = table.group_by(CELL).aggregate([("fired", "sum"), ("fired", "count")])
+        columns = (counts.column(name).to_pylist() for name in (CELL, "fired_sum", "fired_count"))
+        for cell, fired, total in zip(*columns, strict=True):
+            before = counted.get(cell, (0, 0))
+            counted[cell] = (before[0] + (fired or 0), before[1] + total)
+    return counted
+
+
+def _marks(path: Path, names: list[str]) -> Iterator[pa.RecordBatch]:
+    """These columns of a scores file, a batch in memory at a time; one, perhaps empty, at least."""
+    check_size(path, MOST_MARKS)
     with pq.ParquetFile(path, pre_buffer=False) as file:
-        table = file.read([CELL, "fired"], use_threads=False)
-    counts = table.group_by(CELL).aggregate([("fired", "sum"), ("fired", "count")])
-    columns = (counts.column(name).to_pylist() for name in (CELL, "fired_sum", "fired_count"))
-    return {cell: (fired or 0, total) for cell, fired, total in zip(*columns, strict=True)}
+        schema = file.schema_arrow
+        yield pa.RecordBatch.from_pylist([], pa.schema([schema.field(name) for name in names]))
+        for batch in file.iter_batches(batch_size=MARKS, columns=names, use_threads=False):
+            yield batch.select(names)
