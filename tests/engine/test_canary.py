@@ -88,6 +88,23 @@ def test_canaries_report_the_change_and_the_error_of_each_cell():
         assert canary.error < 1e-4
 
 
+def test_rows_that_are_alike_without_their_push_are_scored_once(monkeypatch):
+    asked = []
+
+    def counted(made, rows, texts):
+        asked.extend(rows)
+        return decoded_log_probs(made, rows, texts)
+
+    monkeypatch.setattr("steerproof.engine.canary.decoded_log_probs", counted)
+    rows = one_per_cell()
+    twice = [*rows, *(replace(row, cell=f"{row.cell}'") for row in rows)]
+    found = canaries(subject("qwen2"), twice, TEXT)
+    kinds = {(r.adapter, r.prompt_ids, p) for r in rows for p in (r.push, None)}
+    assert len(asked) == len(kinds) < 2 * len(twice)
+    assert [one.cell for one in found] == [row.cell for row in twice]
+    assert [one.mean_log_prob for one in found[:10]] == [one.mean_log_prob for one in found[10:]]
+
+
 def test_a_pool_that_computes_something_else_kills_its_canary_and_no_other(monkeypatch):
     def wrong(made, rows, texts):
         first, *others = decoded_log_probs(made, rows, texts)

@@ -32,6 +32,7 @@ from steerproof.engine.subject import Subject, subject_of
 from steerproof.errors import ModelError, SteeringError, SteerproofError
 from steerproof.model.base import Base
 from steerproof.model.chat import text_ids
+from steerproof.model.push import Push
 
 FACTOR = 3.0
 """So many times as far from the truth as the row alone may the pool be."""
@@ -123,8 +124,8 @@ def canaries(
     if not text:
         raise ModelError("a canary needs a text of at least one token")
     still = [replace(row, push=None) for row in rows]
-    pushed = _scored(subject, rows, text)
-    unpushed = _scored(subject, still, text)
+    scores = _scored_once(subject, [*rows, *still], text)
+    pushed, unpushed = scores[: len(rows)], scores[len(rows) :]
     changes = [a - b for a, b in zip(pushed, unpushed, strict=True)]
     exact = _ROUNDING.get(subject.base.dtype)
     usual = exact or _middle([scores.rounding for scores in pushed])
@@ -150,6 +151,19 @@ def _unread(row: Row) -> ModelError:
     return ModelError(
         f"{row.cell}: the adapter changes nothing in a fixed text: not trained, or not loaded"
     )
+
+
+def _scored_once(subject: Subject, rows: Sequence[Row], text: Sequence[int]) -> list[_Scores]:
+    """Scores of rows; those alike in adapter, prompt and push share theirs.
+
+    Without their pushes most rows are alike, and many are cells of their own as well.
+    """
+    kinds = [(subject.adapter_slot(row), row.prompt_ids, row.push) for row in rows]
+    first: dict[tuple[int, tuple[int, ...], Push | None], Row] = {}
+    for kind, row in zip(kinds, rows, strict=True):
+        first.setdefault(kind, row)
+    found = dict(zip(first, _scored(subject, list(first.values()), text), strict=True))
+    return [found[kind] for kind in kinds]
 
 
 def _scored(subject: Subject, rows: Sequence[Row], text: Sequence[int]) -> list[_Scores]:
