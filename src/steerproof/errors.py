@@ -3,6 +3,7 @@
 SteerproofError               2   bad arguments, experiment, table or model
 ├── ExperimentError           2   the experiment file or a rate table is wrong
 ├── ModelError                2   the model directory, tokenizer or adapter file is unusable
+│   └── AbsentModelError      2   the model is not on this machine, and cannot be had from it now
 ├── SteeringError             2   a direction was not, or cannot be, added as asked
 ├── RegistrationError         2   the experiment differs from what was locked
 ├── MachineError              3   this machine cannot do the work
@@ -25,6 +26,10 @@ class ExperimentError(SteerproofError):
 
 class ModelError(SteerproofError):
     """A model directory, tokenizer, chat template or adapter file is unusable."""
+
+
+class AbsentModelError(ModelError):
+    """The model is not on this machine: not fetched yet, or its hub cannot be reached."""
 
 
 class SteeringError(SteerproofError):

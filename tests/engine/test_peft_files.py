@@ -1,11 +1,12 @@
 """Adapter files: what they must say, and what is refused by name."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import EvaConfig, LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from steerproof.engine.lora.peft_files import CONFIG, WEIGHTS, read_peft, write_peft
@@ -75,6 +76,14 @@ def test_what_a_plain_pool_cannot_do_is_refused_by_name(directory, fields, named
     change(directory, **fields)
     with pytest.raises(ModelError, match=named):
         read_peft(directory, BASE)
+
+
+def test_what_only_describes_how_training_began_is_no_reason_to_refuse(directory):
+    plain = read_peft(directory, BASE)
+    change(directory, init_lora_weights="eva", eva_config=asdict(EvaConfig()))
+    read = read_peft(directory, BASE)
+    assert read.spec == plain.spec
+    assert all(torch.equal(read.tensors[name], plain.tensors[name]) for name in plain.tensors)
 
 
 @pytest.mark.parametrize(

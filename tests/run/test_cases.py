@@ -428,6 +428,27 @@ def test_a_hub_model_is_known_by_its_configuration_and_by_what_the_hub_says(tmp_
     assert fetched[-1] == ["model.safetensors"]
 
 
+def test_a_model_that_cannot_be_fetched_is_planned_and_not_locked(tmp_path, monkeypatch):
+    def offline(*_, **__):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(files, "snapshot_download", offline)
+    asked(tmp_path, {"model.path": "some/model", "model.revision": "0" * 40})
+    (file, where), command = (str(tmp_path / "e.yaml"), tmp_path / "run"), CliRunner()
+    done = command.invoke(app, ["plan", file, "--dir", str(where), "--no-trial", "--json"])
+    assert done.exit_code == 0, done.output
+    planned = json.loads(done.stdout)
+    assert planned["counts"]["cells"]
+    assert planned["objections"]
+    assert "no route to host" in planned["not_yet_known"][0]
+    for name, *more in (("plan",), ("lock",), ("run", "--device", "cpu")):
+        done = command.invoke(app, [name, file, "--dir", str(where), *more])
+        assert isinstance(done.exception, ModelError)
+        assert "no route to host; if this machine has no network" in str(done.exception)
+        assert ("completions, in" in done.stdout) == (name == "plan")
+    assert not (where / "experiment.lock.json").exists()
+
+
 # What every command says
 
 

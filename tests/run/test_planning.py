@@ -97,7 +97,7 @@ def test_a_plan_of_a_fresh_directory_is_tried_out_and_says_so(
     untried = plan_run(experiment, graph, tmp_path / "run", place)
     assert untried.plan.hours is None
     assert any("size of each push" in text for text in untried.not_yet_known)
-    tried = plan_run(experiment, graph, tmp_path / "run", place, timed=True)
+    tried = plan_run(experiment, graph, tmp_path / "run", place, trial=str)
     assert tried.plan.hours is not None
     assert 0.0 < tried.plan.hours.low <= tried.plan.hours.high < 24.0
     assert "a trial of" in tried.plan.source

@@ -28,7 +28,7 @@ from steerproof.cli.output import (
     complain,
     say,
 )
-from steerproof.errors import MachineError, SteerproofError
+from steerproof.errors import AbsentModelError, MachineError, SteerproofError
 from steerproof.text import clean
 
 if TYPE_CHECKING:
@@ -380,19 +380,22 @@ def plan(
     """What it takes, how much is done, and what a careful reviewer would object to."""
     from steerproof.run.commands.evidence import refuse_serious
     from steerproof.run.commands.planning import plan_run
-    from steerproof.run.commands.session import graph_of
+    from steerproof.run.commands.session import planned_graph
     from steerproof.run.driver.workers import choose_device
 
     def tell(line: str) -> None:
         typer.echo(clean(line), err=True)
 
     session = _session(experiment, directory, choose_device(device), settings)
-    asked = (session.experiment, graph_of(session), session.run, session.place)
-    known = plan_run(*asked)
+    graph, absent = planned_graph(session)
+    asked = (session.experiment, graph, session.run, session.place)
+    known = plan_run(*asked, absent=absent)
     if trial and not as_json and known.plan.hours is None:
         # What needs no model comes at once; what a trial adds comes when it has ended.
         say(known, False, lambda: tables.plan_tables(known))
-    planned = plan_run(*asked, timed=True, say=tell) if trial else known
+    if trial and absent is not None:
+        raise AbsentModelError(absent)
+    planned = plan_run(*asked, trial=tell) if trial else known
     say(planned, as_json, lambda: tables.plan_tables(planned))
     if strict:
         refuse_serious(planned.objections)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from steerproof.errors import ModelError
+from steerproof.errors import AbsentModelError, ModelError
 from steerproof.model.gguf import Say, converted, converted_directory
 
 
@@ -48,11 +48,11 @@ def fetched_directory(name: str) -> Path:
     """Where a fetched model is.
 
     Raises:
-        ModelError: It has not been fetched on this machine.
+        AbsentModelError: It has not been fetched on this machine.
     """
     directory = FETCHABLE[name].directory
     if not directory.is_dir():
-        raise ModelError(
+        raise AbsentModelError(
             f"the model {name!r} is not on this machine yet ({FETCHABLE[name].describe}):"
             f" steerproof fetch {name}"
         )

@@ -15,7 +15,7 @@ from typing import Any
 
 from huggingface_hub import HfApi, snapshot_download
 
-from steerproof.errors import ModelError
+from steerproof.errors import AbsentModelError, ModelError
 from steerproof.model.fetch import FETCHABLE, fetched_directory
 from steerproof.model.gguf import SUFFIX, converted
 
@@ -75,7 +75,7 @@ def model_hashes(path: str | Path, revision: str | None) -> dict[str, str]:
     try:
         told = HfApi().model_info(name, revision=commit, files_metadata=True).siblings or []
     except (OSError, ValueError) as error:
-        raise ModelError(f"cannot ask the hub about {name!r}: {error}") from error
+        raise AbsentModelError(f"cannot ask the hub about {name!r}: {error}") from error
     large = {one.rfilename: one.lfs.sha256 for one in told if one.lfs is not None}
     missing = [shard for shard in wanted if shard not in large]
     if missing:
@@ -117,7 +117,10 @@ def _snapshot(name: str, commit: str, patterns: Sequence[str]) -> Path:
     try:
         return Path(snapshot_download(name, revision=commit, allow_patterns=list(patterns)))
     except (OSError, ValueError) as error:
-        raise ModelError(f"cannot fetch {name!r} at revision {commit}: {error}") from error
+        raise AbsentModelError(
+            f"cannot fetch {name!r} at revision {commit}: {error}; if this machine has no network,"
+            " fetch it on one that has, and give its directory as model.path"
+        ) from error
 
 
 def _weights_of(directory: Path) -> list[str]:

@@ -71,8 +71,8 @@ def plan_run(
     run: Path,
     place: Place,
     *,
-    timed: bool = False,
-    say: Say = str,
+    trial: Say | None = None,
+    absent: str | None = None,
 ) -> Planned:
     """The plan, the objections, and what is not known yet.
 
@@ -81,21 +81,23 @@ def plan_run(
         graph: Its units.
         run: Its run directory, which need not exist.
         place: Where the experiment's files are, and the device.
-        timed: Whether a short trial may be made when nothing was done here yet.
-        say: Told in a line what a trial does.
+        trial: Told in a line what a short trial does, which is made when nothing was done here
+            yet; none makes none.
+        absent: Why the model is not on this machine; nothing is then asked of it.
 
     Raises:
         ModelError: What `run` would refuse, or the model cannot be loaded for the trial.
         ExperimentError: What `run` would refuse.
     """
-    check_runnable(experiment, place, graph, run)
+    if absent is None:
+        check_runnable(experiment, place, graph, run)
     found = survey(run, graph)
     fresh = not any(unit.kind == "directions" for unit in found.reused)
-    tried = try_out(experiment, place, say) if timed and fresh else None
+    tried = try_out(experiment, place, trial) if trial is not None and fresh else None
     plan = make_plan(
         experiment,
-        speed=_speed(experiment, run, place) or (tried and tried.speed),
-        shape=model_shape(experiment, place),
+        speed=None if absent else _speed(experiment, run, place) or (tried and tried.speed),
+        shape=None if absent else model_shape(experiment, place),
         todo={str(unit) for unit in found.todo},
         accelerator=place.device.startswith("cuda"),
     )
@@ -104,6 +106,8 @@ def plan_run(
     )
     evidence = evidence_of(experiment, place.directory, found.reused, tried and tried.calibration)
     gates = foreseen_gates(experiment, evidence)
+    if absent is not None:
+        later = [f"whether the model, its template and every prompt will do: {absent}", *later]
     return Planned(plan=plan, objections=raised, gates=gates, not_yet_known=later, run=run)
 
 

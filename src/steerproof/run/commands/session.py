@@ -8,7 +8,12 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from steerproof.errors import ExperimentError, IntegrityError, ModelError
+from steerproof.errors import (
+    AbsentModelError,
+    ExperimentError,
+    IntegrityError,
+    ModelError,
+)
 from steerproof.run.artefacts.verdict import Verdict
 from steerproof.run.commands.evidence import Finished, objections_of, refuse_serious
 from steerproof.run.commands.preflight import check_runnable
@@ -138,6 +143,22 @@ def registered_graph(session: Session) -> Graph:
             raise
         files = registration.lock.hashes.get("model", {})
         return experiment_graph(session.experiment, session.place, files)
+
+
+def planned_graph(session: Session) -> tuple[Graph, str | None]:
+    """The session's units, and why its model could not be looked at, if it is not here.
+
+    Raises:
+        ModelError: The base model is here, and is none.
+        ExperimentError: A file that the experiment names cannot be read.
+        IntegrityError: The registration is not as it was.
+    """
+    try:
+        return graph_of(session), None
+    except AbsentModelError as error:
+        registration = read_registration(session.run)
+        files = {} if registration is None else registration.lock.hashes.get("model", {})
+        return experiment_graph(session.experiment, session.place, files), str(error)
 
 
 def lock_session(session: Session, graph: Graph, directory: RunDirectory) -> Registration:
