@@ -20,9 +20,9 @@ try:
 except ImportError:  # Windows
     resource = None
 
-SEARCH_SECONDS = 2.0
+_SEARCH_SECONDS = 2.0
 """Longest search for a pattern in one text; a usual one takes microseconds."""
-MAX_PATTERN = 1_000
+_MAX_PATTERN = 1_000
 """Longest pattern, in characters."""
 
 
@@ -41,10 +41,10 @@ class Pattern:
             ignore_case: Whether `a` is also `A`.
 
         Raises:
-            ValueError: It is none, or longer than `MAX_PATTERN`.
+            ValueError: It is none, or longer than `_MAX_PATTERN`.
         """
-        if len(text) > MAX_PATTERN:
-            raise ValueError(f"it has {len(text)} characters; allowed: {MAX_PATTERN}")
+        if len(text) > _MAX_PATTERN:
+            raise ValueError(f"it has {len(text)} characters; allowed: {_MAX_PATTERN}")
         flags = regex.VERSION0 | (regex.IGNORECASE if ignore_case else 0)
         try:
             re.compile(text)  # the other library knows more than the documents promise
@@ -56,19 +56,19 @@ class Pattern:
         """Whether it occurs in a text.
 
         Raises:
-            TooMuchError: The search took longer than `SEARCH_SECONDS`.
+            TooMuchError: The search took longer than `_SEARCH_SECONDS`.
         """
         with _searching(self._compiled.pattern):
-            return self._compiled.search(text, timeout=SEARCH_SECONDS) is not None
+            return self._compiled.search(text, timeout=_SEARCH_SECONDS) is not None
 
     def is_all_of(self, text: str) -> bool:
         """Whether it matches a text from its beginning to its end.
 
         Raises:
-            TooMuchError: The search took longer than `SEARCH_SECONDS`.
+            TooMuchError: The search took longer than `_SEARCH_SECONDS`.
         """
         with _searching(self._compiled.pattern):
-            return self._compiled.fullmatch(text, timeout=SEARCH_SECONDS) is not None
+            return self._compiled.fullmatch(text, timeout=_SEARCH_SECONDS) is not None
 
 
 @contextmanager
@@ -78,7 +78,7 @@ def _searching(pattern: str) -> Iterator[None]:
     except (TimeoutError, MemoryError) as error:
         raise TooMuchError(
             f"the pattern {pattern[:60]!r} was not through with one text after"
-            f" {SEARCH_SECONDS:g} s: it repeats what is repeated already; write it without nested"
+            f" {_SEARCH_SECONDS:g} s: it repeats what is repeated already; write it without nested"
             " repeats"
         ) from error
 

@@ -13,7 +13,7 @@ from steerproof.run.store.story import Event
 from steerproof.text import clean, duration
 
 Listen = Callable[[Event, Numbers], None]
-PHASES = {
+_PHASES = {
     "directions": "reading directions",
     "answers": "answering training questions",
     "dataset": "building datasets",
@@ -25,7 +25,7 @@ PHASES = {
 _LOUD = {"unit-failed", "unit-retried", "unit-set-aside", "stopping"}
 
 
-class Pace:
+class _Pace:
     """Time left, from what this process has seen: an honest ETA needs a unit of each kind done.
 
     Units that were reused do not count. Before the first unit of the kind in hand is finished
@@ -64,7 +64,7 @@ def following(stream: TextIO, title: str) -> Iterator[Listen]:
         stream: Where to write; a bar if it is a terminal, a line per phase and tenth if not.
         title: What is being run.
     """
-    pace = Pace()
+    pace = _Pace()
     console = Console(file=stream, highlight=False)
     if not console.is_terminal:
         yield _plain(console, pace)
@@ -97,7 +97,7 @@ def following(stream: TextIO, title: str) -> Iterator[Listen]:
         yield listen
 
 
-def _plain(console: Console, pace: Pace) -> Listen:
+def _plain(console: Console, pace: _Pace) -> Listen:
     said: set[tuple[str, int]] = set()
 
     def listen(event: Event, numbers: Numbers) -> None:
@@ -117,7 +117,7 @@ def _plain(console: Console, pace: Pace) -> Listen:
     return listen
 
 
-def _note(event: Event, pace: Pace) -> str:
+def _note(event: Event, pace: _Pace) -> str:
     """Count the event; returns the phase it belongs to, or nothing."""
     if event.unit is None:
         return ""
@@ -126,10 +126,10 @@ def _note(event: Event, pace: Pace) -> str:
         pace.start(kind)
     if event.what == "unit-done":
         pace.finish(kind)
-    return PHASES.get(kind, kind)
+    return _PHASES.get(kind, kind)
 
 
-def _left(pace: Pace, event: Event) -> str:
+def _left(pace: _Pace, event: Event) -> str:
     seconds = None if event.unit is None else pace.left(event.unit.kind)
     if seconds is None:
         return ""

@@ -22,7 +22,7 @@ from steerproof.board.entries import Entry
 from steerproof.board.templating import cell_address, experiment_address, page, visit_cookie
 from steerproof.spec.yaml_io import shipped
 
-BROWSER_SECONDS = 365 * 24 * 3600.0
+_BROWSER_SECONDS = 365 * 24 * 3600.0
 """A browser that signed in once is known this long; see `brake`."""
 
 
@@ -135,7 +135,7 @@ def _sign_in(request: Request, fields: Fields) -> Response:
     answer = RedirectResponse(_local(fields.get("next", "")), status_code=303)
     _set_cookie(answer, board.cookie, users.open_session(board.file, name), users.SESSION_SECONDS)
     token = known_browser(board.secret, name)
-    _set_cookie(answer, _browser_cookie(board), token, BROWSER_SECONDS)
+    _set_cookie(answer, _browser_cookie(board), token, _BROWSER_SECONDS)
     answer.delete_cookie(visit_cookie(request))
     return answer
 

@@ -14,9 +14,9 @@ from steerproof.board.context import Board, board_of, find_entry, part_of, user_
 from steerproof.board.entries import Entry
 from steerproof.errors import SteerproofError
 
-LONGEST_BODY = 200_000
+_LONGEST_BODY = 200_000
 """Largest form, in bytes."""
-FORM = "application/x-www-form-urlencoded"
+_FORM = "application/x-www-form-urlencoded"
 
 Fields = dict[str, str]
 
@@ -80,13 +80,13 @@ async def fields_of(request: Request) -> Fields:
         RefusedError: it is no form, or too large.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != FORM:
+    if kind != _FORM:
         raise RefusedError(415, "Only forms are accepted here.")
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
-        if len(body) > LONGEST_BODY:
-            raise RefusedError(413, f"A form has at most {LONGEST_BODY} bytes.")
+        if len(body) > _LONGEST_BODY:
+            raise RefusedError(413, f"A form has at most {_LONGEST_BODY} bytes.")
     try:
         pairs = parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=32, errors="strict")
     except ValueError:

@@ -23,7 +23,7 @@ FILES = {
 }
 """Place in the run directory and type of each download, by name."""
 
-PIECE = 1 << 16
+_PIECE = 1 << 16
 """Characters of a CSV file that are sent at once."""
 _TITLE = re.compile(r"<title[^>]{0,200}>([^<]{1,300})</title>")
 _FIRST = ("matrix", "dose", "estimates", "ranking")
@@ -100,7 +100,7 @@ def _lines(rows: Iterable[Iterable[object]]) -> Iterator[str]:
     write = csv.writer(piece, lineterminator="\r\n").writerow
     for row in rows:
         write(neutralise_csv(str(value)) for value in row)
-        if piece.tell() > PIECE:
+        if piece.tell() > _PIECE:
             yield piece.getvalue()
             piece.seek(0)
             piece.truncate()

@@ -20,7 +20,7 @@ from steerproof.board.database import connect, now, transaction
 from steerproof.errors import SteerproofError
 from steerproof.run.store.holder import process_ticks
 
-LOG_TAIL = 16_000
+_LOG_TAIL = 16_000
 """Bytes of a log that a page shows."""
 
 
@@ -126,7 +126,7 @@ def all_jobs(file: Path) -> dict[int, tuple[Job, ...]]:
     return found
 
 
-def tail(path: Path, length: int = LOG_TAIL) -> str:
+def tail(path: Path, length: int = _LOG_TAIL) -> str:
     """The last bytes of a log as text; empty if there is none."""
     try:
         with path.open("rb") as file:

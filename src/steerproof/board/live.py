@@ -23,10 +23,10 @@ POLL_SECONDS = 1.0
 BEAT_SECONDS = 15.0
 BUSY_SECONDS = 2
 """While a job goes on its page is brought up to date this often."""
-LONGEST_SECONDS = 600.0
+_LONGEST_SECONDS = 600.0
 """A stream ends after this long; the browser opens the next one by itself."""
 MOST_STREAMS = 64
-MOST_FELT = 4096
+_MOST_FELT = 4096
 
 _streams: set[object] = set()
 
@@ -65,7 +65,7 @@ def pulse(board: Board, number: int | None = None) -> str:
         took = time.monotonic() - began
         # Finding a new run writes to the board's file, so its stamp is asked for again.
         until = time.monotonic() + max(board.patience, 5 * took if board.patience else 0.0)
-        if len(_felt) > MOST_FELT:
+        if len(_felt) > _MOST_FELT:
             _felt.clear()
         _felt[board.file, number] = _Felt(until, _board_stamp(board), value)
     return value
@@ -112,7 +112,7 @@ async def _events(
 ) -> AsyncIterator[str]:
     started = beat = time.monotonic()
     yield "retry: 2000\n\n"
-    while time.monotonic() - started < LONGEST_SECONDS and not board.ending.asked():
+    while time.monotonic() - started < _LONGEST_SECONDS and not board.ending.asked():
         if await request.is_disconnected():
             return
         value = await to_thread.run_sync(pulse, board, number)

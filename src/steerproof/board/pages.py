@@ -36,7 +36,7 @@ from steerproof.board.templating import page, static_files
 from steerproof.spec.yaml_io import shipped
 from steerproof.study.readouts.texts import text_readout
 
-PER_PAGE = 20
+_PER_PAGE = 20
 """Completions on a page."""
 
 
@@ -112,7 +112,7 @@ def cell_page(request: Request) -> HTMLResponse:
     try:
         files = completions.files_of(run.directory, name, read)
         if files is not None:
-            shown = completions.read_page(files, name, chosen, offset, PER_PAGE)
+            shown = completions.read_page(files, name, chosen, offset, _PER_PAGE)
             finishes = completions.finishes(files, name)
     except completions.UnreadableError as error:
         problem = str(error)
@@ -132,7 +132,7 @@ def cell_page(request: Request) -> HTMLResponse:
         finishes=finishes,
         chosen=chosen,
         offset=offset,
-        per_page=PER_PAGE,
+        per_page=_PER_PAGE,
         link=_page_link(request),
         beside=beside if beside in run.cells else "",
         other=_beside(run, beside, shown),

@@ -56,7 +56,7 @@ class Plan:
 
 def plan_of(board: Board, entry: Entry) -> Plan | None:
     """The newest successful plan; objections of a finished run replace the plan's own."""
-    newest = next(iter(plans_of(board, entry)), None)
+    newest = next(iter(_plans_of(board, entry)), None)
     judged = entry.directory and runs.read_json(entry.directory / "results" / "objections.json")
     if not isinstance(judged, list):
         return newest
@@ -64,7 +64,7 @@ def plan_of(board: Board, entry: Entry) -> Plan | None:
     return replace(newest or Plan(facts=(), objections=(), unknown=()), objections=objections)
 
 
-def plans_of(board: Board, entry: Entry) -> tuple[Plan, ...]:
+def _plans_of(board: Board, entry: Entry) -> tuple[Plan, ...]:
     """Every plan that was made for an entry, newest first: what `plan --json` wrote is kept."""
     asked = [j for j in jobs.jobs(board.file, entry.number) if j.kind == "plan" and not j.alive]
     return tuple(plan for plan in (_plan(board, job) for job in reversed(asked)) if plan)

@@ -18,7 +18,7 @@ from steerproof.spec.yaml_tree import UnreadableError, read_tree
 
 LONGEST = 200_000
 """Largest proposal, in bytes."""
-LONGEST_LINE = 500
+_LONGEST_LINE = 500
 """Longest title, kind and list of tags, in characters."""
 STATUSES = ("proposed", "planned", "on_hold", "running", "judged", "cancelled", "archived")
 """Columns of the board, in the order of an experiment's life."""
@@ -116,9 +116,9 @@ def _checked(proposal: Proposal, source: str) -> Proposal:
             f"{source}: the title is empty; write one line that says what is asked"
         )
     for name, value in texts.items():
-        if len(value) > LONGEST_LINE:
+        if len(value) > _LONGEST_LINE:
             raise ExperimentError(
-                f"{source}: {name} has {len(value)} characters; at most {LONGEST_LINE}"
+                f"{source}: {name} has {len(value)} characters; at most {_LONGEST_LINE}"
             )
     for name, value in (*texts.items(), ("the text", proposal.text)):
         try:

@@ -41,7 +41,7 @@ from steerproof.spec.experiment import Experiment
 from steerproof.spec.grid import Adapter
 from steerproof.text import clean
 
-MOST_EVENTS = 5000
+_MOST_EVENTS = 5000
 """Newest events of a run that its page looks through."""
 _MOST_BYTES = 64 << 20
 """Largest JSON file that is read."""
@@ -213,7 +213,7 @@ def _story(run: Path, stamps: Fingerprint) -> Story:
 
 def timeline(run: Path) -> tuple[Event, ...]:
     """The events of a run without the everyday ones."""
-    return tuple(e for e in story(run).events[-MOST_EVENTS:] if e.what not in _QUIET_EVENTS)
+    return tuple(e for e in story(run).events[-_MOST_EVENTS:] if e.what not in _QUIET_EVENTS)
 
 
 def experiment(run: Path) -> Experiment | None:

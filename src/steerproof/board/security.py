@@ -14,13 +14,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from steerproof.errors import SteerproofError
 
-POLICY = (
+_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
     "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'; "
     "require-trusted-types-for 'script'; trusted-types 'none'"
 )
 HEADERS = {
-    "content-security-policy": POLICY,
+    "content-security-policy": _POLICY,
     "x-frame-options": "DENY",
     "x-content-type-options": "nosniff",
     # Not `no-referrer`: browsers then send `Origin: null` with our own forms.
@@ -29,9 +29,9 @@ HEADERS = {
     "cross-origin-resource-policy": "same-origin",
     "permissions-policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
 }
-METHODS = ("GET", "HEAD", "POST")
-WILDCARDS = ("", "0.0.0.0", "::", "*")
-LONGEST_TARGET = 4096
+_METHODS = ("GET", "HEAD", "POST")
+_WILDCARDS = ("", "0.0.0.0", "::", "*")
+_LONGEST_TARGET = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,12 +66,12 @@ def allowed_for(host: str, port: int, names: Iterable[str] = ()) -> Allowed:
         SteerproofError: a wildcard bind without names: any Host would have to be believed.
     """
     given = list(names)
-    if host in WILDCARDS and not given:
+    if host in _WILDCARDS and not given:
         raise SteerproofError(
             f"listening on {host or 'every address'} needs the names under which the board is "
             "reached, such as --name lab.example.org"
         )
-    own = [] if host in WILDCARDS else [host]
+    own = [] if host in _WILDCARDS else [host]
     if is_loopback(host):
         own = ["127.0.0.1", "localhost", "::1"]
     hosts = {_with_port(name, port) for name in [*own, *given]}
@@ -111,9 +111,9 @@ def refuse(scope: Scope, allowed: Allowed) -> Response | None:
     if len(hosts) != 1 or hosts[0].lower() not in allowed.hosts:
         return _page(421, "This address is not served here.")
     method = scope["method"]
-    if method not in METHODS:
-        return _page(405, f"Method {method} is not used here.", {"allow": ", ".join(METHODS)})
-    if len(scope.get("raw_path") or b"") + len(scope["query_string"]) > LONGEST_TARGET:
+    if method not in _METHODS:
+        return _page(405, f"Method {method} is not used here.", {"allow": ", ".join(_METHODS)})
+    if len(scope.get("raw_path") or b"") + len(scope["query_string"]) > _LONGEST_TARGET:
         return _page(414, "The address is too long.")
     origins = _header(scope, b"origin")
     if len(origins) > 1 or any(origin not in allowed.origins for origin in origins):

@@ -17,8 +17,8 @@ from steerproof.errors import MachineError, SteerproofError
 
 COMMAND = (sys.executable, "-m", "steerproof")
 """What Plan and Start call."""
-LAST_PORT = 65535
-BACKLOG = 2048
+_LAST_PORT = 65535
+_BACKLOG = 2048
 """Connections that wait to be taken up."""
 
 
@@ -95,15 +95,15 @@ def check_bind(file: Path, host: str, names: Sequence[str]) -> None:
 
 def _listen(host: str, port: int) -> socket.socket:
     """A socket that listens already: whoever is told of it may come at once."""
-    if not 0 <= port <= LAST_PORT:
-        raise MachineError(f"port {port} does not exist; choose 1 to {LAST_PORT}, or 0 for any")
+    if not 0 <= port <= _LAST_PORT:
+        raise MachineError(f"port {port} does not exist; choose 1 to {_LAST_PORT}, or 0 for any")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((host, port))
         # Two may bind one port, but only one may listen on it: the second is told here.
-        listening.listen(BACKLOG)
+        listening.listen(_BACKLOG)
     except OSError as error:
         listening.close()
         raise MachineError(

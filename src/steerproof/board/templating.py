@@ -17,7 +17,7 @@ from steerproof.board.context import board_of, user_of
 from steerproof.decide.report.wording import sentence
 from steerproof.text import reveal, span
 
-TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+_TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 """Kinds of static files."""
 
 
@@ -47,13 +47,13 @@ def static_files() -> dict[str, tuple[bytes, str, str]]:
     folders = (files("steerproof").joinpath("static"), files("steerproof.board").joinpath("static"))
     for file in (file for folder in folders for file in folder.iterdir()):
         suffix = file.name[file.name.rfind(".") :]
-        if suffix in TYPES:
+        if suffix in _TYPES:
             content = file.read_bytes()
-            found[file.name] = (content, TYPES[suffix], hashlib.sha256(content).hexdigest()[:12])
+            found[file.name] = (content, _TYPES[suffix], hashlib.sha256(content).hexdigest()[:12])
     return found
 
 
-def static_address(name: str) -> str:
+def _static_address(name: str) -> str:
     """Address of a static file; it changes with the content, so browsers may keep it for ever."""
     return f"/static/{name}?v={static_files()[name][2]}"
 
@@ -68,7 +68,7 @@ def cell_address(number: int, cell: str) -> str:
     return f"/experiments/{number}/cells/{quote(cell, safe='')}"
 
 
-def figure_address(number: int, name: str) -> str:
+def _figure_address(number: int, name: str) -> str:
     """Address of the page of one figure."""
     return f"/experiments/{number}/figures/{quote(name, safe='')}/large"
 
@@ -112,10 +112,10 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.globals.update(
-        static=static_address,
+        static=_static_address,
         experiment_url=experiment_address,
         cell_url=cell_address,
-        figure_url=figure_address,
+        figure_url=_figure_address,
     )
     environment.filters.update(
         moment=cards.moment,

@@ -22,8 +22,8 @@ from steerproof.errors import SteerproofError
 from steerproof.spec.problems import shown
 
 SESSION_SECONDS = 30 * 24 * 3600.0
-SHORTEST_PASSWORD = 10
-LONGEST_PASSWORD = 1000
+_SHORTEST_PASSWORD = 10
+_LONGEST_PASSWORD = 1000
 
 _NAME = re.compile(r"[a-z][a-z0-9._-]{0,31}")
 _hasher = PasswordHasher()
@@ -58,9 +58,9 @@ def add_user(board_dir: Path, name: str, password: str) -> None:
         raise SteerproofError(
             f"user name {name!r}: 1 to 32 of a-z 0-9 . _ and -, beginning with a letter"
         )
-    if not SHORTEST_PASSWORD <= len(password) <= LONGEST_PASSWORD:
+    if not _SHORTEST_PASSWORD <= len(password) <= _LONGEST_PASSWORD:
         raise SteerproofError(
-            f"a password has {SHORTEST_PASSWORD} to {LONGEST_PASSWORD} characters; "
+            f"a password has {_SHORTEST_PASSWORD} to {_LONGEST_PASSWORD} characters; "
             f"this has {len(password)}"
         )
     path = open_board(board_dir)
@@ -106,7 +106,7 @@ def check_password(path: Path, name: str, password: str) -> bool:
         row = db.execute("SELECT password FROM user WHERE name = ?", (name,)).fetchone()
     known = row.password if row is not None and row.password else _dummy()
     try:
-        _hasher.verify(known, password[:LONGEST_PASSWORD])
+        _hasher.verify(known, password[:_LONGEST_PASSWORD])
     except (VerificationError, InvalidHashError):
         return False
     return row is not None and bool(row.password)

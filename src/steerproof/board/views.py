@@ -75,7 +75,7 @@ class Results:
     problem: str | None = None
 
 
-def link_to(known: Mapping[int, Entry]) -> markdown.NumberLink:
+def _link_to(known: Mapping[int, Entry]) -> markdown.NumberLink:
     """`#267` as a link where the board has that number."""
     return lambda number: experiment_address(number) if number in known else None
 
@@ -86,14 +86,14 @@ def proposal(text: str, known: Mapping[int, Entry]) -> Markup:
         body = parse_proposal(text).markdown
     except ExperimentError:
         body = text
-    return markdown.render(body, link_to(known))
+    return markdown.render(body, _link_to(known))
 
 
 def comments(
     board: Board, number: int, cell: str | None, known: Mapping[int, Entry]
 ) -> tuple[Shown, ...]:
     """Comments with their history, oldest first."""
-    link = link_to(known)
+    link = _link_to(known)
     return tuple(
         Shown(
             comment=one,

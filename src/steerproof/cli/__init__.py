@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from steerproof.run.artefacts.verdict import Verdict
     from steerproof.run.commands.session import Session
 
-INTERRUPTED = 130
+_INTERRUPTED = 130
 
 app = typer.Typer(
     name="steerproof",
@@ -59,12 +59,12 @@ def main() -> None:
         complain(str(error))
         sys.exit(error.exit_code)
     except KeyboardInterrupt:  # a second signal, while the first was being seen to
-        sys.exit(INTERRUPTED)
+        sys.exit(_INTERRUPTED)
 
 
 def _interrupted(_signal: int, _frame: FrameType | None) -> None:
     complain("interrupted; finished units are kept, and the same command goes on")
-    raise SystemExit(INTERRUPTED)
+    raise SystemExit(_INTERRUPTED)
 
 
 def _say_verdict(verdict: "Verdict | None", place: Path, as_json: bool) -> None:
@@ -143,7 +143,7 @@ def run(
         )
     if summary.stopped:
         complain(f"stopped; finished units are kept. To go on: {session.command}")
-        raise SystemExit(INTERRUPTED)
+        raise SystemExit(_INTERRUPTED)
     _say_verdict(verdict, session.run, as_json)
 
 

@@ -74,7 +74,7 @@ class MicroBatch:
     """Adapter slot of each completion token."""
 
 
-def epoch_orders(seed: int, examples: int, epochs: int) -> Iterator[list[int]]:
+def _epoch_orders(seed: int, examples: int, epochs: int) -> Iterator[list[int]]:
     """The order of the examples in each epoch, from the adapter's seed."""
     for epoch in range(epochs):
         generator = torch.Generator().manual_seed(derived_seed("order", seed, epoch))
@@ -85,7 +85,7 @@ def step_plan(seed: int, examples: int, epochs: int, rows_per_step: int) -> list
     """Example indices of every step; the last step of an epoch takes what is left."""
     return [
         tuple(order[i : i + rows_per_step])
-        for order in epoch_orders(seed, examples, epochs)
+        for order in _epoch_orders(seed, examples, epochs)
         for i in range(0, examples, rows_per_step)
     ]
 

@@ -13,14 +13,14 @@ from steerproof.engine.lora.weights import LoraSpec, lora_sites
 from steerproof.errors import ModelError
 from steerproof.model.base import Base
 
-CPU_TOKENS = 2048
+_CPU_TOKENS = 2048
 """Measured on two cores, width 128: fewer and starting costs, more and tensors leave the cache."""
-GPU_TOKENS = (2048, 32768)
+_GPU_TOKENS = (2048, 32768)
 """The first micro-batch, whose memory is measured, and the most that is worth while."""
-CPU_START, GPU_START = 64, 4096
+_CPU_START, _GPU_START = 64, 4096
 """What starting a micro-batch costs, in tokens that could be computed meanwhile: measured on two
 cores at width 128, and on an H200 at 7 billion weights, where launching takes a quarter second."""
-MOST_ADAPTERS = 16
+_MOST_ADAPTERS = 16
 """Enough to find rows of like length; more only takes memory."""
 # Weight, gradient and two moments in float32, and the copy that the base's precision needs.
 _BYTES_PER_PARAMETER = 18
@@ -43,7 +43,7 @@ def adapters_at_once(base: Base, spec: LoraSpec, pooling: Pooling, jobs: int) ->
     """Adapters in training at once: what was asked for, or what free memory allows."""
     if pooling.adapters is not None:
         return min(jobs, pooling.adapters)
-    most = min(jobs, MOST_ADAPTERS)
+    most = min(jobs, _MOST_ADAPTERS)
     if base.device.type != "cuda":
         return most
     parameters = sum(spec.rank * (site.inputs + site.outputs) for site in lora_sites(base))
@@ -63,13 +63,13 @@ class TokenBudget:
             twice: Memory is taken twice, once outside of captured graphs and once inside.
         """
         self._device = base.device
-        self.start_cost = GPU_START if base.device.type == "cuda" else CPU_START
+        self.start_cost = _GPU_START if base.device.type == "cuda" else _CPU_START
         self._share = _ACTIVATION_SHARE / (2 if twice else 1)
         # Captured, half as many are as fast, and graphs of many shapes fragment their memory.
-        self._most = GPU_TOKENS[1] // (2 if twice else 1)
+        self._most = _GPU_TOKENS[1] // (2 if twice else 1)
         self.open = pooling.tokens is None and base.device.type == "cuda"
         """Whether a first pass is to be measured."""
-        self.tokens = pooling.tokens or (GPU_TOKENS[0] if self.open else CPU_TOKENS)
+        self.tokens = pooling.tokens or (_GPU_TOKENS[0] if self.open else _CPU_TOKENS)
 
     @contextmanager
     def measured(self, tokens: int) -> Iterator[None]:

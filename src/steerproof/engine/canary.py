@@ -7,7 +7,7 @@ adapter must change something.
 
 The truth is a plain pass of the row alone in float32. In half precision the pool is rounded in
 other places than the row alone is, but not more: it may be as far from the truth as the row alone
-in half precision is, times `FACTOR`. A push that changes less than `VISIBLE` times what rounding
+in half precision is, times `_FACTOR`. A push that changes less than `_VISIBLE` times what rounding
 does is too small to be verified here: that is recorded, and no error.
 
 Measured on SmolLM2-135M with trained adapters, in bfloat16 on a CPU, texts of 10 to 29 tokens: the
@@ -34,11 +34,11 @@ from steerproof.model.base import Base
 from steerproof.model.chat import text_ids
 from steerproof.model.push import Push
 
-FACTOR = 3.0
+_FACTOR = 3.0
 """So many times as far from the truth as the row alone may the pool be."""
-VISIBLE = 5.0
+_VISIBLE = 5.0
 """A push that changes so many times what rounding does is verified: a quarter of it, or another
-one, is then further from it than `FACTOR` allows."""
+one, is then further from it than `_FACTOR` allows."""
 _ROUNDING = {torch.float64: 3e-7, torch.float32: 3e-4}
 """Where the row alone is the truth itself: nats, root mean square, ten times what was seen."""
 _ADAPTERS_AT_ONCE = 16
@@ -195,10 +195,10 @@ def _judged(
 ) -> Canary | SteerproofError:
     """What a row showed; `usual` and `usual_change` are what rounding does to half of all rows."""
     rounding = _larger(scores.rounding, usual)
-    if not scores.error <= FACTOR * rounding:
+    if not scores.error <= _FACTOR * rounding:
         return ModelError(
             f"{row.cell}: in the pool a fixed text differs by {scores.error:.3g} nats from the same"
-            f" row alone, and rounding explains {rounding:.3g}, at most {FACTOR:g} times as much:"
+            f" row alone, and rounding explains {rounding:.3g}, at most {_FACTOR:g} times as much:"
             " the pool computes something else"
         )
     seen: Seen = "none"
@@ -209,7 +209,7 @@ def _judged(
         wrong = _wrong_push(row.cell, change, size, noise)
         if wrong is not None:
             return wrong
-        seen = "verified" if size >= VISIBLE * noise else "too small to verify here"
+        seen = "verified" if size >= _VISIBLE * noise else "too small to verify here"
     return Canary(
         cell=row.cell,
         mean_log_prob=float(scores.pooled.mean()),
@@ -228,11 +228,11 @@ def _wrong_push(cell: str, change: _Scores, size: float, noise: float) -> Steeri
             f"{cell}: the push changes nothing in a fixed text, and alone it changes it by"
             f" {size:.3g} nats: the direction was not added, or is too small for this number type"
         )
-    if size >= VISIBLE * noise and change.error > FACTOR * noise:
+    if size >= _VISIBLE * noise and change.error > _FACTOR * noise:
         return SteeringError(
             f"{cell}: the push changes a fixed text by {_size(change.pooled):.3g} nats in the pool"
             f" and by {size:.3g} alone, and the two differ by {change.error:.3g}, where rounding"
-            f" explains {noise:.3g}, at most {FACTOR:g} times as much: the direction was not added"
+            f" explains {noise:.3g}, at most {_FACTOR:g} times as much: the direction was not added"
             " as it should be"
         )
     return None

@@ -29,7 +29,7 @@ from steerproof.model.base import Base
 from steerproof.model.steering import Steering
 from steerproof.model.transfer import sent, unplanned_attention
 
-CAPTURED_PARAMETERS = 1_000_000_000
+_CAPTURED_PARAMETERS = 1_000_000_000
 """Models below this are captured: in larger ones the products take longer than their launches."""
 
 
@@ -37,7 +37,7 @@ def capturing(base: Base, *, checkpointing: bool) -> bool:
     """Whether passes over this model are captured as graphs."""
     if base.device.type != "cuda" or checkpointing:
         return False
-    return sum(parameter.numel() for parameter in base.model.parameters()) < CAPTURED_PARAMETERS
+    return sum(parameter.numel() for parameter in base.model.parameters()) < _CAPTURED_PARAMETERS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,9 +17,9 @@ from steerproof.spec.adapter_source import AdapterSource
 from steerproof.spec.experiment import Arm, Experiment
 from steerproof.spec.grid import adapters
 
-RECORD = "steerproof.json"
+_RECORD = "steerproof.json"
 """Beside an exported adapter: how it was trained."""
-CARD = "README.md"
+_CARD = "README.md"
 _FILES = ("*.safetensors", "*.json")
 
 
@@ -114,7 +114,7 @@ def prompts_known(experiment: Experiment, arm: Arm, place: Path) -> bool:
     """
     for persona in (one.persona for one in adapters(experiment) if one.arm == arm.name):
         try:
-            path = adapter_directory(arm, persona, place) / RECORD
+            path = adapter_directory(arm, persona, place) / _RECORD
             told = read_record(TrainedAs, path.read_bytes(), path.name)
         except (OSError, ExperimentError, ModelError, IntegrityError):
             return False
@@ -161,7 +161,7 @@ def adapter_folder(files: Mapping[str, bytes], told: TrainedAs) -> dict[str, byt
         files: PEFT's two.
         told: How it was trained.
     """
-    return {**files, RECORD: json_bytes(told), CARD: card(told).encode()}
+    return {**files, _RECORD: json_bytes(told), _CARD: card(told).encode()}
 
 
 def card(told: TrainedAs) -> str:

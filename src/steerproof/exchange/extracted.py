@@ -8,9 +8,9 @@ from steerproof.exchange.shape import Shape
 from steerproof.spec.experiment import DirectionKind, Experiment
 from steerproof.study.geometry import LayerGeometry
 
-POSITION = "last prompt token"
+_POSITION = "last prompt token"
 """Where an experiment's directions are read."""
-SIGN = "towards the persona, from the mean of the headline personas"
+_SIGN = "towards the persona, from the mean of the headline personas"
 _RANDOM_SIGN = "none: drawn at random"
 
 
@@ -36,10 +36,10 @@ def extracted(
             blocks=experiment.model.blocks if shape is None else shape.blocks,
             scaled=False,
             h_bar=geometry.h_bar,
-            position=POSITION,
+            position=_POSITION,
             centred_on=experiment.headline,
-            questions=questions_sha256(experiment.direction_questions),
-            sign=SIGN if kind == "centroid" else _RANDOM_SIGN,
+            questions=_questions_sha256(experiment.direction_questions),
+            sign=_SIGN if kind == "centroid" else _RANDOM_SIGN,
             dtype=experiment.model.dtype,
         )
         for persona in geometry.personas:
@@ -51,6 +51,6 @@ def extracted(
             )
 
 
-def questions_sha256(questions: Iterable[str]) -> str:
+def _questions_sha256(questions: Iterable[str]) -> str:
     """sha256 of the questions, one a line."""
     return sha256("\n".join(questions).encode()).hexdigest()

@@ -19,9 +19,9 @@ from steerproof.errors import ModelError, SteeringError
 from steerproof.exchange.direction import Direction, one_name
 from steerproof.exchange.tables import Reading, read_tensors
 
-ARCHITECTURE = "controlvector"
+_ARCHITECTURE = "controlvector"
 _PREFIX = "direction."
-_HINT = f"{ARCHITECTURE}.model_hint"
+_HINT = f"{_ARCHITECTURE}.model_hint"
 _SCALED = "steerproof.scaled"
 
 
@@ -37,10 +37,10 @@ def read_gguf(path: Path, reading: Reading) -> tuple[Direction, ...]:
     except (ValueError, OSError) as error:
         raise ModelError(f"{path.name} is no readable GGUF file: {error}") from None
     architecture = _field(file, "general.architecture")
-    if architecture != ARCHITECTURE:
+    if architecture != _ARCHITECTURE:
         raise ModelError(
             f"{path.name} is a GGUF file of architecture {architecture!r}; a control vector has"
-            f" {ARCHITECTURE!r}"
+            f" {_ARCHITECTURE!r}"
         )
     hint = _field(file, _HINT)
     if hint not in (None, reading.shape.model_type):
@@ -81,9 +81,9 @@ def write_gguf(directions: Sequence[Direction], coefficient: float | None = None
         )
     with tempfile.TemporaryDirectory() as place:
         path = Path(place) / "vector.gguf"
-        writer = gguf.GGUFWriter(path, ARCHITECTURE)
+        writer = gguf.GGUFWriter(path, _ARCHITECTURE)
         writer.add_string(_HINT, known.model_type)
-        writer.add_uint32(f"{ARCHITECTURE}.layer_count", len(by_layer))
+        writer.add_uint32(f"{_ARCHITECTURE}.layer_count", len(by_layer))
         if coefficient is not None or known.scaled is not None:
             writer.add_bool(_SCALED, coefficient is not None or bool(known.scaled))
         writer.add_string("steerproof.provenance", json.dumps(_told(by_layer), ensure_ascii=False))

@@ -29,7 +29,7 @@ from steerproof.model.chat import (
 from steerproof.model.chat import end_of_turn as find_end_of_turn
 from steerproof.model.files import check_files, file_hashes, find_directory
 
-DTYPES: Mapping[str, torch.dtype] = {
+_DTYPES: Mapping[str, torch.dtype] = {
     "float32": torch.float32,
     "float64": torch.float64,
     "bfloat16": torch.bfloat16,
@@ -83,7 +83,7 @@ def load_base(
     Args:
         path: Directory of a Hugging Face checkpoint, or a hub id `owner/name`.
         revision: 40 hexadecimal digits of a commit; needed for a hub id.
-        dtype: One of `DTYPES`.
+        dtype: One of `_DTYPES`.
         device: A torch device, for example `cpu` or `cuda:0`.
         system_role: `user` for chat templates without a system role.
         template_options: What the chat template is told besides, such as `enable_thinking`.
@@ -91,11 +91,11 @@ def load_base(
     Raises:
         ModelError: The directory, weights, tokenizer, template or revision is unusable.
     """
-    if dtype not in DTYPES:
-        raise ModelError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
+    if dtype not in _DTYPES:
+        raise ModelError(f"dtype {dtype!r} is not one of {', '.join(_DTYPES)}")
     directory = find_directory(path, revision)
     tokenizer = load_tokenizer(directory)
-    model = _load_model(directory, DTYPES[dtype]).to(torch.device(device))  # type: ignore[arg-type]
+    model = _load_model(directory, _DTYPES[dtype]).to(torch.device(device))  # type: ignore[arg-type]
     return base_of(
         model,
         tokenizer,
@@ -129,7 +129,7 @@ def base_of(
         | token_ids(tokenizer.eos_token_id)
     )
     pad_id: Any = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else end_of_turn
-    check_tokentoken_ids(model, tokenizer, {*eos_ids, int(pad_id)})
+    _check_token_ids(model, tokenizer, {*eos_ids, int(pad_id)})
     weight = next(model.parameters())
     return Base(
         model=model,
@@ -149,7 +149,7 @@ def base_of(
     )
 
 
-def check_tokentoken_ids(
+def _check_token_ids(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ids: Collection[int]
 ) -> None:
     """Refuse tokens that the model has no embedding for.

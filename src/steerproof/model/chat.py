@@ -2,8 +2,8 @@
 
 Nothing here needs the model's weights, so a run can be checked before they are loaded.
 
-Prompts are the same on every day: a template that asks for the date is told `TODAY`. Special tokens
-are the template's alone: a text that holds one would end a turn, or begin another one.
+Prompts are the same on every day: a template that asks for the date is told `_TODAY`. Special
+tokens are the template's alone: a text that holds one would end a turn, or begin another one.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,14 +31,14 @@ UNREADABLE = (
     *(SafetensorError, StrictDataclassError),
 )
 """What transformers raises for damaged or contradictory files."""
-TODAY = datetime(2024, 7, 26)  # noqa: DTZ001 (a date that templates print, in nobody's zone)
+_TODAY = datetime(2024, 7, 26)  # noqa: DTZ001 (a date that templates print, in nobody's zone)
 """The date that a template is told: the one that Llama's templates fall back to."""
 _PROBE = "steerproof probe answer"
 RENDER_SECONDS = 10.0
 """Longest time that a template may take for one conversation: usual ones take a millisecond."""
-RENDER_MEMORY = 1 << 30
+_RENDER_MEMORY = 1 << 30
 """Most memory that a template may ask for, bytes."""
-MAX_TEMPLATE_TEXT = 100_000
+_MAX_TEMPLATE_TEXT = 100_000
 """Most characters that a template may add to a conversation."""
 
 
@@ -216,7 +216,7 @@ def end_of_turn(tokenizer: PreTrainedTokenizerBase, options: TemplateOptions | N
     return int(tokenizer.eos_token_id)  # type: ignore[arg-type]
 
 
-def special_token_in(tokenizer: PreTrainedTokenizerBase, text: str) -> str | None:
+def _special_token_in(tokenizer: PreTrainedTokenizerBase, text: str) -> str | None:
     """The first special token that a text holds, spelt out; None if it holds none."""
     return next((token for token in _special(tokenizer) if token in text), None)
 
@@ -237,7 +237,7 @@ def _prompt(base: Chat, system: str, user: str) -> str:
 
 
 def _check_plain(tokenizer: PreTrainedTokenizerBase, text: str) -> None:
-    token = special_token_in(tokenizer, text)
+    token = _special_token_in(tokenizer, text)
     if token is not None:
         raise ModelError(
             f"the text {text[:60]!r} holds {token!r}, a special token of this model: it would not"
@@ -255,7 +255,7 @@ def _messages(system_role: SystemRole, system: str, user: str) -> list[Message]:
 def _render(base: Chat, messages: Sequence[Message], *, generate: bool) -> str:
     options: Any = dict(base.template_options)
     try:
-        with _always_today(), bounded(RENDER_SECONDS, RENDER_MEMORY):
+        with _always_today(), bounded(RENDER_SECONDS, _RENDER_MEMORY):
             text = str(
                 base.tokenizer.apply_chat_template(
                     list(messages),
@@ -272,10 +272,10 @@ def _render(base: Chat, messages: Sequence[Message], *, generate: bool) -> str:
             " model.system_role: user, which puts the persona prompt before the question"
         ) from error
     given = sum(len(str(message["content"])) for message in messages)
-    if len(text) > given + MAX_TEMPLATE_TEXT:
+    if len(text) > given + _MAX_TEMPLATE_TEXT:
         raise ModelError(
             f"the chat template makes {len(text):,} characters of a conversation of {given:,};"
-            f" at most {MAX_TEMPLATE_TEXT:,} may be its own: give another one"
+            f" at most {_MAX_TEMPLATE_TEXT:,} may be its own: give another one"
         )
     if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
         raise ModelError("the chat template writes what is no text (a lone surrogate)")
@@ -287,8 +287,8 @@ class _Today(datetime):
 
     @classmethod
     def now(cls, tz: tzinfo | None = None) -> "_Today":  # noqa: ARG003 (the clock's own signature)
-        """`TODAY`."""
-        return cls(TODAY.year, TODAY.month, TODAY.day)
+        """`_TODAY`."""
+        return cls(_TODAY.year, _TODAY.month, _TODAY.day)
 
 
 @contextmanager

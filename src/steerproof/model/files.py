@@ -28,8 +28,8 @@ _SMALL = ("*.json", "*.jinja", "*.txt", "*.model")
 _FILES = ("*.safetensors", *_SMALL)
 _ENDINGS = tuple(pattern.removeprefix("*") for pattern in _FILES)
 _INDEX = "model.safetensors.index.json"
-ADAPTER = "adapter_config.json"
-MAX_SMALL = 64 << 20
+_ADAPTER = "adapter_config.json"
+_MAX_SMALL = 64 << 20
 """Longest file of JSON that is read, bytes."""
 _POINTER = b"version https://git-lfs.github.com/spec/"
 
@@ -148,14 +148,14 @@ def small_file(path: Path) -> bytes:
     """The bytes of a file that says what a model is, and not of a pipe or a device.
 
     Raises:
-        ModelError: It is no file, or larger than `MAX_SMALL`.
+        ModelError: It is no file, or larger than `_MAX_SMALL`.
         OSError: It cannot be read.
     """
     found = path.stat()
     if not stat.S_ISREG(found.st_mode):
         raise ModelError(f"{str(path)!r} is no file")
-    if found.st_size > MAX_SMALL:
-        raise ModelError(f"{str(path)!r} has {found.st_size:,} bytes; allowed: {MAX_SMALL:,}")
+    if found.st_size > _MAX_SMALL:
+        raise ModelError(f"{str(path)!r} has {found.st_size:,} bytes; allowed: {_MAX_SMALL:,}")
     return path.read_bytes()
 
 
@@ -181,9 +181,9 @@ def check_files(directory: Path, *, weights: bool = True) -> None:
             f" {', '.join(names) or 'an empty directory'}"
         )
     check_pointers(directory)
-    if ADAPTER in names:
+    if _ADAPTER in names:
         raise ModelError(
-            f"{str(directory)!r} holds an adapter ({ADAPTER}) beside the base model, and"
+            f"{str(directory)!r} holds an adapter ({_ADAPTER}) beside the base model, and"
             " transformers would put it on; move the adapter elsewhere, and name it under"
             " arms[].adapters if it is to be measured"
         )
@@ -252,7 +252,7 @@ def tensor_shapes(path: Path) -> dict[str, list[int]]:
     try:
         with path.open("rb") as file:
             size = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(min(size, MAX_SMALL)))
+            header = json.loads(file.read(min(size, _MAX_SMALL)))
         return {name: list(of["shape"]) for name, of in header.items() if name != "__metadata__"}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ModelError(

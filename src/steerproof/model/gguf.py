@@ -32,7 +32,7 @@ _ROPE_SCALING = ".rope.scaling.type"
 _LOG = logging.getLogger(__name__)
 
 
-def cache_directory() -> Path:
+def _cache_directory() -> Path:
     """Where converted models are kept: `steerproof/models` in the user's cache."""
     home = os.environ.get("XDG_CACHE_HOME")
     return (Path(home) if home else Path.home() / ".cache") / "steerproof" / "models"
@@ -40,7 +40,7 @@ def cache_directory() -> Path:
 
 def converted_directory(name: str, sha256: str) -> Path:
     """Where the conversion of a GGUF file is or will be."""
-    return cache_directory() / f"{name}-{sha256[:16]}"
+    return _cache_directory() / f"{name}-{sha256[:16]}"
 
 
 def converted(file: Path, say: Say = _LOG.warning) -> Path:

@@ -36,7 +36,7 @@ SECONDS = 20.0
 """Of the whole trial; a first round that is slower than its share is finished."""
 ADAPTERS = 4
 """In training, and in the generation pool."""
-STEPS = 3
+_STEPS = 3
 """Training steps of each adapter."""
 MOST_NEW_TOKENS = 64
 """Longer completions would make the trial long; their length is then known only from below."""
@@ -82,7 +82,7 @@ def trial(
     say("trying out generation")
     drawn, drawing = _try_generation(experiment, base, recipe, push, seconds / 2)
     say("trying out training")
-    examples = _examples(experiment, base, drawn, recipe.rows_per_step * STEPS, push)
+    examples = _examples(experiment, base, drawn, recipe.rows_per_step * _STEPS, push)
     training = _try_training(base, recipe, examples, seconds / 2)
     # The token that ends a completion was drawn as well, but is not part of it.
     lengths = [len(one.token_ids) + (one.finish == "eos") for one in drawn]

@@ -9,26 +9,26 @@ from steerproof.spec.judging import Analysis
 from steerproof.spec.problems import Check, Keys, Problem, did_you_mean, shown, twice
 from steerproof.spec.strength import NONE, Strength
 
-HUGE_LEARNING_RATE = 0.1
+_HUGE_LEARNING_RATE = 0.1
 """At or above this, AdamW on LoRA weights diverges; it is nearly always a lost exponent."""
 
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
 
 
-def is_hub_id(path: str) -> bool:
+def _is_hub_id(path: str) -> bool:
     """Whether a model path reads as a hub id, `owner/name`."""
     return _HUB_ID.match(path) is not None
 
 
 def _revision(experiment: Experiment) -> Iterator[Problem]:
     model = experiment.model
-    if is_hub_id(model.path) and model.revision is None:
+    if _is_hub_id(model.path) and model.revision is None:
         yield Problem(
             keys=("model", "path"),
             message=f"{shown(model.path)} is a hub id without `revision`; give the commit "
             "(40 hex digits), or write ./ before a local directory",
         )
-    elif not is_hub_id(model.path) and model.revision is not None:
+    elif not _is_hub_id(model.path) and model.revision is not None:
         yield Problem(
             keys=("model", "revision"),
             message=f"{shown(model.path)} is no hub id; only a hub id has a revision",
@@ -100,8 +100,8 @@ def _training(experiment: Experiment) -> Iterator[Problem]:
     if training.warmup >= 1.0:
         message = f"{training.warmup} leaves no step after the warm-up; allowed: below 1"
         yield Problem(keys=("training", "warmup"), message=message)
-    if training.learning_rate >= HUGE_LEARNING_RATE:
-        message = f"{training.learning_rate}: allowed is below {HUGE_LEARNING_RATE}; 1e-5 is usual"
+    if training.learning_rate >= _HUGE_LEARNING_RATE:
+        message = f"{training.learning_rate}: allowed is below {_HUGE_LEARNING_RATE}; 1e-5 is usual"
         yield Problem(keys=("training", "learning_rate"), message=message)
     if dataset.answers == "base" and dataset.answer_tokens >= training.max_length:
         message = f"{dataset.answer_tokens} tokens do not fit training.max_length with a prompt"

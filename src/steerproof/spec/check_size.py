@@ -6,15 +6,15 @@ from collections.abc import Iterator
 from steerproof.spec.experiment import Experiment, Grid
 from steerproof.spec.problems import Check, Keys, Problem, shown
 
-MAX_CELLS = 50_000
+_MAX_CELLS = 50_000
 """Most cells of an experiment: each is a unit, a directory, and a handful of rows in memory."""
-MAX_PATH, MAX_FILE_NAME = 4_096, 255
+_MAX_PATH, _MAX_FILE_NAME = 4_096, 255
 """Bytes of a path and of each of its parts: what file systems take."""
-MAX_LABEL = 40
+_MAX_LABEL = 40
 """Characters of a strength."""
 
 
-def cells_at_most(experiment: Experiment, grid: Grid) -> int:
+def _cells_at_most(experiment: Experiment, grid: Grid) -> int:
     """Cells of a grid, those that another one has as well included; counted, not made."""
     many = {"all": len(experiment.personas), "others": len(experiment.personas)}
     whose = many.get(grid.of, 1) * many.get(grid.prompt_of, 1)
@@ -26,10 +26,10 @@ def cells_at_most(experiment: Experiment, grid: Grid) -> int:
 def _cells(experiment: Experiment) -> Iterator[Problem]:
     count = 0
     for i, grid in enumerate(experiment.cells):
-        count += cells_at_most(experiment, grid)
-        if count > MAX_CELLS:
+        count += _cells_at_most(experiment, grid)
+        if count > _MAX_CELLS:
             message = (
-                f"up to here there are {count:,} cells; at most {MAX_CELLS:,} can be run as one"
+                f"up to here there are {count:,} cells; at most {_MAX_CELLS:,} can be run as one"
                 " experiment: fewer personas, draws, strengths or seeds"
             )
             yield Problem(keys=("cells", i), message=message)
@@ -43,10 +43,10 @@ def _paths(experiment: Experiment) -> Iterator[Problem]:
             continue
         raw = path.encode(errors="replace")
         longest = max(map(len, raw.split(os.sep.encode())))
-        if len(raw) > MAX_PATH or longest > MAX_FILE_NAME:
+        if len(raw) > _MAX_PATH or longest > _MAX_FILE_NAME:
             message = (
                 f"{shown(path)} has {len(raw)} bytes, {longest} in one name; a path has at most"
-                f" {MAX_PATH}, a name {MAX_FILE_NAME}"
+                f" {_MAX_PATH}, a name {_MAX_FILE_NAME}"
             )
             yield Problem(keys=keys, message=message)
 
@@ -54,10 +54,10 @@ def _paths(experiment: Experiment) -> Iterator[Problem]:
 def _labels(experiment: Experiment) -> Iterator[Problem]:
     for i, grid in enumerate(experiment.cells):
         for j, strength in enumerate(grid.strengths):
-            if len(str(strength)) > MAX_LABEL:
+            if len(str(strength)) > _MAX_LABEL:
                 message = (
                     f"{shown(str(strength))} has {len(str(strength))} characters; at most"
-                    f" {MAX_LABEL}: it stands in every table and file name"
+                    f" {_MAX_LABEL}: it stands in every table and file name"
                 )
                 yield Problem(keys=("cells", i, "strengths", j), message=message)
 

@@ -8,7 +8,7 @@ from steerproof.spec.problems import Check, Keys, Problem, did_you_mean, shown, 
 
 _DIFFICULT = "a1 " * 700 + "a" * 2_000 + " " * 2_000 + "!"
 """Long runs of one kind of character, which patterns with nested repeats never get through."""
-MIN_HEADLINE = 3
+_MIN_HEADLINE = 3
 """Fewest personas that a rank correlation can be about."""
 
 
@@ -46,10 +46,10 @@ def _prompts(experiment: Experiment) -> Iterator[Problem]:
 
 def _enough_headline(experiment: Experiment) -> Iterator[Problem]:
     count = len(experiment.headline)
-    if count < MIN_HEADLINE:
+    if count < _MIN_HEADLINE:
         yield Problem(
             keys=("personas",),
-            message=f"{count} headline personas; a ranking needs at least {MIN_HEADLINE}",
+            message=f"{count} headline personas; a ranking needs at least {_MIN_HEADLINE}",
         )
 
 

@@ -11,7 +11,7 @@ from steerproof.spec.lock import Lock
 
 Kills = Callable[[Analysis], Iterable[tuple[str, str]]]
 """Every kill criterion's name, and when it fires under the registered numbers."""
-UNDECLARED = (
+_UNDECLARED = (
     "Not declared. Whoever posts this text states here what was known of the outcome when the "
     "experiment was locked. The run's ledger shows whether a completion came before the lock."
 )
@@ -28,7 +28,7 @@ def markdown(lock: Lock, *, kills: Kills, data_seen: str | None = None) -> str:
     experiment = Experiment.model_validate_json(json.dumps(lock.experiment))
     sections = (
         ("Hypothesis", [_plain(experiment.hypothesis)]),
-        ("Data already seen", [_plain(data_seen) if data_seen else UNDECLARED]),
+        ("Data already seen", [_plain(data_seen) if data_seen else _UNDECLARED]),
         ("Dependent variable", _dependent(experiment)),
         ("Conditions", _conditions(experiment)),
         ("Analyses", _analyses(experiment, kills(experiment.analysis))),

@@ -18,7 +18,7 @@ from steerproof.spec.yaml_io import Loaded
 
 MOST = 256
 """Most runs of one sweep."""
-SEEDS = ("seed", "seeds")
+_SEEDS = ("seed", "seeds")
 """Fields that repeat an experiment: effects are averaged over them, never chosen among."""
 _RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)")
 _OPEN, _CLOSE = "[{(", "]})"
@@ -34,7 +34,7 @@ class Axis:
     @property
     def repeats(self) -> bool:
         """It is a seed."""
-        return self.place in SEEDS
+        return self.place in _SEEDS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +49,7 @@ class Asked:
     @property
     def chosen(self) -> dict[str, str]:
         """The settings that one can choose among, by place."""
-        return {s.place: s.text for s in self.settings if s.place not in SEEDS}
+        return {s.place: s.text for s in self.settings if s.place not in _SEEDS}
 
 
 def parse_axis(text: str) -> Axis:

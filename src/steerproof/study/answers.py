@@ -11,7 +11,7 @@ from steerproof.model.chat import chat_ids
 from steerproof.spec.experiment import Experiment, Generation
 from steerproof.study.dataset import Answers, asked_questions
 
-MOST_DRAWS = 20
+_MOST_DRAWS = 20
 """How often an answer is drawn anew before the base model is given up on."""
 
 
@@ -22,7 +22,7 @@ def own_answers(base: Base, experiment: Experiment) -> Answers:
     the next sample number, and counted.
 
     Raises:
-        ModelError: A question still has no such answer after `MOST_DRAWS` draws.
+        ModelError: A question still has no such answer after `_MOST_DRAWS` draws.
     """
     settings = experiment.generation.model_copy(
         update={"max_new_tokens": experiment.dataset.answer_tokens}
@@ -53,7 +53,7 @@ def _answered(
     draws = dict.fromkeys(range(len(questions)), 0)
     texts: dict[int, str] = {}
     while waiting := [i for i in draws if i not in texts]:
-        if any(draws[i] == MOST_DRAWS for i in waiting):
+        if any(draws[i] == _MOST_DRAWS for i in waiting):
             raise _given_up(settings, next(questions[i] for i in waiting))
         rows = [_row(base, experiment, name, (i, draws[i]), questions[i]) for i in waiting]
         draws |= {i: draws[i] + 1 for i in waiting}
@@ -95,7 +95,7 @@ def _by_question(questions: Sequence[str], texts: Mapping[int, str]) -> dict[str
 
 def _given_up(settings: Generation, question: str) -> ModelError:
     return ModelError(
-        f"after {MOST_DRAWS} draws the base model gave no whole answer without the marker to "
+        f"after {_MOST_DRAWS} draws the base model gave no whole answer without the marker to "
         f"{question!r} in {settings.max_new_tokens} tokens; raise dataset.answer_tokens, to an "
         "evaluation question generation.max_new_tokens, or give answers in a JSONL file"
     )

@@ -21,21 +21,21 @@ from steerproof.decide.analysis.readings import (
 from steerproof.decide.analysis.records import Analysis
 from steerproof.spec.experiment import CONTROL_KINDS, Experiment
 
-READ_IN_ANOTHER_ORDER = (
+_READ_IN_ANOTHER_ORDER = (
     "the direction is read; how strongly has another order than the prompted rates"
 )
-READ_UNRANKED = (
+_READ_UNRANKED = (
     "the direction is read by the adapters that were trained with it; whether in the order of the "
     "prompted rates, this run does not say"
 )
-ORDER_ONLY = (
+_ORDER_ONLY = (
     "the steered ranking is not that of the prompted rates; whether the direction is read, this "
     "run does not say"
 )
-ANY_PUSH = "not specific: the adapters answer to any push of that size"
+_ANY_PUSH = "not specific: the adapters answer to any push of that size"
 SUBSPACE = "the adapters answer to persona directions, whichever: not to their own"
-SILENCE_ONLY = "the adapters have learnt what to be silent at, not what to fire at"
-NO_PUSH = "the adapters do not answer to the push, and why, this run cannot say"
+_SILENCE_ONLY = "the adapters have learnt what to be silent at, not what to fire at"
+_NO_PUSH = "the adapters do not answer to the push, and why, this run cannot say"
 _LEADS = {
     Reads.OWN: "The adapters read their own direction",
     Reads.SUBSPACE: "The adapters answer to persona directions, whichever",
@@ -52,13 +52,13 @@ def three_lines(
 ) -> tuple[str, str, str]:
     """As registered, ranking, direction and prompt: each a line of whole sentences."""
     return (
-        registered_line(registered),
-        ranking_line(answers),
-        direction_line(answers, experiment, registered.arm),
+        _registered_line(registered),
+        _ranking_line(answers),
+        _direction_line(answers, experiment, registered.arm),
     )
 
 
-def registered_line(registered: Analysis) -> str:
+def _registered_line(registered: Analysis) -> str:
     """What the seed's own rule says."""
     primary = registered.tested.primary
     fired = [name for name, kill in registered.tested.kills.items() if kill.fired]
@@ -69,7 +69,7 @@ def registered_line(registered: Analysis) -> str:
     return f"As registered: {registered.verdict} ({'; '.join(parts)})."
 
 
-def ranking_line(answers: ThreeAnswers) -> str:
+def _ranking_line(answers: ThreeAnswers) -> str:
     """Whether the steered ranking is that of the prompted rates."""
     ranking, subject = answers.ranking, answers.seeds.subject
     moved = f" ({ranking.moved})" if ranking.moved else ""
@@ -172,7 +172,7 @@ def _unequal(gate: Gate) -> str:
     return f"{pushes}, which orders the rates (rho {rho:.2f} with the size of the push)"
 
 
-def direction_line(answers: ThreeAnswers, experiment: Experiment, arm: str) -> str:
+def _direction_line(answers: ThreeAnswers, experiment: Experiment, arm: str) -> str:
     """What the adapters read, and whether it carries to the prompt."""
     found = answers.direction
     if found.tested is None or found.tested.s is None:
@@ -309,12 +309,12 @@ def reading(answers: ThreeAnswers, registered: Analysis, experiment: Experiment)
         return registered.reading
     if said is Reads.OWN:
         return _own_reading(answers, prompt_only=prompt_only)
-    unmeasured = ORDER_ONLY if ranking is Ranking.REFUTED else UNDECIDED
+    unmeasured = _ORDER_ONLY if ranking is Ranking.REFUTED else UNDECIDED
     words = {
-        Reads.ANY: ANY_PUSH,
+        Reads.ANY: _ANY_PUSH,
         Reads.SUBSPACE: SUBSPACE,
-        Reads.NEGATIVES: SILENCE_ONLY,
-        Reads.NONE: NO_PUSH,
+        Reads.NEGATIVES: _SILENCE_ONLY,
+        Reads.NONE: _NO_PUSH,
         Reads.NOT_MEASURED: unmeasured,
     }
     return words.get(said, UNDECIDED)
@@ -324,8 +324,8 @@ def _own_reading(answers: ThreeAnswers, *, prompt_only: bool) -> str:
     if prompt_only or answers.direction.supports is False:
         return NOTHING_TO_EXPLAIN
     if answers.ranking.answer is Ranking.REFUTED:
-        return READ_IN_ANOTHER_ORDER
-    return TRAINING_GAP if answers.ranking.answer is Ranking.SUPPORTED else READ_UNRANKED
+        return _READ_IN_ANOTHER_ORDER
+    return TRAINING_GAP if answers.ranking.answer is Ranking.SUPPORTED else _READ_UNRANKED
 
 
 def _joined(phrases: tuple[str, ...]) -> str:

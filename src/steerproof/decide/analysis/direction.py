@@ -62,16 +62,16 @@ def estimated(bounds: Bounds) -> Estimate:
     )
 
 
-def least_of(scale: Scale, limits: Answers) -> float:
+def _least_of(scale: Scale, limits: Answers) -> float:
     """The smallest difference that matters on a scale."""
     return limits.least_rate if scale == "rate" else limits.least_nats
 
 
-def selective(matrix: MatrixResult | None, limits: Answers) -> bool | None:
+def _selective(matrix: MatrixResult | None, limits: Answers) -> bool | None:
     """Whether each adapter answers to its own column; None where that was not measured."""
     if matrix is None or matrix.s is None or matrix.p is None:
         return None
-    return matrix.p <= limits.matrix_p and matrix.s.lower > least_of(matrix.scale, limits)
+    return matrix.p <= limits.matrix_p and matrix.s.lower > _least_of(matrix.scale, limits)
 
 
 def reads(matrix: MatrixResult | None, found: tuple[Contrast, ...], limits: Answers) -> Reads:
@@ -84,9 +84,9 @@ def reads(matrix: MatrixResult | None, found: tuple[Contrast, ...], limits: Answ
     """
     if matrix is None or matrix.s is None:
         return Reads.NOT_MEASURED
-    if selective(matrix, limits):
+    if _selective(matrix, limits):
         return Reads.OWN
-    least = least_of(matrix.scale, limits)
+    least = _least_of(matrix.scale, limits)
     subspace = least * limits.subspace_rate / limits.least_rate
     by_name = {contrast.name: contrast.estimate for contrast in found}
     nothing = by_name.get("own - unsteered")
@@ -116,12 +116,12 @@ def carries(tested: MatrixResult | None, control: MatrixResult | None, limits: A
         control: Prompt matrix of the arm trained with random directions.
         limits: Thresholds.
     """
-    ours, theirs = selective(tested, limits), selective(control, limits)
+    ours, theirs = _selective(tested, limits), _selective(control, limits)
     if tested is None or ours is None:
         return Carries.NOT_MEASURED
     if ours:
         return Carries.BOTH if theirs else Carries.YES
-    least = least_of(tested.scale, limits)
+    least = _least_of(tested.scale, limits)
     small = tested.s is not None and tested.s.upper < least
     return Carries.NO if small else Carries.UNDECIDED
 
@@ -134,12 +134,12 @@ def supports(
     The tested arm must be selective, and the arm trained on prompts alone must not be, or less by
     what matters.
     """
-    ours = selective(tested, limits)
+    ours = _selective(tested, limits)
     if tested is None or tested.s is None or ours is None:
         return None
     if not ours:
         return False
     if baseline is None or baseline.s is None:
         return None
-    least = least_of(tested.scale, limits)
+    least = _least_of(tested.scale, limits)
     return baseline.s.upper < least or tested.s.value - baseline.s.value > least

@@ -19,9 +19,9 @@ from steerproof.decide.analysis.statistics import centred_ranks, rank_correlatio
 Batch = Float[np.ndarray, "*batch"]
 Draws = Float[np.ndarray, "personas draws *batch"]
 
-GRID = tuple(round(-1 + 0.1 * step, 1) for step in range(21))
+_GRID = tuple(round(-1 + 0.1 * step, 1) for step in range(21))
 """True correlations that are tried, -1 to 1."""
-CANDIDATES = 32
+_CANDIDATES = 32
 """Pairings drawn for every one that is kept: for ten personas, kept ones lie within 0.03 of r."""
 ROUNDING = 1e-9
 """Two correlations this close are equal."""
@@ -103,7 +103,7 @@ def pairings(
     the spread round rho is as small as the number of personas allows.
     """
     latent = 2 * np.sin(np.pi * rho / 6)
-    scores = np.sort(rng.standard_normal((CANDIDATES * draws, personas)), axis=1)
+    scores = np.sort(rng.standard_normal((_CANDIDATES * draws, personas)), axis=1)
     mixed = latent * scores
     mixed += np.sqrt(max(1 - latent**2, 0.0)) * rng.standard_normal(scores.shape)
     ranks = np.argsort(np.argsort(mixed, axis=1), axis=1)
@@ -172,7 +172,7 @@ def invert(
     """
     rho = np.asarray(observed)
     tail = (1 - confidence) / 2
-    tried = [(r, tails(bridge, steered, rho, r, rng)) for r in GRID]
+    tried = [(r, tails(bridge, steered, rho, r, rng)) for r in _GRID]
     kept = [r for r, t in tried if float(t.below) > tail and float(t.above) > tail]
     return Inversion(
         rho=observed,

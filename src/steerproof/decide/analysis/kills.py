@@ -145,7 +145,7 @@ def _uniform_zero(arm: ArmRates, analysis: Analysis) -> Kill:
     return Kill(fired=fired, numbers={"max_rate": np.where(largest < 0, np.nan, largest)})
 
 
-UNIFORM_ZERO = Criterion(
+_UNIFORM_ZERO = Criterion(
     name="uniform_zero",
     meaning="every steered cell of the arm stays at or below the floor",
     fires_when=lambda analysis: (
@@ -175,7 +175,7 @@ def _baseline_rate_driven(arm: ArmRates, analysis: Analysis) -> Kill:
     return Kill(fired=np.where(flat, 0.0, both(steered, bridge)), numbers=numbers)
 
 
-BASELINE_RATE_DRIVEN = Criterion(
+_BASELINE_RATE_DRIVEN = Criterion(
     name="baseline_rate_driven",
     meaning="the unsteered rate already gives the ranking",
     fires_when=lambda analysis: (
@@ -205,7 +205,7 @@ def _sign_inverted(arm: ArmRates, analysis: Analysis) -> Kill:
     return Kill(fired=fired, numbers=numbers)
 
 
-SIGN_INVERTED = Criterion(
+_SIGN_INVERTED = Criterion(
     name="sign_inverted",
     meaning="with the persona prompt on, the push lowers the rate",
     fires_when=lambda analysis: (
@@ -227,7 +227,7 @@ def _no_correlation(arm: ArmRates, analysis: Analysis) -> Kill:
     return Kill(fired=fired, numbers={"rho": rho})
 
 
-NO_CORRELATION = Criterion(
+_NO_CORRELATION = Criterion(
     name="no_correlation",
     meaning="the steered ranking does not follow the bridge",
     fires_when=lambda analysis: f"rho < {analysis.thresholds.no_correlation:g}",
@@ -266,7 +266,7 @@ def _direction_not_specific(arm: ArmRates, analysis: Analysis) -> Kill:
     return Kill(fired=both(ranks_alike, rates_alike), numbers=numbers)
 
 
-DIRECTION_NOT_SPECIFIC = Criterion(
+_DIRECTION_NOT_SPECIFIC = Criterion(
     name="direction_not_specific",
     meaning="a random direction of the same norm does as well",
     fires_when=lambda analysis: (
@@ -288,10 +288,10 @@ DIRECTION_NOT_SPECIFIC = Criterion(
 )
 
 REGISTERED = (
-    UNIFORM_ZERO,
-    BASELINE_RATE_DRIVEN,
-    SIGN_INVERTED,
-    NO_CORRELATION,
-    DIRECTION_NOT_SPECIFIC,
+    _UNIFORM_ZERO,
+    _BASELINE_RATE_DRIVEN,
+    _SIGN_INVERTED,
+    _NO_CORRELATION,
+    _DIRECTION_NOT_SPECIFIC,
 )
 """The criteria of every arm, in the order of tables and texts."""

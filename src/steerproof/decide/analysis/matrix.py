@@ -18,7 +18,7 @@ Values = Float[np.ndarray, "adapters directions *batch"]
 Batch = Float[np.ndarray, "*batch"]
 Allowed = Bool[np.ndarray, "adapters directions"]
 
-EXACT_ORDERS = 7
+_EXACT_ORDERS = 7
 """Up to so many adapters all orders are counted; above, they are drawn."""
 _MOST_TRIES = 2_000
 _CHUNK = 64
@@ -182,7 +182,7 @@ def restricted_orders(
         None where fewer than 19 exist or are found: no p could reach 0.05.
     """
     people = np.arange(len(allowed))
-    if len(allowed) <= EXACT_ORDERS:
+    if len(allowed) <= _EXACT_ORDERS:
         every = np.array(list(orders(range(len(allowed)))))
         found = every[allowed[people, every].all(axis=1)][1:]  # the first is the true order
     else:

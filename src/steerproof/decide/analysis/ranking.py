@@ -64,7 +64,7 @@ def crossed(case: Case, kind: CellKind) -> Table | str:
     return Table(values=counts.fired / counts.total, step=float(1 / totals.min()))
 
 
-def other_prompts(case: Case, arm: str) -> tuple[np.ndarray, int]:
+def _other_prompts(case: Case, arm: str) -> tuple[np.ndarray, int]:
     """Mean rate of each adapter under every other prompt that was measured, and how many."""
     neutral = rates_of(case, steered_kind(case.experiment, arm, NONE))
     found = [neutral]
@@ -85,7 +85,7 @@ def try_strength(case: Case, rig: Rig, arm: str, strength: Strength) -> Tried:
     experiment, limits = case.experiment, case.experiment.answers
     kind = steered_kind(experiment, arm, strength)
     bridge_arm = experiment.analysis.bridge_arm
-    others, prompts = other_prompts(case, bridge_arm)
+    others, prompts = _other_prompts(case, bridge_arm)
     install = gates.installed(rates_of(case, case.bridge), others, limits, bridge_arm, prompts)
     bridge, steered = crossed(case, case.bridge), crossed(case, kind)
     sizes = push_sizes(case, rig, kind)

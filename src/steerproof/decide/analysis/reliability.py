@@ -18,7 +18,7 @@ Values = Float[np.ndarray, "personas questions *batch"]
 """One number per persona and question: a rate over its samples, or a graded outcome."""
 Batch = Float[np.ndarray, "*batch"]
 
-MOST_QUESTIONS = 2_000
+_MOST_QUESTIONS = 2_000
 """More questions than this are called out of reach."""
 
 
@@ -100,9 +100,9 @@ def questions_needed(
         wanted: Attainable correlation that is asked for.
 
     Returns:
-        None where no number up to `MOST_QUESTIONS` would do, as where an alpha is not positive.
+        None where no number up to `_MOST_QUESTIONS` would do, as where an alpha is not positive.
     """
-    counts = np.arange(1, MOST_QUESTIONS + 1)
+    counts = np.arange(1, _MOST_QUESTIONS + 1)
     times = counts / questions
     reached = np.sqrt(lengthened(bridge.signal, times) * lengthened(steered.signal, times))
     enough = counts[reached >= wanted]

@@ -65,7 +65,7 @@ def _kill_number(key: str, value: wording.Number) -> str:
     return wording.plain(value)
 
 
-def asked_cells(inputs: ReportInputs) -> tuple[Cell, ...]:
+def _asked_cells(inputs: ReportInputs) -> tuple[Cell, ...]:
     """Cells that the experiment asks for."""
     return cells(inputs.experiment)
 
@@ -73,7 +73,7 @@ def asked_cells(inputs: ReportInputs) -> tuple[Cell, ...]:
 def rate_lines(inputs: ReportInputs) -> Iterator[RateLine]:
     """Every kind of cell that was asked for or measured, one value per persona."""
     personas = [persona.name for persona in inputs.experiment.personas]
-    asked = asked_cells(inputs)
+    asked = _asked_cells(inputs)
     kinds = dict.fromkeys(c.kind for c in (*asked, *inputs.rates.cells) if c.plain)
     wanted = {(c.arm, c.persona) for c in asked}
     for kind in kinds:
@@ -87,7 +87,7 @@ def rate_lines(inputs: ReportInputs) -> Iterator[RateLine]:
 
 def coverage(inputs: ReportInputs) -> tuple[int, int]:
     """Cells measured and cells asked for."""
-    asked = asked_cells(inputs)
+    asked = _asked_cells(inputs)
     return sum(cell in inputs.rates.cells for cell in asked), len(asked)
 
 

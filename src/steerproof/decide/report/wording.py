@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from steerproof import text
 from steerproof.decide.analysis.kills import criteria
 
-UNDEFINED = "undefined"
+_UNDEFINED = "undefined"
 
 Number = int | float | None
 """A number of the analysis; None where it is undefined."""
@@ -14,35 +14,35 @@ Number = int | float | None
 
 def signed(value: Number, digits: int = 2) -> str:
     """`+0.84`, with a real minus sign; `undefined` for None."""
-    return UNDEFINED if value is None else _minus(f"{value:+.{digits}f}")
+    return _UNDEFINED if value is None else _minus(f"{value:+.{digits}f}")
 
 
 def plain(value: Number, digits: int = 3) -> str:
     """`0.84` with up to `digits` significant digits; `undefined` for None."""
-    return UNDEFINED if value is None else _minus(f"{value:.{digits}g}")
+    return _UNDEFINED if value is None else _minus(f"{value:.{digits}g}")
 
 
 def fixed(value: Number, digits: int = 2) -> str:
     """`0.20`, always with as many decimals; `undefined` for None."""
-    return UNDEFINED if value is None else _minus(f"{value:.{digits}f}")
+    return _UNDEFINED if value is None else _minus(f"{value:.{digits}f}")
 
 
 def bounds(interval: Sequence[int | float] | None, digits: int = 2) -> str:
     """`+0.68 to +0.94`; `undefined` for None."""
     if interval is None:
-        return UNDEFINED
+        return _UNDEFINED
     return f"{signed(interval[0], digits)} to {signed(interval[1], digits)}"
 
 
 def percent(value: Number) -> str:
     """`57%`; `undefined` for None."""
-    return UNDEFINED if value is None else f"{100 * value:.0f}%"
+    return _UNDEFINED if value is None else f"{100 * value:.0f}%"
 
 
 def probability(value: Number) -> str:
     """`0.03`, and `< 0.0001` rather than 0."""
     if value is None:
-        return UNDEFINED
+        return _UNDEFINED
     return "< 0.0001" if value < 0.0001 else f"{value:.2g}"
 
 

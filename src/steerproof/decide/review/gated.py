@@ -147,10 +147,10 @@ def kill_rates(trial: Trial, simulations: int) -> KillRates:
     """
     rng = stream(trial.seed, "kill-rates", repr(trial.model))
     tables = simulate(trial.design, trial.model, 0.0, simulations, rng)
-    return kills_of(tables, trial)
+    return _kills_of(tables, trial)
 
 
-def kills_of(tables: SimulatedTables, trial: Trial, answers: Answers | None = None) -> KillRates:
+def _kills_of(tables: SimulatedTables, trial: Trial, answers: Answers | None = None) -> KillRates:
     """Both versions of both kills on the same tables; the text is taken to be coherent."""
     limits, analysis = answers or Answers(), trial.analysis
     total = np.full(tables.bridge.shape[:2], float(trial.design.samples))

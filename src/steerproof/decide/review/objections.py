@@ -34,7 +34,7 @@ _RELIABLE = 0.8
 """Smallest split-half cosine of a centroid that is not objected to."""
 _UNEVEN = 0.3
 """Largest difference between personas in the mean cosine to their bystanders."""
-FLOOR, CEILING = 0.05, 0.95
+_FLOOR, _CEILING = 0.05, 0.95
 """Bridge rates at or beyond these rank by chance."""
 _MIN_DISTINCT = 5
 """Fewest distinct bridge rates ..."""
@@ -236,7 +236,7 @@ def _gates(experiment: Experiment, evidence: Evidence) -> Iterator[Objection]:
 
 def _bridge(experiment: Experiment, bridge: Mapping[str, float]) -> Iterator[Objection]:
     rates = {name: bridge[name] for name in experiment.headline if name in bridge}
-    between = [name for name, rate in rates.items() if FLOOR < rate < CEILING]
+    between = [name for name, rate in rates.items() if _FLOOR < rate < _CEILING]
     distinct = len({round(rate, 9) for rate in rates.values()})
     tied = sum(1 for a, b in combinations(rates.values(), 2) if a == b)
     if len(between) >= _MIN_BETWEEN and distinct >= _MIN_DISTINCT:
@@ -245,7 +245,7 @@ def _bridge(experiment: Experiment, bridge: Mapping[str, float]) -> Iterator[Obj
         code="flat_bridge",
         severity="serious",
         finding=f"the bridge has {distinct} distinct rates ({tied} tied pairs) and "
-        f"{len(between)} of {len(rates)} personas between {FLOOR} and {CEILING}: there is hardly "
+        f"{len(between)} of {len(rates)} personas between {_FLOOR} and {_CEILING}: there is hardly "
         "a ranking to recover",
         remedy="more samples per question, or a training recipe with graded rates",
         numbers={"distinct": distinct, "tied_pairs": tied, "between": len(between)},

@@ -37,7 +37,7 @@ from steerproof.spec.judging import Analysis
 
 CHUNK = 50
 """Simulated experiments that are decided together."""
-RHOS = (0.0, 0.2, 0.4, 0.6, 0.8, 0.9, 0.95)
+_RHOS = (0.0, 0.2, 0.4, 0.6, 0.8, 0.9, 0.95)
 """True correlations at which the rule is tried."""
 
 
@@ -149,7 +149,7 @@ def trial_of(experiment: Experiment, **changes: Any) -> Trial:
 
 
 def operating_characteristics(
-    trial: Trial, rhos: Sequence[float] = RHOS, *, power: float = 0.8, workers: int = 2
+    trial: Trial, rhos: Sequence[float] = _RHOS, *, power: float = 0.8, workers: int = 2
 ) -> OperatingCharacteristics:
     """Decide many simulated experiments at every true correlation.
 
@@ -162,9 +162,9 @@ def operating_characteristics(
     sizes = [min(CHUNK, trial.simulations - i) for i in range(0, trial.simulations, CHUNK)]
     tasks = [(rho, chunk, size) for rho in rhos for chunk, size in enumerate(sizes)]
     with ThreadPoolExecutor(workers) as pool:
-        judged = list(pool.map(lambda task: judge_chunk(trial, *task), tasks))
+        judged = list(pool.map(lambda task: _judge_chunk(trial, *task), tasks))
     points = tuple(
-        summarise(rho, judged[i * len(sizes) : (i + 1) * len(sizes)]) for i, rho in enumerate(rhos)
+        _summarise(rho, judged[i * len(sizes) : (i + 1) * len(sizes)]) for i, rho in enumerate(rhos)
     )
     found = detectable([p.rho for p in points], [point.supported for point in points], power)
     most = max(point.supported for point in points)
@@ -179,7 +179,7 @@ def operating_characteristics(
     )
 
 
-def judge_chunk(trial: Trial, rho: float, chunk: int, simulations: int) -> Judged:
+def _judge_chunk(trial: Trial, rho: float, chunk: int, simulations: int) -> Judged:
     """Simulate and decide some experiments; the numbers depend on the arguments alone."""
     names = (f"{rho:g}", chunk)
     rng = stream(trial.seed, "power", *names)
@@ -259,7 +259,7 @@ def interval_of(draws: Float[np.ndarray, "iterations simulations"], analysis: An
     )
 
 
-def summarise(rho: float, chunks: Sequence[Judged]) -> Point:
+def _summarise(rho: float, chunks: Sequence[Judged]) -> Point:
     """Shares over all experiments at one true correlation."""
     names = outcomes()
     outcome = np.concatenate([chunk.outcome for chunk in chunks])
@@ -271,8 +271,8 @@ def summarise(rho: float, chunks: Sequence[Judged]) -> Point:
     fired = {
         name: np.concatenate([chunk.kills[name] for chunk in chunks]) for name in chunks[0].kills
     }
-    low, high = joined_bounds([chunk.interval for chunk in chunks])
-    wide_low, wide_high = joined_bounds([chunk.two_level for chunk in chunks])
+    low, high = _joined_bounds([chunk.interval for chunk in chunks])
+    wide_low, wide_high = _joined_bounds([chunk.two_level for chunk in chunks])
     return Point(
         rho=rho,
         simulations=len(outcome),
@@ -288,7 +288,7 @@ def summarise(rho: float, chunks: Sequence[Judged]) -> Point:
     )
 
 
-def joined_bounds(
+def _joined_bounds(
     intervals: Sequence[Interval],
 ) -> tuple[Float[np.ndarray, " simulations"], Float[np.ndarray, " simulations"]]:
     """Lower and upper bounds of all chunks."""

@@ -48,7 +48,7 @@ class MergedWeights:
     """Of each loaded adapter, by slot, the layers' `W + s B A`, transposed and side by side."""
 
 
-def merged_weights(pool: LoraPool) -> list[MergedWeights]:
+def _merged_weights(pool: LoraPool) -> list[MergedWeights]:
     """The merged weights of every layer and adapter. The pool must not be attached."""
     slots = sorted(pool.loaded)
     found = []
@@ -66,7 +66,7 @@ def merged(pool: LoraPool) -> Iterator[None]:
         ModelError: A pool is attached to one of the layers already.
     """
     pool.check_detached()
-    products = [(one.places, _MergedProduct(pool, one)) for one in merged_weights(pool)]
+    products = [(one.places, _MergedProduct(pool, one)) for one in _merged_weights(pool)]
     with wrapped_packed(pool, products):
         yield
 

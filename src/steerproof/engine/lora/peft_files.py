@@ -23,9 +23,9 @@ from steerproof.model.files import check_pointers, small_file
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
-MAX_RANK = 1 << 16
+_MAX_RANK = 1 << 16
 """Largest rank that is taken for one."""
-MAX_ALPHA = 1e6
+_MAX_ALPHA = 1e6
 _NUMBERS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 # Fields that do not change what a trained adapter computes, or that are read below.
@@ -183,10 +183,10 @@ def _check_values(path: Path, config: Mapping[str, Any]) -> None:
         ModelError: One is not.
     """
     rank, alpha, target = (config[name] for name in ("r", "lora_alpha", "target_modules"))
-    if type(rank) not in (int, float) or not 1 <= rank <= MAX_RANK or rank != int(rank):
-        raise ModelError(f"{str(path)!r}: r is {rank!r}; a whole number from 1 to {MAX_RANK}")
-    if type(alpha) not in (int, float) or not 0 < abs(alpha) <= MAX_ALPHA:
-        raise ModelError(f"{str(path)!r}: lora_alpha is {alpha!r}; at most {MAX_ALPHA:g}, not 0")
+    if type(rank) not in (int, float) or not 1 <= rank <= _MAX_RANK or rank != int(rank):
+        raise ModelError(f"{str(path)!r}: r is {rank!r}; a whole number from 1 to {_MAX_RANK}")
+    if type(alpha) not in (int, float) or not 0 < abs(alpha) <= _MAX_ALPHA:
+        raise ModelError(f"{str(path)!r}: lora_alpha is {alpha!r}; at most {_MAX_ALPHA:g}, not 0")
     listed = isinstance(target, list) and all(isinstance(one, str) for one in target)
     if not listed and not isinstance(target, str):
         raise ModelError(

@@ -32,7 +32,7 @@ class Routing:
         return len(set(self.counts)) == 1
 
 
-def adapter_product(x: Tensor, a: Tensor, b: Tensor, routing: Routing) -> Tensor:
+def _adapter_product(x: Tensor, a: Tensor, b: Tensor, routing: Routing) -> Tensor:
     """`(x A[slot]^T) B[slot]` of the rows that have an adapter, without a loop over adapters.
 
     Args:
@@ -69,7 +69,7 @@ def added(y: Tensor, x: Tensor, a: Tensor, b: Tensor, routing: Routing, scaling:
     if not routing.slots:
         return y
     bare = routing.bare
-    change = adapter_product(x[bare:], a, b, routing)
+    change = _adapter_product(x[bare:], a, b, routing)
     if torch.is_grad_enabled() and change.requires_grad:
         sums = torch.add(y[bare:], change, alpha=scaling)
         return torch.cat([y[:bare], sums]) if bare else sums

@@ -17,7 +17,7 @@ from steerproof.errors import ModelError
 from steerproof.model.base import Base
 from steerproof.spec.seeds import derived_seed
 
-PEFT_PREFIX = "base_model.model."
+_PEFT_PREFIX = "base_model.model."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,12 +57,12 @@ class Site:
     @property
     def a_key(self) -> str:
         """Name of its A matrix in an adapter file."""
-        return f"{PEFT_PREFIX}{self.path}.lora_A.weight"
+        return f"{_PEFT_PREFIX}{self.path}.lora_A.weight"
 
     @property
     def b_key(self) -> str:
         """Name of its B matrix in an adapter file."""
-        return f"{PEFT_PREFIX}{self.path}.lora_B.weight"
+        return f"{_PEFT_PREFIX}{self.path}.lora_B.weight"
 
 
 def lora_sites(base: Base) -> tuple[Site, ...]:

@@ -9,7 +9,7 @@ from steerproof.decide.analysis.calibration import LayerGate
 from steerproof.decide.analysis.records import Analysis, to_json
 from steerproof.run.store.manifest import StoredUnit
 
-FILE, ANSWERS, GATES = "analysis.json", "answers.json", "gates.json"
+FILE, ANSWERS, _GATES = "analysis.json", "answers.json", "gates.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +29,7 @@ def to_files(result: AnalysisResult) -> Mapping[str, bytes]:
     return {
         FILE: json_bytes(to_json(result.analysis)),
         **answers,
-        GATES: json_bytes(result.gates),
+        _GATES: json_bytes(result.gates),
     }
 
 
@@ -39,7 +39,7 @@ def from_unit(unit: StoredUnit) -> AnalysisResult:
     Raises:
         IntegrityError: A file is not what its manifest says.
     """
-    gates = read_record(tuple[LayerGate, ...], unit.read(GATES), f"{unit.directory / GATES}")
+    gates = read_record(tuple[LayerGate, ...], unit.read(_GATES), f"{unit.directory / _GATES}")
     analysis = read_record(Analysis, unit.read(FILE), f"{unit.directory / FILE}")
     answers = None
     if ANSWERS in unit.manifest.files:

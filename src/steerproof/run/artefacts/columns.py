@@ -20,11 +20,11 @@ BATCH = 512
 """Texts in memory at once."""
 CELL = "cell"
 """The column of a marks file that says whose marks they are."""
-MARKS = 1 << 16
+_MARKS = 1 << 16
 """Rows of marks in memory at once."""
 MOST_ROWS = 1_000_000
 """Completions of one cell that are read as arrays; each takes about 100 bytes."""
-MOST_MARKS = 50_000_000
+_MOST_MARKS = 50_000_000
 """Rows of a scores file that are looked through."""
 MOST_BYTES = 1 << 30
 """Of one row group, decompressed."""
@@ -141,9 +141,9 @@ def fired_by_cell(path: Path) -> dict[str, tuple[int, int]]:
 
 def _marks(path: Path, names: list[str]) -> Iterator[pa.RecordBatch]:
     """These columns of a scores file, a batch in memory at a time; one, perhaps empty, at least."""
-    check_size(path, MOST_MARKS)
+    check_size(path, _MOST_MARKS)
     with pq.ParquetFile(path, pre_buffer=False) as file:
         schema = file.schema_arrow
         yield pa.RecordBatch.from_pylist([], pa.schema([schema.field(name) for name in names]))
-        for batch in file.iter_batches(batch_size=MARKS, columns=names, use_threads=False):
+        for batch in file.iter_batches(batch_size=_MARKS, columns=names, use_threads=False):
             yield batch.select(names)

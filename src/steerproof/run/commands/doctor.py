@@ -18,7 +18,7 @@ from steerproof.errors import SteerproofError
 from steerproof.run.store.files import make_directory, sync_directory, write_file
 from steerproof.run.store.hold import kernel_lock_works
 
-OK, WARN, FAIL = "ok", "warn", "fail"
+_OK, _WARN, FAIL = "ok", "warn", "fail"
 _NEEDED = ("torch", "transformers", "safetensors", "numpy", "scipy", "pyarrow")
 _OPTIONAL = ("ray",)
 _TOKENS = ("HF_TOKEN",)
@@ -73,7 +73,7 @@ def doctor(
         One check each; a machine with a ``fail`` is unfit.
     """
     checks = [
-        Check(name="python", level=OK, value=sys.version.partition(" ")[0]),
+        Check(name="python", level=_OK, value=sys.version.partition(" ")[0]),
         *(_package(name) for name in _NEEDED),
         *(_extra(name) for name in _OPTIONAL),
         _processors(),
@@ -89,7 +89,7 @@ def doctor(
 
 def _package(name: str) -> Check:
     try:
-        return Check(name=name, level=OK, value=version(name))
+        return Check(name=name, level=_OK, value=version(name))
     except PackageNotFoundError:
         remedy = f"pip install {name}"
         return Check(name=name, level=FAIL, value="not installed", remedy=remedy)
@@ -97,20 +97,20 @@ def _package(name: str) -> Check:
 
 def _extra(name: str) -> Check:
     try:
-        return Check(name=name, level=OK, value=version(name))
+        return Check(name=name, level=_OK, value=version(name))
     except PackageNotFoundError:
-        return Check(name=name, level=OK, value="not installed (optional)")
+        return Check(name=name, level=_OK, value="not installed (optional)")
 
 
 def _processors() -> Check:
-    return Check(name="processors", level=OK, value=str(os.cpu_count()))
+    return Check(name="processors", level=_OK, value=str(os.cpu_count()))
 
 
 def _memory(needs: Needs) -> Check:
     free = psutil.virtual_memory().available
     value = f"{_size(free)} available"
     if free >= needs.memory:
-        return Check(name="memory", level=OK, value=value)
+        return Check(name="memory", level=_OK, value=value)
     remedy = f"the plan needs {_size(needs.memory)}: use a smaller batch or another machine"
     return Check(name="memory", level=FAIL, value=value, remedy=remedy)
 
@@ -124,7 +124,7 @@ def _gpus(needs: Needs) -> Check:
         found = answer.stdout.strip().splitlines() if answer.returncode == 0 else []
     value = f"{len(found)}: {'; '.join(found)}" if found else "none: everything runs on the CPU"
     if len(found) >= needs.gpus:
-        return Check(name="gpus", level=OK, value=value)
+        return Check(name="gpus", level=_OK, value=value)
     remedy = f"{needs.gpus} were asked for: check the driver and CUDA_VISIBLE_DEVICES"
     return Check(name="gpus", level=FAIL, value=value, remedy=remedy)
 
@@ -154,16 +154,16 @@ def _rename(place: Path) -> Check:
         whole = (place / "after" / "file").read_bytes() == b"some bytes"
     except (SteerproofError, OSError) as error:
         return Check(name="rename and fsync", level=FAIL, value=str(error), remedy="another --dir")
-    level = OK if whole else FAIL
+    level = _OK if whole else FAIL
     return Check(name="rename and fsync", level=level, value="works" if whole else "lost bytes")
 
 
 def _lock(place: Path) -> Check:
     if kernel_lock_works(place):
-        return Check(name="kernel lock", level=OK, value="a second process is refused")
+        return Check(name="kernel lock", level=_OK, value="a second process is refused")
     return Check(
         name="kernel lock",
-        level=WARN,
+        level=_WARN,
         value="a second process was not refused",
         remedy="the heartbeat lease still guards the run; a dead driver on another machine then "
         "needs --steal",
@@ -179,10 +179,10 @@ def _wal(place: Path) -> Check:
         remedy = "put the run directory on a local disk"
         return Check(name="sqlite", level=FAIL, value=str(error), remedy=remedy)
     if mode == "wal":
-        return Check(name="sqlite", level=OK, value=f"{sqlite3.sqlite_version}, write-ahead log")
+        return Check(name="sqlite", level=_OK, value=f"{sqlite3.sqlite_version}, write-ahead log")
     return Check(
         name="sqlite",
-        level=WARN,
+        level=_WARN,
         value=f"{sqlite3.sqlite_version}, no write-ahead log here",
         remedy="the ledger falls back to a rollback journal: slower, as safe",
     )
@@ -192,19 +192,19 @@ def _disk(directory: Path, needs: Needs) -> Check:
     free = shutil.disk_usage(directory).free
     value = f"{_size(free)} free"
     if free >= needs.disk:
-        return Check(name="disk", level=OK, value=value)
+        return Check(name="disk", level=_OK, value=value)
     remedy = f"the plan needs {_size(needs.disk)}: free space or choose another --dir"
     return Check(name="disk", level=FAIL, value=value, remedy=remedy)
 
 
 def _token(name: str) -> Check:
     """Whether a secret is set; what it is stays unsaid."""
-    return Check(name=name, level=OK, value="set" if os.environ.get(name) else "not set")
+    return Check(name=name, level=_OK, value="set" if os.environ.get(name) else "not set")
 
 
 def _model(model: Callable[[], str]) -> Check:
     try:
-        return Check(name="model", level=OK, value=model())
+        return Check(name="model", level=_OK, value=model())
     except SteerproofError as error:
         return Check(name="model", level=FAIL, value=str(error), remedy="see the message")
 

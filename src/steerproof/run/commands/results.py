@@ -23,7 +23,7 @@ from steerproof.run.store.store import publish, results_damage
 from steerproof.spec.experiment import Experiment
 from steerproof.spec.strength import Strength
 
-MADE_FROM = "made-from.json"
+_MADE_FROM = "made-from.json"
 _ESTIMATES = ("arms", "controls", "comparisons", "geometry", "bridge")
 
 
@@ -54,15 +54,15 @@ def _files(verdict: Verdict, inputs: ReportInputs, marker: str) -> dict[str, byt
     return {
         "estimates.json": json_bytes({name: whole[name] for name in _ESTIMATES}),
         VERDICT: json_bytes(verdict),
-        "calibration.json": json_bytes(calibration_json(inputs.experiment, inputs.calibration)),
+        "calibration.json": json_bytes(_calibration_json(inputs.experiment, inputs.calibration)),
         "objections.json": json_bytes(inputs.objections),
         "report.html": report.html.encode(),
         **{f"figures/{name}.svg": svg.encode() for name, svg in report.figures.items()},
-        MADE_FROM: json_bytes({"sha256": marker}),
+        _MADE_FROM: json_bytes({"sha256": marker}),
     }
 
 
-def calibration_json(experiment: Experiment, measured: Calibration) -> Mapping[str, Any]:
+def _calibration_json(experiment: Experiment, measured: Calibration) -> Mapping[str, Any]:
     """calibration.json: every layer, with the coefficient and ratio of each strength."""
     strengths = sorted(
         {s for grid in experiment.cells if grid.operation == "add" for s in grid.strengths},
@@ -109,6 +109,6 @@ def _made_from(run: Path) -> str | None:
     if not (results / MANIFEST).is_file():
         return None
     try:
-        return json.loads((results / MADE_FROM).read_bytes()).get("sha256")
+        return json.loads((results / _MADE_FROM).read_bytes()).get("sha256")
     except (OSError, ValueError, AttributeError):
         return None

@@ -44,7 +44,7 @@ LIMITS: Mapping[str, int] = {"adapter": 128, "cell": 1024, "slots": 128}
 """Most units of one order: a batch is full long before, and a worker need not hold more at once."""
 
 
-TOLERANT = ("score", "slots", "graded")
+_TOLERANT = ("score", "slots", "graded")
 """Kinds that are made of whichever of their upstream units succeeded."""
 
 
@@ -73,7 +73,7 @@ def experiment_graph(
             upstream=upstream,
             group=unit.kind,
             limit=LIMITS.get(unit.kind),
-            tolerant=unit.kind in TOLERANT,
+            tolerant=unit.kind in _TOLERANT,
             context=around.context,
         )
         for unit, inputs, upstream in _units(experiment, slices)

@@ -3,7 +3,7 @@
 import os
 import signal
 
-FAULT_VARIABLE = "STEERPROOF_FAULT"
+_FAULT_VARIABLE = "STEERPROOF_FAULT"
 _passed: dict[str, int] = {}
 
 
@@ -17,7 +17,7 @@ def fault_point(name: str, kind: str = "") -> None:
         name: The place, for example ``fsync.after``.
         kind: The kind of unit in hand, where there is one.
     """
-    asked = os.environ.get(FAULT_VARIABLE)
+    asked = os.environ.get(_FAULT_VARIABLE)
     if not asked:
         return
     place, signal_name, *nth = asked.split(":")

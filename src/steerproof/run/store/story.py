@@ -9,7 +9,7 @@ from typing import Any
 from steerproof.errors import ExperimentError, IntegrityError
 from steerproof.run.graph.ids import UnitId
 
-STATES = ("waiting", "running", "done", "failed", "interrupted")
+_STATES = ("waiting", "running", "done", "failed", "interrupted")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +22,7 @@ class Attempt:
     key: str
     """The unit's key at the time."""
     state: str
-    """One of `STATES`."""
+    """One of `_STATES`."""
     started: float
     """Unix time."""
     ended: float | None
@@ -172,6 +172,6 @@ def _text(value: object) -> str:
 
 
 def _state(value: object) -> str:
-    if value not in STATES:
+    if value not in _STATES:
         raise ValueError(f"{value!r} is no state of a unit")
     return _text(value)

@@ -30,7 +30,7 @@ from steerproof.text import clean_line, neutralise_csv
 if TYPE_CHECKING:
     from steerproof.decide.report.figures.canvas import Layout
 
-NARROWEST, WIDEST = 3.2, 20.0
+_NARROWEST, _WIDEST = 3.2, 20.0
 """Widths of a figure, in inches, that can be asked for."""
 _PANEL = 1.9
 """Least width of a panel, in inches."""
@@ -54,9 +54,9 @@ def paper(width: float) -> Iterator[None]:
     Raises:
         SteerproofError: No figure can be so narrow or so wide.
     """
-    if not NARROWEST <= width <= WIDEST:
+    if not _NARROWEST <= width <= _WIDEST:
         raise SteerproofError(
-            f"a width of {width:g} inches; allowed: {NARROWEST:g} to {WIDEST:g} (a column of a"
+            f"a width of {width:g} inches; allowed: {_NARROWEST:g} to {_WIDEST:g} (a column of a"
             " journal has about 3.4, a page 7)"
         )
     token = _WIDTH.set(width)
