@@ -261,7 +261,7 @@ def _group_texts(file: pq.ParquetFile, group: int, rows: np.ndarray) -> Iterator
         inside = rows[(rows >= start) & (rows < start + len(batch))] - start
         for row in inside:
             text = batch.column(0)[int(row)].as_py()
-            yield text if len(text) <= _LONGEST_TEXT else f"{text[:LONGEST_TEXT]}… (cut here)"
+            yield text if len(text) <= _LONGEST_TEXT else f"{text[:_LONGEST_TEXT]}… (cut here)"
         start += len(batch)
         if start > last:
             return

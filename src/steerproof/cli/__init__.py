@@ -334,19 +334,7 @@ def power(
 app.command()(boarding.propose)
 app.command()(boarding.board)
 app.command("add-user")(boarding.add_user)
-
-
-@app.command("remove-user")
-def remove_user(
-    name: str,
-    board_dir: Annotated[Path, typer.Option(help="The board's own data.")] = Path("board"),
-) -> None:
-    """Remove a user of the board; sessions and tokens end, what they wrote stays."""
-    with needing("board"):
-        from steerproof.board.users import remove_user as remove
-
-    remove(board_dir, name)
-    say(None, False, lambda: f"user {clean(name)} may no longer sign in")
+app.command("remove-user")(boarding.remove_user)
 
 
 @app.command(add_help_option=False, context_settings={"ignore_unknown_options": True})

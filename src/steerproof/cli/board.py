@@ -64,3 +64,15 @@ def add_user(
     password = typer.prompt("password", hide_input=True, confirmation_prompt=True)
     add(board_dir, name, password)
     say(None, False, lambda: f"user {name} may sign in")
+
+
+def remove_user(
+    name: str,
+    board_dir: Annotated[Path, typer.Option(help="The board's own data.")] = Path("board"),
+) -> None:
+    """Remove a user of the board; sessions and tokens end, what they wrote stays."""
+    with needing("board"):
+        from steerproof.board.users import remove_user as remove
+
+    remove(board_dir, name)
+    say(None, False, lambda: f"user {clean(name)} may no longer sign in")
