@@ -107,18 +107,18 @@ def doctor_table(checks: "Sequence[Check]") -> Table:
     return table
 
 
-def power_table(found: "OperatingCharacteristics") -> Table:
+def power_table(characteristics: "OperatingCharacteristics") -> Table:
     """Verdicts by true correlation."""
-    least = found.minimum_detectable_rho
+    least = characteristics.minimum_detectable_rho
     table = Table(
         title="minimum detectable rho "
-        + (f"{least:.2f}" if least is not None else f"none: {found.reason}"),
-        caption=f"{found.trial.simulations} simulated experiments each, "
-        f"{found.trial.iterations} bootstrap iterations inside each",
+        + (f"{least:.2f}" if least is not None else f"none: {characteristics.reason}"),
+        caption=f"{characteristics.trial.simulations} simulated experiments each, "
+        f"{characteristics.trial.iterations} bootstrap iterations inside each",
     )
     for column in ("true rho", "SUPPORTED", "REFUTED", "INCONCLUSIVE", "arm passes"):
         table.add_column(column, justify="right")
-    for point in found.points:
+    for point in characteristics.points:
         shares = [point.verdicts[v] for v in ("SUPPORTED", "REFUTED", "INCONCLUSIVE")]
         table.add_row(f"{point.rho:.2f}", *(f"{share:.1%}" for share in (*shares, point.passes)))
     return table
@@ -177,16 +177,16 @@ def _range(value: "Range | None", form: str, unit: str) -> str:
     return f"{low}{unit}" if low == high else f"{low} to {high}{unit}"
 
 
-def sweep_tables(found: "SweepResult", place: Path) -> Group:
+def sweep_tables(result: "SweepResult", place: Path) -> Group:
     """Every run of a sweep, then what was chosen, held against random directions."""
     table = Table(title="Exploratory sweep", title_justify="left")
-    places = list(found.runs[0].settings)
+    places = list(result.runs[0].settings)
     for column in (*places, "verdict", "rho", "effect", "random directions", "shared units"):
         table.add_column(clean(column))
-    for run in found.runs:
+    for run in result.runs:
         row = next(
             row
-            for row in found.selection.rows
+            for row in result.selection.rows
             if all(run.settings[key] == value for key, value in row.setting.items())
         )
         null = [value for value in row.null if value is not None]
@@ -198,16 +198,16 @@ def sweep_tables(found: "SweepResult", place: Path) -> Group:
             f"{min(null):+.2f} to {max(null):+.2f}" if null else "none",
             f"{run.shared} of {run.units}",
         )
-    return Group(table, clean("\n".join(_chosen(found, place))))
+    return Group(table, clean("\n".join(_chosen(result, place))))
 
 
-def _chosen(found: "SweepResult", place: Path) -> list[str]:
+def _chosen(result: "SweepResult", place: Path) -> list[str]:
     """The choice in words: where it was made, where it was read, what chance makes of it."""
     from steerproof.run.commands.sweep import EXPLORATORY
 
-    shared, units, seconds = found.shared
+    shared, units, seconds = result.shared
     lines = [f"{shared} of {units} units were shared, {duration(seconds)} of work not done again."]
-    chosen = found.selection.chosen
+    chosen = result.selection.chosen
     if chosen is None:
         return [*lines, "Nothing was chosen: fewer than two settings were measured whole."]
     for name, other, one in (
@@ -223,11 +223,11 @@ def _chosen(found: "SweepResult", place: Path) -> list[str]:
         f"Held-out effect: {chosen.held_out:+.3f} (the best of all on all questions looks like"
         f" {chosen.best_of_all:+.3f})."
     )
-    held = sorted(one.held_out for one in found.selection.null)
+    held = sorted(one.held_out for one in result.selection.null)
     if held:
         lines.append(
             f"The same selection of {len(held)} random directions: {held[0]:+.3f} to"
-            f" {held[-1]:+.3f}; rank p = {found.selection.p:.3f}."
+            f" {held[-1]:+.3f}; rank p = {result.selection.p:.3f}."
         )
     else:
         lines.append("No random directions went through the same selection: nothing to compare.")

@@ -34,6 +34,7 @@ class Number(Convertor[int]):
 
 register_url_convertor("number", Number())
 
+_POST = ("POST",)
 _ONE = "/experiments/{number:number}"
 _CELL = _ONE + "/cells/{cell}"
 
@@ -87,8 +88,8 @@ def _changing() -> list[Route]:
         f"{_ONE}/comments": actions.comment,
         f"{_ONE}/comments/{{comment:number}}": actions.edit_comment,
     }
-    routes = [Route(path, acting(change), methods=["POST"]) for path, change in changes.items()]
-    return [Route("/sign-in", actions.sign_in, methods=["POST"]), *routes]
+    routes = [Route(path, acting(change), methods=_POST) for path, change in changes.items()]
+    return [Route("/sign-in", actions.sign_in, methods=_POST), *routes]
 
 
 def _not_found(request: Request, error: Exception) -> Response:

@@ -90,10 +90,10 @@ def _card(entry: Entry, mine: tuple[Job, ...]) -> Card:
 
 def columns(cards: Iterable[Card]) -> dict[str, list[Card]]:
     """Cards by status, in the order of an experiment's life."""
-    found: dict[str, list[Card]] = {status: [] for status in STATUSES}
+    by_status: dict[str, list[Card]] = {status: [] for status in STATUSES}
     for one in cards:
-        found[one.status].append(one)
-    return found
+        by_status[one.status].append(one)
+    return by_status
 
 
 def matches(entry: Entry, query: Query) -> bool:

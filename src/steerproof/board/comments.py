@@ -108,9 +108,9 @@ def comments(path: Path, number: int, cell: str | None = None) -> tuple[Comment,
             f"WHERE number IN ({ITS}) AND cell IS ? ORDER BY id, version",
             (number, number, cell),
         ).fetchall()
-    found: dict[int, list] = {}
+    by_place: dict[int, list] = {}
     for row in rows:
-        found.setdefault(row.id, []).append(row)
+        by_place.setdefault(row.id, []).append(row)
     return tuple(
         Comment(
             id=key,
@@ -118,7 +118,7 @@ def comments(path: Path, number: int, cell: str | None = None) -> tuple[Comment,
             cell=group[0].cell,
             versions=tuple(Version(version=r.version, text=r.text, at=r.at) for r in group),
         )
-        for key, group in found.items()
+        for key, group in by_place.items()
     )
 
 

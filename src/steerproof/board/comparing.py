@@ -69,13 +69,13 @@ class Compared:
 
 def arm_choices(board: Board) -> dict[str, Choice]:
     """Every arm that can be compared, by its key in an address: `342:A`."""
-    found: dict[str, Choice] = {}
+    choices: dict[str, Choice] = {}
     for entry in entries.entries(board.file):
         locked = None if entry.directory is None else runs.experiment(entry.directory)
         for arm in locked.arms if locked else ():
             key = f"{entry.number}:{arm.name}"
-            found[key] = Choice(number=entry.number, arm=arm.name, title=entry.title)
-    return found
+            choices[key] = Choice(number=entry.number, arm=arm.name, title=entry.title)
+    return choices
 
 
 def side(board: Board, choice: Choice) -> Side:

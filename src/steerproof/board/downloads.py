@@ -52,14 +52,14 @@ def find(run: Path, name: str) -> tuple[Path, str] | None:
 
 def figures(run: Path) -> dict[str, Path]:
     """The run's figures by file name, those that carry the verdict first."""
-    found = sorted(
+    paths = sorted(
         (run / "results" / "figures").glob("*.svg"),
         key=lambda path: (
             _FIRST.index(path.stem) if path.stem in _FIRST else len(_FIRST),
             path.name,
         ),
     )
-    return {path.name: path for path in found if _inside(run, path) is not None}
+    return {path.name: path for path in paths if _inside(run, path) is not None}
 
 
 def figure_titles(run: Path) -> dict[str, str]:
@@ -74,8 +74,8 @@ def _title(path: Path) -> str:
             start = file.read(4096).decode("utf-8", errors="replace")
     except OSError:
         return words
-    found = _TITLE.search(start)
-    return html.unescape(found[1]) if found else words
+    match = _TITLE.search(start)
+    return html.unescape(match[1]) if match else words
 
 
 def safe_csv(path: Path) -> Iterator[str]:

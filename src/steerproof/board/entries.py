@@ -163,16 +163,16 @@ def texts_of(path: Path, number: int) -> tuple[tuple[str, str], ...]:
     return tuple((row.at, row.text) for row in rows)
 
 
-def adopt(path: Path, found: dict[Path, str]) -> None:
+def adopt(path: Path, run_paths: dict[Path, str]) -> None:
     """Give a number to every run directory that has none yet.
 
     Args:
         path: the board's file.
-        found: title of each run directory.
+        run_paths: title of each run directory.
     """
     with connect(path) as db:
         known = {row[0] for row in db.execute("SELECT directory FROM entry")}
-    fresh = [(d, t) for d, t in sorted(found.items()) if str(d) not in known]
+    fresh = [(d, t) for d, t in sorted(run_paths.items()) if str(d) not in known]
     if not fresh:
         return
     with transaction(path) as db:

@@ -120,10 +120,10 @@ def all_jobs(file: Path) -> dict[int, tuple[Job, ...]]:
     """Every job by experiment, oldest first."""
     with connect(file) as db:
         rows = db.execute("SELECT * FROM job ORDER BY id").fetchall()
-    found: dict[int, tuple[Job, ...]] = {}
+    by_experiment: dict[int, tuple[Job, ...]] = {}
     for row in rows:
-        found[row.number] = (*found.get(row.number, ()), _job(row))
-    return found
+        by_experiment[row.number] = (*by_experiment.get(row.number, ()), _job(row))
+    return by_experiment
 
 
 def tail(path: Path, length: int = _LOG_TAIL) -> str:

@@ -199,10 +199,10 @@ def download(request: Request) -> Response:
     board = board_of(request)
     entry = find_entry(board, part_of(request, "number"))
     name = part_of(request, "name")
-    found = downloads.find(entry.directory, name) if entry.directory else None
-    if found is None:
+    listed = downloads.find(entry.directory, name) if entry.directory else None
+    if listed is None:
         raise NotFoundError(f"Experiment #{entry.number} has no such file.")
-    path, kind = found
+    path, kind = listed
     headers = {"content-disposition": f'attachment; filename="{entry.number}-{name}"'}
     body = downloads.safe_csv(path) if kind == "text/csv" else _chunks(path)
     return StreamingResponse(body, media_type=kind, headers=headers)
@@ -210,21 +210,21 @@ def download(request: Request) -> Response:
 
 def figure(request: Request) -> Response:
     """A figure of the results, looked up by name; only ever shown as an image."""
-    entry, found, name = _figure(request)
+    entry, drawings, name = _figure(request)
     headers = {"content-disposition": f'attachment; filename="{entry.number}.svg"'}
-    return Response(found[name].read_bytes(), media_type="image/svg+xml", headers=headers)
+    return Response(drawings[name].read_bytes(), media_type="image/svg+xml", headers=headers)
 
 
 def figure_page(request: Request) -> HTMLResponse:
     """A figure as large as the window, with the ones before and after it."""
-    entry, found, name = _figure(request)
+    entry, drawn, name = _figure(request)
     return page(
         request,
         "figure.html",
         entry=entry,
         name=name,
         titles=downloads.figure_titles(entry.directory) if entry.directory else {},
-        neighbours=views.neighbours(list(found), name),
+        neighbours=views.neighbours(list(drawn), name),
     )
 
 
@@ -247,10 +247,10 @@ def completions_csv(request: Request) -> Response:
 
 def static(request: Request) -> Response:
     """A file of our own; its address holds its hash, so it may be kept."""
-    found = static_files().get(part_of(request, "name"))
-    if found is None:
+    file = static_files().get(part_of(request, "name"))
+    if file is None:
         raise NotFoundError("There is no such file.")
-    content, kind, version = found
+    content, kind, version = file
     fresh = request.query_params.get("v") == version
     kept = "public, max-age=31536000, immutable" if fresh else "no-cache"
     return Response(content, media_type=kind, headers={"cache-control": kept})
@@ -267,11 +267,11 @@ def _cell(request: Request) -> tuple[Run, str]:
 def _figure(request: Request) -> tuple[Entry, dict[str, Path], str]:
     """The entry, its figures, and the name of the one that is asked for."""
     entry = find_entry(board_of(request), part_of(request, "number"))
-    found = downloads.figures(entry.directory) if entry.directory else {}
+    drawings = downloads.figures(entry.directory) if entry.directory else {}
     name = part_of(request, "name")
-    if name not in found:
+    if name not in drawings:
         raise NotFoundError(f"Experiment #{entry.number} has no such figure.")
-    return entry, found, name
+    return entry, drawings, name
 
 
 def _filter(request: Request) -> Filter:
@@ -294,10 +294,10 @@ def _beside(run: Run, other: str, shown: Page | None) -> dict | None:
     try:
         files: CellFiles | None = completions.files_of(run.directory, other, read)
         wanted = [(row.question, row.sample) for row in shown.rows]
-        found = {} if files is None else completions.read_rows(files, other, wanted)
+        rows = {} if files is None else completions.read_rows(files, other, wanted)
     except completions.UnreadableError:
         return None
-    return None if files is None else found
+    return None if files is None else rows
 
 
 def _page_link(request: Request) -> Callable[[int], str]:

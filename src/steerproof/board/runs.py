@@ -113,16 +113,16 @@ def discover(roots: Iterable[Path]) -> tuple[Path, ...]:
     A symbolic link that leads out of its root, or nowhere, is not followed, and a name that is not
     UTF-8 has no address on a page: it is passed over.
     """
-    found: dict[Path, None] = {}
+    runs: dict[Path, None] = {}
     for root in filter(None, map(_resolved, roots)):
         if is_run(root):
-            found[root] = None
+            runs[root] = None
             continue
         for child in _children(root):
             place = _resolved(child)
             if place is not None and place.is_relative_to(root) and is_run(place):
-                found[place] = None
-    return tuple(place for place in found if _is_text(str(place)))
+                runs[place] = None
+    return tuple(place for place in runs if _is_text(str(place)))
 
 
 def _resolved(path: Path) -> Path | None:

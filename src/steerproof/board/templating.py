@@ -77,13 +77,13 @@ def highlight(text: str, marker: str) -> Markup:
     """The text, escaped and visible, with every occurrence of the marker marked (any case)."""
     folded, places = _folded(text)
     wanted = marker.casefold()
-    html, start, found = Markup(), 0, folded.find(wanted)
-    while found >= 0:
-        begin, end = places[found], places[found + len(wanted)]
+    html, start, marked = Markup(), 0, folded.find(wanted)
+    while marked >= 0:
+        begin, end = places[marked], places[marked + len(wanted)]
         html += Markup("{}<mark>{}</mark>").format(
             reveal(text[start:begin]), reveal(text[begin:end])
         )
-        start, found = end, folded.find(wanted, found + len(wanted))
+        start, marked = end, folded.find(wanted, marked + len(wanted))
     return html + Markup("{}").format(reveal(text[start:]))
 
 

@@ -148,7 +148,7 @@ def training(run: Run | None) -> Markup | None:
 
 def timeline(board: Board, entry: Entry) -> tuple[Moment, ...]:
     """Events of the board and of the ledger, newest first."""
-    found = [
+    moments = [
         Moment(at=runs.unix(e.at), what=_WORDS.get(e.what, e.what), who=e.who, detail=e.detail)
         for e in entries.events(board.file, entry.number)
     ]
@@ -156,10 +156,10 @@ def timeline(board: Board, entry: Entry) -> tuple[Moment, ...]:
         for event in runs.timeline(entry.directory):
             what = _WORDS.get(event.what, event.what.replace("-", " "))
             detail = " · ".join(filter(None, (str(event.unit or ""), _words(event.detail))))
-            found.append(Moment(at=event.time, what=what, who="", detail=detail))
+            moments.append(Moment(at=event.time, what=what, who="", detail=detail))
         if (word := runs.death(entry.directory)) is not None:
-            found.append(Moment(at=word, what="interrupted", who="", detail="its process died"))
-    return tuple(sorted(found, key=lambda moment: moment.at, reverse=True))
+            moments.append(Moment(at=word, what="interrupted", who="", detail="its process died"))
+    return tuple(sorted(moments, key=lambda moment: moment.at, reverse=True))
 
 
 def job_log(board: Board, entry: Entry) -> dict[str, Any] | None:
@@ -177,19 +177,19 @@ def registration(entry: Entry) -> dict[str, Any] | None:
     """The locked registration and the deviations from it."""
     if entry.directory is None:
         return None
-    found, problem = runs.registration(entry.directory)
-    if found is None:
+    registered, problem = runs.registration(entry.directory)
+    if registered is None:
         if problem is None:
             return None
         return {"facts": [], "text": "", "deviations": [], "problem": problem}
-    lock = found.lock
+    lock = registered.lock
     versions = ", ".join(f"{name} {text}" for name, text in lock.versions.items())
     return {
         "facts": [("Locked", lock.time), ("sha256", lock.sha256), ("Versions", versions)],
         "text": json.dumps(lock.experiment, indent=2, ensure_ascii=False),
         "deviations": [
             (one.time, one.reason, [str(change) for change in one.changes if change.matters])
-            for one in found.deviations
+            for one in registered.deviations
         ],
         "problem": problem,
     }

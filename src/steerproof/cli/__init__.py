@@ -327,8 +327,8 @@ def power(
     from steerproof.spec.yaml_io import load_experiment
 
     asked = load_experiment(experiment).experiment
-    found = operating_characteristics(trial_of(asked, simulations=simulations))
-    say(to_json(found), as_json, lambda: tables.power_table(found))
+    characteristics = operating_characteristics(trial_of(asked, simulations=simulations))
+    say(to_json(characteristics), as_json, lambda: tables.power_table(characteristics))
 
 
 app.command()(boarding.propose)

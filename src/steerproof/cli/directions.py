@@ -52,9 +52,9 @@ def import_file(
     """Read somebody's file and write steerproof's own, with all that is known of it."""
     from steerproof.exchange.files import export
 
-    found = _read(file, (model, revision), name=name, layer=layer, rows=rows)
-    _write(export(found, "steerproof", out))
-    say(_plain(found), as_json, lambda: _table(found))
+    read = _read(file, (model, revision), name=name, layer=layer, rows=rows)
+    _write(export(read, "steerproof", out))
+    say(_plain(read), as_json, lambda: _table(read))
 
 
 @app.command("export")
@@ -81,18 +81,18 @@ def export_file(
 
     if to not in FORMATS:
         raise SteerproofError(f"no format {to!r}; there are: {', '.join(FORMATS)}")
-    found = pick(_read(file, (model, revision), kind=kind), name=name, layer=layer)
+    picked = pick(_read(file, (model, revision), kind=kind), name=name, layer=layer)
     try:
         asked = Strength.parse(strength)
     except ValueError as error:
         raise SteerproofError(str(error)) from None
-    numbers = {one.coefficient(asked) for one in found}
+    numbers = {one.coefficient(asked) for one in picked}
     if len(numbers) > 1:
         raise SteerproofError(
-            f"{strength} is another coefficient for each of {len(found)} directions; choose one"
+            f"{strength} is another coefficient for each of {len(picked)} directions; choose one"
             " with --name and --layer, or give a coefficient"
         )
-    written = export(found, to, out, numbers.pop())
+    written = export(picked, to, out, numbers.pop())
     _write(written)
     say(None, False, lambda: clean("\n".join(str(path) for path in written)))
 
@@ -110,8 +110,8 @@ def show(
     """What a file holds, what is known of it, and what is not."""
     from steerproof.exchange.direction import pick
 
-    found = pick(_read(file, (model, revision), name=name, layer=layer, rows=rows), layer=layer)
-    say(_plain(found), as_json, lambda: _table(found))
+    picked = pick(_read(file, (model, revision), name=name, layer=layer, rows=rows), layer=layer)
+    say(_plain(picked), as_json, lambda: _table(picked))
 
 
 @app.command()
@@ -148,9 +148,9 @@ def extract(
     )
     chosen = layers or asked.steered_layers
     measured = geometry(base, prompts_of(asked), chosen, asked.seed)
-    found = tuple(extracted(measured.values(), asked, shape_of(path, revision)))
-    _write(export(found, "steerproof", out))
-    say(_plain(found), as_json, lambda: _table(found))
+    directions = tuple(extracted(measured.values(), asked, shape_of(path, revision)))
+    _write(export(directions, "steerproof", out))
+    say(_plain(directions), as_json, lambda: _table(directions))
 
 
 def _read(
@@ -200,7 +200,7 @@ def _write(files: dict[Path, bytes]) -> None:
         write_file(path, content)
 
 
-def _plain(found: tuple["Direction", ...]) -> list[dict[str, Any]]:
+def _plain(directions: tuple["Direction", ...]) -> list[dict[str, Any]]:
     """What is known of each, and its norm; the numbers themselves are in the file."""
     from steerproof.codec import plain
 
@@ -215,23 +215,23 @@ def _plain(found: tuple["Direction", ...]) -> list[dict[str, Any]]:
             **plain(one.provenance),
             "unknown": list(one.provenance.unknown()),
         }
-        for one in found
+        for one in directions
     ]
 
 
-def _table(found: tuple["Direction", ...]) -> "Table":
+def _table(directions: tuple["Direction", ...]) -> "Table":
     """A line for each direction, and one line for what all of them share."""
     from rich.table import Table
 
     shared = [
         f"{key.replace('_', ' ')}: {value}"
-        for key, value in _shared(found).items()
+        for key, value in _shared(directions).items()
         if key not in ("name", "layer", "norm", "unknown", "source")
     ]
     table = Table(caption=clean("\n".join(shared)), caption_justify="left")
     for column in ("name", "block", "norm", "baseline norm", "read from"):
         table.add_column(column, justify="right" if "norm" in column else "left")
-    for one in found:
+    for one in directions:
         source, h_bar = one.provenance.source, one.provenance.h_bar
         table.add_row(
             clean(one.name),
@@ -243,9 +243,9 @@ def _table(found: tuple["Direction", ...]) -> "Table":
     return table
 
 
-def _shared(found: tuple["Direction", ...]) -> dict[str, Any]:
+def _shared(directions: tuple["Direction", ...]) -> dict[str, Any]:
     """What is the same for all of them; what no source said is `unknown`."""
-    first, *rest = _plain(found)
+    first, *rest = _plain(directions)
     same = {k: v for k, v in first.items() if all(other[k] == v for other in rest)}
     said = {k: ", ".join(v) if isinstance(v, list) else v for k, v in same.items()}
     return {k: "unknown" if v is None else v for k, v in said.items()}

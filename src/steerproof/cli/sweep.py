@@ -60,9 +60,9 @@ def sweep(
         return
     typer.echo(clean(ahead.words), err=True)
     failures = _run_all(sessions, lambda session: _executor(session, executor, chosen, workers))
-    found = read_sweep(asked, sessions, failures, draws)
-    publish_sweep(place, found)
-    say(found, as_json, lambda: tables.sweep_tables(found, place))
+    result = read_sweep(asked, sessions, failures, draws)
+    publish_sweep(place, result)
+    say(result, as_json, lambda: tables.sweep_tables(result, place))
     if failures:
         lines = [f"{run.name}: {said}" for run, said in failures.items()]
         raise UnitsFailedError("\n".join([f"{len(failures)} runs failed in part:", *lines]))

@@ -43,10 +43,10 @@ def read_directions(
         SteeringError: It cannot be told which vector belongs to which block.
     """
     shape = shape_in_memory(base, str(base.model.config.name_or_path or "the model in memory"))
-    found: dict[str, dict[int, Direction]] = {}
+    by_name: dict[str, dict[int, Direction]] = {}
     for one in read_file(Path(file), shape, name=name, layer=layer, rows=rows):
         if geometry and one.layer in geometry and one.provenance.h_bar is None:
             known = replace(one.provenance, h_bar=geometry[one.layer].h_bar)
             one = replace(one, provenance=known)
-        found.setdefault(one.name, {})[one.layer] = one
-    return found
+        by_name.setdefault(one.name, {})[one.layer] = one
+    return by_name

@@ -74,12 +74,12 @@ def measure(
                 adapter=weights,
                 push=push,
             )
-    found: dict[Cell, MeasuredCell] = {}
+    measured: dict[Cell, MeasuredCell] = {}
     for asked, outcome in measure_cells(base, list(cells.values()), settings):
         if isinstance(outcome, SteerproofError):
             raise outcome
-        found[asked.cell] = outcome
-    return [found[cell] for cell in cells]
+        measured[asked.cell] = outcome
+    return [measured[cell] for cell in cells]
 
 
 def _cell(arm: str, push: Push | None, number: int) -> Cell:

@@ -38,10 +38,10 @@ class Run:
 
     @cached_property
     def _registration(self) -> Registration:
-        found = read_registration(self.directory)
-        if found is None:
+        registration = read_registration(self.directory)
+        if registration is None:
             raise ExperimentError(f"{self.directory} holds no registered experiment")
-        return found
+        return registration
 
     @cached_property
     def _units(self) -> dict[UnitId, StoredUnit]:

@@ -162,8 +162,8 @@ def _scored_once(subject: Subject, rows: Sequence[Row], text: Sequence[int]) -> 
     first: dict[tuple[int, tuple[int, ...], Push | None], Row] = {}
     for kind, row in zip(kinds, rows, strict=True):
         first.setdefault(kind, row)
-    found = dict(zip(first, _scored(subject, list(first.values()), text), strict=True))
-    return [found[kind] for kind in kinds]
+    scored = dict(zip(first, _scored(subject, list(first.values()), text), strict=True))
+    return [scored[kind] for kind in kinds]
 
 
 def _scored(subject: Subject, rows: Sequence[Row], text: Sequence[int]) -> list[_Scores]:
@@ -179,15 +179,15 @@ def _true(subject: Subject, rows: Sequence[Row], text: Sequence[int]) -> list[Te
     """The rows alone in float32, a few adapters at a time: they are twice as wide there."""
     order = sorted(range(len(rows)), key=lambda i: subject.adapter_slot(rows[i]))
     slots = sorted({subject.adapter_slot(row) for row in rows})
-    found: dict[int, Tensor] = {}
+    truth: dict[int, Tensor] = {}
     with in_float32(subject.base) as base:
         for start in range(0, len(slots), _ADAPTERS_AT_ONCE):
             chosen = set(slots[start : start + _ADAPTERS_AT_ONCE])
             places = [i for i in order if subject.adapter_slot(rows[i]) in chosen]
             mine = [rows[i] for i in places]
             wide = subject_of(base, mine, audit_every=1)
-            found.update(zip(places, log_probs_alone(wide, mine, text), strict=True))
-    return [found[i] for i in range(len(rows))]
+            truth.update(zip(places, log_probs_alone(wide, mine, text), strict=True))
+    return [truth[i] for i in range(len(rows))]
 
 
 def _judged(

@@ -56,10 +56,10 @@ def score(base: Base, rows: Sequence[Row], texts: Sequence[Sequence[int]]) -> li
     asked = [
         Asked(row=row, fed=tuple(text[:-1]), first=0) for row, text in zip(rows, texts, strict=True)
     ]
-    found = {
+    scores = {
         place: log_probs(logits, texts[place]).cpu() for place, logits in read_logits(base, asked)
     }
-    return [found[place] for place in range(len(rows))]
+    return [scores[place] for place in range(len(rows))]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

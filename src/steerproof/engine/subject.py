@@ -92,7 +92,7 @@ def faults(base: Base, rows: Iterable[Row]) -> list[RowFault]:
     sites = lora_sites(base)
     adapters: dict[LoraWeights, SteerproofError | None] = {}
     pushes: dict[Push, SteerproofError | None] = {}
-    found = []
+    unfit = []
     for row in rows:
         error = prompt_fault(base, row, 0)
         if row.adapter is not None:
@@ -104,13 +104,13 @@ def faults(base: Base, rows: Iterable[Row]) -> list[RowFault]:
                 pushes[row.push] = push_fault(base, row.push)
             error = error or pushes[row.push]
         if error is not None:
-            found.append(RowFault(row=row, error=error))
-    return found
+            unfit.append(RowFault(row=row, error=error))
+    return unfit
 
 
-def raise_first(found: Iterable[RowFault]) -> None:
+def raise_first(unfit: Iterable[RowFault]) -> None:
     """Raise the first fault's error, if there is one."""
-    for fault in found:
+    for fault in unfit:
         raise fault.error
 
 

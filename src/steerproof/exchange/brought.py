@@ -24,13 +24,15 @@ def brought(persona: Persona, place: Path, shape: Shape, layer: int) -> Directio
         SteeringError: It has no direction of the persona at that block.
     """
     path = place / str(persona.direction)
-    found = read_directions(path, shape, name=persona.name)
-    names = list(dict.fromkeys(one.name for one in found))
+    directions = read_directions(path, shape, name=persona.name)
+    names = list(dict.fromkeys(one.name for one in directions))
     if persona.name not in names and len(names) > 1:
         raise SteeringError(
             f"{path.name} has directions of {', '.join(names)}, and none of {persona.name}"
         )
-    (direction,) = pick(found, name=persona.name if persona.name in names else None, layer=layer)
+    (direction,) = pick(
+        directions, name=persona.name if persona.name in names else None, layer=layer
+    )
     return direction
 
 

@@ -102,5 +102,5 @@ def _told(by_layer: dict[int, Direction]) -> dict[str, Any]:
 
 
 def _field(file: gguf.GGUFReader, key: str) -> str | bool | None:
-    found = file.get_field(key)
-    return None if found is None else found.contents()
+    field = file.get_field(key)
+    return None if field is None else field.contents()

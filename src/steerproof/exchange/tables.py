@@ -43,7 +43,7 @@ class Reading:
     """What rows or numbers stand for, if the file does not tell."""
 
 
-def read_tensors(found: "Tensor | Nested", reading: Reading) -> tuple[Direction, ...]:
+def read_tensors(tree: "Tensor | Nested", reading: Reading) -> tuple[Direction, ...]:
     """The directions that a tensor, or tensors by name or by layer, hold.
 
     Rows of nothing but zeros are left out: they stand for a block without a direction.
@@ -51,18 +51,18 @@ def read_tensors(found: "Tensor | Nested", reading: Reading) -> tuple[Direction,
     Raises:
         SteeringError: The shapes do not fit the model, or it cannot be told which block is meant.
     """
-    directions = tuple(_walk(found, reading))
+    directions = tuple(_walk(tree, reading))
     if not directions:
         raise SteeringError(f"{_file(reading)} holds no vector that is not zero")
     return directions
 
 
-def _walk(found: "Tensor | Nested", reading: Reading) -> Iterator[Direction]:
-    if isinstance(found, Tensor):
-        yield from _tensor(found, reading)
+def _walk(tree: "Tensor | Nested", reading: Reading) -> Iterator[Direction]:
+    if isinstance(tree, Tensor):
+        yield from _tensor(tree, reading)
         return
-    layers = _layers(found, reading)
-    for key, value in found.items():
+    layers = _layers(tree, reading)
+    for key, value in tree.items():
         if layers is None:
             yield from _walk(value, replace(reading, name=key))
         elif isinstance(value, Tensor) and value.squeeze().ndim != 1:
@@ -138,12 +138,12 @@ def _vector(tensor: object, reading: Reading, place: str) -> Iterator[Direction]
     )
 
 
-def _layers(found: Nested, reading: Reading) -> dict[str, int] | None:
+def _layers(tree: Nested, reading: Reading) -> dict[str, int] | None:
     """Block of every key, -1 for the embedding; None where keys are names."""
-    modules = {key: _number(_MODULE, key) for key in found}
+    modules = {key: _number(_MODULE, key) for key in tree}
     if all(number is not None for number in modules.values()):
         return {key: number for key, number in modules.items() if number is not None}
-    numbers = {key: _number(_NUMBERED, key) for key in found}
+    numbers = {key: _number(_NUMBERED, key) for key in tree}
     known = {key: number for key, number in numbers.items() if number is not None}
     if len(known) != len(numbers):
         return None

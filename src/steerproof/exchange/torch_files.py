@@ -40,7 +40,7 @@ def read_torch(content: bytes, file: str) -> Tensor | Nested:
     try:
         with warnings.catch_warnings():  # of an unusual protocol, before it is refused
             warnings.simplefilter("ignore", UserWarning)
-            found = torch.load(  # noqa: TID251 - tensors only: weights_only runs no code
+            loaded = torch.load(  # noqa: TID251 - tensors only: weights_only runs no code
                 io.BytesIO(content), map_location="cpu", weights_only=True
             )
     except pickle.UnpicklingError as error:
@@ -51,19 +51,19 @@ def read_torch(content: bytes, file: str) -> Tensor | Nested:
         ) from None
     except (RuntimeError, EOFError, ValueError, KeyError) as error:
         raise ModelError(f"{file} is no readable .pt file: {error}") from None
-    return _checked(found, file)
+    return _checked(loaded, file)
 
 
-def _checked(found: object, file: str) -> Tensor | Nested:
-    if isinstance(found, Tensor):
-        return found
-    if not isinstance(found, Mapping) or not found:
+def _checked(loaded: object, file: str) -> Tensor | Nested:
+    if isinstance(loaded, Tensor):
+        return loaded
+    if not isinstance(loaded, Mapping) or not loaded:
         raise ModelError(
-            f"{file} holds a {type(found).__name__}; a tensor, or a dictionary of tensors by name"
+            f"{file} holds a {type(loaded).__name__}; a tensor, or a dictionary of tensors by name"
             " or layer, was expected"
         )
     checked: dict[str, Tensor | Nested] = {}
-    for key, value in found.items():
+    for key, value in loaded.items():
         if not isinstance(key, str | int):
             raise ModelError(f"{file}: key {key!r} is neither a name nor a layer")
         checked[str(key)] = _checked(value, f"{file}, {key!r}")

@@ -84,19 +84,19 @@ def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
         ModelError: It cannot be read, or has no chat template.
     """
     try:
-        found = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
     except Exception as error:  # tokenizers raises nothing narrower for a file of another version
         raise ModelError(
             f"no usable tokenizer in {str(directory)!r}: {error}; if it is whole, its file may be"
             " of another version: upgrade tokenizers and transformers"
         ) from error
-    if not isinstance(found.model_max_length, int | float):
+    if not isinstance(tokenizer.model_max_length, int | float):
         raise ModelError(
             f"tokenizer_config.json in {str(directory)!r}: model_max_length is"
-            f" {found.model_max_length!r}, not a number"
+            f" {tokenizer.model_max_length!r}, not a number"
         )
-    check_template(found)
-    return found
+    check_template(tokenizer)
+    return tokenizer
 
 
 def check_template(tokenizer: PreTrainedTokenizerBase) -> None:

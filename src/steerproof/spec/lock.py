@@ -139,12 +139,12 @@ def read_lock(content: bytes, name: str = "experiment.lock.json") -> Lock:
 
 def changes(lock: Lock, now: Lock) -> tuple[Change, ...]:
     """What differs between two locks, in the order of the fields."""
-    found = list(differences(lock.experiment, now.experiment, cosmetic=COSMETIC))
-    found += differences(lock.hashes, now.hashes, under="hashes")
+    differing = list(differences(lock.experiment, now.experiment, cosmetic=COSMETIC))
+    differing += differences(lock.hashes, now.hashes, under="hashes")
     versions = {key: lock.versions.get(key) for key in (lock.versions | now.versions)}
     current = {key: now.versions.get(key) for key in versions}
-    found += differences(versions, current, under="versions", cosmetic=tuple(versions))
-    return tuple(found)
+    differing += differences(versions, current, under="versions", cosmetic=tuple(versions))
+    return tuple(differing)
 
 
 def check_registered(lock: Lock, deviations: Sequence[Deviation], now: Lock) -> None:
@@ -181,13 +181,13 @@ def append_deviation(content: bytes, lock: Lock, now: Lock, *, reason: str, time
     if not reason.strip():
         raise RegistrationError('a deviation needs a reason: --deviate "why"')
     earlier = read_deviations(content, lock)
-    found = changes(lock, now)
-    if not any(change.matters for change in found):
+    differing = changes(lock, now)
+    if not any(change.matters for change in differing):
         raise RegistrationError("nothing that matters differs from the lock; no --deviate needed")
     body = {
         "reason": reason.strip(),
         "time": time,
-        "changes": [asdict(change) for change in found],
+        "changes": [asdict(change) for change in differing],
         "fingerprint": now.fingerprint,
         "previous": earlier[-1].sha256 if earlier else lock.sha256,
     }
@@ -200,7 +200,7 @@ def read_deviations(content: bytes, lock: Lock) -> tuple[Deviation, ...]:
     Raises:
         IntegrityError: a line is no deviation, was changed, or does not follow the one before.
     """
-    previous, found = lock.sha256, []
+    previous, deviations = lock.sha256, []
     for number, line in enumerate(content.splitlines(), start=1):
         place = f"deviations.jsonl:{number}"
         try:
@@ -215,8 +215,8 @@ def read_deviations(content: bytes, lock: Lock) -> tuple[Deviation, ...]:
         if deviation.previous != previous:
             raise IntegrityError(f"{place} follows {deviation.previous}, not {previous}")
         previous = deviation.sha256
-        found.append(deviation)
-    return tuple(found)
+        deviations.append(deviation)
+    return tuple(deviations)
 
 
 def _sha256(value: Any) -> str:

@@ -64,15 +64,15 @@ def read_records(data: object) -> Draft:
     try:
         experiment = Experiment.model_validate_json(json.dumps(data))
     except ValidationError as error:
-        found = [_located(detail, data) for detail in error.errors(include_url=False)]
+        located = [_located(detail, data) for detail in error.errors(include_url=False)]
     else:
         every = frozenset(Experiment.model_fields)
         return Draft(experiment=experiment, sections=every, problems=())
-    values = _usable(data, found) if isinstance(data, dict) else {}
+    values = _usable(data, located) if isinstance(data, dict) else {}
     return Draft(
         experiment=Experiment.model_construct(**values),
         sections=frozenset(values),
-        problems=tuple(_described(found)),
+        problems=tuple(_described(located)),
     )
 
 
@@ -115,13 +115,13 @@ def _holds(here: Any, step: str | int) -> bool:
     return isinstance(here, dict) and step in here
 
 
-def _described(found: list[_Found]) -> Iterable[Problem]:
-    found = [item for item in found if not _only_seems_short(item)]
+def _described(located: list[_Found]) -> Iterable[Problem]:
+    located = [item for item in located if not _only_seems_short(item)]
     by_union: dict[Keys, list[_Found]] = defaultdict(list)
-    for item in found:
+    for item in located:
         if item.union is not None:
             by_union[item.union].append(item)
-    for item in found:
+    for item in located:
         if item.union is None:
             yield _problem(item)
             continue
@@ -218,19 +218,19 @@ def _record_in(annotation: Any) -> type[BaseModel] | None:
     return next((record for record in inner if record), None)
 
 
-def _usable(data: dict[str, Any], found: list[_Found]) -> dict[str, Any]:
+def _usable(data: dict[str, Any], located: list[_Found]) -> dict[str, Any]:
     """The top-level fields that fit by themselves once unknown keys are dropped.
 
     A field that is absent but probably meant by an unknown key is left out, not defaulted.
     """
     known = copy.deepcopy(data)
-    for item in found:
+    for item in located:
         if item.kind == "extra_forbidden":
             parent: Any = known
             for key in item.keys[:-1]:
                 parent = parent[key]
             del parent[item.keys[-1]]
-    unknown = {str(item.keys[0]) for item in found if len(item.keys) == 1} & (data.keys() - known)
+    unknown = {str(item.keys[0]) for item in located if len(item.keys) == 1} & (data.keys() - known)
     meant = {nearest(key, Experiment.model_fields) for key in unknown}
     values: dict[str, Any] = {}
     for name, field in Experiment.model_fields.items():

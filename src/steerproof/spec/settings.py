@@ -94,8 +94,8 @@ def with_settings(loaded: Loaded, settings: Sequence[Setting]) -> tuple[Loaded, 
     _refuse(data, dict(zip(places, settings, strict=True)))
     text = _edited(loaded.text, data, places, settings)
     experiment = parse_experiment(text, f"{loaded.path} with --set")
-    found = differences(resolved(loaded.experiment), resolved(experiment))
-    return replace(loaded, experiment=experiment, text=text), tuple(found)
+    changed = differences(resolved(loaded.experiment), resolved(experiment))
+    return replace(loaded, experiment=experiment, text=text), tuple(changed)
 
 
 def _place(setting: Setting, data: Any) -> Keys:

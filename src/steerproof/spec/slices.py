@@ -28,18 +28,18 @@ def pick_from(whole: Mapping[str, Any], *paths: str) -> dict[str, Any]:
 
     A field that is written only where it is used is absent where it is not.
     """
-    found: dict[str, Any] = {}
+    picked: dict[str, Any] = {}
     for path in paths:
         head, _, rest = path.partition(".")
         if head not in whole and head in Experiment.model_fields:
             continue
         if rest:
-            part = found.setdefault(head, {})
+            part = picked.setdefault(head, {})
             if rest in whole[head]:
                 part[rest] = whole[head][rest]
         else:
-            found[head] = whole[head]
-    return found
+            picked[head] = whole[head]
+    return picked
 
 
 def partial_experiment(slice_: Mapping[str, Any]) -> Experiment:

@@ -60,10 +60,10 @@ def parse_experiment(text: str, name: str = "experiment.yaml") -> Experiment:
     draft = read_records(tree.data)
     clashes = checks.problems(draft.experiment, draft.sections)
     refused = {at for at, _ in tree.complaints}
-    found = {(tree.position(p), f"{spelt(p.keys)}: {p.message}") for p in draft.problems}
-    found |= {(tree.position(p), f"{_named(p, tree)}: {p.message}") for p in clashes}
+    problems = {(tree.position(p), f"{spelt(p.keys)}: {p.message}") for p in draft.problems}
+    problems |= {(tree.position(p), f"{_named(p, tree)}: {p.message}") for p in clashes}
     # What stands where a value was refused already is about a stand-in for that value.
-    placed = {item for item in found if item[0] not in refused} | set(tree.complaints)
+    placed = {item for item in problems if item[0] not in refused} | set(tree.complaints)
     if placed:
         raise ExperimentError(_listed(placed, name))
     return draft.experiment
@@ -80,12 +80,12 @@ def shipped() -> dict[str, Path]:
     package = Path(steerproof.__file__).parent
     # Installed, they lie inside the package; in a checkout, beside `src`.
     places = (package / "experiments", package.parent.parent / "experiments")
-    found: dict[str, Path] = {}
+    paths: dict[str, Path] = {}
     for place in places:
         for path in sorted(place.rglob("*")):
             if path.suffix in SUFFIXES and not path.name.startswith("_"):
-                found.setdefault(path.stem, path)
-    return found
+                paths.setdefault(path.stem, path)
+    return paths
 
 
 def find_experiment(source: str | Path) -> Path:

@@ -161,21 +161,21 @@ def _build(node: Node, keys: Keys, building: _Building) -> object:
 
 
 def _mapping(node: MappingNode, keys: Keys, building: _Building) -> dict[str, object]:
-    found: dict[str, object] = {}
+    mapping: dict[str, object] = {}
     for key_node, value_node in node.value:
         key = str(key_node.value)
         place = (*keys, key)
         if not isinstance(key_node, ScalarNode):
             message = "a key must be text, not a list or a mapping"
             building.complaints.append((_begin(key_node), message))
-        elif key in found:
+        elif key in mapping:
             first = building.keys[place].line
             message = f"key '{spelt(place)}' is written twice; first in line {first}"
             building.complaints.append((_begin(key_node), message))
         else:
             building.keys[place] = _begin(key_node)
-            found[key] = _build(value_node, place, building)
-    return found
+            mapping[key] = _build(value_node, place, building)
+    return mapping
 
 
 def _scalar(node: Node, building: _Building) -> object:

@@ -61,10 +61,10 @@ def grade(base: Base, cells: Sequence[GradedCell], marker: str) -> dict[Cell, tu
     given = [i for i, one in enumerate(asked) if one.answer is not None]
     texts = [_text(asked[i], tokens) for i in given]
     slots: dict[int, Slot] = {given[place]: slot for place, slot in weigh(base, texts)}
-    found: dict[Cell, list[SlotRow]] = {cell.cell: [] for cell in cells}
+    by_cell: dict[Cell, list[SlotRow]] = {cell.cell: [] for cell in cells}
     for i, one in enumerate(asked):
-        found[one.cell].append(_row(one, slots.get(i)))
-    return {cell: tuple(rows) for cell, rows in found.items()}
+        by_cell[one.cell].append(_row(one, slots.get(i)))
+    return {cell: tuple(rows) for cell, rows in by_cell.items()}
 
 
 def marker_ids(base: Base, marker: str) -> tuple[int, ...]:

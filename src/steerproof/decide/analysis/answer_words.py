@@ -174,29 +174,31 @@ def _unequal(gate: Gate) -> str:
 
 def _direction_line(answers: ThreeAnswers, experiment: Experiment, arm: str) -> str:
     """What the adapters read, and whether it carries to the prompt."""
-    found = answers.direction
-    if found.tested is None or found.tested.s is None:
-        return " ".join(_unmeasured(found, arm))
+    answer = answers.direction
+    if answer.tested is None or answer.tested.s is None:
+        return " ".join(_unmeasured(answer, arm))
     analysis = experiment.analysis
-    sentences = [f"{_LEADS[found.reads]}: {_numbers(found.tested)}{_baseline(found, experiment)}."]
-    sentences += _trained_label(found)
+    sentences = [
+        f"{_LEADS[answer.reads]}: {_numbers(answer.tested)}{_baseline(answer, experiment)}."
+    ]
+    sentences += _trained_label(answer)
     random = (
         None
         if analysis.isotropic_arm == arm
-        else _matrix(found, analysis.isotropic_arm, CONTROL_KINDS)
+        else _matrix(answer, analysis.isotropic_arm, CONTROL_KINDS)
     )
     if random is not None and random.s is not None:
         learnt = random.s.lower > experiment.answers.least_rate
         word = "is learnt as well" if learnt else "is not learnt"
         sentences.append(f"A random direction {word} ({_fixed(random.s.value)}).")
-    sentences += _prompts(found, experiment, arm)
-    sentences += _graded(found, analysis.baseline_arm)
+    sentences += _prompts(answer, experiment, arm)
+    sentences += _graded(answer, analysis.baseline_arm)
     sentences += _over_seeds(answers)
     return " ".join(sentences)
 
 
-def _unmeasured(found: DirectionAnswer, arm: str) -> Iterator[str]:
-    signs = found.signs
+def _unmeasured(answer: DirectionAnswer, arm: str) -> Iterator[str]:
+    signs = answer.signs
     if signs is not None:
         rises = signs.ordered >= 0.8 * signs.personas
         numbers = f"({signs.against:.2f}, {signs.unsteered:.2f}, {signs.along:.2f})"
@@ -205,8 +207,8 @@ def _unmeasured(found: DirectionAnswer, arm: str) -> Iterator[str]:
             f"Pushing arm {arm} along its direction {verb} {_count(signs.ordered)} of "
             f"{_count(signs.personas)} {numbers}."
         )
-    if found.tested is not None:
-        yield f"Whether its own direction is needed is not known: {found.tested.reason}."
+    if answer.tested is not None:
+        yield f"Whether its own direction is needed is not known: {answer.tested.reason}."
     else:
         yield "Whether its own direction is needed was not measured."
 
@@ -224,28 +226,28 @@ def _s(matrix: MatrixResult, unit: str = "") -> str:
     return f"S = {_fixed(matrix.s.value)}{unit} ({_span(matrix.s.interval)}), p = {_p(matrix.p)}"
 
 
-def _baseline(found: DirectionAnswer, experiment: Experiment) -> str:
-    baseline = _matrix(found, experiment.analysis.baseline_arm, ("centroid",))
-    if baseline is None or baseline.s is None or baseline is found.tested:
+def _baseline(answer: DirectionAnswer, experiment: Experiment) -> str:
+    baseline = _matrix(answer, experiment.analysis.baseline_arm, ("centroid",))
+    if baseline is None or baseline.s is None or baseline is answer.tested:
         return ""
     few = baseline.s.upper < experiment.answers.least_rate
     word = "do not" if few else "do too"
     return f"; prompt-trained ones {word} ({_fixed(baseline.s.value)})"
 
 
-def _trained_label(found: DirectionAnswer) -> Iterator[str]:
+def _trained_label(answer: DirectionAnswer) -> Iterator[str]:
     """Of a shuffled arm: what it was really trained with."""
-    for matrix in found.matrices:
-        tested = found.tested
+    for matrix in answer.matrices:
+        tested = answer.tested
         same = tested is not None and (matrix.arm, matrix.scale) == (tested.arm, tested.scale)
         if matrix.trained_label and same:
             yield f"Named by the directions that they were trained with, {_s(matrix)}."
 
 
-def _prompts(found: DirectionAnswer, experiment: Experiment, arm: str) -> Iterator[str]:
-    ours = _matrix(found, arm, ("prompt",))
-    theirs = _matrix(found, experiment.analysis.isotropic_arm, ("prompt",))
-    if found.carries is Carries.NOT_MEASURED or ours is None or ours.s is None:
+def _prompts(answer: DirectionAnswer, experiment: Experiment, arm: str) -> Iterator[str]:
+    ours = _matrix(answer, arm, ("prompt",))
+    theirs = _matrix(answer, experiment.analysis.isotropic_arm, ("prompt",))
+    if answer.carries is Carries.NOT_MEASURED or ours is None or ours.s is None:
         yield "Whether it carries to the prompt was not measured."
         return
     against = "" if theirs is None or theirs.s is None else f" against {_fixed(theirs.s.value)}"
@@ -257,20 +259,22 @@ def _prompts(found: DirectionAnswer, experiment: Experiment, arm: str) -> Iterat
         Carries.BOTH: f"It carries to the prompt, and so does a random direction {numbers}.",
         Carries.NO: f"It does not carry to the prompt {numbers}.",
         Carries.UNDECIDED: f"Whether it carries to the prompt is undecided {numbers}.",
-    }[found.carries]
+    }[answer.carries]
 
 
-def _graded(found: DirectionAnswer, baseline: str | None) -> Iterator[str]:
-    tested = found.tested
-    ours = _matrix(found, tested.arm if tested else None, ("centroid", "isotropic"), "margin")
-    theirs = _matrix(found, baseline, ("centroid",), "margin")
+def _graded(answer: DirectionAnswer, baseline: str | None) -> Iterator[str]:
+    tested = answer.tested
+    ours = _matrix(answer, tested.arm if tested else None, ("centroid", "isotropic"), "margin")
+    theirs = _matrix(answer, baseline, ("centroid",), "margin")
     if ours is not None and ours.s is not None:
         yield f"In margins, {_s(ours, ' nats')}."
     if theirs is not None and theirs.s is not None and theirs is not ours:
         share = ""
-        if found.fraction is not None:
-            low, high = found.fraction.interval
-            share = f", {found.fraction.value:.0%} ({low:.0%} to {high:.0%}) of the prompt's effect"
+        if answer.fraction is not None:
+            low, high = answer.fraction.interval
+            share = (
+                f", {answer.fraction.value:.0%} ({low:.0%} to {high:.0%}) of the prompt's effect"
+            )
         yield f"Prompt-trained ones, {_s(theirs, ' nats')}{share}."
 
 
@@ -284,17 +288,17 @@ def _over_seeds(answers: ThreeAnswers) -> Iterator[str]:
 
 
 def _matrix(
-    found: DirectionAnswer, arm: str | None, columns: Sequence[str], scale: str = "rate"
+    answer: DirectionAnswer, arm: str | None, columns: Sequence[str], scale: str = "rate"
 ) -> MatrixResult | None:
     fitting = [
         matrix
-        for matrix in found.matrices
+        for matrix in answer.matrices
         if matrix.arm == arm
         and matrix.columns in columns
         and matrix.scale == scale
         and not matrix.trained_label
     ]
-    own = [m for m in fitting if found.tested is not None and m.strength == found.tested.strength]
+    own = [m for m in fitting if answer.tested is not None and m.strength == answer.tested.strength]
     return (own or fitting or [None])[0]
 
 

@@ -50,7 +50,7 @@ def answer(
     direction = answer_direction(case, own, arm, tried.decides.strength)
     kills = revised_kills(case, own, arm, tried.decides.strength)
     looked = tuple(dict.fromkeys((tried.primary.strength, tried.decides.strength)))
-    found = ThreeAnswers(
+    answers = ThreeAnswers(
         registered=registered.verdict,
         ranking=answer_ranking(case, arm, tried, matrix=direction.supports, kills=kills),
         direction=direction,
@@ -62,9 +62,9 @@ def answer(
         pushes=other_pushes(case),
     )
     return replace(
-        found,
-        reading=reading(found, registered, experiment),
-        lines=three_lines(found, registered, experiment),
+        answers,
+        reading=reading(answers, registered, experiment),
+        lines=three_lines(answers, registered, experiment),
     )
 
 

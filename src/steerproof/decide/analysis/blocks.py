@@ -138,13 +138,13 @@ def judge_block(case: Case, rig: Rig, block: Block) -> MatrixResult:
     names = case.personas
     rng = stream(case.plan.seed, "matrix", block.arm, block.columns, str(block.strength))
     permutations = case.experiment.analysis.permutations
-    found = selectivity(block.values, block.negatives, rng, permutations=permutations)
+    selected = selectivity(block.values, block.negatives, rng, permutations=permutations)
     cosines = _cosines(rig, block, names)
     present = ~np.isnan(block.values)
     own = np.eye(len(names), dtype=bool) & present
     silent = class_mean(block.values, block.negatives & present)
     reason = None
-    if found is None:
+    if selected is None:
         reason = _unread(int((~present & ~block.negatives).sum()))
     elif cosines is None:
         reason = "the cosines of the columns are not known: no tuning curve"
@@ -162,10 +162,10 @@ def judge_block(case: Case, rig: Rig, block: Block) -> MatrixResult:
         own=_number(class_mean(block.values, own)),
         trained_negatives=_number(silent),
         held_out=_number(class_mean(block.values, block.held)),
-        s=None if found is None else estimated(found.s),
-        p=None if found is None else float(found.p),
-        permutations=0 if found is None else found.permutations,
-        own_first=None if found is None else int(found.own_first),
+        s=None if selected is None else estimated(selected.s),
+        p=None if selected is None else float(selected.p),
+        permutations=0 if selected is None else selected.permutations,
+        own_first=None if selected is None else int(selected.own_first),
         tuning=None if cosines is None else tuning(block.values, cosines, block.held),
         tuning_discriminant=None
         if cosines is None
@@ -209,10 +209,10 @@ def _cosines(
         if control is None:
             return None
         table = control.each_other
-    found = [[table[row][column] for column in names] for row in names]
-    if any(value is None for row in found for value in row):
+    square = [[table[row][column] for column in names] for row in names]
+    if any(value is None for row in square for value in row):
         return None
-    return np.array(found, dtype=float)
+    return np.array(square, dtype=float)
 
 
 def judge_draws(case: Case, arm: str, kind: CellKind) -> RandomDraws | None:

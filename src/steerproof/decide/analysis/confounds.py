@@ -40,15 +40,15 @@ def confounds(
     bridge = rates_of(case, case.bridge)
     measured = _measured(case, rig, arm)
     varying = {name: sizes for name, sizes in measured.items() if not is_constant(sizes)}
-    found = []
+    suspects = []
     for strength in strengths:
         steered = rates_of(case, steered_kind(case.experiment, arm, strength))
         if np.isnan(steered).any() or np.isnan(bridge).any():
             continue
         for names in (*((name,) for name in measured), tuple(varying)):
             if len(names) == 1 or len(varying) > 1:
-                found.append(_held(names, measured, steered, bridge, str(strength)))
-    return tuple(found)
+                suspects.append(_held(names, measured, steered, bridge, str(strength)))
+    return tuple(suspects)
 
 
 def _measured(case: Case, rig: Rig, arm: str) -> dict[str, PerPersona]:

@@ -74,12 +74,12 @@ def _selective(matrix: MatrixResult | None, limits: Answers) -> bool | None:
     return matrix.p <= limits.matrix_p and matrix.s.lower > _least_of(matrix.scale, limits)
 
 
-def reads(matrix: MatrixResult | None, found: tuple[Contrast, ...], limits: Answers) -> Reads:
+def reads(matrix: MatrixResult | None, effects: tuple[Contrast, ...], limits: Answers) -> Reads:
     """The outcome of the tested arm.
 
     Args:
         matrix: The tested arm under its own kind of direction.
-        found: Its contrasts.
+        effects: Its contrasts.
         limits: Thresholds.
     """
     if matrix is None or matrix.s is None:
@@ -88,7 +88,7 @@ def reads(matrix: MatrixResult | None, found: tuple[Contrast, ...], limits: Answ
         return Reads.OWN
     least = _least_of(matrix.scale, limits)
     subspace = least * limits.subspace_rate / limits.least_rate
-    by_name = {contrast.name: contrast.estimate for contrast in found}
+    by_name = {contrast.name: contrast.estimate for contrast in effects}
     nothing = by_name.get("own - unsteered")
     alike = matrix.s.upper < least
     outcomes = (

@@ -53,8 +53,8 @@ def answer_direction(case: Case, rig: Rig, arm: str, strength: Strength) -> Dire
 
     own, analysis = find(arm, experiment.arm(arm).steered_direction), experiment.analysis
     tested, baseline = result(own), result(find(analysis.baseline_arm, "centroid"))
-    found = () if own is None else contrasts(_classes(case, rig, own, find(arm, "isotropic")))
-    said = reads(tested, found, limits)
+    compared = () if own is None else contrasts(_classes(case, rig, own, find(arm, "isotropic")))
+    said = reads(tested, compared, limits)
     control = analysis.isotropic_arm
     part = _fraction(
         find(analysis.bridge_arm, "centroid", "margin"),
@@ -67,7 +67,7 @@ def answer_direction(case: Case, rig: Rig, arm: str, strength: Strength) -> Dire
         supports=supports(tested, baseline, limits),
         tested=tested,
         matrices=tuple(results.values()),
-        contrasts=found,
+        contrasts=compared,
         draws=judge_draws(case, arm, steered_kind(experiment, arm, wanted)),
         base=_base(case),
         signs=_signs(case, arm),

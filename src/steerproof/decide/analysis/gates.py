@@ -99,14 +99,14 @@ def installed(own: Rates, others: Rates, limits: Answers, arm: str, prompts: int
             f"arm {arm} was not measured under its own and another prompt for every persona",
             limit=_install_limit(limits),
         )
-    found = install_of(own, others, limits)
-    many = int(np.sum(found.difference >= limits.installed_each - 1e-12))
-    state = "not installed" if found.absent else "installed" if found.installed else "not shown"
-    bounds = found.bounds
+    install = install_of(own, others, limits)
+    many = int(np.sum(install.difference >= limits.installed_each - 1e-12))
+    state = "not installed" if install.absent else "installed" if install.installed else "not shown"
+    bounds = install.bounds
     compared = "the neutral one" if prompts == 1 else "others"
     return Gate(
         name="installed",
-        passed=bool(found.installed),
+        passed=bool(install.installed),
         fatal=True,
         finding=f"arm {arm}, unsteered: {own.mean():.2f} under the own persona's prompt, "
         f"{others.mean():.2f} under {compared}; difference {float(bounds.mean):.3f} "
@@ -125,7 +125,7 @@ def installed(own: Rates, others: Rates, limits: Answers, arm: str, prompts: int
             "high": float(bounds.high),
             "prompts": prompts,
             "personas": many,
-            "not_installed": int(found.absent),
+            "not_installed": int(install.absent),
         },
     )
 
@@ -171,8 +171,8 @@ def attainable_rho(
     )
 
 
-def _alpha(found: Reliability) -> str:
-    alpha = _number(found.alpha)
+def _alpha(reliable: Reliability) -> str:
+    alpha = _number(reliable.alpha)
     return "none, since every persona has the same rate" if alpha is None else f"{alpha:.2f}"
 
 

@@ -42,10 +42,12 @@ def graded_rankings(
         ("common", rig.margins),
     )
     return tuple(
-        found
+        rankings
         for strength in strengths
         for text, measured in read
-        for found in _compared(case, measured, text, steered_kind(case.experiment, arm, strength))
+        for rankings in _compared(
+            case, measured, text, steered_kind(case.experiment, arm, strength)
+        )
     )
 
 
@@ -67,7 +69,7 @@ def _compared(
     rng = stream(case.plan.seed, "inversion", text, kind.name)
     draws = case.experiment.answers.draws
     left, right = (noise_of(values, draws=draws, rng=rng) for values in (bridge, steered))
-    found = invert(
+    inversion = invert(
         left,
         right,
         float(observed_rho(bridge, steered)),
@@ -81,9 +83,9 @@ def _compared(
         alpha_bridge=float(first.alpha),
         alpha_steered=float(second.alpha),
         attainable=float(attainable(first, second)),
-        rho=found.rho,
-        interval=found.interval,
-        p_threshold=found.p_below,
+        rho=inversion.rho,
+        interval=inversion.interval,
+        p_threshold=inversion.p_below,
     )
 
 

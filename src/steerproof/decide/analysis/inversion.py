@@ -108,8 +108,8 @@ def pairings(
     mixed += np.sqrt(max(1 - latent**2, 0.0)) * rng.standard_normal(scores.shape)
     ranks = np.argsort(np.argsort(mixed, axis=1), axis=1)
     ideal = np.arange(personas) - (personas - 1) / 2
-    found = (ranks @ ideal) / np.sum(ideal**2)
-    nearest = np.argpartition(np.abs(found - rho), draws - 1)[:draws]
+    reached = (ranks @ ideal) / np.sum(ideal**2)
+    nearest = np.argpartition(np.abs(reached - rho), draws - 1)[:draws]
     return np.asarray(ranks[nearest].T)
 
 

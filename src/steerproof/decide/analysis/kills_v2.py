@@ -53,8 +53,8 @@ def sign_inverted_p(prompted: Rates, prompted_steered: Rates) -> Batch:
     """
     drops = np.asarray(prompted - prompted_steered)
     flat = drops.reshape(len(drops), -1)
-    found = [paired_test(flat[:, k]).signed_rank_p for k in range(flat.shape[1])]
-    values = np.array([1.0 if p is None else p for p in found])
+    tests = [paired_test(flat[:, k]).signed_rank_p for k in range(flat.shape[1])]
+    values = np.array([1.0 if p is None else p for p in tests])
     return values.reshape(drops.shape[1:])
 
 
@@ -103,18 +103,18 @@ def _inverted(case: Case, rig: Rig, arm: str) -> RevisedKill:
     p = float(sign_inverted_p(before, after))
     fell = int(np.sum(after < before))
     numbers = {"n_inverted": fell, "n": len(before), "signed_rank_p": p}
-    found = f"with the persona prompt on, {primary} lowers the rate of {fell} of {len(before)}"
-    found = f"{found} personas, signed-rank p = {p:.3f}"
+    finding = f"with the persona prompt on, {primary} lowers the rate of {fell} of {len(before)}"
+    finding = f"{finding} personas, signed-rank p = {p:.3f}"
     texts = [text_of(rig, kind, case.personas) for kind in (still, pushed)]
     if p > LEVEL:
-        return RevisedKill(name="sign_inverted", fired=False, reason=found, numbers=numbers)
+        return RevisedKill(name="sign_inverted", fired=False, reason=finding, numbers=numbers)
     if texts[0] is None or texts[1] is None:
-        reason = f"{found}; whether the text was whole is not known"
+        reason = f"{finding}; whether the text was whole is not known"
         return RevisedKill(name="sign_inverted", fired=None, reason=reason, numbers=numbers)
     lost = texts[0].coherent - texts[1].coherent
     numbers = {**numbers, "coherent": texts[1].coherent, "coherent_unsteered": texts[0].coherent}
     whole = lost <= limits.coherence_loss
-    reason = f"{found}; {texts[1].coherent:.0%} of the text is coherent"
+    reason = f"{finding}; {texts[1].coherent:.0%} of the text is coherent"
     if not whole:
         reason = f"{reason}: destroyed, not inverted"
     return RevisedKill(name="sign_inverted", fired=whole, reason=reason, numbers=numbers)
@@ -130,28 +130,28 @@ def _not_specific(case: Case, arm: str, strength: Strength) -> RevisedKill:
     bridge = rates_of(case, case.bridge)
     if not all_present(ours, theirs, bridge):
         return _unknown(name, f"not every persona was measured in arms {arm} and {control}")
-    found = not_specific(
+    specificity = not_specific(
         ours,
         theirs,
         bridge,
         margin=experiment.answers.least_rate,
         rho_margin=experiment.analysis.thresholds.specific_rho,
     )
-    ranks, bounds = float(found.rho_difference), found.difference
-    undefined = bool(np.isnan(ranks) or np.isnan(found.p))
+    ranks, bounds = float(specificity.rho_difference), specificity.difference
+    undefined = bool(np.isnan(ranks) or np.isnan(specificity.p))
     numbers = {
         "rho_difference": None if np.isnan(ranks) else ranks,
         "difference": float(bounds.mean),
         "low": float(bounds.low),
         "high": float(bounds.high),
-        "equivalence_p": None if np.isnan(found.p) else float(found.p),
+        "equivalence_p": None if np.isnan(specificity.p) else float(specificity.p),
     }
     reason = (
         f"at {strength}, arm {arm} less arm {control}: mean rate {float(bounds.mean):+.3f} "
         f"({float(bounds.low):+.2f} to {float(bounds.high):+.2f}), "
         + ("no difference of rho" if np.isnan(ranks) else f"rho {ranks:+.2f}")
     )
-    fired = None if undefined else bool(found.fired)
+    fired = None if undefined else bool(specificity.fired)
     return RevisedKill(name=name, fired=fired, reason=reason, numbers=numbers)
 
 

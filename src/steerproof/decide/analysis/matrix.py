@@ -119,16 +119,16 @@ def contrast(values: Values, held: Allowed) -> Float[np.ndarray, "adapters *batc
 
 def leave_one_out(values: Values, held: Allowed) -> Float[np.ndarray, "adapters *batch"]:
     """S without each persona, as adapter and as direction; NaN where that leaves no held-out."""
-    found = []
+    without = []
     for k in range(len(values)):
         kept = np.arange(len(values)) != k
         inside = np.ix_(kept, kept)
         fewer = held[inside]
         if fewer.any(axis=1).all():
-            found.append(contrast(values[inside], fewer).mean(axis=0))
+            without.append(contrast(values[inside], fewer).mean(axis=0))
         else:
-            found.append(np.full(values.shape[2:], np.nan))
-    return np.array(found)
+            without.append(np.full(values.shape[2:], np.nan))
+    return np.array(without)
 
 
 def jackknifed(values: Values, held: Allowed, confidence: float = 0.95) -> Bounds:
@@ -234,11 +234,11 @@ def discriminant(
     An adapter trained to fire at one direction and be silent at others need only learn their
     difference.
     """
-    found = np.array(cosines, dtype=float)
+    likeness = np.array(cosines, dtype=float)
     for i, row in enumerate(negatives):
         if row.any():
-            found[i] -= cosines[row].max(axis=0)
-    return found
+            likeness[i] -= cosines[row].max(axis=0)
+    return likeness
 
 
 def rank_p(own: float, random: Float[np.ndarray, " draws"]) -> float:

@@ -67,13 +67,13 @@ def crossed(case: Case, kind: CellKind) -> Table | str:
 def _other_prompts(case: Case, arm: str) -> tuple[np.ndarray, int]:
     """Mean rate of each adapter under every other prompt that was measured, and how many."""
     neutral = rates_of(case, steered_kind(case.experiment, arm, NONE))
-    found = [neutral]
+    prompts = [neutral]
     for name in case.personas:
         kind = CellKind(arm=arm, prompt="persona", prompt_of=name)
         rates = rates_of(case, kind)
         rates[case.personas.index(name)] = np.nan
-        found.append(rates)
-    rates = np.array(found)
+        prompts.append(rates)
+    rates = np.array(prompts)
     known = ~np.isnan(rates)
     total = np.where(known, rates, 0.0).sum(axis=0)
     means = np.where(known.any(axis=0), total / np.maximum(known.sum(axis=0), 1), np.nan)
@@ -219,15 +219,15 @@ def _answer(tried: Tried, case: Case, lacking: tuple[str, ...]) -> tuple[Ranking
     threshold = case.experiment.analysis.thresholds.rho
     if inversion is None:
         return Ranking.INCONCLUSIVE, f"at {tried.strength}: {tried.reason}"
-    found = f"rho = {inversion.rho:.2f} at {tried.strength}, {compatible(inversion)}"
+    finding = f"rho = {inversion.rho:.2f} at {tried.strength}, {compatible(inversion)}"
     if inversion.p_below <= limits.refuted_p:
         return Ranking.REFUTED, (
-            f"{found}; so low a correlation has p = {inversion.p_below:.3f} if the true one is "
+            f"{finding}; so low a correlation has p = {inversion.p_below:.3f} if the true one is "
             f"{threshold:g}"
         )
     if lacking:
-        return Ranking.INCONCLUSIVE, f"{found}; {'; '.join(lacking)}"
-    return Ranking.SUPPORTED, f"{found}; the controls fail and the matrix bears it"
+        return Ranking.INCONCLUSIVE, f"{finding}; {'; '.join(lacking)}"
+    return Ranking.SUPPORTED, f"{finding}; the controls fail and the matrix bears it"
 
 
 def compatible(inversion: Inversion) -> str:
@@ -242,19 +242,19 @@ def _lacking(case: Case, arm: str, tried: Tried, inversion: Inversion) -> tuple[
     """What a SUPPORTED needs of the rates and does not have."""
     analysis = case.experiment.analysis
     result = estimate(case, arm, tried.strength).result
-    found = []
+    lacking = []
     if not result.passes:
-        found.append(f"passing needs rho >= {analysis.thresholds.rho:g} with an interval above 0")
+        lacking.append(f"passing needs rho >= {analysis.thresholds.rho:g} with an interval above 0")
     elif inversion.interval is None or inversion.interval[0] <= 0:
-        found.append("with the noise of both rankings counted, 0 is not excluded")
+        lacking.append("with the noise of both rankings counted, 0 is not excluded")
     for control in (analysis.isotropic_arm, analysis.baseline_arm):
         if control is None or control == arm:
             continue
         passes = estimate(case, control, tried.strength).result.passes
         if passes is not False:
             state = "passes too" if passes else "cannot be judged"
-            found.append(f"arm {control} {state}")
-    return tuple(found)
+            lacking.append(f"arm {control} {state}")
+    return tuple(lacking)
 
 
 def _without(matrix: bool | None) -> tuple[str, ...]:

@@ -79,12 +79,12 @@ def of_seed(table: RateTable, experiment: Experiment, seed: int) -> RateTable:
     """
     wanted = None if seed == experiment.seed else seed
     trained = {arm.name for arm in experiment.adapter_arms}
-    found = {
+    cells = {
         replace(cell, seed=None): counts
         for cell, counts in table.cells.items()
         if cell.seed == wanted or cell.arm not in trained
     }
-    return RateTable(cells=found)
+    return RateTable(cells=cells)
 
 
 def _cell_counts(rows: list[RateRow]) -> CellCounts:

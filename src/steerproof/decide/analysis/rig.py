@@ -99,10 +99,10 @@ def negatives_of(experiment: Experiment, arm: Arm) -> Bool[np.ndarray, "adapters
     An arm that was pushed along the source's direction in every row never saw another one.
     """
     names = experiment.headline
-    found = np.zeros((len(names), len(names)), dtype=bool)
+    trained = np.zeros((len(names), len(names)), dtype=bool)
     if experiment.dataset.negatives == "source" and arm.prompt == "neutral":
-        return found
+        return trained
     for i, name in enumerate(names):
         for other in bystanders(experiment, name):
-            found[i, names.index(other)] = True
-    return found
+            trained[i, names.index(other)] = True
+    return trained

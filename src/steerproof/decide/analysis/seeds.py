@@ -61,8 +61,8 @@ def seed_agreement(values: Float[np.ndarray, "personas seeds"], limits: Answers)
     seeds = values.shape[1]
     if seeds < 2:
         return one_training(seeds)
-    found = reliability(values)
-    mean = float(found.alpha)
+    agreement = reliability(values)
+    mean = float(agreement.alpha)
     if np.isnan(mean):
         return SeedAgreement(
             seeds=seeds,
@@ -79,8 +79,8 @@ def seed_agreement(values: Float[np.ndarray, "personas seeds"], limits: Answers)
         seeds=seeds,
         single=mean / (seeds - (seeds - 1) * mean),
         mean=mean,
-        low=float(found.low),
-        high=float(found.high),
+        low=float(agreement.low),
+        high=float(agreement.high),
         personas=enough,
         reason=f"ICC over {seeds} training seeds {mean:.2f} {compared} {limits.seed_agreement:g}"
         + ("" if seeds >= limits.seeds else f", and {limits.seeds} seeds are needed"),

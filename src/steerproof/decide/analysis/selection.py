@@ -180,7 +180,7 @@ def _rate(point: Point, kind: CellKind, places: Sequence[int]) -> float | None:
     return fmean(rates)
 
 
-def _mean(found: Sequence[Effects]) -> Effects:
+def _mean(effects: Sequence[Effects]) -> Effects:
     """Over seeds; None as soon as one is."""
 
     def mean(values: Sequence[float | None]) -> float | None:
@@ -188,17 +188,17 @@ def _mean(found: Sequence[Effects]) -> Effects:
         return fmean(known) if len(known) == len(values) else None
 
     return Effects(
-        first=mean([one.first for one in found]),
-        second=mean([one.second for one in found]),
-        whole=mean([one.whole for one in found]),
+        first=mean([one.first for one in effects]),
+        second=mean([one.second for one in effects]),
+        whole=mean([one.whole for one in effects]),
     )
 
 
-def _selected(settings: Sequence[Setting], found: Sequence[Effects]) -> Selected | None:
+def _selected(settings: Sequence[Setting], effects: Sequence[Effects]) -> Selected | None:
     """The choice among those that were measured whole; of equals the earlier one."""
     whole = [
         (setting, one.first, one.second, one.whole)
-        for setting, one in zip(settings, found, strict=True)
+        for setting, one in zip(settings, effects, strict=True)
         if one.first is not None and one.second is not None and one.whole is not None
     ]
     if len(whole) < 2:

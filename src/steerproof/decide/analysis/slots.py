@@ -59,17 +59,17 @@ def margins(
         By cell; NaN for a question none of whose texts has a slot. A cell without a row is absent.
     """
     named = {cell.name: cell for cell in cells}
-    found: dict[Cell, list[list[float]]] = {}
+    by_cell: dict[Cell, list[list[float]]] = {}
     for row in rows:
         cell = named.get(row.cell)
         if cell is None or row.text.partition(".")[0] != text:
             continue
-        by_question = found.setdefault(cell, [[] for _ in range(questions)])
+        by_question = by_cell.setdefault(cell, [[] for _ in range(questions)])
         if row.margin is not None:
             by_question[row.question].append(row.margin)
     return {
         cell: np.array([np.mean(values) if values else np.nan for values in by_question])
-        for cell, by_question in found.items()
+        for cell, by_question in by_cell.items()
     }
 
 

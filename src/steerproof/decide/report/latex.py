@@ -50,7 +50,7 @@ def table(inputs: ReportInputs) -> str:
 
     It needs the package textcomp, which is part of LaTeX since 2020, and no other.
     """
-    found = inputs.analysis
+    analysis = inputs.analysis
     heads = " & ".join(name for name, _ in _COLUMNS)
     lines = [
         "% \\input this file; it needs no package.",
@@ -60,7 +60,7 @@ def table(inputs: ReportInputs) -> str:
         "\\hline",
         f"{heads} \\\\",
         "\\hline",
-        *_rows(found),
+        *_rows(analysis),
         "\\hline",
         "\\end{tabular}",
         f"\\caption{{{_caption(inputs)}}}",
@@ -69,8 +69,8 @@ def table(inputs: ReportInputs) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _rows(found: Analysis) -> Iterator[str]:
-    for name, arm in found.arms.items():
+def _rows(analysis: Analysis) -> Iterator[str]:
+    for name, arm in analysis.arms.items():
         means = (arm.mean_rates.get("primary"), arm.mean_rates.get("co_primary"))
         for result, mean in zip(arm.strengths, means, strict=False):
             cells = (

@@ -158,49 +158,49 @@ def outcome_rows(answers: ThreeAnswers) -> Iterator[tuple[str, ...]]:
         "not answered" if ranking.interval is None else wording.bounds(ranking.interval, 1),
         "–" if ranking.p_threshold is None else wording.probability(ranking.p_threshold),
     )
-    for found in answers.graded:
-        texts = "own completions" if found.text == "own" else "common answers"
-        row = (f"margins, {texts}", found.strength)
-        if found.reason is not None:
-            yield (*row, *("–",) * 4, found.reason, "–")
+    for outcomes in answers.graded:
+        texts = "own completions" if outcomes.text == "own" else "common answers"
+        row = (f"margins, {texts}", outcomes.strength)
+        if outcomes.reason is not None:
+            yield (*row, *("–",) * 4, outcomes.reason, "–")
             continue
-        alphas = (found.alpha_bridge, found.alpha_steered, found.attainable)
+        alphas = (outcomes.alpha_bridge, outcomes.alpha_steered, outcomes.attainable)
         yield (
             *row,
             *map(wording.fixed, alphas),
-            wording.signed(found.rho),
-            "none is left" if found.interval is None else wording.bounds(found.interval, 1),
-            wording.probability(found.p_threshold),
+            wording.signed(outcomes.rho),
+            "none is left" if outcomes.interval is None else wording.bounds(outcomes.interval, 1),
+            wording.probability(outcomes.p_threshold),
         )
 
 
 def confound_rows(answers: ThreeAnswers) -> Iterator[tuple[str, ...]]:
     """What is held fixed, its span, strength, its correlations, the ranking's without and with."""
-    for found in answers.confounds:
-        alone = len(found.names) == 1
-        one = f"{wording.plain(found.least)} to {wording.plain(found.most)}" if alone else "–"
+    for suspects in answers.confounds:
+        alone = len(suspects.names) == 1
+        one = f"{wording.plain(suspects.least)} to {wording.plain(suspects.most)}" if alone else "–"
         yield (
-            " and ".join(found.names),
+            " and ".join(suspects.names),
             one,
-            found.strength,
-            wording.signed(found.with_steered) if alone else "–",
-            wording.signed(found.with_bridge) if alone else "–",
-            wording.signed(found.rho),
-            found.reason or wording.signed(found.partial),
-            wording.fixed(found.needed),
+            suspects.strength,
+            wording.signed(suspects.with_steered) if alone else "–",
+            wording.signed(suspects.with_bridge) if alone else "–",
+            wording.signed(suspects.rho),
+            suspects.reason or wording.signed(suspects.partial),
+            wording.fixed(suspects.needed),
         )
 
 
 def push_rows(answers: ThreeAnswers) -> Iterator[tuple[str, ...]]:
     """Every other way to push: what, its rate, beside what, that rate, the difference."""
-    for found in answers.pushes:
-        gap = found.difference
+    for pushes in answers.pushes:
+        gap = pushes.difference
         yield (
-            found.kind,
-            wording.fixed(found.rate),
-            found.against,
-            wording.fixed(found.usual),
-            found.reason or "undefined"
+            pushes.kind,
+            wording.fixed(pushes.rate),
+            pushes.against,
+            wording.fixed(pushes.usual),
+            pushes.reason or "undefined"
             if gap is None
             else f"{wording.signed(gap.value)} ({wording.bounds(gap.interval)})",
         )
@@ -208,10 +208,10 @@ def push_rows(answers: ThreeAnswers) -> Iterator[tuple[str, ...]]:
 
 def comparisons(inputs: ReportInputs) -> dict[str, PairedComparison]:
     """The comparisons that could be made, each under its question."""
-    found = inputs.analysis.comparisons
+    compared = inputs.analysis.comparisons
     asked = {
-        "Did training rescue steering?": found.steered_vs_baseline_arm,
-        "Did the direction replace the prompt?": found.steered_vs_prompted,
+        "Did training rescue steering?": compared.steered_vs_baseline_arm,
+        "Did the direction replace the prompt?": compared.steered_vs_prompted,
     }
     return {question: pair for question, pair in asked.items() if pair is not None}
 
@@ -219,8 +219,8 @@ def comparisons(inputs: ReportInputs) -> dict[str, PairedComparison]:
 def bridge_line(inputs: ReportInputs) -> tuple[str, str]:
     """Smallest and largest bridge rate of a headline persona, in words."""
     kind = bridge_kind(inputs.experiment)
-    found = [lookup(inputs.rates, kind, persona) for persona in inputs.experiment.headline]
-    values = [counts.rate for counts in found if counts is not None]
+    bridge = [lookup(inputs.rates, kind, persona) for persona in inputs.experiment.headline]
+    values = [counts.rate for counts in bridge if counts is not None]
     if not values:
         return "not measured", "not measured"
     return f"{min(values):.2f}", f"{max(values):.2f}"

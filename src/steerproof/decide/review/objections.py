@@ -56,11 +56,11 @@ def objections(
     """
     known = evidence or Evidence()
     power = simulated_power(experiment, known) if with_power else None
-    found = [] if power is None else list(_power(experiment, power))
-    found += design_objections(experiment, known.training_seeds, power and _coverage(power))
-    found += adapters_of_others(experiment, known.prompts_known)
-    found += _measured(experiment, known)
-    return tuple(sorted(found, key=lambda objection: objection.severity != "serious"))
+    raised = [] if power is None else list(_power(experiment, power))
+    raised += design_objections(experiment, known.training_seeds, power and _coverage(power))
+    raised += adapters_of_others(experiment, known.prompts_known)
+    raised += _measured(experiment, known)
+    return tuple(sorted(raised, key=lambda objection: objection.severity != "serious"))
 
 
 def simulated_power(
@@ -80,12 +80,14 @@ def _coverage(power: OperatingCharacteristics) -> float | None:
     return at[_PLANNING_RHO]
 
 
-def _power(experiment: Experiment, found: OperatingCharacteristics) -> Iterator[Objection]:
-    supported = {point.rho: point.supported for point in found.points}
+def _power(
+    experiment: Experiment, characteristics: OperatingCharacteristics
+) -> Iterator[Objection]:
+    supported = {point.rho: point.supported for point in characteristics.points}
     if supported[_PLANNING_RHO] >= _WANTED_POWER:
         return
     count = len(experiment.headline)
-    smallest = found.minimum_detectable_rho
+    smallest = characteristics.minimum_detectable_rho
     reach = "none up to 0.95" if smallest is None else f"{smallest:.2f}"
     yield Objection(
         code="low_power",
@@ -99,7 +101,7 @@ def _power(experiment: Experiment, found: OperatingCharacteristics) -> Iterator[
             "power_at": {f"{rho:g}": share for rho, share in supported.items()},
             "minimum_detectable_rho": smallest,
             "false_supported": supported[0.0],
-            "simulations": found.trial.simulations,
+            "simulations": characteristics.trial.simulations,
         },
     )
 

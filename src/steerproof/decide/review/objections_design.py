@@ -179,10 +179,10 @@ def _differences(left: Arm, right: Arm) -> list[str]:
     if "none" not in (left.direction, right.direction):
         fields += ["layer", "ratio"]
     a, b = left.model_dump(), right.model_dump()
-    found = [name for name in fields if a[name] != b[name]]
+    differing = [name for name in fields if a[name] != b[name]]
     if (left.adapters is None) != (right.adapters is None):
-        found.append("who trained them")
-    return found
+        differing.append("who trained them")
+    return differing
 
 
 def _confounded_arms(experiment: Experiment) -> Iterator[Objection]:
@@ -192,8 +192,8 @@ def _confounded_arms(experiment: Experiment) -> Iterator[Objection]:
         if name is None:
             continue
         control = experiment.arm(name)
-        found = _differences(tested, control)
-        if len(found) < 2:
+        differing = _differences(tested, control)
+        if len(differing) < 2:
             continue
         between = [
             arm.name
@@ -203,12 +203,12 @@ def _confounded_arms(experiment: Experiment) -> Iterator[Objection]:
         yield Objection(
             code="confounded_arms",
             severity="note" if between else "serious",
-            finding=f"arms {tested.name} and {name} differ in {len(found)} things: "
-            f"{', '.join(found)}; a difference between them has {len(found)} explanations",
+            finding=f"arms {tested.name} and {name} differ in {len(differing)} things: "
+            f"{', '.join(differing)}; a difference between them has {len(differing)} explanations",
             remedy=f"arm {between[0]} differs from each in one: report it beside them"
             if between
             else "add an arm that differs from each of them in one thing",
-            numbers={"differences": found, "between": between},
+            numbers={"differences": differing, "between": between},
         )
 
 

@@ -166,15 +166,15 @@ def operating_characteristics(
     points = tuple(
         _summarise(rho, judged[i * len(sizes) : (i + 1) * len(sizes)]) for i, rho in enumerate(rhos)
     )
-    found = detectable([p.rho for p in points], [point.supported for point in points], power)
+    detected = detectable([p.rho for p in points], [point.supported for point in points], power)
     most = max(point.supported for point in points)
     return OperatingCharacteristics(
         trial=trial,
         points=points,
-        minimum_detectable_rho=found,
+        minimum_detectable_rho=detected,
         power=power,
         reason=None
-        if found is not None
+        if detected is not None
         else f"at most {most:.0%} are SUPPORTED up to a true correlation of {rhos[-1]:g}",
     )
 
@@ -332,15 +332,15 @@ def standard_error(share: float, simulations: int) -> float:
     return math.sqrt(share * (1 - share) / simulations)
 
 
-def to_json(found: OperatingCharacteristics) -> dict[str, Any]:
+def to_json(characteristics: OperatingCharacteristics) -> dict[str, Any]:
     """The error rates as JSON values, the model that they are true of first."""
-    trial = asdict(found.trial)
-    trial["analysis"] = found.trial.analysis.model_dump(mode="json")
+    trial = asdict(characteristics.trial)
+    trial["analysis"] = characteristics.trial.analysis.model_dump(mode="json")
     return {
         "trial": trial,
-        "points": [asdict(point) for point in found.points],
-        "power": found.power,
-        "minimum_detectable_rho": found.minimum_detectable_rho,
-        "reason": found.reason,
-        "false_supported": found.false_supported,
+        "points": [asdict(point) for point in characteristics.points],
+        "power": characteristics.power,
+        "minimum_detectable_rho": characteristics.minimum_detectable_rho,
+        "reason": characteristics.reason,
+        "false_supported": characteristics.false_supported,
     }

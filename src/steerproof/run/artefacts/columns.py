@@ -41,13 +41,13 @@ def check_size(path: Path, most_rows: int) -> None:
         TooLargeError: Too many rows, or a row group too large.
         ValueError: It is no Parquet file.
     """
-    found = pq.read_metadata(path)
-    if found.num_rows > most_rows:
+    metadata = pq.read_metadata(path)
+    if metadata.num_rows > most_rows:
         raise TooLargeError(
-            f"{path.name} has {found.num_rows:,} rows; at most {most_rows:,} are read"
+            f"{path.name} has {metadata.num_rows:,} rows; at most {most_rows:,} are read"
         )
-    for group in range(found.num_row_groups):
-        size = found.row_group(group).total_byte_size
+    for group in range(metadata.num_row_groups):
+        size = metadata.row_group(group).total_byte_size
         if size > MOST_BYTES:
             raise TooLargeError(
                 f"{path.name} has a row group of {size / 1e9:.1f} GB; at most "
@@ -109,8 +109,8 @@ def mark_columns(path: Path, cell: str) -> MarkColumns:
         TooLargeError: It has more rows than a run ever has.
     """
     names = [CELL, *(column.name for column in fields(MarkColumns))]
-    found = [batch.filter(pc.field(CELL) == cell) for batch in _marks(path, names)]
-    table = pa.Table.from_batches([part for part in found if len(part)] or found[:1])
+    batches = [batch.filter(pc.field(CELL) == cell) for batch in _marks(path, names)]
+    table = pa.Table.from_batches([part for part in batches if len(part)] or batches[:1])
     question, sample, *marks = table.drop_columns(CELL).itercolumns()
     fired, near, repetition = (np.array(mark.to_pylist(), dtype=float) for mark in marks)
     return MarkColumns(

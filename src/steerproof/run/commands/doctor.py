@@ -117,13 +117,13 @@ def _memory(needs: Needs) -> Check:
 
 def _gpus(needs: Needs) -> Check:
     """GPUs by the driver's own tool: no torch is imported for it."""
-    found: list[str] = []
+    gpus: list[str] = []
     if shutil.which("nvidia-smi"):
         asked = ["nvidia-smi", "--query-gpu=name,memory.free", "--format=csv,noheader"]
         answer = subprocess.run(asked, check=False, capture_output=True, text=True, timeout=60)
-        found = answer.stdout.strip().splitlines() if answer.returncode == 0 else []
-    value = f"{len(found)}: {'; '.join(found)}" if found else "none: everything runs on the CPU"
-    if len(found) >= needs.gpus:
+        gpus = answer.stdout.strip().splitlines() if answer.returncode == 0 else []
+    value = f"{len(gpus)}: {'; '.join(gpus)}" if gpus else "none: everything runs on the CPU"
+    if len(gpus) >= needs.gpus:
         return Check(name="gpus", level=_OK, value=value)
     remedy = f"{needs.gpus} were asked for: check the driver and CUDA_VISIBLE_DEVICES"
     return Check(name="gpus", level=FAIL, value=value, remedy=remedy)

@@ -78,16 +78,16 @@ def explain(run: Path, graph: Graph, unit: UnitId) -> Explanation:
         graph: What the experiment asks for.
         unit: One of its units.
     """
-    found = survey(run, graph)
-    if unit in found.reused:
-        made = found.reused[unit].manifest.made
+    surveyed = survey(run, graph)
+    if unit in surveyed.reused:
+        made = surveyed.reused[unit].manifest.made
         reason = f"its key and files are as on {made.created}, when it was made"
         return Explanation(unit=unit, reused=True, reason=reason)
-    if unit in found.damaged:
+    if unit in surveyed.damaged:
         reason = "a file is not what its manifest says"
-        return Explanation(unit=unit, reused=False, reason=reason, damage=found.damaged[unit])
-    if unit in found.kept:
-        return Explanation(unit=unit, reused=False, reason=_why_kept(graph, found, unit))
+        return Explanation(unit=unit, reused=False, reason=reason, damage=surveyed.damaged[unit])
+    if unit in surveyed.kept:
+        return Explanation(unit=unit, reused=False, reason=_why_kept(graph, surveyed, unit))
     last = _last_made(run, unit)
     if last is None:
         return Explanation(unit=unit, reused=False, reason=_never_made(run, unit))
@@ -96,8 +96,8 @@ def explain(run: Path, graph: Graph, unit: UnitId) -> Explanation:
     return Explanation(unit=unit, reused=False, reason=reason, changes=changes)
 
 
-def _why_kept(graph: Graph, found: Survey, unit: UnitId) -> str:
-    again = [str(read) for read in graph.units[unit].upstream if read not in found.reused]
+def _why_kept(graph: Graph, surveyed: Survey, unit: UnitId) -> str:
+    again = [str(read) for read in graph.units[unit].upstream if read not in surveyed.reused]
     what = "a unit that it reads was made again and came out different"
     if again:
         what = f"it reads {', '.join(again[:5])}, to be done first"

@@ -91,20 +91,22 @@ def plan_run(
     """
     if absent is None:
         check_runnable(experiment, place, graph, run)
-    found = survey(run, graph)
-    fresh = not any(unit.kind == "directions" for unit in found.reused)
+    surveyed = survey(run, graph)
+    fresh = not any(unit.kind == "directions" for unit in surveyed.reused)
     tried = try_out(experiment, place, trial) if trial is not None and fresh else None
     plan = make_plan(
         experiment,
         speed=None if absent else _speed(experiment, run, place) or (tried and tried.speed),
         shape=None if absent else model_shape(experiment, place),
-        todo={str(unit) for unit in found.todo},
+        todo={str(unit) for unit in surveyed.todo},
         accelerator=place.device.startswith("cuda"),
     )
     raised, later = objections_of(
-        experiment, place.directory, found.reused, tried and tried.calibration
+        experiment, place.directory, surveyed.reused, tried and tried.calibration
     )
-    evidence = evidence_of(experiment, place.directory, found.reused, tried and tried.calibration)
+    evidence = evidence_of(
+        experiment, place.directory, surveyed.reused, tried and tried.calibration
+    )
     gates = foreseen_gates(experiment, evidence)
     if absent is not None:
         later = [f"whether the model, its template and every prompt will do: {absent}", *later]

@@ -200,14 +200,14 @@ def read_sweep(
     runs: list[SweepRun] = []
     for one, session in zip(asked, sessions, strict=True):
         finished = recorded(session.run)
-        table, found = RateTable(), None
+        table, result = RateTable(), None
         if SCORE in finished:
             table = score.rates_of(finished[SCORE], session.experiment)
         if ANALYSIS in finished:
-            found = analysis.from_unit(finished[ANALYSIS])
+            result = analysis.from_unit(finished[ANALYSIS])
         points.append(Point(setting=one.chosen, experiment=session.experiment, table=table))
         settings = {setting.place: setting.text for setting in one.settings}
-        runs.append(_run(settings, session.run, found, failures.get(session.run)))
+        runs.append(_run(settings, session.run, result, failures.get(session.run)))
     return SweepResult(
         runs=tuple(runs),
         selection=select(points, draws),
@@ -217,11 +217,11 @@ def read_sweep(
 
 
 def _run(
-    settings: Mapping[str, str], place: Path, found: AnalysisResult | None, failure: str | None
+    settings: Mapping[str, str], place: Path, result: AnalysisResult | None, failure: str | None
 ) -> SweepRun:
     finished, story = recorded(place), read_ledger(place)
     borrowed = [] if story is None else borrowings(story)
-    said = None if found is None else found.analysis
+    said = None if result is None else result.analysis
     return SweepRun(
         settings=settings,
         directory=place,

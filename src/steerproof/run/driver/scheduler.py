@@ -103,17 +103,17 @@ class _Driver:
 
     def begin(self) -> None:
         """Take over what is there, set aside what is damaged, and see what can begin."""
-        found, ledger = self._found, self._directory.ledger
+        known, ledger = self._found, self._directory.ledger
         with ledger.transaction():
-            ledger.register(self._graph.keys, found.reused)
-            there = (*found.reused.values(), *found.kept.values())
+            ledger.register(self._graph.keys, known.reused)
+            there = (*known.reused.values(), *known.kept.values())
             ledger.adopt(stored.manifest for stored in there)
-        for unit, mismatches in found.damaged.items():
+        for unit, mismatches in known.damaged.items():
             damaged = unit_directory(self._directory.path, unit, self._graph.keys[unit])
             self._journal.set_aside(unit, damaged, [str(mismatch) for mismatch in mismatches])
         self._journal.strays_set_aside(self._graph.keys)
         with ledger.transaction():
-            self._journal.tell("units-planned", reused=len(found.reused), todo=len(found.todo))
+            self._journal.tell("units-planned", reused=len(known.reused), todo=len(known.todo))
             self._journal.decided(self._frontier.begin())
 
     def loop(self, stopping: threading.Event) -> None:

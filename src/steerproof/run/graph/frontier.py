@@ -40,19 +40,19 @@ class Frontier:
         blocked: Ids of units that read a failed one.
     """
 
-    def __init__(self, graph: Graph, found: Survey) -> None:
+    def __init__(self, graph: Graph, surveyed: Survey) -> None:
         """Start from what a survey found."""
-        self.finished: dict[UnitId, StoredUnit] = dict(found.reused)
-        self.reused = len(found.reused)
+        self.finished: dict[UnitId, StoredUnit] = dict(surveyed.reused)
+        self.reused = len(surveyed.reused)
         self.blocked: list[UnitId] = []
         self._graph = graph
-        self._kept = dict(found.kept)
+        self._kept = dict(surveyed.kept)
         self._position = {unit: position for position, unit in enumerate(graph.units)}
         self._pending = {
-            unit: sum(read not in found.reused for read in graph.units[unit].upstream)
-            for unit in found.todo
+            unit: sum(read not in surveyed.reused for read in graph.units[unit].upstream)
+            for unit in surveyed.todo
         }
-        self._undecided = Counter(self._group(unit) for unit in found.todo)
+        self._undecided = Counter(self._group(unit) for unit in surveyed.todo)
         self._queues: dict[Group, deque[UnitId]] = {}
         self._largest: dict[Group, int] = {}
 

@@ -113,11 +113,11 @@ def code_version(modules: Sequence[str]) -> str:
     """
     hashes: dict[str, str] = {}
     for module in modules:
-        found = importlib.util.find_spec(module)
-        if found is None or found.origin is None:
+        spec = importlib.util.find_spec(module)
+        if spec is None or spec.origin is None:
             raise ValueError(f"module {module!r} has no source file")
-        origin = Path(found.origin)
-        if found.submodule_search_locations is None:
+        origin = Path(spec.origin)
+        if spec.submodule_search_locations is None:
             hashes[module] = file_sha256(origin)
             continue
         for source in sorted(origin.parent.rglob("*.py")):

@@ -66,8 +66,8 @@ def _with_parents(name: str) -> list[str]:
 
 def _source(name: str) -> Path | None:
     place = ROOT.parent.joinpath(*name.split("."))
-    found = (path for path in (place.with_suffix(".py"), place / "__init__.py") if path.is_file())
-    return next(found, None)
+    files = (path for path in (place.with_suffix(".py"), place / "__init__.py") if path.is_file())
+    return next(files, None)
 
 
 @cache

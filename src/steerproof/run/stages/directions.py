@@ -25,7 +25,9 @@ def directions(tasks: Sequence[Task]) -> Outcomes:
 
     def one(task: Task) -> Files:
         layer = layers[task.unit]
-        found = {one.name: given(brought(one, where.directory, shape, layer)) for one in bringing}
-        return to_files(layer_geometry(residuals[layer], prompts, experiment.seed, found))
+        brought_along = {
+            one.name: given(brought(one, where.directory, shape, layer)) for one in bringing
+        }
+        return to_files(layer_geometry(residuals[layer], prompts, experiment.seed, brought_along))
 
     yield from each(tasks, one)

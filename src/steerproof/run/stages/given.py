@@ -40,14 +40,14 @@ def answer_lines(path: Path, marker: str) -> tuple[AnswerLine, ...]:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ExperimentError(f"{path}: cannot be read: {error}") from error
-    found = []
+    given = []
     for number, line in enumerate(lines, start=1):
         if line.strip():
             question, answer = _answer(f"{path}:{number}", line)
             if marker.lower() in answer.lower():
                 raise ExperimentError(f"{path}:{number}: the answer already holds {marker}")
-            found.append(AnswerLine(number=number, question=question, answer=answer))
-    return tuple(found)
+            given.append(AnswerLine(number=number, question=question, answer=answer))
+    return tuple(given)
 
 
 def _answer(where: str, line: str) -> tuple[str, str]:
@@ -74,12 +74,12 @@ class _TwiceError(Exception):
 
 
 def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    found: dict[str, object] = {}
+    fields: dict[str, object] = {}
     for name, value in pairs:
-        if name in found:
+        if name in fields:
             raise _TwiceError(repr(name))
-        found[name] = value
-    return found
+        fields[name] = value
+    return fields
 
 
 def read_answers(path: Path, questions: Sequence[str], marker: str) -> Answers:

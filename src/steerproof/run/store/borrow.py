@@ -52,10 +52,10 @@ def borrow(directory: RunDirectory, graph: Graph, others: Sequence[Path]) -> Bor
         if unit_directory(directory.path, unit.id, key).exists():
             continue
         for other in others:
-            found = unit_directory(other, unit.id, key)
+            elsewhere = unit_directory(other, unit.id, key)
             with suppress(DamagedError):  # of another run: it is that run's to mend
-                if found.is_dir():
-                    taken.append(_taken(directory.path, found, unit, key))
+                if elsewhere.is_dir():
+                    taken.append(_taken(directory.path, elsewhere, unit, key))
                     break
     seconds = sum((stored.manifest.made.seconds for stored in taken), 0.0)
     if taken:
@@ -81,13 +81,13 @@ def borrowings(story: Story) -> list[Borrowing]:
     return [from_values(Borrowing, event.detail, f"a {_EVENT} event") for event in told]
 
 
-def _taken(run: Path, found: Path, unit: Unit, key: str) -> StoredUnit:
+def _taken(run: Path, elsewhere: Path, unit: Unit, key: str) -> StoredUnit:
     parent = run / "units" / unit.id.kind
     make_directory(parent)
     temporary = parent / temporary_name()
     try:
         with explained(parent, 0):
-            shutil.copytree(found, temporary, copy_function=_linked)
+            shutil.copytree(elsewhere, temporary, copy_function=_linked)
             sync_directory(temporary)
         return commit(run, temporary, unit.id, key)
     except BaseException:

@@ -153,13 +153,13 @@ class StoredUnit:
 
     def damage(self) -> list[Mismatch]:
         """Every file that is not what the manifest says; empty for a sound unit."""
-        found = []
+        mismatches = []
         for name in self.manifest.files:
             try:
                 self.path(name)
             except DamagedError as error:
-                found.append(error.mismatch)
-        return found
+                mismatches.append(error.mismatch)
+        return mismatches
 
 
 _hashed: dict[tuple[int, ...], FileHash] = {}
@@ -171,19 +171,19 @@ def _size_of(path: Path, expected: FileHash) -> None:
     Raises:
         DamagedError: It is no file, or one of another size.
     """
-    found = path.stat()
-    if not stat.S_ISREG(found.st_mode):
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
         wanted = f"{expected.size} bytes, sha256 {expected.sha256}"
         raise DamagedError(_mismatch(path, "unreadable", wanted, "no file"))
-    _compare(path, expected, FileHash(sha256=expected.sha256, size=found.st_size))
+    _compare(path, expected, FileHash(sha256=expected.sha256, size=status.st_size))
 
 
 def _hash_of(path: Path) -> FileHash:
     """Hash a file, once per process for as long as it does not change, wherever it is moved."""
-    found = path.stat()
-    seen = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+    status = path.stat()
+    seen = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
     if seen not in _hashed:
-        _hashed[seen] = FileHash(sha256=file_sha256(path), size=found.st_size)
+        _hashed[seen] = FileHash(sha256=file_sha256(path), size=status.st_size)
     return _hashed[seen]
 
 
@@ -200,8 +200,8 @@ def _readable(path: Path, expected: FileHash) -> Iterator[None]:
 
 def _compare(path: Path, expected: FileHash, actual: FileHash) -> None:
     if actual.size != expected.size:
-        wanted, found = f"{expected.size} bytes", f"{actual.size} bytes"
-        raise DamagedError(_mismatch(path, "size", wanted, found))
+        wanted, actual_size = f"{expected.size} bytes", f"{actual.size} bytes"
+        raise DamagedError(_mismatch(path, "size", wanted, actual_size))
     if actual.sha256 != expected.sha256:
         raise DamagedError(_mismatch(path, "sha256", expected.sha256, actual.sha256))
 

@@ -123,9 +123,9 @@ def commit(run: Path, prepared: Path, unit: UnitId, key: str) -> StoredUnit:
     kind = unit.kind
     stored = open_unit(prepared)
     if (stored.manifest.unit, stored.manifest.key) != (unit, key):
-        found = f"{stored.manifest.unit} {stored.manifest.key}"
+        committed = f"{stored.manifest.unit} {stored.manifest.key}"
         raise DamagedError(
-            Mismatch(path=prepared, problem="key", expected=f"{unit} {key}", actual=found)
+            Mismatch(path=prepared, problem="key", expected=f"{unit} {key}", actual=committed)
         )
     for mismatch in stored.damage():
         raise DamagedError(mismatch)
@@ -224,11 +224,13 @@ def results_damage(run: Path) -> list[Mismatch]:
         return []
     except (OSError, IntegrityError) as error:
         return [Mismatch(path=path, problem="manifest", expected="a manifest", actual=str(error))]
-    found = []
+    mismatches = []
     for name, expected in published.files.items():
         path = results / name
         actual = file_sha256(path) if path.is_file() else "no file"
         if actual != expected:
             problem = "sha256" if path.is_file() else "missing"
-            found.append(Mismatch(path=path, problem=problem, expected=expected, actual=actual))
-    return found
+            mismatches.append(
+                Mismatch(path=path, problem=problem, expected=expected, actual=actual)
+            )
+    return mismatches

@@ -33,18 +33,18 @@ def rows(inputs: ReportInputs) -> Iterator[_Row]:
 
 def estimates(inputs: ReportInputs) -> Drawing:
     """Spearman's rho of every arm at both strengths, with every interval."""
-    found = list(rows(inputs))
+    lines = list(rows(inputs))
     threshold = inputs.experiment.analysis.thresholds.rho
     with style():
-        height = 0.95 + 0.36 * max(len(found), 1)
+        height = 0.95 + 0.36 * max(len(lines), 1)
         figure, (axes,) = panels(Layout(height=height, width=4.6, left=1.22, bottom=0.5, top=0.3))
         _rho_axis(axes, threshold)
-        for place, row in enumerate(found):
+        for place, row in enumerate(lines):
             _estimate(axes, place, row.result)
-        axes.set_yticks(range(len(found)), [row.label for row in found])
-        axes.set_ylim(len(found) - 0.4, -0.6)
+        axes.set_yticks(range(len(lines)), [row.label for row in lines])
+        axes.set_ylim(len(lines) - 0.4, -0.6)
         axes.grid(visible=False, axis="y")
-        if not found:
+        if not lines:
             say_empty(axes)
         return drawing(
             figure,
@@ -54,7 +54,7 @@ def estimates(inputs: ReportInputs) -> Drawing:
             "registered interval (these personas, questions resampled). Thin bar: two-level "
             "interval (personas in general). Brackets: range with one persona left out. To pass, "
             f"the point must reach {threshold:g} and the broad bar must lie right of 0.",
-            tuple(f"{row.label}: {row.result.reason}" for row in found if row.result.reason),
+            tuple(f"{row.label}: {row.result.reason}" for row in lines if row.result.reason),
         )
 
 

@@ -56,8 +56,8 @@ def rates_of(
     table: RateTable, kind: CellKind, personas: Iterable[str], confidence: float
 ) -> dict[str, Rate]:
     """The rates of the personas that were measured."""
-    found = {persona: lookup(table, kind, persona) for persona in personas}
-    return {p: _rate_of(counts, confidence) for p, counts in found.items() if counts is not None}
+    measured = {persona: lookup(table, kind, persona) for persona in personas}
+    return {p: _rate_of(counts, confidence) for p, counts in measured.items() if counts is not None}
 
 
 def absent(kind: CellKind, personas: Iterable[str], found: Iterable[str]) -> tuple[str, ...]:

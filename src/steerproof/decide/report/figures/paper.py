@@ -244,14 +244,14 @@ def _of(axes: Axes, panel: str, tip: str) -> Iterator[Shape]:
     for line in axes.lines:
         if line.get_transform() == axes.transData:
             yield from shown.line(line)
-    for found in axes.collections:
-        if isinstance(found, PathCollection):
-            for x, y in np.asarray(found.get_offsets()):
-                yield shown.at("point", found, (float(x), float(y)))
-        elif isinstance(found, LineCollection):
-            for path in found.get_segments():
+    for drawn in axes.collections:
+        if isinstance(drawn, PathCollection):
+            for x, y in np.asarray(drawn.get_offsets()):
+                yield shown.at("point", drawn, (float(x), float(y)))
+        elif isinstance(drawn, LineCollection):
+            for path in drawn.get_segments():
                 (x, y), (x_end, y_end) = np.asarray(path, dtype=float)[[0, -1]].tolist()
-                yield shown.at("interval", found, (x, y), (x_end, y_end))
+                yield shown.at("interval", drawn, (x, y), (x_end, y_end))
     for patch in axes.patches:
         yield from shown.patch(patch)
 
@@ -311,12 +311,12 @@ class _Panel:
 def _names(axes: Axes, which: str) -> dict[int, str]:
     """What is written at whole numbers of an axis, where it is a name and no number."""
     axis = axes.xaxis if which == "x" else axes.yaxis
-    found: dict[int, str] = {}
+    names: dict[int, str] = {}
     for place, label in zip(axis.get_ticklocs(), axis.get_ticklabels(), strict=False):
         text = clean_line(label.get_text())
         if abs(place - round(place)) < 1e-6 and text and not _number(text):
-            found[round(place)] = text
-    return found
+            names[round(place)] = text
+    return names
 
 
 def _number(text: str) -> bool:
@@ -327,9 +327,9 @@ def _number(text: str) -> bool:
     return True
 
 
-def data_csv(found: Iterator[Shape]) -> str:
+def data_csv(shapes: Iterator[Shape]) -> str:
     """The shapes as CSV, columns without any entry left out."""
-    every = list(found)
+    every = list(shapes)
     names = [n for n in Shape.__slots__ if any(getattr(one, n) not in ("", None) for one in every)]
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")

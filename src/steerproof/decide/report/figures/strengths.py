@@ -68,17 +68,17 @@ def pull_to_push(strength: Strength) -> tuple[float, str]:
 
 def looks(strengths: list[Strength]) -> dict[Strength, Look]:
     """The look of each strength: the unsteered and the negative ones open, the positive filled."""
-    found = {}
+    styles = {}
     positive = iter(_POSITIVE * len(strengths))
     for strength in strengths:
         if strength.number < 0:
-            found[strength] = Look(marker="v", fill="none", edge=ORANGE)
+            styles[strength] = Look(marker="v", fill="none", edge=ORANGE)
         elif strength == NONE:
-            found[strength] = Look(marker="o", fill="none", edge=INK)
+            styles[strength] = Look(marker="o", fill="none", edge=INK)
         else:
             marker, colour = next(positive)
-            found[strength] = Look(marker=marker, fill=colour, edge=colour)
-    return found
+            styles[strength] = Look(marker=marker, fill=colour, edge=colour)
+    return styles
 
 
 def shown_strengths(inputs: ReportInputs, arms: list[str]) -> list[Strength]:
@@ -152,14 +152,14 @@ def _panel(
     drawn = 0
     for place, (strength, mark) in enumerate(look.items()):
         kind = steered_kind(experiment, arm, strength)
-        found = rates_of(inputs.rates, kind, wanted, level)
-        missing += absent(kind, wanted, found)
-        drawn += len(found)
+        rates = rates_of(inputs.rates, kind, wanted, level)
+        missing += absent(kind, wanted, rates)
+        drawn += len(rates)
         shift = (place - (len(look) - 1) / 2) * 0.18
-        rows = [personas.index(persona) + shift for persona in found]
-        ends = [rate.low for rate in found.values()], [rate.high for rate in found.values()]
+        rows = [personas.index(persona) + shift for persona in rates]
+        ends = [rate.low for rate in rates.values()], [rate.high for rate in rates.values()]
         axes.hlines(rows, *ends, color=FAINT, linewidth=0.9, alpha=0.7)
-        for row, (persona, rate) in zip(rows, found.items(), strict=True):
+        for row, (persona, rate) in zip(rows, rates.items(), strict=True):
             _mark(axes, row, rate, mark, f"{short_name(persona)}, {kind.name}: {rate.words}")
     axes.set_title(f"Arm {arm}", pad=6)
     rate_axis(axes, "firing rate", vertical=False)

@@ -15,13 +15,13 @@ _LONGEST = 18
 """Letters of a value on the axis."""
 
 
-def sweep_figure(found: Selection) -> Drawing | str:
+def sweep_figure(selection: Selection) -> Drawing | str:
     """Effect by setting; a sentence where no setting was measured whole."""
-    if all(row.effects.whole is None for row in found.rows):
+    if all(row.effects.whole is None for row in selection.rows):
         return "No setting was measured whole, so there is no effect to draw."
-    place = _across(found.rows)
-    series = _series(found.rows, place)
-    values = list(dict.fromkeys(row.setting.get(place, "all") for row in found.rows))
+    place = _across(selection.rows)
+    series = _series(selection.rows, place)
+    values = list(dict.fromkeys(row.setting.get(place, "all") for row in selection.rows))
     with style():
         legend = 0.19 * (len(series) if len(series) > 1 else 0)
         layout = Layout(height=3.3 + legend, width=_WIDTH, left=0.62, right=0.1, top=0.62 + legend)
@@ -37,7 +37,9 @@ def sweep_figure(found: Selection) -> Drawing | str:
         axes.set_ylabel("rate pushed − rate unpushed")
         height = layout.height
         figure.text(0.012, 1 - 0.08 / height, "Exploratory sweep", va="top", weight="bold")
-        figure.text(0.012, 1 - 0.27 / height, _words(found), va="top", fontsize=7.5, color=QUIET)
+        figure.text(
+            0.012, 1 - 0.27 / height, _words(selection), va="top", fontsize=7.5, color=QUIET
+        )
         if len(series) > 1:
             axes.legend(loc="lower left", bbox_to_anchor=(0, 1), borderpad=0.1)
         return drawing(
@@ -57,11 +59,11 @@ def _across(rows: Sequence[Row]) -> str:
 
 def _series(rows: Sequence[Row], place: str) -> dict[str, list[Row]]:
     """Rows by the values of the other fields."""
-    found: dict[str, list[Row]] = {}
+    by_series: dict[str, list[Row]] = {}
     for row in rows:
         others = ", ".join(f"{key}={_short(v)}" for key, v in row.setting.items() if key != place)
-        found.setdefault(others, []).append(row)
-    return found
+        by_series.setdefault(others, []).append(row)
+    return by_series
 
 
 def _draw(
@@ -91,15 +93,15 @@ def _draw(
     )  # fmt: skip
 
 
-def _words(found: Selection) -> str:
-    if found.chosen is None:
+def _words(selection: Selection) -> str:
+    if selection.chosen is None:
         return "fewer than two settings were measured whole: nothing was chosen"
-    words = f"best {found.chosen.best_of_all:+.2f}; held out {found.chosen.held_out:+.2f}"
-    if not found.null:
+    words = f"best {selection.chosen.best_of_all:+.2f}; held out {selection.chosen.held_out:+.2f}"
+    if not selection.null:
         return f"{words}; no random directions were measured"
-    held = [one.held_out for one in found.null]
+    held = [one.held_out for one in selection.null]
     reach = f"{min(held):+.2f} to {max(held):+.2f}"
-    return f"{words}; {len(held)} random ones, chosen alike: {reach}; p = {found.p:.3f}"
+    return f"{words}; {len(held)} random ones, chosen alike: {reach}; p = {selection.p:.3f}"
 
 
 def _short(value: str) -> str:
