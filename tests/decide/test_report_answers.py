@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from steerproof.decide.analysis.analyze import analyze
+from steerproof.decide.analysis.answer_records import Reads
 from steerproof.decide.analysis.answer_words import three_lines
 from steerproof.decide.analysis.answers import answer
 from steerproof.decide.report.answers import against, cards
@@ -56,9 +57,29 @@ def test_the_three_answers_come_first_each_with_its_word_and_its_line(organism):
         shown, three_lines(organism.answers, organism.analysis, organism.experiment), strict=True
     ):
         assert card.text.startswith(line.replace("_", " "))
-        places.append(text.index(f"{card.word} {card.text}"))
+        places.append(text.index(f"{card.word} {card.plain} {card.text}"))
     assert places == sorted(places)
     assert places[-1] < text.index("What that means.") < text.index("What was tested")
+
+
+def test_each_answer_is_first_said_without_a_word_of_statistics(organism, smollm2):
+    first, ranking, direction = (card.plain for card in cards(organism))
+    assert first == "By the rule that was fixed beforehand, the claim fails."
+    assert ranking.endswith("this run could not have shown.")
+    assert "trained with (100% of answers)" in direction
+    assert "other personas (20% of answers)" in direction
+    assert "was not asked" in cards(smollm2)[2].plain
+    words = ("rho", "interval", "bridge", "S =", " p ", "centroid", "nats", "negative")
+    for given in (organism, smollm2):
+        for outcome in Reads:
+            assert given.answers is not None
+            if (outcome is Reads.NOT_MEASURED) != (given is smollm2):
+                continue  # its words need a matrix, or that there is none
+            changed = replace(given.answers.direction, reads=outcome)
+            answers = replace(given.answers, direction=changed)
+            for card in cards(replace(given, answers=answers)):
+                assert card.plain.endswith(".")
+                assert not any(word in card.plain for word in words), card.plain
 
 
 def test_what_was_not_measured_is_called_so(smollm2):

@@ -69,10 +69,8 @@ def _other_prompts(case: Case, arm: str) -> tuple[np.ndarray, int]:
     neutral = rates_of(case, steered_kind(case.experiment, arm, NONE))
     prompts = [neutral]
     for name in case.personas:
-        kind = CellKind(arm=arm, prompt="persona", prompt_of=name)
-        rates = rates_of(case, kind)
-        rates[case.personas.index(name)] = np.nan
-        prompts.append(rates)
+        # An adapter's own prompt is a cell that names nobody's, and so is none of these.
+        prompts.append(rates_of(case, CellKind(arm=arm, prompt="persona", prompt_of=name)))
     rates = np.array(prompts)
     known = ~np.isnan(rates)
     total = np.where(known, rates, 0.0).sum(axis=0)
