@@ -13,7 +13,6 @@ from steerproof.decide.analysis.ranking import (
     Tried,
     answer_ranking,
     deciding,
-    other_prompts,
 )
 from steerproof.decide.analysis.rates import RateTable
 from steerproof.decide.analysis.rig import Rig
@@ -125,8 +124,8 @@ def test_other_prompts_are_all_but_the_own_one_with_the_neutral_among_them():
                             prompt_of=other)  # fmt: skip
                 cells[cell] = counted(kind, 0.10 if i < 5 else 0.20, questions=True)
     given = case_of(RateTable(cells=cells), ten_personas(Analysis(iterations=200)))
-    means, count = other_prompts(given, "C")
-    assert count == 4
-    assert means[0] == pytest.approx((0.30 + 2 * 0.10) / 3)  # p0 has two others here
-    assert means[4] == pytest.approx((0.30 + 3 * 0.10) / 4)
-    assert means[9] == pytest.approx((0.30 + 3 * 0.20) / 4)
+    (gate,) = (g for g in deciding(given, Rig(), "A").decides.gates if g.name == "installed")
+    assert gate.numbers["prompts"] == 4
+    few, many = (0.30 + 2 * 0.10) / 3, (0.30 + 3 * 0.10) / 4  # p0 to p2 have two others here
+    higher = (0.30 + 3 * 0.20) / 4
+    assert gate.numbers["others"] == pytest.approx((3 * few + 2 * many + 5 * higher) / 10)
