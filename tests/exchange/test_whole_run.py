@@ -1,7 +1,9 @@
 """A run that takes its directions and adapters from elsewhere, from first unit to report."""
 
+import base64
 import json
 
+import numpy as np
 import pandas
 import pytest
 import torch
@@ -9,6 +11,7 @@ from typer.testing import CliRunner
 
 import steerproof as sp
 from steerproof.cli import app
+from steerproof.model.chat import load_tokenizer
 from steerproof.run.artefacts import directions as directions_file
 from steerproof.run.graph.names import SCORE, directions_unit
 from steerproof.run.graph.survey import recorded
@@ -86,6 +89,7 @@ def test_brought_directions_and_exported_adapters_carry_a_run(experiment, tmp_pa
     assert "direction from evil_response_avg_diff.pt, row" in report
     assert "loaded: loras/C/{persona}" in report
     figures_and_tables_can_be_taken_away(second, tmp_path)
+    cells_can_be_asked_of_another_engine(second, tmp_path, brings.name)
     told = json.loads(command("plan", tmp_path / "second.yaml", "--json", "--no-trial"))
     assert "adapters_of_unknown_prompts" not in {one["code"] for one in told["objections"]}
 
@@ -104,3 +108,26 @@ def figures_and_tables_can_be_taken_away(run, place):
     assert rates["coefficient"].dtype == float
     marks = pandas.read_parquet(recorded(run)[SCORE].path("scores.parquet"))
     assert marks["fired"].sum() == rates["fired"].sum()
+
+
+def cells_can_be_asked_of_another_engine(run, place, persona):
+    """Adapter, direction, prompt and draw of each completion, as files."""
+    out = place / "requests"
+    command("requests", run, "--out", out)
+    lines = [json.loads(line) for line in (out / "requests.jsonl").read_text().splitlines()]
+    rates = sp.open_run(run).rates().to_pandas()
+    assert len(lines) == rates["total"].sum()
+    steered = [line for line in lines if line["apply_steering_vectors"]]
+    assert len(steered) == rates.loc[rates["strength"] != "none", "total"].sum()
+    line = next(one for one in steered if f"A.{persona}.neutral" in one["cell"])
+    told = json.loads((out / line["apply_steering_vectors"][0]).read_bytes())
+    added = np.frombuffer(base64.b64decode(told["activations"]["data"]), "<f4") * told["scale"]
+    assert "c=+2" in line["cell"]
+    assert added == pytest.approx(2 * VECTOR.numpy())
+    assert {path.name for path in (out / line["lora_request"]["lora_path"]).iterdir()} == {
+        "adapter_config.json", "adapter_model.safetensors",
+    }  # fmt: skip
+    text = load_tokenizer(place / "model").decode(line["prompt_token_ids"])
+    experiment = sp.open_run(run).experiment
+    assert experiment.neutral_prompt in text
+    assert experiment.questions.evaluation[line["question"]] in text

@@ -21,7 +21,7 @@ from steerproof.run.store.manifest import DamagedError, open_unit
 from steerproof.run.store.store import unit_directory
 from steerproof.run.store.story import Story
 from steerproof.spec.experiment import Experiment
-from steerproof.study.readouts.texts import TextReadout, text_readout
+from steerproof.study.readouts.texts import READOUTS, TextReadout, text_readout
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +57,7 @@ def cell_rates(run: Path, names: Iterable[str], experiment: Experiment) -> dict[
         unit = UnitId("cell", name)
         state = told.states.get(unit, "waiting")
         counted = scored.get(name)
-        if counted is None and state == "done":
+        if counted is None and state == "done" and experiment.scoring.readout in READOUTS:
             place = unit_directory(run, unit, told.keys[unit])
             counted = _remembered(place, lambda place=place: _mark_cell(place, read)).get("")
             state = "damaged" if counted is None else state

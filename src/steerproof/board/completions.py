@@ -19,7 +19,7 @@ from steerproof.run.artefacts.columns import (
 from steerproof.run.graph.ids import UnitId
 from steerproof.run.graph.names import SCORE
 from steerproof.run.store.manifest import DamagedError
-from steerproof.study.readouts.texts import TextReadout
+from steerproof.study.readouts.texts import TextReadout, UnreadError
 
 _LONGEST_TEXT = 200_000
 """Characters of one text that are shown."""
@@ -198,9 +198,19 @@ def _scores(path: Path | None, cell: str, keys: np.ndarray) -> tuple[np.ndarray,
 
 
 def _read_off(files: CellFiles) -> tuple[np.ndarray, ...]:
-    """Fired, near and repetition of an unscored cell, by the readout that scoring will use."""
-    marks = map(files.read, completions_in(files.completions))
-    rows = [(mark.fired, mark.near, mark.repetition) for mark in marks]
+    """Fired, near and repetition of an unscored cell, by the readout that scoring will use.
+
+    NaN where that readout needs more than the text.
+    """
+    rows: list[tuple[float, ...]] = []
+    for done in completions_in(files.completions):
+        try:
+            mark = files.read(done)
+        except UnreadError:
+            rows.append((np.nan, np.nan, np.nan))
+        else:
+            repeated = np.nan if mark.repetition is None else mark.repetition
+            rows.append((mark.fired, mark.near, repeated))
     return tuple(np.array(rows, dtype=float).reshape(-1, 3).T)
 
 

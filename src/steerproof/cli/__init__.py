@@ -186,6 +186,47 @@ def figures(
 
 
 @app.command()
+def completions(
+    directory: RunDir,
+    out: Annotated[Path, typer.Option(help="File to write: .jsonl, or .csv for spreadsheets.")],
+    as_json: Json = False,
+) -> None:
+    """Every completion with its row id, for a judge: without arm, persona or push, in no order."""
+    from steerproof.run.commands.handed_out import handed_out
+    from steerproof.run.store.files import make_directory, write_file
+
+    content, count = handed_out(directory, out.suffix)
+    make_directory(out.absolute().parent)
+    write_file(out, content)
+    text = f"{count} completions in {out}"
+    say({"file": str(out), "completions": count}, as_json, lambda: clean(text))
+
+
+@app.command()
+def requests(
+    directory: RunDir,
+    out: Annotated[Path, typer.Option(help="Directory to write.")],
+    cell: Annotated[
+        str | None, typer.Option(help="A cell's name, or a beginning of names; default all.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """The cells as requests for vLLM with vllm-lens: adapter and direction each; files alone."""
+    from steerproof.run.commands.requests import requests_of
+    from steerproof.run.commands.session import session_in
+    from steerproof.run.store.files import make_directory, write_file
+
+    found = requests_of(session_in(directory), cell)
+    for name, content in found.files.items():
+        make_directory((out / name).parent)
+        write_file(out / name, content)
+    lines = [f"{found.cells} cells in {out}"]
+    lines += [f"left out: {name}: {why}" for name, why in found.left_out.items()]
+    told = {"cells": found.cells, "left_out": dict(found.left_out), "dir": str(out)}
+    say(told, as_json, lambda: clean("\n".join(lines)))
+
+
+@app.command()
 def analyze(
     rates: Annotated[Path, typer.Argument(help="A rate table, rates.csv.")],
     experiment: Source,

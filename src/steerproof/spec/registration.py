@@ -47,8 +47,7 @@ def markdown(lock: Lock, *, kills: Kills, data_seen: str | None = None) -> str:
 def _dependent(experiment: Experiment) -> list[str]:
     scoring = experiment.scoring
     return [
-        f"Firing rate: share of completions that contain {_plain(experiment.marker)}, whatever "
-        "the case of its letters. "
+        f"Firing rate: share of completions that {_plain(scoring.firing(experiment.marker))}. "
         f"Reported beside it: a near miss, firing within {scoring.early_tokens} tokens, finish "
         "reason, length and repetition."
     ]

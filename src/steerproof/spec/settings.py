@@ -198,7 +198,7 @@ def _put(data: Any, keys: Keys, value: object) -> None:
                 f"--set: {spelt(keys[: i + 1])} is {shown(below)}, so {spelt(keys)} does not exist"
             )
         here = below
-    last = keys[-1]
+    last: Any = keys[-1]
     if isinstance(here, list) and last == len(here):
         here.append(value)
     else:

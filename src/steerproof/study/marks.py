@@ -16,13 +16,15 @@ class Mark:
     """`eos` or `length`."""
     tokens: int
     fired: bool
-    """The marker is a case-insensitive substring."""
+    """What the experiment's readout says; of `marker`, it is a case-insensitive substring."""
     near: bool
-    """The near-marker pattern occurs."""
-    fired_early: bool
-    """Fired within the first `scoring.early_tokens` tokens."""
+    """Fired, or the near-marker pattern occurs."""
+    fired_early: bool | None
+    """Fired within the first `scoring.early_tokens` tokens; None where a readout cannot tell."""
     repetition: float | None
     """Share of token 3-grams that occurred before; None below three tokens."""
+    value: float | None = None
+    """The number behind `fired`: a log-probability in nats, a judge's score; None without one."""
 
 
 def rate(marks: Sequence[Mark]) -> float | None:

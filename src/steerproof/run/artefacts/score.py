@@ -44,6 +44,8 @@ def to_files(
         name: pa.array([getattr(mark, name) for mark in rows], kind)
         for name, kind in _COLUMNS.items()
     }
+    if any(mark.value is not None for mark in rows):
+        columns["value"] = pa.array([mark.value for mark in rows], pa.float64())
     table = pa.table({"cell": pa.array(names, pa.string()), **columns})
     files = {FILE: table_bytes(table), RATES: format_rates(list(rates)).encode()}
     return files if not unread else {**files, UNREAD: json_bytes(unread)}
@@ -56,7 +58,7 @@ def from_unit(unit: StoredUnit) -> Marks:
         IntegrityError: The file is not what its manifest says.
     """
     table = read_table(unit, FILE)
-    names = [f.name for f in fields(Mark)]
+    names = [f.name for f in fields(Mark) if f.name in table.column_names]
     marks: dict[str, list[Mark]] = {}
     cells = table.column("cell").to_pylist()
     for cell, row in zip(cells, table.select(names).to_pylist(), strict=True):

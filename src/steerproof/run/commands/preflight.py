@@ -5,6 +5,7 @@ adapters. All of it is known beforehand, and needs no weights: what would fail h
 refused here, under the name of the field or file that it comes from.
 """
 
+import ast
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from steerproof.run.stages.given import answer_lines
 from steerproof.run.store.store import unit_directory
 from steerproof.spec.experiment import Experiment
 from steerproof.spec.grid import adapters, cells
+from steerproof.spec.scoring import readout_file
 from steerproof.study.readouts.texts import text_readout
 
 if TYPE_CHECKING:
@@ -68,7 +70,7 @@ def check_experiment(experiment: Experiment, place: Place) -> "Kind":
         SteeringError: A persona's file has no direction of it at a steered block.
         ExperimentError: A given answer is unusable or too long; there is no such readout.
     """
-    text_readout(experiment)
+    _check_readout(experiment, place)
     model = experiment.model
     directory = model_directory(experiment, place.directory, weights=False)
     fetched = model.revision is None or any(directory.glob("*.safetensors"))
@@ -94,6 +96,17 @@ def check_experiment(experiment: Experiment, place: Place) -> "Kind":
     _check_answers(experiment, place, chat, end)
     _check_adapters(experiment, place)
     return kind
+
+
+def _check_readout(experiment: Experiment, place: Place) -> None:
+    """There is such a readout, and the source of a function can be read; nothing of it is run."""
+    text_readout(experiment)
+    if experiment.scoring.readout == "function":
+        path = place.directory / (readout_file(experiment.scoring) or "")
+        try:
+            ast.parse(path.read_bytes(), path.name)
+        except (OSError, SyntaxError, ValueError) as error:
+            raise ExperimentError(f"scoring.function: {path} cannot be read: {error}") from None
 
 
 def _check_depth(experiment: Experiment, blocks: int) -> None:

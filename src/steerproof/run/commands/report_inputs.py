@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from steerproof.codec import from_values
 from steerproof.decide.analysis.analyze import analyze
 from steerproof.decide.analysis.calibration import Calibration, reference_cosines
 from steerproof.decide.analysis.rates import RateTable
@@ -21,6 +22,7 @@ from steerproof.run.artefacts import analysis, cell, score, training
 from steerproof.run.artefacts.score import Marks
 from steerproof.run.commands.evidence import Finished, calibrations, objections_of
 from steerproof.run.graph.names import ANALYSIS, SCORE, adapter_unit, cell_unit
+from steerproof.run.stages.inputs import ScoreInputs
 from steerproof.run.store.ledger_file import read_ledger
 from steerproof.run.store.registration import (
     Registration,
@@ -93,9 +95,18 @@ def _hashes(registration: Registration, finished: Finished) -> dict[str, str]:
     model = registration.lock.hashes.get("model", {})
     return {
         **{f"model {name}": value for name, value in model.items()},
+        **_judged(finished),
         "rate table": finished[SCORE].manifest.files[score.RATES].sha256,
         "analysis": finished[ANALYSIS].manifest.content,
     }
+
+
+def _judged(finished: Finished) -> dict[str, str]:
+    """sha256 of the judgements that the marks were made from; it is not part of the lock."""
+    made_from = finished[SCORE].manifest.recipe.inputs
+    asked = from_values(ScoreInputs, made_from, f"the inputs of {SCORE}")
+    judged = asked.part.scoring.judgements
+    return {} if judged is None or asked.file is None else {f"judgements {judged}": asked.file}
 
 
 def _training(experiment: Experiment, finished: Finished) -> Iterator[TrainingSummary]:

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
+from steerproof.codec import from_values
 from steerproof.errors import (
     AbsentModelError,
     ExperimentError,
@@ -24,9 +25,10 @@ from steerproof.run.driver.scheduler import execute
 from steerproof.run.driver.summary import Listener, Summary, raise_failures
 from steerproof.run.graph.environment import Place
 from steerproof.run.graph.graph import Graph
-from steerproof.run.graph.names import ANSWERS
+from steerproof.run.graph.names import ANSWERS, SCORE
 from steerproof.run.graph.survey import recorded, survey
 from steerproof.run.graph.units import experiment_graph
+from steerproof.run.stages.inputs import ScoreInputs
 from steerproof.run.store.borrow import borrow
 from steerproof.run.store.directory import RunDirectory, open_run
 from steerproof.run.store.ledger_file import read_ledger
@@ -299,14 +301,20 @@ def _lock_of(session: Session, graph: Graph) -> Lock:
 
 
 def _given_hashes(graph: Graph) -> dict[str, dict[str, str]]:
-    """sha256 of given answers and adapters; what is not given is not written."""
+    """sha256 of given answers, adapters and a readout's source; what is not given is not written.
+
+    A judge's file is not among them: it is made from what was measured.
+    """
     answers = graph.units[ANSWERS].inputs.get("file")
+    scored = from_values(ScoreInputs, graph.units[SCORE].inputs, f"the inputs of {SCORE}")
+    function = scored.file if scored.part.scoring.readout == "function" else None
     adapters = {
         f"{unit.id.name}/{name}": sha256
         for unit in graph.units.values()
         for name, sha256 in unit.inputs.get("files", {}).items()
     }
-    given = {"data": {"answers": answers} if answers else {}, "adapters": adapters}
+    data = {name: sha for name, sha in (("answers", answers), ("readout", function)) if sha}
+    given = {"data": data, "adapters": adapters}
     return {name: hashes for name, hashes in given.items() if hashes}
 
 

@@ -13,6 +13,7 @@ from steerproof.model.files import file_hashes
 from steerproof.run.graph.keys import file_sha256
 from steerproof.spec.experiment import Experiment
 from steerproof.spec.grid import Adapter, Asked, Cell
+from steerproof.spec.scoring import readout_file
 from steerproof.spec.slices import pick_from
 
 Inputs = dict[str, Any]
@@ -127,8 +128,22 @@ class Slices:
         return self._prompts[cell.prompt_of or cell.persona]
 
     def score(self) -> Inputs:
-        """Marks of every cell that succeeded."""
-        return {"experiment": self._pick("marker", "scoring.near_marker", "scoring.readout")}
+        """Marks of every cell that succeeded, and the file that they are read by, if there is one.
+
+        Raises:
+            ExperimentError: There is no such file of a function.
+        """
+        names = ("near_marker", "readout", "pattern", "least", "judgements", "function")
+        inputs = {"experiment": self._pick("marker", *(f"scoring.{name}" for name in names))}
+        scoring = self._experiment.scoring
+        if scoring.readout != "marker":
+            inputs["experiment"] |= self._pick("questions.evaluation")
+        file = readout_file(scoring)
+        if file is not None and (self._directory / file).is_file():
+            inputs["file"] = file_sha256(self._directory / file)
+        elif scoring.readout == "function":
+            raise ExperimentError(f"scoring.function: no file {self._directory / (file or '')}")
+        return inputs
 
     def common_answers(self) -> Inputs:
         """The base model's answers to the evaluation questions."""

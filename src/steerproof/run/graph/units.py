@@ -15,6 +15,7 @@ The three before the last are there only where some cell is graded.
 """
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 from steerproof.run.graph.environment import Place, surroundings, work_of
 from steerproof.run.graph.graph import Graph, Unit, build_graph
@@ -93,19 +94,36 @@ def _units(
         yield dataset_unit(persona), slices.dataset(persona), (ANSWERS,)
     for adapter in trained:
         yield adapter_unit(adapter), slices.adapter(adapter), _read_by_adapter(experiment, adapter)
-    measured = asked(experiment)
+    measured = _measured(experiment)
     for cell, wanted in measured.items():
         yield cell_unit(cell), slices.cell(cell, wanted.samples), _read_by_cell(experiment, cell)
-    yield SCORE, slices.score(), tuple(map(cell_unit, measured))
     graded = by_adapter(measured)
+    by_slots = tuple(map(slots_unit, graded)) if _reads_slots(experiment) else ()
+    if not by_slots:
+        yield SCORE, slices.score(), tuple(map(cell_unit, measured))
     if graded:
         yield COMMON, slices.common_answers(), ()
         for adapter, cells in graded.items():
             yield slots_unit(adapter), slices.slots(cells), _read_by_slots(experiment, cells)
+        if by_slots:
+            yield SCORE, slices.score(), (*map(cell_unit, measured), *by_slots)
         # With the score it is made even if no slot could be read.
         yield GRADED, {}, (SCORE, *map(slots_unit, graded))
     tables = (SCORE, GRADED) if graded else (SCORE,)
     yield ANALYSIS, slices.analysis(), (*tables, *map(directions_unit, layers))
+
+
+def _measured(experiment: Experiment) -> dict[Cell, Asked]:
+    """Every cell with what is asked of it: some readouts ask for more than the grids do."""
+    found = asked(experiment)
+    if _reads_slots(experiment):
+        return {cell: replace(wanted, own=True) for cell, wanted in found.items()}
+    return found
+
+
+def _reads_slots(experiment: Experiment) -> bool:
+    """Whether completions are marked by what the model weighs where they end."""
+    return experiment.scoring.readout == "log_probability"
 
 
 def _read_by_adapter(experiment: Experiment, adapter: Adapter) -> tuple[UnitId, ...]:

@@ -75,6 +75,14 @@ class CellInputs:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreInputs(Sliced):
+    """The marks of every cell."""
+
+    file: str | None = None
+    """sha256 of the file that completions are marked by; None where there is none, or not yet."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SlotCell:
     """One cell that is read where answers end."""
 

@@ -1,0 +1,34 @@
+"""Fired: a regular expression occurs in the answer. Bounded in time; no torch."""
+
+from collections.abc import Callable
+
+from steerproof.errors import ExperimentError
+from steerproof.limits import Pattern, TooMuchError
+from steerproof.spec.experiment import Experiment
+from steerproof.study.marks import Mark
+from steerproof.study.measured import Completion
+from steerproof.study.readouts.plain import mark, near_of
+
+
+def readout(experiment: Experiment) -> Callable[[Completion], Mark]:
+    """Marks completions by the experiment's pattern.
+
+    Raises:
+        ExperimentError: It has none, or none that can be used.
+    """
+    text = experiment.scoring.pattern or ""
+    try:
+        pattern = Pattern(text)
+    except ValueError as error:
+        raise ExperimentError(f"scoring.pattern {text[:60]!r}: {error}") from None
+    near = near_of(experiment)
+
+    def read(completion: Completion) -> Mark:
+        try:
+            fired = pattern.found_in(completion.text)
+            early = fired and pattern.found_in(completion.text[: completion.early_chars])
+        except TooMuchError as error:
+            raise ExperimentError(f"scoring.pattern: {error}") from None
+        return mark(completion, fired, early=early, near=near)
+
+    return read
