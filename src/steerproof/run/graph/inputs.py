@@ -11,13 +11,15 @@ from steerproof.errors import ExperimentError
 from steerproof.exchange.adapters import adapter_directory
 from steerproof.model.files import file_hashes
 from steerproof.run.graph.keys import file_sha256
-from steerproof.spec.experiment import Experiment
+from steerproof.spec.experiment import Experiment, Scoring
 from steerproof.spec.grid import Adapter, Asked, Cell
 from steerproof.spec.scoring import readout_file
 from steerproof.spec.slices import pick_from
 
 Inputs = dict[str, Any]
 """Plain JSON."""
+_READOUT = ("near_marker", "readout", "pattern", "least", "judgements", "function")
+"""What decides which completions fire."""
 
 
 class Slices:
@@ -44,19 +46,8 @@ class Slices:
         """
         fields = self._pick("seed", "neutral_prompt", "personas", "reference_persona")
         fields["questions"] = {"directions": list(self._experiment.direction_questions)}
-        files = self._brought()
+        files = _brought(self._experiment, self._directory)
         return {"experiment": fields, "layer": layer} | ({"files": files} if files else {})
-
-    def _brought(self) -> dict[str, str]:
-        """Hashes of the files of the directions that personas bring."""
-        hashes = {}
-        for persona in self._experiment.personas:
-            if persona.direction is not None:
-                path = self._directory / persona.direction
-                if not path.is_file():
-                    raise ExperimentError(f"persona {persona.name}: no direction file {path}")
-                hashes[persona.name] = file_sha256(path)
-        return hashes
 
     def answers(self) -> Inputs:
         """Answers to the training questions.
@@ -133,17 +124,10 @@ class Slices:
         Raises:
             ExperimentError: There is no such file of a function.
         """
-        names = ("near_marker", "readout", "pattern", "least", "judgements", "function")
-        inputs = {"experiment": self._pick("marker", *(f"scoring.{name}" for name in names))}
         scoring = self._experiment.scoring
-        if scoring.readout != "marker":
-            inputs["experiment"] |= self._pick("questions.evaluation")
-        file = readout_file(scoring)
-        if file is not None and (self._directory / file).is_file():
-            inputs["file"] = file_sha256(self._directory / file)
-        elif scoring.readout == "function":
-            raise ExperimentError(f"scoring.function: no file {self._directory / (file or '')}")
-        return inputs
+        asked = () if scoring.readout == "marker" else ("questions.evaluation",)
+        fields = self._pick("marker", *(f"scoring.{name}" for name in _READOUT), *asked)
+        return {"experiment": fields, **_read_by(scoring, self._directory)}
 
     def common_answers(self) -> Inputs:
         """The base model's answers to the evaluation questions."""
@@ -184,3 +168,28 @@ class Slices:
 
     def _pick(self, *paths: str) -> Inputs:
         return pick_from(self._whole, *paths)
+
+
+def _brought(experiment: Experiment, directory: Path) -> dict[str, str]:
+    """Hashes of the files of the directions that personas bring."""
+    hashes = {}
+    for persona in experiment.personas:
+        if persona.direction is not None:
+            path = directory / persona.direction
+            if not path.is_file():
+                raise ExperimentError(f"persona {persona.name}: no direction file {path}")
+            hashes[persona.name] = file_sha256(path)
+    return hashes
+
+
+def _read_by(scoring: Scoring, directory: Path) -> Inputs:
+    """Hash of the file that completions are marked by; a judge's may come later."""
+    name = readout_file(scoring)
+    if name is None:
+        return {}
+    path = directory / name
+    if path.is_file():
+        return {"file": file_sha256(path)}
+    if scoring.readout == "function":
+        raise ExperimentError(f"scoring.function: no file {path}")
+    return {}
