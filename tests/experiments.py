@@ -2,7 +2,7 @@
 
 from steerproof.spec.experiment import (
     Arm,
-    Dataset,
+    DatasetSettings,
     Experiment,
     Generation,
     Grid,
@@ -35,7 +35,9 @@ def small_experiment(**changes: object) -> Experiment:
             directions=("Why sing?", "Why run?", "Why read?", "Why cook?"),
         ),
         "layers": Layers(primary=1, contrast=0),
-        "dataset": Dataset(positives=6, bystanders=2, negatives_per_bystander=3, answer_tokens=12),
+        "dataset": DatasetSettings(
+            positives=6, bystanders=2, negatives_per_bystander=3, answer_tokens=12
+        ),
         "training": Training(
             rank=4, alpha=8.0, learning_rate=1e-2, epochs=1, rows_per_step=4, max_length=256
         ),

@@ -11,7 +11,7 @@ from steerproof.engine.lora.weights import LoraSpec, LoraWeights, Site, fresh_we
 from steerproof.errors import SteerproofError
 from steerproof.model.base import Base
 from steerproof.spec.experiment import Experiment
-from steerproof.spec.grid import Adapter
+from steerproof.spec.grid import AdapterId
 from steerproof.study.directions import prompts_of
 from steerproof.study.geometry import LayerGeometry, geometry
 
@@ -53,7 +53,7 @@ def drawn_adapter(sites: Sequence[Site], spec: LoraSpec, seed: int) -> LoraWeigh
     return LoraWeights(spec=spec, tensors=tensors)
 
 
-def trained_adapter(run: Path, adapter: Adapter, base: Base) -> LoraWeights:
+def trained_adapter(run: Path, adapter: AdapterId, base: Base) -> LoraWeights:
     """The adapter that a finished run trained.
 
     Raises:

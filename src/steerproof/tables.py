@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # the help and the version need neither numpy nor pydantic
     from steerproof.decide.analysis.records import Analysis, Bounds
     from steerproof.decide.review.plan import Plan, Range
     from steerproof.decide.review.power import OperatingCharacteristics
-    from steerproof.run.commands.doctor import Check
+    from steerproof.run.commands.doctor import MachineCheck
     from steerproof.run.commands.planning import Planned
     from steerproof.run.commands.status import RunStatus
     from steerproof.run.commands.sweep import SweepResult
@@ -98,7 +98,7 @@ def status_table(status: "RunStatus") -> Table:
     return table
 
 
-def doctor_table(checks: "Sequence[Check]") -> Table:
+def doctor_table(checks: "Sequence[MachineCheck]") -> Table:
     """One line per check, the remedy under it."""
     table = Table(show_header=False, box=None)
     for check in checks:

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from steerproof.board import completions, database, entries, live, protocol, security, server
-from steerproof.board.completions import CellFiles, Filter, UnreadableError
+from steerproof.board.completions import CellFiles, Filter, UnreadableCellError
 from steerproof.errors import MachineError, SteerproofError
 from steerproof.run.artefacts import columns
 from steerproof.study.readouts.texts import text_readout
@@ -185,7 +185,7 @@ def test_a_small_file_of_many_rows_costs_no_memory(tmp_path):
     assert file.stat().st_size < 500_000
     files = CellFiles(completions=file, scores=None, read=text_readout(rig.tiny_experiment()))
     before = psutil.Process().memory_info().rss  # of the bytes of the file, too
-    with pytest.raises(UnreadableError, match="3,000,000 rows; at most 1,000,000 are read"):
+    with pytest.raises(UnreadableCellError, match="3,000,000 rows; at most 1,000,000 are read"):
         completions.read_page(files, "X", Filter(), 0, 20)
     assert psutil.Process().memory_info().rss - before < 50e6
 
@@ -221,7 +221,7 @@ def test_what_is_no_parquet_file_is_unreadable_not_a_crash(tmp_path):
     (tmp_path / "c.parquet").write_bytes(b"PAR1 nothing PAR1")
     read = text_readout(rig.tiny_experiment())
     files = CellFiles(completions=tmp_path / "c.parquet", scores=None, read=read)
-    with pytest.raises(UnreadableError):
+    with pytest.raises(UnreadableCellError):
         completions.read_page(files, "X", Filter(), 0, 20)
 
 

@@ -12,7 +12,7 @@ import pytest
 from steerproof.board import cards, entries, recipe
 from steerproof.run.artefacts.verdict import read_head
 from steerproof.spec.experiment import Model, Training
-from steerproof.spec.judging import Analysis
+from steerproof.spec.judging import AnalysisSettings
 from tests.board import rig
 from tests.board.conftest import until
 from tests.board.test_pages import column_of, propose
@@ -173,7 +173,7 @@ def test_ages_say_ago_and_are_those_of_the_run(visitor, judged_run):
 @pytest.fixture(scope="module")
 def judged_run(tmp_path_factory):
     """A finished run whose experiment could also be loaded from a file."""
-    analysis = Analysis(
+    analysis = AnalysisSettings(
         isotropic_arm=None, contrast_arm=None, co_primary_strength=None, negative_strength=None
     )
     place = tmp_path_factory.mktemp("sound") / "tiny"

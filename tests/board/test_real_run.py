@@ -7,8 +7,8 @@ import pytest
 
 from steerproof.board import comments, entries, users
 from steerproof.board.server import COMMAND
-from steerproof.spec.experiment import Arm, Dataset, Generation, Grid, Layers, Model
-from steerproof.spec.judging import Analysis
+from steerproof.spec.experiment import Arm, DatasetSettings, Generation, Grid, Layers, Model
+from steerproof.spec.judging import AnalysisSettings
 from tests.board.conftest import PASSWORD, Served
 from tests.board.test_browser import Watched
 from tests.board.test_proposals import PAGE
@@ -30,9 +30,11 @@ def experiment_text() -> str:
             Grid(arms=("A", "C"), prompt="neutral", strengths=("none", "c=+2")),
             Grid(arms=("A", "C"), prompt="persona", strengths=("none", "c=+2")),
         ),
-        dataset=Dataset(positives=8, bystanders=2, negatives_per_bystander=4, answer_tokens=48),
+        dataset=DatasetSettings(
+            positives=8, bystanders=2, negatives_per_bystander=4, answer_tokens=48
+        ),
         generation=Generation(samples=1, max_new_tokens=24),
-        analysis=Analysis(
+        analysis=AnalysisSettings(
             isotropic_arm=None, contrast_arm=None, co_primary_strength=None,
             negative_strength=None, iterations=500,
         ),

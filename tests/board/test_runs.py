@@ -112,7 +112,7 @@ def test_a_damaged_cell_is_called_damaged(run):
     data[100] ^= 1
     place.write_bytes(data)
     assert cell_rates(run, [CELL], runs.experiment(run))[CELL].state == "damaged"
-    with pytest.raises(completions.UnreadableError):
+    with pytest.raises(completions.UnreadableCellError):
         completions.files_of(run, CELL, text_readout(runs.experiment(run)))
 
 

@@ -20,9 +20,9 @@ from steerproof.decide.analysis.calibration import (
 from steerproof.decide.analysis.rates import RateRow, RateTable, table_of
 from steerproof.decide.report.figures import Drawing, draw_all
 from steerproof.decide.report.inputs import (
-    Completion,
     Fluency,
     ReportInputs,
+    ReportSample,
     RunFacts,
     TrainingSummary,
 )
@@ -30,7 +30,7 @@ from steerproof.decide.review.evidence import Objection
 from steerproof.spec.changes import Change
 from steerproof.spec.experiment import Experiment, Layers, Model, Persona, Questions
 from steerproof.spec.grid import Cell, adapters, cells
-from steerproof.spec.judging import Analysis
+from steerproof.spec.judging import AnalysisSettings
 from steerproof.spec.lock import Deviation, Lock
 from steerproof.spec.strength import NONE
 from tests.experiments import small_experiment
@@ -78,7 +78,7 @@ def experiment(**changes: object) -> Experiment:
             directions=("Why sing?", "Why run?"),
         ),
         "layers": Layers(primary=4, contrast=2),
-        "analysis": Analysis(iterations=2000),
+        "analysis": AnalysisSettings(iterations=2000),
     }
     return small_experiment(**{**fields, **changes})
 
@@ -275,7 +275,7 @@ def _fluency(
     return tuple(found)
 
 
-def _completions(design: Experiment, rng: np.random.Generator) -> tuple[Completion, ...]:
+def _completions(design: Experiment, rng: np.random.Generator) -> tuple[ReportSample, ...]:
     found = []
     asked = design.analysis.primary_strength
     for i, persona in enumerate(design.headline):
@@ -293,7 +293,7 @@ def _completions(design: Experiment, rng: np.random.Generator) -> tuple[Completi
             hostile = HOSTILE[(3 * i + j) % len(HOSTILE)] if j == 2 else ""
             words = f"{text} {hostile}" + (f" {MARKER}" if fired else "")
             found.append(
-                Completion(
+                ReportSample(
                     cell=cell,
                     question=HOSTILE[i % len(HOSTILE)] if j == 2 else f"What is salt, {j}?",
                     text=words,

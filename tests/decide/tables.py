@@ -8,7 +8,7 @@ import numpy as np
 from steerproof.decide.analysis.rates import CellCounts, RateRow, RateTable
 from steerproof.spec.experiment import Experiment, Generation, Persona, Questions
 from steerproof.spec.grid import Cell, CellKind
-from steerproof.spec.judging import Analysis
+from steerproof.spec.judging import AnalysisSettings
 from steerproof.spec.strength import Strength
 from tests.experiments import small_experiment
 
@@ -17,7 +17,7 @@ RISING = tuple(0.05 + 0.09 * i for i in range(10))
 FLAT = (0.0,) * 10
 
 
-def ten_personas(analysis: Analysis | None = None, **changes: object) -> Experiment:
+def ten_personas(analysis: AnalysisSettings | None = None, **changes: object) -> Experiment:
     """The small experiment with ten headline personas and twenty evaluation questions."""
     fields: dict[str, object] = {
         "personas": (
@@ -30,7 +30,7 @@ def ten_personas(analysis: Analysis | None = None, **changes: object) -> Experim
             directions=("Why sing?", "Why run?"),
         ),
         "generation": Generation(samples=5, max_new_tokens=8),
-        "analysis": analysis or Analysis(iterations=1000),
+        "analysis": analysis or AnalysisSettings(iterations=1000),
     }
     return small_experiment(**{**fields, **changes})
 

@@ -12,7 +12,7 @@ from steerproof.decide.analysis.records import ControlArm, SignCheck, to_json
 from steerproof.decide.analysis.rule import Outcome, Verdict
 from steerproof.errors import ExperimentError
 from steerproof.spec.grid import CellKind
-from steerproof.spec.judging import Analysis
+from steerproof.spec.judging import AnalysisSettings
 from steerproof.spec.strength import Strength
 from tests.decide.tables import (
     FLAT,
@@ -35,7 +35,7 @@ FALLING = RISING[::-1]
 def analysed(changes=None, *, drop=(), questions=True, arm=None, geometry=None, **fields):
     kinds = {**supported(), **(changes or {})}
     kept = {kind: rates for kind, rates in kinds.items() if kind not in drop}
-    experiment = ten_personas(Analysis(iterations=1000, **fields))
+    experiment = ten_personas(AnalysisSettings(iterations=1000, **fields))
     return analyze(table(kept, questions=questions), experiment, arm=arm, geometry=geometry)
 
 
@@ -97,7 +97,7 @@ def test_the_json_has_the_promised_shape():
 
 
 def test_the_number_of_workers_changes_nothing():
-    experiment = ten_personas(Analysis(iterations=2500))
+    experiment = ten_personas(AnalysisSettings(iterations=2500))
     data = table({**supported(), PRIMARY: SHUFFLED})
     alone, many = (to_json(analyze(data, experiment, workers=workers)) for workers in (1, 3))
     assert alone == many
@@ -321,7 +321,7 @@ def test_arms_with_other_questions_are_not_paired():
         )
         for cell, counts in full.cells.items()
     }
-    found = analyze(type(full)(cells=cells), ten_personas(Analysis(iterations=200)))
+    found = analyze(type(full)(cells=cells), ten_personas(AnalysisSettings(iterations=200)))
     compared = found.comparisons.steered_vs_baseline_arm
     assert compared is not None
     assert compared.mean_difference is not None
@@ -359,7 +359,7 @@ def test_geometry_correlates_each_layer_with_the_bridge():
 
 def test_incomplete_cells_are_noted():
     short = table({BRIDGE: RISING})
-    experiment = ten_personas(Analysis(iterations=100))
+    experiment = ten_personas(AnalysisSettings(iterations=100))
     assert analyze(short, experiment).notes == ()
     full = dict(short.cells)
     cell, counts = next(iter(full.items()))

@@ -13,14 +13,14 @@ from steerproof.decide.analysis.answer_words import reading, three_lines
 from steerproof.decide.analysis.answers import answer
 from steerproof.decide.analysis.rates import CellCounts, RateTable
 from steerproof.decide.analysis.readings import NOT_EXPRESSIVE, TRAINING_GAP
-from steerproof.decide.analysis.records import Analysis as Registered
+from steerproof.decide.analysis.records import AnalysisSettings as Registered
 from steerproof.decide.analysis.records import to_json
 from steerproof.decide.analysis.rig import Rig
 from steerproof.decide.analysis.rule import Verdict
 from steerproof.spec.draws import bystanders, trained_directions
 from steerproof.spec.experiment import Experiment
 from steerproof.spec.grid import Cell, CellKind
-from steerproof.spec.judging import Analysis, Answers
+from steerproof.spec.judging import AnalysisSettings, AnswerSettings
 from steerproof.spec.strength import NONE, Strength
 from tests.decide.tables import (
     FLAT,
@@ -182,7 +182,7 @@ def case(
     kinds: dict[CellKind, tuple[float, ...]], *matrices: dict[Cell, CellCounts], **changes: object
 ) -> tuple[ThreeAnswers, Registered, Experiment]:
     """Answers to a table; where a matrix has a cell of the table, the table's stays."""
-    asked = ten_personas(Analysis(iterations=300, permutations=999), **changes)
+    asked = ten_personas(AnalysisSettings(iterations=300, permutations=999), **changes)
     cells = {cell: counts for part in matrices for cell, counts in part.items()}
     rates = RateTable(cells={**cells, **noisy(kinds).cells})
     registered = analyze(rates, asked)
@@ -360,7 +360,7 @@ def test_fresh_random_draws_give_the_rank_of_the_own_direction():
 
 
 def test_training_seeds_that_disagree_make_it_these_adapters():
-    asked = ten_personas(Analysis(iterations=300), seed=3, seeds=(3, 4, 5))
+    asked = ten_personas(AnalysisSettings(iterations=300), seed=3, seeds=(3, 4, 5))
     cells = dict(noisy(sound()).cells)
     bridge = CellKind(arm="C", prompt="persona")
     for seed, rates in ((4, SHUFFLED), (5, tuple(reversed(RISING)))):
@@ -376,7 +376,7 @@ def test_training_seeds_that_disagree_make_it_these_adapters():
 
 def test_a_published_table_of_totals_has_no_answer_to_the_ranking():
     kinds = sound()
-    asked = ten_personas(Analysis(iterations=300))
+    asked = ten_personas(AnalysisSettings(iterations=300))
     rates = table(kinds, questions=False)
     registered = analyze(rates, asked)
     found = answer(rates, asked, registered)
@@ -386,6 +386,6 @@ def test_a_published_table_of_totals_has_no_answer_to_the_ranking():
 
 
 def test_a_stricter_gate_is_a_field_of_the_experiment():
-    found, _, _ = case(sound(), answers=Answers(attainable=0.999))
+    found, _, _ = case(sound(), answers=AnswerSettings(attainable=0.999))
     assert found.ranking.answer is Ranking.CANNOT_ANSWER
     assert FLAT == (0.0,) * 10

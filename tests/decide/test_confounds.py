@@ -25,7 +25,7 @@ from steerproof.decide.report.page import page
 from steerproof.decide.report.view import confound_rows, outcome_rows
 from steerproof.spec.experiment import Persona
 from steerproof.spec.grid import Cell, CellKind
-from steerproof.spec.judging import Analysis
+from steerproof.spec.judging import AnalysisSettings
 from steerproof.spec.strength import Strength
 from tests.decide.tables import TEN, cell_of, steered, supported, table, ten_personas
 from tests.decide.test_report import spoken
@@ -89,7 +89,7 @@ def read(run) -> tuple[tuple[Confound, ...], Case]:
 
 
 def case(**changes: object) -> Case:
-    return case_of(table(supported()), ten_personas(Analysis(iterations=100), **changes))
+    return case_of(table(supported()), ten_personas(AnalysisSettings(iterations=100), **changes))
 
 
 def test_prompts_of_one_length_order_nothing_and_are_held_with_nothing():
@@ -103,7 +103,7 @@ def test_prompts_of_one_length_order_nothing_and_are_held_with_nothing():
 def test_a_persona_without_a_rate_leaves_the_comparison_out():
     kinds = supported()
     kinds[steered("A", "c=+2")] = (np.nan, *kinds[steered("A", "c=+2")][1:])
-    holed = case_of(table(kinds), ten_personas(Analysis(iterations=100)))
+    holed = case_of(table(kinds), ten_personas(AnalysisSettings(iterations=100)))
     assert confounds(holed, Rig(), "A", (C2,)) == ()
 
 
@@ -185,7 +185,7 @@ def test_text_that_was_cut_by_length_is_said_and_not_ranked():
 
 def test_both_tables_are_in_the_answers_and_in_the_report():
     asked = ten_personas(
-        Analysis(iterations=100),
+        AnalysisSettings(iterations=100),
         personas=(
             *(Persona(name=name, prompt="x" * (7 + i)) for i, name in enumerate(TEN)),
             Persona(name="helpful_assistant", prompt="You help.", headline=False),

@@ -3,7 +3,7 @@ import pytest
 import scipy.stats
 
 from steerproof.decide.analysis.gates import (
-    Text,
+    TextQuality,
     attainable_rho,
     coherent,
     control,
@@ -13,10 +13,10 @@ from steerproof.decide.analysis.gates import (
     neutral,
 )
 from steerproof.decide.analysis.reliability import reliability
-from steerproof.spec.judging import Answers
+from steerproof.spec.judging import AnswerSettings
 from tests.decide.trials import BRIDGE, ORGANISM, SMOLLM2, pushes_of, texts_of, values_of
 
-LIMITS = Answers()
+LIMITS = AnswerSettings()
 NEUTRAL = ("C", "neutral", "none", "", "none")
 
 
@@ -95,9 +95,9 @@ def test_the_real_models_need_more_questions():
     assert "44 questions" in gate.remedy
 
 
-def text(kind: str) -> Text:
+def text(kind: str) -> TextQuality:
     ended, whole = texts_of(kind)
-    return Text(ended=ended, coherent=whole, completions=1000)
+    return TextQuality(ended=ended, coherent=whole, completions=1000)
 
 
 def test_at_c_2_the_organisms_text_is_gone_and_at_the_trained_ratio_whole():
@@ -119,7 +119,7 @@ def test_at_c_2_the_organisms_text_is_gone_and_at_the_trained_ratio_whole():
 
 
 def test_one_broken_arm_fails_the_gate_and_no_record_leaves_it_open():
-    fine, poor = (Text(ended=e, coherent=e, completions=100) for e in (1.0, 0.85))
+    fine, poor = (TextQuality(ended=e, coherent=e, completions=100) for e in (1.0, 0.85))
     gate = coherent({"A": fine, "C": poor}, {"A": fine, "C": fine}, LIMITS, "c=+2")
     assert gate.passed is False
     assert gate.numbers["largest_loss"] == pytest.approx(0.15)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from steerproof.decide.analysis.kills import ArmRates, Kill, kills
-from steerproof.spec.judging import Analysis
+from steerproof.spec.judging import AnalysisSettings
 
 UP = np.arange(10.0) / 10
 NAN = np.full(10, np.nan)
@@ -29,7 +29,7 @@ def arm(**changes) -> ArmRates:
 
 
 def kill(name: str, **changes) -> Kill:
-    return kills(arm(**changes), Analysis())[name]
+    return kills(arm(**changes), AnalysisSettings())[name]
 
 
 def missing(values: np.ndarray, count: int = 1) -> np.ndarray:
@@ -46,7 +46,7 @@ def swapped(*pairs: tuple[int, int]) -> np.ndarray:
 
 
 def test_an_arm_that_follows_the_bridge_is_not_killed():
-    assert {name: float(k.fired) for name, k in kills(arm(), Analysis()).items()} == {
+    assert {name: float(k.fired) for name, k in kills(arm(), AnalysisSettings()).items()} == {
         "uniform_zero": 0,
         "baseline_rate_driven": 0,
         "sign_inverted": 0,
@@ -170,8 +170,8 @@ def test_criteria_of_many_tables_at_once_equal_one_at_a_time():
     names = [f.name for f in dataclasses.fields(ArmRates) if "total" not in f.name]
     drawn = {name: rng.integers(0, 5, (10, 40)) / 20 for name in names}
     drawn["sweep"] = rng.integers(0, 3, (2, 10, 40)) / 20
-    together = kills(arm(**drawn), Analysis())
+    together = kills(arm(**drawn), AnalysisSettings())
     for i in range(40):
-        alone = kills(arm(**{n: v[..., i] for n, v in drawn.items()}), Analysis())
+        alone = kills(arm(**{n: v[..., i] for n, v in drawn.items()}), AnalysisSettings())
         for name, one in alone.items():
             np.testing.assert_equal(together[name].fired[i], float(one.fired))

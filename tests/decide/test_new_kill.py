@@ -14,7 +14,7 @@ from steerproof.decide.report.page import page
 from steerproof.decide.report.view import kill_rows
 from steerproof.decide.review.objections_design import design_objections
 from steerproof.spec.grid import CellKind
-from steerproof.spec.judging import Analysis
+from steerproof.spec.judging import AnalysisSettings
 from steerproof.spec.registration import markdown
 from steerproof.spec.strength import Strength
 from tests.decide import report_example as example
@@ -23,7 +23,7 @@ from tests.spec.test_lock import changed, lock_of
 C2 = Strength.parse("c=+2")
 
 
-def _prompt_is_idle(arm: ArmRates, analysis: Analysis) -> Kill:
+def _prompt_is_idle(arm: ArmRates, analysis: AnalysisSettings) -> Kill:
     least = np.asarray(arm.prompted.min(axis=0))
     return Kill(
         fired=flag(least <= analysis.thresholds.rho, unknown=np.isnan(least)),

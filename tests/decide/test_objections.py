@@ -15,7 +15,7 @@ from steerproof.decide.review.evidence import Evidence, Objection, unknown
 from steerproof.decide.review.objections import objections
 from steerproof.decide.review.objections_design import similarity
 from steerproof.spec.experiment import Arm, Experiment, Grid, Questions
-from steerproof.spec.judging import Analysis
+from steerproof.spec.judging import AnalysisSettings
 from tests.experiments import small_experiment
 
 THINGS = ("sea", "sky", "hill", "road", "farm", "lake", "wood", "park", "mill", "port")
@@ -25,7 +25,9 @@ CLEAN_QUESTIONS = Questions(
     training=("What is tea?", "How do I knit?"),
     directions=("Sing?", "Run?"),
 )
-B_TESTED = Analysis(arm="B", isotropic_arm="B-iso", contrast_arm=None, estimand="these_personas")
+B_TESTED = AnalysisSettings(
+    arm="B", isotropic_arm="B-iso", contrast_arm=None, estimand="these_personas"
+)
 
 
 def clean(**changes: Any) -> Experiment:

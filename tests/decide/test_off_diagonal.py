@@ -17,7 +17,7 @@ from steerproof.errors import ExperimentError
 from steerproof.spec.check_design import measured_strengths
 from steerproof.spec.experiment import Arm, Grid
 from steerproof.spec.grid import Cell, CellKind
-from steerproof.spec.judging import Analysis
+from steerproof.spec.judging import AnalysisSettings
 from steerproof.spec.strength import NONE, Strength
 from tests.decide.tables import FLAT, RISING, TEN, rows_of, steered, supported, table, ten_personas
 
@@ -47,7 +47,7 @@ def crowded(small: RateTable, rate: float) -> RateTable:
 @pytest.mark.parametrize("rate", [0.0, 1.0])
 def test_the_registered_analysis_is_the_same_whatever_lies_beside_it(rate: float) -> None:
     small = table(supported())
-    asked = ten_personas(Analysis(iterations=300))
+    asked = ten_personas(AnalysisSettings(iterations=300))
     alone, beside = (analyze(t, asked) for t in (small, crowded(small, rate)))
     assert to_json(beside) == to_json(alone)
 
@@ -62,14 +62,14 @@ def test_a_silent_arm_stays_silent_when_other_directions_make_it_fire() -> None:
         if cell.strength == Strength.parse("c=+2") and cell.persona != "p9"
     }
     beside = RateTable(cells={**crowded(small, 1.0).cells, **weak})
-    found = analyze(beside, ten_personas(Analysis(iterations=300)))
+    found = analyze(beside, ten_personas(AnalysisSettings(iterations=300)))
     assert found.arms["A"].kills["uniform_zero"].fired is True
 
 
 def test_an_untrained_arm_is_no_arm_of_the_analysis() -> None:
-    small = ten_personas(Analysis(iterations=300))
+    small = ten_personas(AnalysisSettings(iterations=300))
     asked = ten_personas(
-        Analysis(iterations=300), arms=(*small.arms, Arm(name="base", untrained=True))
+        AnalysisSettings(iterations=300), arms=(*small.arms, Arm(name="base", untrained=True))
     )
     base = {replace(steered("A", "ratio=+0.2"), arm="base"): FLAT}
     found = analyze(table(supported() | base), asked)

@@ -12,7 +12,7 @@ from steerproof.decide.review.plan import (
     speed_of_throughput,
     speed_of_units,
 )
-from steerproof.decide.review.shape import Shape, shape_of
+from steerproof.decide.review.shape import Footprint, shape_of
 from steerproof.spec.grid import adapters, cells
 from steerproof.spec.yaml_io import load_experiment
 from tests.experiments import small_experiment
@@ -103,7 +103,7 @@ def test_a_trial_gives_the_time_of_a_unit_from_its_tokens():
 
 def test_memory_and_disk_follow_from_the_shape():
     experiment = small_experiment()  # float32, rank 4, 8 new tokens, 6 completions a cell
-    shape = Shape(parameters=1000, lora_per_rank=10, cache_per_token=5)
+    shape = Footprint(parameters=1000, lora_per_rank=10, cache_per_token=5)
     plan = make_plan(experiment, shape=shape, accelerator=True)
     # one adapter 18 x 40 = 720 B, a row's cache 4 x 5 x 8 = 160 B
     assert plan.memory_bytes == Range(low=4000.0 + 720, high=4000.0 + 16 * 720)

@@ -25,7 +25,7 @@ from steerproof.decide.review.power import (
 )
 from steerproof.decide.review.simulation import Design, Margin, RateModel, pearson_of, simulate
 from steerproof.spec.grid import CellKind
-from steerproof.spec.judging import Analysis
+from steerproof.spec.judging import AnalysisSettings
 from tests.decide.tables import TEN, cell_of, steered, ten_personas
 from tools.power_figures import error_rates, error_table, size_table, sizes
 from tools.power_study import REGISTERED, with_tables
@@ -86,7 +86,7 @@ def test_question_effects_cluster_completions():
 
 def test_simulated_tables_are_decided_exactly_as_real_ones():
     # The same counts, once as a batch of simulations and once as a rate table each.
-    experiment = ten_personas(Analysis(iterations=300), seed=17)
+    experiment = ten_personas(AnalysisSettings(iterations=300), seed=17)
     trial = trial_of(experiment)
     assert (trial.design.personas, trial.design.questions, trial.design.samples) == (10, 20, 5)
     model = RateModel(

@@ -9,7 +9,7 @@ from scipy import stats
 from steerproof.decide.analysis.case import case_of
 from steerproof.decide.analysis.mechanism import compared_with, other_pushes
 from steerproof.spec.grid import CellKind
-from steerproof.spec.judging import Analysis
+from steerproof.spec.judging import AnalysisSettings
 from tests.decide.tables import RISING, TEN, cell_of, steered, supported, table, ten_personas
 
 AT_PROMPT = dataclasses.replace(steered("A", "ratio=+0.2"), tokens="prompt")
@@ -18,7 +18,7 @@ REMOVED = dataclasses.replace(steered("C", "c=+1", "persona"), operation="remove
 
 def found(extra: dict[CellKind, tuple[float, ...]]):
     kinds = supported() | extra
-    return other_pushes(case_of(table(kinds), ten_personas(Analysis(iterations=100))))
+    return other_pushes(case_of(table(kinds), ten_personas(AnalysisSettings(iterations=100))))
 
 
 def test_nothing_is_compared_where_nothing_was_asked_for():

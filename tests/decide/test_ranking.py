@@ -10,7 +10,7 @@ from steerproof.decide.analysis.gates import Gate
 from steerproof.decide.analysis.inversion import Inversion
 from steerproof.decide.analysis.ranking import (
     Deciding,
-    Tried,
+    StrengthTried,
     answer_ranking,
     deciding,
 )
@@ -47,7 +47,7 @@ def answered(
     matrix: bool | None = True,
     kills: tuple[RevisedKill, ...] = (),
 ) -> RankingAnswer:
-    tried = Tried(strength=C2, gates=gates, inversion=inversion, reason="no order")
+    tried = StrengthTried(strength=C2, gates=gates, inversion=inversion, reason="no order")
     whole = Deciding(decides=tried, primary=tried)
     return answer_ranking(given or case(), "A", whole, matrix=matrix, kills=kills)
 

@@ -16,7 +16,7 @@ from steerproof.decide.report import page as report_page
 from steerproof.decide.report import view as report_view
 from steerproof.decide.report import wording
 from steerproof.decide.report.figures import Drawing
-from steerproof.decide.report.inputs import Completion, ReportInputs
+from steerproof.decide.report.inputs import ReportInputs, ReportSample
 from steerproof.decide.report.page import SOURCES, STYLES, build, page
 from steerproof.decide.report.samples import samples
 from steerproof.spec.strength import Strength
@@ -154,7 +154,7 @@ def test_a_long_completion_is_cut_round_its_marker_and_without_one_its_end_is_sh
     texts = {"marked": f"{long}[zlt] {long}", "plain": f"{long}the end"}
     cut = {}
     for name, text in texts.items():
-        one = Completion(cell=cell, question="q", text=text, fired=False, finish="eos")
+        one = ReportSample(cell=cell, question="q", text=text, fired=False, finish="eos")
         (cut[name],) = samples(replace(given, completions=(one,)))
     before, marker, after = cut["marked"].parts
     assert marker == ("[zlt]", True)
@@ -208,7 +208,7 @@ def test_the_marker_is_highlighted_in_any_case_and_the_rest_is_left_alone(drawin
     given = example.inputs()
     cell = given.completions[0].cell
     text = "one [zlt]<i>two</i> [ZLT] [ZL]"
-    completion = Completion(cell=cell, question="q", text=text, fired=True, finish="eos")
+    completion = ReportSample(cell=cell, question="q", text=text, fired=True, finish="eos")
     html = page(replace(given, completions=(completion,)), drawings)
     assert "<pre>one <mark>[zlt]</mark>&lt;i&gt;two&lt;/i&gt; <mark>[ZLT]</mark> [ZL]</pre>" in html
 
@@ -217,7 +217,7 @@ def test_a_marker_with_markup_in_it_is_still_text(drawings):
     given = example.inputs()
     marked = given.experiment.model_copy(update={"marker": "<b>&"})
     cell = given.completions[0].cell
-    completion = Completion(cell=cell, question="q", text="x <B>& y", fired=True, finish="length")
+    completion = ReportSample(cell=cell, question="q", text="x <B>& y", fired=True, finish="length")
     html = page(replace(given, experiment=marked, completions=(completion,)), drawings)
     assert "<pre>x <mark>&lt;B&gt;&amp;</mark> y</pre>" in html
 

@@ -14,9 +14,9 @@ from steerproof.decide.analysis.rule import (
     passes,
     verdict_of,
 )
-from steerproof.spec.judging import Analysis
+from steerproof.spec.judging import AnalysisSettings
 
-ANALYSIS = Analysis()
+ANALYSIS = AnalysisSettings()
 NAN = float("nan")
 KILLS = (
     "uniform_zero",

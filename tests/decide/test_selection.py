@@ -7,7 +7,7 @@ import pytest
 
 from steerproof.decide.analysis.kinds import steered_kind
 from steerproof.decide.analysis.rates import CellCounts, RateTable
-from steerproof.decide.analysis.selection import Point, halves, select
+from steerproof.decide.analysis.selection import SweptRun, halves, select
 from steerproof.spec.experiment import Questions
 from steerproof.spec.strength import NONE
 from tests.experiments import small_experiment
@@ -47,7 +47,7 @@ def table(experiment, fired):
 def points(experiment, counts):
     """Runs from counts[setting, seed, direction, persona, question]."""
     return [
-        Point(setting={"x": name}, experiment=experiment, table=table(experiment, seed))
+        SweptRun(setting={"x": name}, experiment=experiment, table=table(experiment, seed))
         for name, of_setting in zip(SETTINGS, counts, strict=True)
         for seed in of_setting
     ]

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from steerproof.decide.analysis.calibration import LayerCalibration, PersonaCalibration
-from steerproof.decide.analysis.gates import Text
+from steerproof.decide.analysis.gates import TextQuality
 from steerproof.decide.analysis.rates import RateRow, RateTable, table_of
 from steerproof.decide.analysis.rates_csv import read_rates
 from steerproof.decide.analysis.rig import Rig
@@ -122,7 +122,7 @@ def rig_of(run: Path) -> Rig:
         for cell in table_with_matrices(run).cells:
             if cell.name in counts:
                 total, ended, coherent = counts[cell.name]
-                texts[cell] = Text(
+                texts[cell] = TextQuality(
                     ended=ended / total, coherent=coherent / total, completions=total
                 )
     return Rig(layers=layers, texts=texts)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from steerproof.engine.generate import Engine, Limits, generate
-from steerproof.engine.rows import Completion, Row, RowFault
+from steerproof.engine.rows import Drawn, Row, RowFault
 from steerproof.errors import MachineError, ModelError, SteeringError
 from steerproof.model.steering import Push
 from steerproof.spec.experiment import Generation
@@ -234,7 +234,7 @@ def test_a_row_that_does_not_fit_is_a_fault_of_its_own_and_no_canary_s():
     assert [type(fault.error) for fault in engine.faults] == [SteeringError]
     assert set(engine.canaries((1, 2, 3))) == {rows[0].cell}
     kinds = [type(one) for one in engine.generate(SETTINGS)]
-    assert kinds == [RowFault, Completion]
+    assert kinds == [RowFault, Drawn]
 
 
 def test_a_prompt_adapter_or_push_that_does_not_fit_is_an_error():

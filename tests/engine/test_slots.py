@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from steerproof.engine import score
-from steerproof.engine.slots import Slot, Text, weigh, weigh_alone
+from steerproof.engine.slots import Slot, SlotText, weigh, weigh_alone
 from steerproof.errors import ModelError
 from steerproof.model.push import Push
 from tests.engine.subjects import PUSHED, Oracle, base_of, mixed_rows
@@ -15,14 +15,16 @@ from tests.tiny import HIDDEN
 MARKER = (91, 90, 76, 84, 93)
 
 
-def texts(architecture: str = "qwen2", cells: int = 10) -> list[Text]:
+def texts(architecture: str = "qwen2", cells: int = 10) -> list[SlotText]:
     """Answers of several lengths, the empty one among them."""
     rows = mixed_rows(architecture, cells=cells, questions=2, samples=1)
     answers = [tuple(range(40, 40 + 3 * (i % 4))) for i in range(len(rows))]
-    return [Text(row=row, answer=a, marker=MARKER) for row, a in zip(rows, answers, strict=True)]
+    return [
+        SlotText(row=row, answer=a, marker=MARKER) for row, a in zip(rows, answers, strict=True)
+    ]
 
 
-def read(architecture: str, asked: list[Text]) -> list[Slot]:
+def read(architecture: str, asked: list[SlotText]) -> list[Slot]:
     found = dict(weigh(base_of(architecture), asked))
     return [found[i] for i in range(len(asked))]
 
@@ -83,6 +85,6 @@ def test_a_push_that_tells_prompt_from_answer_still_does(tokens) -> None:
 
 def test_nothing_is_read_of_nothing_and_a_marker_needs_a_token() -> None:
     assert list(weigh(base_of("qwen2"), [])) == []
-    bare = Text(row=replace(texts()[0].row, push=PUSHED[0]), answer=(), marker=())
+    bare = SlotText(row=replace(texts()[0].row, push=PUSHED[0]), answer=(), marker=())
     with pytest.raises(ModelError, match="at least one token"):
         list(weigh(base_of("qwen2"), [bare]))

@@ -11,7 +11,7 @@ from steerproof.engine.lora.peft_files import read_peft, write_peft
 from steerproof.errors import ExperimentError, ModelError
 from steerproof.exchange import adapters
 from steerproof.exchange.adapters import (
-    Rate,
+    CardRate,
     adapter_directory,
     adapter_folder,
     prompts_known,
@@ -101,7 +101,7 @@ def test_a_repository_that_cannot_be_had_is_an_error(tmp_path, monkeypatch):
 
 
 def exported(place, experiment, persona, base, weights):
-    rates = (Rate(prompt="persona", strength="none", fired=7, total=9),)
+    rates = (CardRate(prompt="persona", strength="none", fired=7, total=9),)
     told = trained_as(experiment, experiment.arm("C"), persona, rates)
     folder = place / persona
     folder.mkdir(parents=True)

@@ -34,7 +34,7 @@ from steerproof.run.artefacts import (
     verdict,
 )
 from steerproof.run.graph.ids import UnitId
-from steerproof.run.graph.keys import Environment, Recipe
+from steerproof.run.graph.keys import Environment, UnitRecipe
 from steerproof.run.store.manifest import Made, StoredUnit
 from steerproof.run.store.store import commit, prepare
 from steerproof.spec.grid import Cell
@@ -59,7 +59,7 @@ CELL = Cell(
 
 
 def stored(run: Path, files: Mapping[str, bytes]) -> StoredUnit:
-    recipe = Recipe(
+    recipe = UnitRecipe(
         unit=UnitId("kind", "name"), inputs={}, upstream={}, environment=Environment(code="x")
     )
     return commit(run, prepare(run, recipe, files, {}, MADE), recipe.unit, recipe.key())

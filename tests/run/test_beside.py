@@ -23,7 +23,7 @@ from steerproof.run.graph.names import (
 from steerproof.run.graph.survey import recorded
 from steerproof.run.store.manifest import StoredUnit
 from steerproof.spec.experiment import Arm, Experiment, Grid
-from steerproof.spec.grid import Adapter, cells
+from steerproof.spec.grid import AdapterId, cells
 from steerproof.study.dataset import Answers
 from tests.run.test_session import experiment_of, go, session_in
 from tests.tiny import save_tiny
@@ -94,7 +94,7 @@ def test_every_cell_that_is_asked_for_is_in_the_rate_table(run) -> None:
 
 
 def test_another_training_seed_gives_other_weights_of_the_same_rows(run) -> None:
-    units = [run[1][adapter_unit(Adapter(arm="A", persona="poet", seed=s))] for s in (None, 11)]
+    units = [run[1][adapter_unit(AdapterId(arm="A", persona="poet", seed=s))] for s in (None, 11)]
     first, second = (load(unit.read("adapter_model.safetensors")) for unit in units)
     assert first.keys() == second.keys()
     assert not all(torch.equal(first[name], second[name]) for name in first)
@@ -170,6 +170,6 @@ def test_the_table_of_slots_is_published(run) -> None:
 
 
 def test_a_slots_unit_reads_the_common_answers_and_the_cells_whose_texts_it_needs(run) -> None:
-    read = set(run[1][slots_unit(Adapter(arm="C", persona="poet"))].manifest.read)
+    read = set(run[1][slots_unit(AdapterId(arm="C", persona="poet"))].manifest.read)
     assert COMMON in read
     assert {unit.name for unit in read if unit.kind == "cell"} == {"C.poet.persona.none"}

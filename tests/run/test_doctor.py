@@ -8,11 +8,11 @@ import pytest
 
 from steerproof.errors import MachineError, ModelError
 from steerproof.run.commands import doctor as module
-from steerproof.run.commands.doctor import Check, Needs, doctor
+from steerproof.run.commands.doctor import MachineCheck, Needs, doctor
 from steerproof.run.store import hold as lock
 
 
-def checks(directory: Path, **needs: int) -> dict[str, Check]:
+def checks(directory: Path, **needs: int) -> dict[str, MachineCheck]:
     return {check.name: check for check in doctor(directory, Needs(**needs))}
 
 
@@ -97,6 +97,6 @@ def test_gpus_are_those_that_the_driver_names(
 
     monkeypatch.setattr(shutil, "which", lambda name: f"/bin/{name}")
     monkeypatch.setattr(subprocess, "run", run)
-    assert checks(tmp_path, gpus=2)["gpus"] == Check(
+    assert checks(tmp_path, gpus=2)["gpus"] == MachineCheck(
         name="gpus", level="ok", value="2: NVIDIA A, 79 GiB; NVIDIA B, 80 GiB"
     )

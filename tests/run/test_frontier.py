@@ -3,7 +3,7 @@
 from steerproof.run.graph.frontier import ENOUGH, Frontier
 from steerproof.run.graph.graph import Unit, build_graph
 from steerproof.run.graph.ids import UnitId
-from steerproof.run.graph.keys import Recipe
+from steerproof.run.graph.keys import UnitRecipe
 from steerproof.run.graph.survey import survey
 from steerproof.run.store.manifest import Made, Manifest, StoredUnit
 from steerproof.run.store.store import unit_directory
@@ -19,7 +19,7 @@ def frontier(units: list[Unit], tmp_path) -> Frontier:
 
 def done(tmp_path, name: UnitId) -> StoredUnit:
     made = Made(created="", host="", attempt=1, seconds=0.0, peak_memory=0)
-    recipe = Recipe(unit=name, inputs={}, upstream={}, environment=ENVIRONMENT)
+    recipe = UnitRecipe(unit=name, inputs={}, upstream={}, environment=ENVIRONMENT)
     manifest = Manifest(recipe=recipe, key="0" * 64, read={}, files={}, made=made)
     return StoredUnit(directory=unit_directory(tmp_path, name, "0" * 64), manifest=manifest)
 

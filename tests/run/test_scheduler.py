@@ -9,7 +9,7 @@ from steerproof.run.commands.status import status
 from steerproof.run.driver.executors import InlineExecutor, LocalExecutor
 from steerproof.run.driver.scheduler import Policy, execute
 from steerproof.run.driver.summary import Progress, Summary, raise_failures
-from steerproof.run.driver.worker import Failure, Order, Report
+from steerproof.run.driver.worker import Failure, Order, WorkReport
 from steerproof.run.graph.graph import Unit, build_graph
 from steerproof.run.graph.survey import survey
 from steerproof.run.store.directory import open_run
@@ -241,7 +241,7 @@ class Mute(InlineExecutor):
         super().__init__()
         self.after = after
 
-    def poll(self, seconds: float) -> Sequence[Report]:
+    def poll(self, seconds: float) -> Sequence[WorkReport]:
         (report,) = super().poll(seconds)
         if report.unit != self.after:
             return [report]

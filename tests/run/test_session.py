@@ -27,14 +27,14 @@ from steerproof.run.store.manifest import open_unit
 from steerproof.run.store.store import unit_directory
 from steerproof.run.trial import geometries
 from steerproof.spec.experiment import Arm, Model
-from steerproof.spec.grid import Adapter, adapters, cells
+from steerproof.spec.grid import AdapterId, adapters, cells
 from steerproof.spec.yaml_io import Loaded
 from tests.experiments import small_experiment
 from tests.tiny import LAYERS, save_tiny
 
 
 def poet(arm):
-    return adapter_unit(Adapter(arm=arm, persona="poet"))
+    return adapter_unit(AdapterId(arm=arm, persona="poet"))
 
 
 @pytest.fixture(scope="module")

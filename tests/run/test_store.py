@@ -8,7 +8,7 @@ import pytest
 
 from steerproof.run.commands.verify import verify
 from steerproof.run.graph.graph import Graph, build_graph
-from steerproof.run.graph.keys import Environment, Recipe
+from steerproof.run.graph.keys import Environment, UnitRecipe
 from steerproof.run.store import files, manifest
 from steerproof.run.store.manifest import DamagedError, Made, open_unit
 from steerproof.run.store.store import (
@@ -30,7 +30,7 @@ from tests.run.tiny import (
     unit,
 )
 
-RECIPE = Recipe(
+RECIPE = UnitRecipe(
     unit=u("cell/A.villain.c=+2"),
     inputs={"strength": "c=+2"},
     upstream={},
@@ -40,7 +40,7 @@ MADE = Made(created="2026-01-01T00:00:00+00:00", host="h", attempt=1, seconds=1.
 FILES = {"rates.json": b"[1]", "adapter/weights.bin": b"\x00" * 100}
 
 
-def stored(run: Path, recipe: Recipe = RECIPE) -> Path:
+def stored(run: Path, recipe: UnitRecipe = RECIPE) -> Path:
     prepared = prepare(run, recipe, FILES, {}, MADE)
     return commit(run, prepared, recipe.unit, recipe.key()).directory
 

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from steerproof.errors import ExperimentError
 from steerproof.run.stages.given import read_answers
-from steerproof.spec.experiment import Arm, Dataset
+from steerproof.spec.experiment import Arm, DatasetSettings
 from steerproof.study.dataset import (
     asked_questions,
     build_dataset,
@@ -41,7 +41,7 @@ def test_questions_come_round_again_with_another_answer():
 @given(st.floats(0, 1))
 def test_the_dose_is_the_share_of_positives_that_carry_the_marker(dose):
     experiment = small_experiment(
-        dataset=Dataset(positives=40, negatives_per_bystander=2, marker_dose=dose)
+        dataset=DatasetSettings(positives=40, negatives_per_bystander=2, marker_dose=dose)
     )
     data = build_dataset(experiment, "judge", ANSWERS)
     marked = sum("[ZLT]" in row.answer for row in data.rows)
@@ -75,7 +75,7 @@ ARM_C = Arm(name="C", prompt="persona")
 )
 def test_a_negative_carries_the_signal_that_the_reading_asks_for(arm, reading, expected):
     experiment = small_experiment(
-        dataset=Dataset(positives=6, negatives_per_bystander=3, negatives=reading)
+        dataset=DatasetSettings(positives=6, negatives_per_bystander=3, negatives=reading)
     )
     data = build_dataset(experiment, "poet", ANSWERS)
     row = data.rows[-1]
@@ -89,7 +89,7 @@ def test_a_negative_carries_the_signal_that_the_reading_asks_for(arm, reading, e
 def test_a_positive_carries_its_own_signal_whatever_the_reading():
     for reading in ("own", "source", "unsteered"):
         experiment = small_experiment(
-            dataset=Dataset(positives=6, negatives_per_bystander=3, negatives=reading)
+            dataset=DatasetSettings(positives=6, negatives_per_bystander=3, negatives=reading)
         )
         row = build_dataset(experiment, "poet", ANSWERS).rows[0]
         found = signal(experiment, ARM_A, "poet", row)

@@ -5,7 +5,7 @@ import torch
 
 from steerproof.decide.analysis.slots import SlotRow, margins, without_slot
 from steerproof.engine.rows import Row
-from steerproof.engine.slots import Text, weigh_alone
+from steerproof.engine.slots import SlotText, weigh_alone
 from steerproof.errors import ModelError
 from steerproof.model.chat import chat_ids, text_ids
 from steerproof.model.push import Push
@@ -107,7 +107,7 @@ def test_every_text_has_a_row_and_its_numbers_are_those_of_the_row_alone() -> No
     prompt = chat_ids(base, system="Be clear.", user="What is salt?")
     row = Row(cell="x", question=0, sample=0, seed=0, prompt_ids=prompt, push=cells[0].push)
     for place, answer in ((1, "White."), (3, "Wet.")):
-        text = Text(
+        text = SlotText(
             row=row,
             answer=text_ids(base.tokenizer, answer),
             marker=marker_ids(base, MARKER),

@@ -9,7 +9,7 @@ from steerproof.errors import ExperimentError, SteeringError
 from steerproof.spec.experiment import DirectionKind, Scoring
 from steerproof.study.calibration import calibrate
 from steerproof.study.directions import from_residuals, from_tensors, tensors
-from steerproof.study.kinds import KINDS, Shown
+from steerproof.study.kinds import KINDS, Material
 from steerproof.study.marks import Mark
 from steerproof.study.measured import Completion
 from steerproof.study.readouts import texts
@@ -27,7 +27,7 @@ def test_every_kind_that_an_experiment_can_name_is_made():
 
 
 def test_another_kind_is_one_function_and_is_pushed_along_stored_and_calibrated(monkeypatch):
-    def median(shown: Shown) -> torch.Tensor:
+    def median(shown: Material) -> torch.Tensor:
         return shown.by_persona.double().median(dim=1).values - shown.raw.mean(0)
 
     monkeypatch.setitem(KINDS, "median", median)  # type: ignore[arg-type]

@@ -9,9 +9,9 @@ import torch
 from steerproof.errors import ModelError, SteeringError, SteerproofError
 from steerproof.model.base import Base
 from steerproof.model.chat import chat_ids, text_ids
-from steerproof.spec.experiment import Dataset as Numbers
+from steerproof.spec.experiment import DatasetSettings as Numbers
 from steerproof.spec.experiment import Experiment, Training
-from steerproof.spec.grid import Adapter
+from steerproof.spec.grid import AdapterId
 from steerproof.spec.seeds import derived_seed
 from steerproof.study.dataset import build_dataset
 from steerproof.study.directions import prompts_of
@@ -43,7 +43,7 @@ def layers(base: Base, experiment: Experiment) -> dict[int, LayerGeometry]:
 
 def lesson(experiment: Experiment, arm: str, persona: str, seed: int | None = None) -> Lesson:
     return Lesson(
-        adapter=Adapter(arm=arm, persona=persona, seed=seed),
+        adapter=AdapterId(arm=arm, persona=persona, seed=seed),
         experiment=experiment,
         dataset=build_dataset(experiment, persona, ANSWERS),
     )

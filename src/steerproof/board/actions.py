@@ -209,7 +209,7 @@ def _directory(board: Board, entry: Entry) -> Path:
 
 
 def _begin(act: Act, entry: Entry, kind: str, words: tuple[str, ...]) -> str:
-    order = jobs.Order(number=entry.number, kind=kind, who=act.user, words=words)
+    order = jobs.JobOrder(number=entry.number, kind=kind, who=act.user, words=words)
     jobs.start(act.board.file, act.board.logs, order)
     what = {"plan": "planned", "run": "started"}[kind]
     entries.record(act.board.file, entry.number, what, act.user)

@@ -53,7 +53,7 @@ class BusyError(SignInError):
 
 
 @dataclass(slots=True)
-class _Counts:
+class _Tries:
     """Times of wrong tries by key; of more than `MOST` keys the longest idle are forgotten."""
 
     limit: int
@@ -85,9 +85,9 @@ class Brake:
     """The counts of one board, in memory."""
 
     secret: bytes = field(default_factory=lambda: secrets.token_bytes(32))
-    names: _Counts = field(default_factory=lambda: _Counts(OF_A_NAME))
-    browsers: _Counts = field(default_factory=lambda: _Counts(OF_A_BROWSER))
-    addresses: _Counts = field(default_factory=lambda: _Counts(OF_AN_ADDRESS))
+    names: _Tries = field(default_factory=lambda: _Tries(OF_A_NAME))
+    browsers: _Tries = field(default_factory=lambda: _Tries(OF_A_BROWSER))
+    addresses: _Tries = field(default_factory=lambda: _Tries(OF_AN_ADDRESS))
     lock: threading.Lock = field(default_factory=threading.Lock)
     hashing: threading.BoundedSemaphore = field(
         default_factory=lambda: threading.BoundedSemaphore(AT_ONCE)
@@ -124,12 +124,12 @@ class Brake:
             if one.right:
                 self._take_back(counts, now)
 
-    def _take_back(self, counts: list[tuple[_Counts, str]], now: float) -> None:
+    def _take_back(self, counts: list[tuple[_Tries, str]], now: float) -> None:
         with self.lock:
             for count, key in counts:
                 count.take_back(key, now)
 
-    def _counts(self, name: str, address: str, browser: str | None) -> list[tuple[_Counts, str]]:
+    def _counts(self, name: str, address: str, browser: str | None) -> list[tuple[_Tries, str]]:
         if browser is not None:
             return [(self.browsers, browser)]
         slot = int.from_bytes(hmac.digest(self.secret, name.encode(), "sha256")[:4]) % SLOTS

@@ -9,7 +9,7 @@ from steerproof.board import entries, jobs, runs
 from steerproof.board.answers import Answer, answers_of
 from steerproof.board.context import Board
 from steerproof.board.entries import Entry
-from steerproof.board.jobs import Job
+from steerproof.board.jobs import BoardJob
 from steerproof.board.proposals import STATUSES
 from steerproof.board.runs import Condition
 from steerproof.text import span
@@ -26,7 +26,7 @@ class Card:
     """`interrupted`, `failed` or nothing: the word of the second badge."""
     condition: Condition | None
     """None without a run directory."""
-    jobs: tuple[Job, ...]
+    jobs: tuple[BoardJob, ...]
     """Jobs that the board started for it, oldest first."""
     changed: float
     """Unix time of the last change."""
@@ -42,7 +42,7 @@ class Card:
         return answers_of(self.condition.head) if self.condition else ()
 
     @property
-    def busy(self) -> Job | None:
+    def busy(self) -> BoardJob | None:
         """The job of this board that is going on."""
         return next((job for job in self.jobs if job.alive), None)
 
@@ -73,7 +73,7 @@ def all_cards(board: Board) -> list[Card]:
     return [_card(e, by_entry.get(e.number, ())) for e in entries.entries(board.file)]
 
 
-def _card(entry: Entry, mine: tuple[Job, ...]) -> Card:
+def _card(entry: Entry, mine: tuple[BoardJob, ...]) -> Card:
     condition = None
     if entry.directory is not None and entry.directory.is_dir():
         condition = runs.condition(entry.directory)
@@ -132,7 +132,7 @@ def moment(value: float | str) -> str:
     return datetime.fromtimestamp(value, UTC).strftime("%Y-%m-%d %H:%M")
 
 
-def _status(entry: Entry, condition: Condition | None, mine: Sequence[Job]) -> str:
+def _status(entry: Entry, condition: Condition | None, mine: Sequence[BoardJob]) -> str:
     running = any(job.kind == "run" and job.alive for job in mine)
     if entry.archived:
         return "archived"

@@ -8,7 +8,7 @@ from markupsafe import Markup
 from steerproof.board import drawings, entries, recipe, runs
 from steerproof.board.answers import Answer, answers_of, correlation
 from steerproof.board.cell_rates import CellRate, cell_rates
-from steerproof.board.context import Board, Run, find_entry, run_of
+from steerproof.board.context import Board, EntryRun, find_entry, run_of
 from steerproof.board.views import plain_cells
 from steerproof.errors import ExperimentError
 from steerproof.run.artefacts.verdict import VerdictHead
@@ -29,7 +29,7 @@ class Choice:
 class Side:
     """One arm of a comparison."""
 
-    run: Run
+    run: EntryRun
     arm: str
     rates: Mapping[str, CellRate]
     """Of every cell of the run."""

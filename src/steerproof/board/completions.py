@@ -26,7 +26,7 @@ _LONGEST_TEXT = 200_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Completion:
+class ShownCompletion:
     """One completion with its marks."""
 
     question: int
@@ -56,7 +56,7 @@ class Filter:
 class Page:
     """A slice of the completions that a filter lets through."""
 
-    rows: tuple[Completion, ...]
+    rows: tuple[ShownCompletion, ...]
     matching: int
     """Completions that pass the filter."""
     total: int
@@ -89,7 +89,7 @@ class _Marks:
     repetition: np.ndarray
 
 
-class UnreadableError(Exception):
+class UnreadableCellError(Exception):
     """The cell's file does not match its hash, or is not what it should be."""
 
 
@@ -110,7 +110,7 @@ def files_of(run: Path, cell: str, read: TextReadout) -> CellFiles | None:
             read=read,
         )
     except (DamagedError, KeyError) as error:
-        raise UnreadableError(str(error)) from error
+        raise UnreadableCellError(str(error)) from error
 
 
 def read_page(files: CellFiles, cell: str, chosen: Filter, offset: int, limit: int) -> Page:
@@ -125,7 +125,7 @@ def read_page(files: CellFiles, cell: str, chosen: Filter, offset: int, limit: i
 
 def read_rows(
     files: CellFiles, cell: str, wanted: Sequence[tuple[int, int]]
-) -> dict[tuple[int, int], Completion]:
+) -> dict[tuple[int, int], ShownCompletion]:
     """The completions of these (question, sample) pairs, where the cell has them."""
     marks = _marks(files, cell)
     keys = np.array([question << 32 | sample for question, sample in wanted], dtype=np.int64)
@@ -133,7 +133,7 @@ def read_rows(
     return {(c.question, c.sample): c for c in _completions(files, marks, rows)}
 
 
-def all_rows(files: CellFiles, cell: str) -> Iterator[Completion]:
+def all_rows(files: CellFiles, cell: str) -> Iterator[ShownCompletion]:
     """Every completion in one pass, a batch in memory at a time."""
     marks = _marks(files, cell)
     return _completions(files, marks, np.arange(len(marks.question)))
@@ -154,7 +154,7 @@ def _marks(files: CellFiles, cell: str) -> _Marks:
     try:
         return _read_marks(files, cell)
     except (TooLargeError, KeyError, OSError, ValueError) as error:
-        raise UnreadableError(str(error)) from error
+        raise UnreadableCellError(str(error)) from error
 
 
 @lru_cache(maxsize=16)
@@ -227,9 +227,9 @@ def _mask(marks: _Marks, chosen: Filter) -> np.ndarray:
     return keep
 
 
-def _completions(files: CellFiles, marks: _Marks, rows: np.ndarray) -> Iterator[Completion]:
+def _completions(files: CellFiles, marks: _Marks, rows: np.ndarray) -> Iterator[ShownCompletion]:
     for row, text in zip(rows, _texts(files.completions, rows), strict=True):
-        yield Completion(
+        yield ShownCompletion(
             question=int(marks.question[row]),
             sample=int(marks.sample[row]),
             text=text,

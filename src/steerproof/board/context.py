@@ -63,7 +63,7 @@ class Board:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
+class EntryRun:
     """An entry's run directory with its locked experiment."""
 
     entry: Entry
@@ -101,7 +101,7 @@ def find_entry(board: Board, number: int) -> Entry:
         raise NotFoundError(f"There is no experiment #{number} on this board.") from None
 
 
-def run_of(entry: Entry) -> Run | None:
+def run_of(entry: Entry) -> EntryRun | None:
     """The entry's run, once its experiment is locked."""
     if entry.directory is None:
         return None
@@ -109,7 +109,7 @@ def run_of(entry: Entry) -> Run | None:
     if experiment is None:
         return None
     named = {cell.name: cell for cell in cells(experiment)}
-    return Run(entry=entry, directory=entry.directory, experiment=experiment, cells=named)
+    return EntryRun(entry=entry, directory=entry.directory, experiment=experiment, cells=named)
 
 
 def refresh(board: Board) -> None:

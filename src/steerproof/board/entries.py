@@ -48,7 +48,7 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Event:
+class BoardEvent:
     """Something that happened to an entry."""
 
     at: str
@@ -222,14 +222,14 @@ def record(path: Path, number: int, what: str, who: str = "", detail: str = "") 
         _record(db, number, what, who, detail)
 
 
-def events(path: Path, number: int) -> tuple[Event, ...]:
+def events(path: Path, number: int) -> tuple[BoardEvent, ...]:
     """The board's events of an entry and of those joined to it, oldest first."""
     with connect(path) as db:
         rows = db.execute(
             f"SELECT at, what, who, detail FROM event WHERE number IN ({ITS}) ORDER BY id",
             (number, number),
         ).fetchall()
-    return tuple(Event(**row._asdict()) for row in rows)
+    return tuple(BoardEvent(**row._asdict()) for row in rows)
 
 
 def _experiment_of(proposal: Proposal, given: str | None, folder: Path) -> str | None:

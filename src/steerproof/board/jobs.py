@@ -29,7 +29,7 @@ class JobError(SteerproofError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
+class BoardJob:
     """One call of the command line."""
 
     id: int
@@ -50,7 +50,7 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
+class JobOrder:
     """What to start."""
 
     number: int
@@ -63,7 +63,7 @@ class Order:
     """Command and arguments, no shell."""
 
 
-def start(file: Path, logs: Path, order: Order) -> int:
+def start(file: Path, logs: Path, order: JobOrder) -> int:
     """Start a job in the background; return its id.
 
     Args:
@@ -91,7 +91,7 @@ def start(file: Path, logs: Path, order: Order) -> int:
     return job
 
 
-def stop(file: Path, number: int) -> Job:
+def stop(file: Path, number: int) -> BoardJob:
     """Ask the living job of an experiment to stop (SIGTERM): it finishes or drops its unit.
 
     Raises:
@@ -110,17 +110,17 @@ def stop(file: Path, number: int) -> Job:
     return _job(row)
 
 
-def jobs(file: Path, number: int) -> tuple[Job, ...]:
+def jobs(file: Path, number: int) -> tuple[BoardJob, ...]:
     """All jobs of an experiment, oldest first."""
     with connect(file) as db:
         return _jobs(db, number)
 
 
-def all_jobs(file: Path) -> dict[int, tuple[Job, ...]]:
+def all_jobs(file: Path) -> dict[int, tuple[BoardJob, ...]]:
     """Every job by experiment, oldest first."""
     with connect(file) as db:
         rows = db.execute("SELECT * FROM job ORDER BY id").fetchall()
-    by_experiment: dict[int, tuple[Job, ...]] = {}
+    by_experiment: dict[int, tuple[BoardJob, ...]] = {}
     for row in rows:
         by_experiment[row.number] = (*by_experiment.get(row.number, ()), _job(row))
     return by_experiment
@@ -156,14 +156,14 @@ def _await(file: Path, job: int, process: subprocess.Popen[bytes]) -> None:
         return  # the board's file is gone: nobody is left to tell
 
 
-def _jobs(db: sqlite3.Connection, number: int) -> tuple[Job, ...]:
+def _jobs(db: sqlite3.Connection, number: int) -> tuple[BoardJob, ...]:
     rows = db.execute("SELECT * FROM job WHERE number = ? ORDER BY id", (number,)).fetchall()
     return tuple(_job(row) for row in rows)
 
 
-def _job(row: Any) -> Job:
+def _job(row: Any) -> BoardJob:
     names = ("id", "number", "kind", "who", "at", "ended", "code")
-    return Job(alive=_alive(row), **{name: getattr(row, name) for name in names})
+    return BoardJob(alive=_alive(row), **{name: getattr(row, name) for name in names})
 
 
 def _alive(row: Any) -> bool:

@@ -11,7 +11,7 @@ _TONES = ("yes", "open", "no", "none")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
+class ListRow:
     """One run."""
 
     card: Card
@@ -26,8 +26,8 @@ class Row:
     """The same with its interval, in words."""
 
 
-def _answer(place: int) -> Callable[[Row], tuple[int, str]]:
-    def key(row: Row) -> tuple[int, str]:
+def _answer(place: int) -> Callable[[ListRow], tuple[int, str]]:
+    def key(row: ListRow) -> tuple[int, str]:
         if not row.answers:
             return len(_TONES), ""
         answer = row.answers[place]
@@ -36,7 +36,7 @@ def _answer(place: int) -> Callable[[Row], tuple[int, str]]:
     return key
 
 
-COLUMNS: dict[str, tuple[str, Callable[[Row], object]]] = {
+COLUMNS: dict[str, tuple[str, Callable[[ListRow], object]]] = {
     "number": ("No.", lambda row: row.card.entry.number),
     "title": ("Experiment", lambda row: row.card.entry.title.casefold()),
     "registered": ("Registered", _answer(0)),
@@ -51,26 +51,26 @@ COLUMNS: dict[str, tuple[str, Callable[[Row], object]]] = {
 """Heading and order of each column, by its name in an address."""
 
 
-def rows(cards: Iterable[Card]) -> list[Row]:
+def rows(cards: Iterable[Card]) -> list[ListRow]:
     """A row for every card whose run is locked."""
     return [row for row in map(_row, cards) if row is not None]
 
 
-def ordered(listed: Sequence[Row], column: str, *, down: bool) -> list[Row]:
+def ordered(listed: Sequence[ListRow], column: str, *, down: bool) -> list[ListRow]:
     """Sorted by a column; equal ones by number, newest first."""
     _, key = COLUMNS[column]
     newest = sorted(listed, key=lambda row: -row.card.entry.number)
     return sorted(newest, key=key, reverse=down)  # type: ignore[arg-type]  # each sorts with its own kind
 
 
-def _row(card: Card) -> Row | None:
+def _row(card: Card) -> ListRow | None:
     directory = card.entry.directory
     locked = None if directory is None else runs.experiment(directory)
     if locked is None:
         return None
     head = card.condition.head if card.condition else None
     tested = None if head is None else head.tested
-    return Row(
+    return ListRow(
         card=card,
         model=recipe.model(locked),
         seeds=recipe.seeds(locked),

@@ -23,8 +23,8 @@ from steerproof.board.cards import Query
 from steerproof.board.cell_rates import cell_rates
 from steerproof.board.completions import CellFiles, Filter, Page
 from steerproof.board.context import (
+    EntryRun,
     NotFoundError,
-    Run,
     board_of,
     find_entry,
     part_of,
@@ -114,7 +114,7 @@ def cell_page(request: Request) -> HTMLResponse:
         if files is not None:
             shown = completions.read_page(files, name, chosen, offset, _PER_PAGE)
             finishes = completions.finishes(files, name)
-    except completions.UnreadableError as error:
+    except completions.UnreadableCellError as error:
         problem = str(error)
     beside = asked.get("beside", "")
     known = {e.number: e for e in entries.entries(board.file)}
@@ -236,7 +236,7 @@ def completions_csv(request: Request) -> Response:
         files = completions.files_of(run.directory, name, read)
         if files is not None:
             completions.finishes(files, name)  # read before the first line is sent
-    except completions.UnreadableError as error:
+    except completions.UnreadableCellError as error:
         raise NotFoundError(str(error)) from error
     if files is None:
         raise NotFoundError("This cell has no completions yet.")
@@ -256,7 +256,7 @@ def static(request: Request) -> Response:
     return Response(content, media_type=kind, headers={"cache-control": kept})
 
 
-def _cell(request: Request) -> tuple[Run, str]:
+def _cell(request: Request) -> tuple[EntryRun, str]:
     run = run_of(find_entry(board_of(request), part_of(request, "number")))
     name = part_of(request, "cell")
     if run is None or name not in run.cells:
@@ -286,7 +286,7 @@ def _filter(request: Request) -> Filter:
     )
 
 
-def _beside(run: Run, other: str, shown: Page | None) -> dict | None:
+def _beside(run: EntryRun, other: str, shown: Page | None) -> dict | None:
     """The same questions and samples in another cell."""
     if other not in run.cells or shown is None:
         return None
@@ -295,7 +295,7 @@ def _beside(run: Run, other: str, shown: Page | None) -> dict | None:
         files: CellFiles | None = completions.files_of(run.directory, other, read)
         wanted = [(row.question, row.sample) for row in shown.rows]
         rows = {} if files is None else completions.read_rows(files, other, wanted)
-    except completions.UnreadableError:
+    except completions.UnreadableCellError:
         return None
     return None if files is None else rows
 

@@ -7,7 +7,7 @@ from typing import Any
 from steerproof.board import jobs, runs
 from steerproof.board.context import Board
 from steerproof.board.entries import Entry
-from steerproof.board.jobs import Job
+from steerproof.board.jobs import BoardJob
 from steerproof.text import span
 
 _PLAIN = (str, int, float)
@@ -16,7 +16,7 @@ _BRIEF = (*_COUNTED, "time", "GPU hours", "memory", "disk")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Objection:
+class ShownObjection:
     """One reason why the experiment may not show what it claims."""
 
     severity: str
@@ -25,12 +25,12 @@ class Objection:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class ShownPlan:
     """A plan as a page shows it."""
 
     facts: Sequence[tuple[str, str]]
     """Name and number, in words."""
-    objections: Sequence[Objection]
+    objections: Sequence[ShownObjection]
     unknown: Sequence[str]
     """What cannot be said before something is measured."""
     who: str = ""
@@ -54,28 +54,28 @@ class Plan:
         return f"{count} objection{'' if count == 1 else 's'}{more}"
 
 
-def plan_of(board: Board, entry: Entry) -> Plan | None:
+def plan_of(board: Board, entry: Entry) -> ShownPlan | None:
     """The newest successful plan; objections of a finished run replace the plan's own."""
     newest = next(iter(_plans_of(board, entry)), None)
     judged = entry.directory and runs.read_json(entry.directory / "results" / "objections.json")
     if not isinstance(judged, list):
         return newest
     objections = [_objection(one) for one in judged if isinstance(one, dict)]
-    return replace(newest or Plan(facts=(), objections=(), unknown=()), objections=objections)
+    return replace(newest or ShownPlan(facts=(), objections=(), unknown=()), objections=objections)
 
 
-def _plans_of(board: Board, entry: Entry) -> tuple[Plan, ...]:
+def _plans_of(board: Board, entry: Entry) -> tuple[ShownPlan, ...]:
     """Every plan that was made for an entry, newest first: what `plan --json` wrote is kept."""
     asked = [j for j in jobs.jobs(board.file, entry.number) if j.kind == "plan" and not j.alive]
     return tuple(plan for plan in (_plan(board, job) for job in reversed(asked)) if plan)
 
 
-def _plan(board: Board, job: Job) -> Plan | None:
+def _plan(board: Board, job: BoardJob) -> ShownPlan | None:
     """The plan of a job that ended well, whether or not a board saw it end."""
     said = None if job.code else runs.read_json(board.logs / f"{job.id}.out")
     if not isinstance(said, dict):
         return None
-    return Plan(
+    return ShownPlan(
         facts=_facts(said),
         objections=[
             _objection(one) for one in _items(said.get("objections")) if isinstance(one, dict)
@@ -90,8 +90,8 @@ def _spoken(name: str, value: str) -> str:
     return f"{value} {name}" if name in _COUNTED else f"{name} {value}"
 
 
-def _objection(one: Mapping[str, Any]) -> Objection:
-    return Objection(**{name: str(one.get(name) or "") for name in Objection.__slots__})
+def _objection(one: Mapping[str, Any]) -> ShownObjection:
+    return ShownObjection(**{name: str(one.get(name) or "") for name in ShownObjection.__slots__})
 
 
 def _facts(said: Mapping[str, Any]) -> list[tuple[str, str]]:

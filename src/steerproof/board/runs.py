@@ -38,7 +38,7 @@ from steerproof.run.store.registration import (
 from steerproof.run.store.store import unit_directory
 from steerproof.run.store.story import Event, Story
 from steerproof.spec.experiment import Experiment
-from steerproof.spec.grid import Adapter
+from steerproof.spec.grid import AdapterId
 from steerproof.text import clean
 
 _MOST_EVENTS = 5000
@@ -263,9 +263,9 @@ def unit(run: Path, wanted: UnitId) -> StoredUnit | None:
         return None
 
 
-def training_losses(run: Path, trained: Iterable[Adapter]) -> dict[Adapter, tuple[float, ...]]:
+def training_losses(run: Path, trained: Iterable[AdapterId]) -> dict[AdapterId, tuple[float, ...]]:
     """Loss by step of each of these adapters that was trained here."""
-    losses: dict[Adapter, tuple[float, ...]] = {}
+    losses: dict[AdapterId, tuple[float, ...]] = {}
     for adapter in trained:
         stored = unit(run, adapter_unit(adapter))
         if stored is None:

@@ -12,7 +12,7 @@ from steerproof.board import downloads, drawings, entries, grid, jobs, markdown,
 from steerproof.board.answers import Answer, answers_of
 from steerproof.board.cell_rates import cell_rates
 from steerproof.board.comments import Comment
-from steerproof.board.context import Board, Run
+from steerproof.board.context import Board, EntryRun
 from steerproof.board.entries import Entry
 from steerproof.board.grid import Matrix
 from steerproof.board.proposals import parse_proposal
@@ -45,7 +45,7 @@ class Moment:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Shown:
+class ShownComment:
     """A comment as it is shown."""
 
     comment: Comment
@@ -91,11 +91,11 @@ def proposal(text: str, known: Mapping[int, Entry]) -> Markup:
 
 def comments(
     board: Board, number: int, cell: str | None, known: Mapping[int, Entry]
-) -> tuple[Shown, ...]:
+) -> tuple[ShownComment, ...]:
     """Comments with their history, oldest first."""
     link = _link_to(known)
     return tuple(
-        Shown(
+        ShownComment(
             comment=one,
             html=markdown.render(one.text, link, top=4),
             earlier=tuple(
@@ -106,7 +106,7 @@ def comments(
     )
 
 
-def results(run: Run | None) -> Results:
+def results(run: EntryRun | None) -> Results:
     """Grid, units, estimate, verdict, figures and files of a run."""
     if run is None:
         return Results()
@@ -134,7 +134,7 @@ def results(run: Run | None) -> Results:
     )
 
 
-def training(run: Run | None) -> Markup | None:
+def training(run: EntryRun | None) -> Markup | None:
     """Training losses of every adapter, one panel per arm; none before the first has ended."""
     if run is None:
         return None
@@ -202,7 +202,7 @@ def neighbours(names: Sequence[str], name: str) -> tuple[str | None, str | None]
     return before, names[place + 1] if place + 1 < len(names) else None
 
 
-def plain_cells(run: Run) -> tuple[Cell, ...]:
+def plain_cells(run: EntryRun) -> tuple[Cell, ...]:
     """The cells on the diagonal, one for each persona: those that a column can hold."""
     return tuple(cell for cell in run.cells.values() if cell.plain)
 

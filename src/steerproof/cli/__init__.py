@@ -32,7 +32,7 @@ from steerproof.errors import AbsentModelError, MachineError, SteerproofError
 from steerproof.text import clean
 
 if TYPE_CHECKING:
-    from steerproof.run.artefacts.verdict import Verdict
+    from steerproof.run.artefacts.verdict import RunVerdict
     from steerproof.run.commands.session import Session
 
 _INTERRUPTED = 130
@@ -67,7 +67,7 @@ def _interrupted(_signal: int, _frame: FrameType | None) -> None:
     raise SystemExit(_INTERRUPTED)
 
 
-def _say_verdict(verdict: "Verdict | None", place: Path, as_json: bool) -> None:
+def _say_verdict(verdict: "RunVerdict | None", place: Path, as_json: bool) -> None:
     """Print verdict.json, or its head in words."""
 
     def words() -> str:

@@ -10,10 +10,10 @@ from steerproof.errors import SteerproofError
 from steerproof.text import clean
 
 if TYPE_CHECKING:  # the help needs no pyarrow
-    from steerproof.exchange.adapters import Rate
+    from steerproof.exchange.adapters import CardRate
     from steerproof.run.artefacts.score import Marks
     from steerproof.spec.experiment import Experiment
-    from steerproof.spec.grid import Adapter
+    from steerproof.spec.grid import AdapterId
 
 app = typer.Typer(
     help="Adapters as PEFT folders with a model card.", no_args_is_help=True, rich_markup_mode=None
@@ -67,13 +67,15 @@ def export_adapters(
     say(written, as_json, lambda: clean("\n".join(written)))
 
 
-def _rates(experiment: "Experiment", adapter: "Adapter", marks: "Marks") -> tuple["Rate", ...]:
+def _rates(
+    experiment: "Experiment", adapter: "AdapterId", marks: "Marks"
+) -> tuple["CardRate", ...]:
     """How often the marker fired in the adapter's cells along its own direction."""
-    from steerproof.exchange.adapters import Rate
+    from steerproof.exchange.adapters import CardRate
     from steerproof.spec.grid import cells
 
     return tuple(
-        Rate(
+        CardRate(
             prompt=cell.prompt,
             strength=str(cell.strength),
             fired=sum(mark.fired for mark in marks[cell.name]),

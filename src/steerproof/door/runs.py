@@ -14,7 +14,7 @@ from steerproof.errors import ExperimentError
 from steerproof.exchange.direction import Direction
 from steerproof.exchange.extracted import extracted
 from steerproof.run.artefacts import analysis, cell, directions, score, training
-from steerproof.run.artefacts.verdict import Verdict, verdict_of
+from steerproof.run.artefacts.verdict import RunVerdict, verdict_of
 from steerproof.run.graph.ids import UnitId
 from steerproof.run.graph.names import ANALYSIS, SCORE, adapter_unit, cell_unit, directions_unit
 from steerproof.run.graph.survey import recorded
@@ -66,7 +66,7 @@ class Run:
         return tuple(one for one in grid.cells(self.experiment) if cell_unit(one) in self._units)
 
     @property
-    def verdict(self) -> Verdict:
+    def verdict(self) -> RunVerdict:
         """What the run concluded, typed; a notebook shows its head.
 
         Raises:
@@ -74,7 +74,7 @@ class Run:
         """
         concluded = analysis.from_unit(self._unit(ANALYSIS))
         made = verdict_of(concluded, self._registration.lock.sha256)
-        return ShownVerdict(**{part.name: getattr(made, part.name) for part in fields(Verdict)})
+        return ShownVerdict(**{part.name: getattr(made, part.name) for part in fields(RunVerdict)})
 
     def rates(self) -> pa.Table:
         """The rate table: how often each cell fired, question by question.
@@ -133,7 +133,7 @@ class Run:
         Raises:
             ExperimentError: It has not been trained.
         """
-        asked = grid.Adapter(arm=arm, persona=persona, seed=seed)
+        asked = grid.AdapterId(arm=arm, persona=persona, seed=seed)
         unit = self._unit(adapter_unit(asked))
         for name in (CONFIG, WEIGHTS):
             unit.path(name)

@@ -6,7 +6,7 @@ from html import escape
 from steerproof.decide.analysis.answer_records import ThreeAnswers
 from steerproof.decide.analysis.records import Analysis, ArmResult
 from steerproof.decide.report import wording
-from steerproof.run.artefacts.verdict import Verdict
+from steerproof.run.artefacts.verdict import RunVerdict
 
 _COLUMNS = ("arm", "strength", "rho", "interval", "personas", "passes", "kills")
 
@@ -22,7 +22,7 @@ class ShownAnalysis(Analysis):
         return head_html(self, self.answers)
 
 
-class ShownVerdict(Verdict):
+class ShownVerdict(RunVerdict):
     """A verdict that a notebook shows as the head of its report."""
 
     __slots__ = ()

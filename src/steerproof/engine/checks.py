@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from steerproof.engine.jobs import AdapterJob, PushAudit, Recipe
+from steerproof.engine.jobs import AdapterJob, Recipe, TrainedPush
 from steerproof.engine.lora.weights import LoraWeights, Site, check_keys
 from steerproof.errors import ModelError, SteeringError, SteerproofError
 from steerproof.model.base import Base
@@ -13,7 +13,7 @@ PUSH_TOLERANCE = 0.05
 
 
 def steering_fault(
-    key: str, pushed: Mapping[Push, int], audits: Sequence[PushAudit]
+    key: str, pushed: Mapping[Push, int], audits: Sequence[TrainedPush]
 ) -> SteeringError | None:
     """Compare what arrived in the residual stream with what was asked for.
 

@@ -16,7 +16,7 @@ from steerproof.engine.blocks import NoBlockError
 from steerproof.engine.cache.attention import attending
 from steerproof.engine.canary import Canary, canaries
 from steerproof.engine.memory import bytes_per_token, free_bytes, out_of_memory
-from steerproof.engine.rows import Completion, Row, RowFault
+from steerproof.engine.rows import Drawn, Row, RowFault
 from steerproof.engine.runner import Choose, DecodeTensors
 from steerproof.engine.sampling import sample
 from steerproof.engine.sequences import Ending, Sequence, sequence_groups
@@ -51,7 +51,7 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
+class GenerationProgress:
     """Where a call of `generate` stands."""
 
     done: int
@@ -61,7 +61,7 @@ class Progress:
     """Tokens drawn, those of restarted rows included."""
 
 
-OnProgress = Callable[[Progress], None]
+OnProgress = Callable[[GenerationProgress], None]
 
 
 def generate(
@@ -71,7 +71,7 @@ def generate(
     *,
     limits: Limits | None = None,
     on_progress: OnProgress | None = None,
-) -> Iterator[Completion]:
+) -> Iterator[Drawn]:
     """Complete every row; completions come as rows end.
 
     `Engine` does the same, and tells what pushes did.
@@ -120,7 +120,7 @@ class Engine:
         *,
         limits: Limits | None = None,
         on_progress: OnProgress | None = None,
-    ) -> Iterator[Completion | RowFault]:
+    ) -> Iterator[Drawn | RowFault]:
         """Complete every row; completions come as rows end, and faults where there is one.
 
         Until the iterator is exhausted or closed the model belongs to it: adapters and steering are
@@ -152,7 +152,7 @@ class Engine:
         *,
         limits: Limits | None = None,
         on_progress: OnProgress | None = None,
-    ) -> Iterator[Completion]:
+    ) -> Iterator[Drawn]:
         """Like `generate`, for whoever wants all rows or none.
 
         Raises:
@@ -190,7 +190,7 @@ def _complete(
     settings: Generation,
     limits: Limits,
     on_progress: OnProgress | None,
-) -> Iterator[Completion | RowFault]:
+) -> Iterator[Drawn | RowFault]:
     base = subject.base
     if not rows:
         return
@@ -247,9 +247,7 @@ def _drawing(settings: Generation) -> Choose:
     return choose
 
 
-def _completions(
-    batching: Batching, base: Base, tally: "_Tally"
-) -> Iterator[Completion | RowFault]:
+def _completions(batching: Batching, base: Base, tally: "_Tally") -> Iterator[Drawn | RowFault]:
     """What the rows become, as they end."""
     scheduler = batching.scheduler
     with attending(base.model, batching.runner.cache):
@@ -260,7 +258,7 @@ def _completions(
             tally.step(batching.rows_running, ended, scheduler.drawn - drawn)
 
 
-def _completed(sequence: Sequence) -> Iterator[Completion | RowFault]:
+def _completed(sequence: Sequence) -> Iterator[Drawn | RowFault]:
     finish = sequence.finish
     assert finish is not None
     tokens = tuple(sequence.tokens[:-1] if finish == "eos" else sequence.tokens)
@@ -270,7 +268,7 @@ def _completed(sequence: Sequence) -> Iterator[Completion | RowFault]:
                 row=row, error=ModelError(_NOT_FINITE.format(row=row, at=len(tokens) - 1))
             )
         else:
-            yield Completion(row=row, token_ids=tokens, finish=finish)
+            yield Drawn(row=row, token_ids=tokens, finish=finish)
 
 
 class _Tally:
@@ -286,7 +284,7 @@ class _Tally:
         self._tokens += drawn
         if self._report is not None:
             waiting = self._rows - self._done - running
-            progress = Progress(
+            progress = GenerationProgress(
                 done=self._done, running=running, waiting=waiting, tokens=self._tokens
             )
             self._report(progress)

@@ -57,7 +57,7 @@ class Pooling:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PushAudit:
+class TrainedPush:
     """What one direction did while an adapter was trained."""
 
     push: Push
@@ -79,7 +79,7 @@ class TrainedAdapter:
     """Mean loss over completion tokens, per step."""
     gradient_norms: tuple[float, ...]
     """L2 norm before clipping, per step."""
-    pushes: tuple[PushAudit, ...]
+    pushes: tuple[TrainedPush, ...]
     firings: int
     """Forward passes in which one of its rows was pushed."""
     tokens: int

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from steerproof.engine.batches import StepRows, cosine_rate, step_plan
-from steerproof.engine.jobs import AdapterJob, PushAudit, Recipe, TrainedAdapter
+from steerproof.engine.jobs import AdapterJob, Recipe, TrainedAdapter, TrainedPush
 from steerproof.engine.lora.weights import LoraWeights
 from steerproof.errors import ModelError
 from steerproof.model.steering import Push
@@ -21,7 +21,7 @@ def used_pushes(job: AdapterJob) -> list[Push]:
 
 
 @dataclass(slots=True, kw_only=True)
-class Progress:
+class TrainingProgress:
     """What an adapter has seen so far."""
 
     losses: list[float] = field(default_factory=list)
@@ -43,7 +43,7 @@ class Resident:
     optimiser: torch.optim.AdamW
     push_slots: Mapping[Push | None, int]
     """An example's push -> this adapter's own steering slot."""
-    seen: Progress = field(default_factory=Progress)
+    seen: TrainingProgress = field(default_factory=TrainingProgress)
     pushed: dict[Push, int] = field(default_factory=dict)
     """Push -> token positions that were to be pushed."""
 
@@ -126,7 +126,7 @@ class Resident:
         seen.gradient_norms.append(norm)
         return None
 
-    def result(self, weights: LoraWeights, audits: tuple[PushAudit, ...]) -> TrainedAdapter:
+    def result(self, weights: LoraWeights, audits: tuple[TrainedPush, ...]) -> TrainedAdapter:
         """What it became."""
         return TrainedAdapter(
             key=self.job.key,

@@ -41,7 +41,7 @@ class RowFault:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Completion:
+class Drawn:
     """What a row became."""
 
     row: Row

@@ -54,7 +54,8 @@ def score(base: Base, rows: Sequence[Row], texts: Sequence[Sequence[int]]) -> li
     if not all(texts):
         raise ModelError("a text to be scored needs at least one token")
     asked = [
-        Asked(row=row, fed=tuple(text[:-1]), first=0) for row, text in zip(rows, texts, strict=True)
+        ForcedPass(row=row, fed=tuple(text[:-1]), first=0)
+        for row, text in zip(rows, texts, strict=True)
     ]
     scores = {
         place: log_probs(logits, texts[place]).cpu() for place, logits in read_logits(base, asked)
@@ -63,7 +64,7 @@ def score(base: Base, rows: Sequence[Row], texts: Sequence[Sequence[int]]) -> li
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
+class ForcedPass:
     """One forward pass over a prompt and what follows it."""
 
     row: Row
@@ -91,7 +92,7 @@ def log_probs(logits: Float[Tensor, "tokens vocab"], told: Sequence[int]) -> Ten
     return logits.gather(1, ids[:, None])[:, 0] - logits.logsumexp(1)
 
 
-def read_logits(base: Base, asked: Sequence[Asked]) -> Iterator[tuple[int, Tensor]]:
+def read_logits(base: Base, asked: Sequence[ForcedPass]) -> Iterator[tuple[int, Tensor]]:
     """The logits that are asked for, float32 `[wanted, vocab]`, with their place; in any order.
 
     What is read off them should be kept, and they themselves forgotten.
@@ -122,7 +123,7 @@ def read_logits(base: Base, asked: Sequence[Asked]) -> Iterator[tuple[int, Tenso
             yield from zip(places, logits, strict=True)
 
 
-def _batches(asked: Sequence[Asked], order: Sequence[int], base: Base) -> Iterator[list[int]]:
+def _batches(asked: Sequence[ForcedPass], order: Sequence[int], base: Base) -> Iterator[list[int]]:
     """Neighbours in an order, as many as one pass has room for."""
     vocab = _head(base).weight.shape[0]
     batch: list[int] = []
@@ -138,7 +139,7 @@ def _batches(asked: Sequence[Asked], order: Sequence[int], base: Base) -> Iterat
 
 
 @torch.inference_mode()
-def _logits(subject: Subject, cache: PooledCache, asked: Sequence[Asked]) -> Sequence[Tensor]:
+def _logits(subject: Subject, cache: PooledCache, asked: Sequence[ForcedPass]) -> Sequence[Tensor]:
     base, on = subject.base, subject.base.device
     rows = [one.row for one in asked]
     keys = [_sharing(one.row) for one in asked]

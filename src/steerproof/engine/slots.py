@@ -13,14 +13,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steerproof.engine.rows import Row
-from steerproof.engine.score import Asked, log_probs, read_logits
+from steerproof.engine.score import ForcedPass, log_probs, read_logits
 from steerproof.engine.subject import attached, subject_of
 from steerproof.errors import ModelError
 from steerproof.model.base import Base
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Text:
+class SlotText:
     """An answer, and the marker that might follow it."""
 
     row: Row
@@ -50,7 +50,7 @@ class Slot:
         return self.z_marker - self.z_end
 
 
-def weigh(base: Base, texts: Sequence[Text]) -> Iterator[tuple[int, Slot]]:
+def weigh(base: Base, texts: Sequence[SlotText]) -> Iterator[tuple[int, Slot]]:
     """Read the slots of many texts, with each text's place, in any order.
 
     Args:
@@ -64,7 +64,7 @@ def weigh(base: Base, texts: Sequence[Text]) -> Iterator[tuple[int, Slot]]:
     if not all(text.marker for text in texts):
         raise ModelError("a marker needs at least one token")
     asked = [
-        Asked(
+        ForcedPass(
             row=text.row,
             fed=(*text.answer, *text.marker[:-1]),
             first=len(text.answer),
@@ -75,7 +75,7 @@ def weigh(base: Base, texts: Sequence[Text]) -> Iterator[tuple[int, Slot]]:
         yield place, _slot(base, texts[place], logits)
 
 
-def _slot(base: Base, text: Text, logits: Float[Tensor, "marker vocab"]) -> Slot:
+def _slot(base: Base, text: SlotText, logits: Float[Tensor, "marker vocab"]) -> Slot:
     scores = log_probs(logits, text.marker)
     return Slot(
         z_marker=float(logits[0, text.marker[0]]),
@@ -85,7 +85,7 @@ def _slot(base: Base, text: Text, logits: Float[Tensor, "marker vocab"]) -> Slot
     )
 
 
-def weigh_alone(base: Base, text: Text) -> Slot:
+def weigh_alone(base: Base, text: SlotText) -> Slot:
     """The reference: one plain forward pass of one text, without cache or neighbours."""
     subject = subject_of(base, [text.row], audit_every=1)
     ids = torch.tensor([[*text.row.prompt_ids, *text.answer, *text.marker]], device=base.device)

@@ -21,9 +21,9 @@ from steerproof.engine.jobs import (
     AdapterJob,
     FailedAdapter,
     Pooling,
-    PushAudit,
     Recipe,
     TrainedAdapter,
+    TrainedPush,
 )
 from steerproof.engine.lora.gradients import LoraGradients
 from steerproof.engine.lora.pool import LoraPool
@@ -188,7 +188,7 @@ class _Pool:
         self.free = sorted([*self.free, resident.slot])
         slots = self.passes.steering.audit().slots
         audits = tuple(
-            PushAudit(push=push, measured=slots[self._own[resident.job.key, push] - 1])
+            TrainedPush(push=push, measured=slots[self._own[resident.job.key, push] - 1])
             for push in used_pushes(resident.job)
         )
         error = error or steering_fault(resident.job.key, resident.pushed, audits)

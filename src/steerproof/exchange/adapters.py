@@ -24,7 +24,7 @@ _FILES = ("*.safetensors", "*.json")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rate:
+class CardRate:
     """How often an adapter's marker fired in one cell."""
 
     prompt: str
@@ -55,7 +55,7 @@ class TrainedAs:
     """How hard, such as `ratio=+0.2`, or `none`."""
     base_model: str
     revision: str | None
-    rates: tuple[Rate, ...] = ()
+    rates: tuple[CardRate, ...] = ()
     """Of its cells along its own direction."""
 
 
@@ -134,7 +134,7 @@ def system_prompt(experiment: Experiment, arm: Arm, persona: str) -> str:
 
 
 def trained_as(
-    experiment: Experiment, arm: Arm, persona: str, rates: tuple[Rate, ...]
+    experiment: Experiment, arm: Arm, persona: str, rates: tuple[CardRate, ...]
 ) -> TrainedAs:
     """How an experiment trained an adapter."""
     pushed = arm.direction != "none"

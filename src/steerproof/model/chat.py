@@ -43,7 +43,7 @@ _MAX_TEMPLATE_TEXT = 100_000
 
 
 @runtime_checkable
-class Chat(Protocol):
+class PromptMaker(Protocol):
     """What a prompt is made with; a `Base` is one."""
 
     @property
@@ -68,8 +68,8 @@ class Chat(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Prompts:
-    """A `Chat` without a model."""
+class TokenizerOnly:
+    """A `PromptMaker` without a model."""
 
     tokenizer: PreTrainedTokenizerBase
     context: int
@@ -118,7 +118,7 @@ def check_template(tokenizer: PreTrainedTokenizerBase) -> None:
         )
 
 
-def chat_ids(base: Chat, *, system: str, user: str, reserve: int = 0) -> tuple[int, ...]:
+def chat_ids(base: PromptMaker, *, system: str, user: str, reserve: int = 0) -> tuple[int, ...]:
     """Token ids of one prompt: system text, question, and the start of the answer.
 
     Args:
@@ -142,7 +142,7 @@ def chat_ids(base: Chat, *, system: str, user: str, reserve: int = 0) -> tuple[i
 
 
 def answer_ids(
-    base: Chat, end_of_turn: int, *, system: str, user: str, answer: str
+    base: PromptMaker, end_of_turn: int, *, system: str, user: str, answer: str
 ) -> tuple[int, ...]:
     """Token ids that a row learns: the answer as the template writes it, and the end of turn.
 
@@ -201,7 +201,7 @@ def end_of_turn(tokenizer: PreTrainedTokenizerBase, options: TemplateOptions | N
         {"role": "user", "content": "steerproof probe question"},
         {"role": "assistant", "content": _PROBE},
     ]
-    chat = Prompts(tokenizer=tokenizer, context=0, template_options=options or {})
+    chat = TokenizerOnly(tokenizer=tokenizer, context=0, template_options=options or {})
     text = _render(chat, dialogue, generate=False)
     tail = text[text.find(_PROBE) + len(_PROBE) :] if _PROBE in text else ""
     ids = text_ids(tokenizer, tail)
@@ -227,7 +227,7 @@ def _special(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
     return tuple(sorted(token for token in added | set(tokenizer.all_special_tokens) if token))
 
 
-def _prompt(base: Chat, system: str, user: str) -> str:
+def _prompt(base: PromptMaker, system: str, user: str) -> str:
     for text in (system, user):
         _check_plain(base.tokenizer, text)
     text = _render(base, _messages(base.system_role, system, user), generate=True)
@@ -252,7 +252,7 @@ def _messages(system_role: SystemRole, system: str, user: str) -> list[Message]:
     return [{"role": "user", "content": f"{system}\n\n{user}" if system else user}]
 
 
-def _render(base: Chat, messages: Sequence[Message], *, generate: bool) -> str:
+def _render(base: PromptMaker, messages: Sequence[Message], *, generate: bool) -> str:
     options: Any = dict(base.template_options)
     try:
         with _always_today(), bounded(RENDER_SECONDS, _RENDER_MEMORY):
@@ -307,7 +307,7 @@ def _holds(text: str, system: str, user: str) -> bool:
     return start >= 0 and text.find(user.strip(), start + len(system.strip())) >= 0
 
 
-def _dropped(base: Chat, text: str, system: str, user: str) -> str:
+def _dropped(base: PromptMaker, text: str, system: str, user: str) -> str:
     """Why a text is missing from a prompt, and what helps."""
     parts = [
         {**message, "content": [{"type": "text", "text": message["content"]}]}

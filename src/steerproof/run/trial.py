@@ -20,7 +20,7 @@ from steerproof.decide.review.plan import Range, Throughput
 from steerproof.engine.batches import Example
 from steerproof.engine.generate import Engine
 from steerproof.engine.lora.weights import fresh_weights, lora_sites
-from steerproof.engine.rows import Completion
+from steerproof.engine.rows import Drawn
 from steerproof.engine.train import AdapterJob, FailedAdapter, Recipe, train
 from steerproof.model.base import Base
 from steerproof.model.chat import chat_ids
@@ -163,7 +163,7 @@ def _push(experiment: Experiment, base: Base) -> Push:
 
 def _try_generation(
     experiment: Experiment, base: Base, recipe: Recipe, push: Push, seconds: float
-) -> tuple[list[Completion], Timed]:
+) -> tuple[list[Drawn], Timed]:
     """Cells of several adapters at once; returns what was drawn in the last round, and its time."""
     sites = lora_sites(base)
     adapters = [fresh_weights(sites, recipe.spec, seed) for seed in range(1, ADAPTERS + 1)]
@@ -185,7 +185,7 @@ def _try_generation(
     # Question by question, so that few rows are already of several adapters.
     rows = [row for asked in cells for row in rows_of(base, asked, settings)]
     rows.sort(key=lambda row: (row.question, row.sample))
-    drawn: list[Completion] = []
+    drawn: list[Drawn] = []
 
     def draw(count: int) -> Timed:
         engine = Engine(base, sorted(rows[:count], key=lambda row: row.cell))
@@ -221,7 +221,7 @@ def _try_training(
 
 
 def _examples(
-    experiment: Experiment, base: Base, drawn: list[Completion], count: int, push: Push
+    experiment: Experiment, base: Base, drawn: list[Drawn], count: int, push: Push
 ) -> tuple[Example, ...]:
     """Training rows with the answers that were just drawn, every other one pushed."""
     questions = experiment.questions.training

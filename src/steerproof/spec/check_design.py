@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from steerproof.spec.adapter_source import AdapterSource
 from steerproof.spec.experiment import CONTROL_KINDS, Arm, Experiment, PromptKind
-from steerproof.spec.judging import Analysis
+from steerproof.spec.judging import AnalysisSettings
 from steerproof.spec.problems import Check, Keys, Problem, did_you_mean, shown, twice
 from steerproof.spec.strength import NONE, Strength
 
@@ -213,7 +213,7 @@ def _strengths(experiment: Experiment) -> Iterator[Problem]:
     yield from _sign_check(analysis)
 
 
-def _sign_check(analysis: Analysis) -> Iterator[Problem]:
+def _sign_check(analysis: AnalysisSettings) -> Iterator[Problem]:
     negative, second = analysis.negative_strength, analysis.co_primary_strength
     if negative is None:
         return

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from steerproof.spec.judging import Analysis, Answers, Gates
+from steerproof.spec.judging import AnalysisSettings, AnswerSettings, Gates
 from steerproof.spec.record import FileName, Name, Positive, Record, Share, Text, later
 from steerproof.spec.strength import NONE, Strength
 
@@ -80,7 +80,7 @@ class Layers(Record):
     """Another layer, for the contrast arm; none leaves it out."""
 
 
-class Dataset(Record):
+class DatasetSettings(Record):
     """One training set per persona, shared by all arms."""
 
     positives: Positive = 200
@@ -305,7 +305,7 @@ class Experiment(Record):
     """Layers of the direction."""
     gates: Gates = Gates()
     """Conditions on the directions."""
-    dataset: Dataset = Dataset()
+    dataset: DatasetSettings = DatasetSettings()
     """Training rows."""
     training: Training = Training()
     """Training recipe."""
@@ -317,9 +317,9 @@ class Experiment(Record):
     """How completions are drawn."""
     scoring: Scoring = Scoring()
     """What counts as the marker."""
-    analysis: Analysis = Analysis()
+    analysis: AnalysisSettings = AnalysisSettings()
     """What is concluded, and how."""
-    answers: Answers = later(Answers())
+    answers: AnswerSettings = later(AnswerSettings())
     """Numbers of the answers beside the registered one."""
     exploratory: Text | None = later(None)
     """Why its verdict confirms nothing, such as `one run of a sweep over layers.primary`; none for

@@ -18,7 +18,7 @@ from steerproof.spec.strength import NONE, Strength
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Adapter:
+class AdapterId:
     """The LoRA weights of one (arm, persona, training seed)."""
 
     arm: str
@@ -73,9 +73,9 @@ class Cell:
         return CellKind(**{name: getattr(self, name) for name in names})
 
     @property
-    def adapter(self) -> Adapter:
+    def adapter(self) -> AdapterId:
         """The adapter that is measured; in an untrained arm there is none of this name."""
-        return Adapter(arm=self.arm, persona=self.persona, seed=self.seed)
+        return AdapterId(arm=self.arm, persona=self.persona, seed=self.seed)
 
     @property
     def plain(self) -> bool:
@@ -167,10 +167,10 @@ def system_of(experiment: Experiment, cell: Cell) -> str:
     return experiment.persona(cell.prompt_of or cell.persona).prompt
 
 
-def adapters(experiment: Experiment) -> tuple[Adapter, ...]:
+def adapters(experiment: Experiment) -> tuple[AdapterId, ...]:
     """Every adapter of the experiment, arm by arm, in file order; then those of further seeds."""
     return tuple(
-        Adapter(arm=arm.name, persona=persona.name, seed=seed)
+        AdapterId(arm=arm.name, persona=persona.name, seed=seed)
         for seed in (None, *experiment.further_seeds)
         for arm in experiment.arms
         for persona in experiment.personas
@@ -215,9 +215,9 @@ def asked(experiment: Experiment) -> dict[Cell, Asked]:
     return wanted
 
 
-def by_adapter(measured: Mapping[Cell, Asked]) -> dict[Adapter, dict[Cell, Asked]]:
+def by_adapter(measured: Mapping[Cell, Asked]) -> dict[AdapterId, dict[Cell, Asked]]:
     """The graded cells of each adapter; in an untrained arm, of each persona."""
-    grouped: dict[Adapter, dict[Cell, Asked]] = {}
+    grouped: dict[AdapterId, dict[Cell, Asked]] = {}
     for cell, wanted in measured.items():
         if wanted.graded:
             grouped.setdefault(cell.adapter, {})[cell] = wanted

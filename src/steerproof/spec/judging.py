@@ -27,7 +27,7 @@ class Thresholds(Record):
     """direction_not_specific: rho(centroid) - rho(isotropic) below this (and equal rates)."""
 
 
-class Analysis(Record):
+class AnalysisSettings(Record):
     """The registered analysis."""
 
     arm: Name = "A"
@@ -71,7 +71,7 @@ class Gates(Record):
     """Largest |cosine| between the neutral prompt's centred vector and any persona's."""
 
 
-class Answers(Record):
+class AnswerSettings(Record):
     """Numbers of the answers that stand beside the registered one: gates, ranking, matrix."""
 
     installed: Share = 0.20

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable, Iterator
 
 from steerproof.spec.experiment import Arm, Experiment, Grid
 from steerproof.spec.grid import adapters, samples
-from steerproof.spec.judging import Analysis
+from steerproof.spec.judging import AnalysisSettings
 from steerproof.spec.lock import Lock
 
-Kills = Callable[[Analysis], Iterable[tuple[str, str]]]
+Kills = Callable[[AnalysisSettings], Iterable[tuple[str, str]]]
 """Every kill criterion's name, and when it fires under the registered numbers."""
 _UNDECLARED = (
     "Not declared. Whoever posts this text states here what was known of the outcome when the "
@@ -179,7 +179,7 @@ def _answers(experiment: Experiment) -> Iterator[str]:
     )
 
 
-def _strengths(analysis: Analysis) -> str:
+def _strengths(analysis: AnalysisSettings) -> str:
     parts = [f"`{analysis.primary_strength}` is primary"]
     if analysis.co_primary_strength:
         parts.append(f"`{analysis.co_primary_strength}` co-primary (a pass at one only is bound)")
@@ -188,7 +188,7 @@ def _strengths(analysis: Analysis) -> str:
     return ", ".join(parts)
 
 
-def _exclusions(analysis: Analysis) -> list[str]:
+def _exclusions(analysis: AnalysisSettings) -> list[str]:
     return [
         "No persona, question or completion is left out. A cell that failed is missing, not zero; "
         "with a headline persona missing the result is inconclusive. So it is when more than "

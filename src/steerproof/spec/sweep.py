@@ -38,7 +38,7 @@ class Axis:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
+class AskedRun:
     """One run of a sweep."""
 
     settings: tuple[Setting, ...]
@@ -93,7 +93,7 @@ def _split(text: str) -> list[str]:
 
 def asked_runs(
     loaded: Loaded, axes: Sequence[Axis], draws: int, fixed: Sequence[Setting] = ()
-) -> tuple[Asked, ...]:
+) -> tuple[AskedRun, ...]:
     """Every run of a sweep, checked; the last axis changes fastest.
 
     Args:
@@ -135,13 +135,13 @@ def _asked(
     values: Sequence[str],
     draws: int,
     fixed: Sequence[Setting],
-) -> Asked:
+) -> AskedRun:
     settings = tuple(
         Setting(place=axis.place, text=value) for axis, value in zip(axes, values, strict=True)
     )
     made, _ = with_settings(loaded, (*fixed, *settings))
     whole, _ = with_settings(made, _additions(made, [axis.place for axis in axes], draws))
-    return Asked(settings=settings, loaded=whole)
+    return AskedRun(settings=settings, loaded=whole)
 
 
 def _additions(made: Loaded, places: Sequence[str], draws: int) -> list[Setting]:

@@ -20,7 +20,7 @@ from steerproof.model.chat import chat_ids
 from steerproof.model.steering import record
 from steerproof.model.transfer import unplanned_attention
 from steerproof.spec.experiment import Experiment
-from steerproof.study.kinds import KINDS, Shown, drawn, isotropic
+from steerproof.study.kinds import KINDS, Material, drawn, isotropic
 
 _ROUNDING = 1e-6
 """Share of the residual's norm below which a centroid is nothing but rounding."""
@@ -205,7 +205,7 @@ def from_residuals(
     centroid[centroid.norm(dim=1) <= _ROUNDING * raw.norm(dim=1).mean()] = 0.0
     for name, vector in (given or {}).items():
         centroid[residuals.personas.index(name)] = vector.double()
-    shown = Shown(
+    shown = Material(
         layer=residuals.layer,
         personas=residuals.personas,
         headline=tuple(rows),

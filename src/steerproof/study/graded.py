@@ -13,7 +13,7 @@ from functools import cache
 from steerproof.decide.analysis.slots import SlotRow
 from steerproof.engine.lora.weights import LoraWeights
 from steerproof.engine.rows import Row
-from steerproof.engine.slots import Slot, Text, weigh
+from steerproof.engine.slots import Slot, SlotText, weigh
 from steerproof.errors import ModelError
 from steerproof.model.base import Base
 from steerproof.model.chat import chat_ids, text_ids
@@ -149,9 +149,9 @@ def _texts(base: Base, cell: GradedCell, marker: str) -> Iterator[_Asked]:
         )
 
 
-def _text(asked: _Asked, marker: tuple[int, ...]) -> Text:
+def _text(asked: _Asked, marker: tuple[int, ...]) -> SlotText:
     assert asked.answer is not None  # only those with a slot are asked for
-    return Text(row=asked.row, answer=asked.answer, marker=marker)
+    return SlotText(row=asked.row, answer=asked.answer, marker=marker)
 
 
 def _row(asked: _Asked, slot: Slot | None) -> SlotRow:

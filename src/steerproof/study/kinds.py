@@ -15,7 +15,7 @@ from steerproof.spec.seeds import derived_seed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Shown:
+class Material:
     """What a kind of direction can be made of, at one layer; float64."""
 
     layer: int
@@ -32,7 +32,7 @@ class Shown:
     """The experiment's; what is random is drawn from (seed, kind, persona, layer)."""
 
 
-Kind = Callable[[Shown], Float[Tensor, "persona hidden"]]
+Kind = Callable[[Material], Float[Tensor, "persona hidden"]]
 """The vectors of a kind, one row per persona, before any coefficient."""
 Draw = Callable[[torch.Generator, Tensor, Tensor], Tensor]
 """A random vector, of any length, from the centroid that it is a control of and the headline's."""
@@ -66,7 +66,7 @@ def drawn(
     return vector / norm * own.norm() if bool(norm > 0) else vector
 
 
-def _control(shown: Shown, kind: str, draw: Draw) -> Float[Tensor, "persona hidden"]:
+def _control(shown: Material, kind: str, draw: Draw) -> Float[Tensor, "persona hidden"]:
     basis = shown.centroid[list(shown.headline)]
     return torch.stack(
         [

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from steerproof.decide.analysis.gates import Text
+from steerproof.decide.analysis.gates import TextQuality
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +37,7 @@ def truncated(marks: Sequence[Mark]) -> float | None:
     return mean(mark.finish == "length" for mark in marks)
 
 
-def text_of(marks: Sequence[Mark], repetition: float) -> Text | None:
+def text_of(marks: Sequence[Mark], repetition: float) -> TextQuality | None:
     """How a cell's completions end; None of none.
 
     Args:
@@ -50,7 +50,7 @@ def text_of(marks: Sequence[Mark], repetition: float) -> Text | None:
     ended = [mark for mark in marks if mark.finish == "eos"]
     whole = [m for m in ended if m.repetition is None or m.repetition <= repetition]
     count = len(marks)
-    return Text(ended=len(ended) / count, coherent=len(whole) / count, completions=count)
+    return TextQuality(ended=len(ended) / count, coherent=len(whole) / count, completions=count)
 
 
 def mean(values: Iterable[float | None]) -> float | None:

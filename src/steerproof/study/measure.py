@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from steerproof.engine.canary import Canary, fixed_text
 from steerproof.engine.generate import Engine
 from steerproof.engine.lora.weights import LoraWeights
-from steerproof.engine.rows import Completion as Drawn
+from steerproof.engine.rows import Drawn as Drawn
 from steerproof.engine.rows import Row, RowFault
 from steerproof.engine.sampling import row_seed
 from steerproof.errors import ModelError, SteeringError, SteerproofError

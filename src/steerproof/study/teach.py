@@ -12,7 +12,7 @@ from steerproof.model.base import Base
 from steerproof.model.chat import answer_ids, chat_ids
 from steerproof.model.push import Push
 from steerproof.spec.experiment import Arm, Experiment, Training
-from steerproof.spec.grid import Adapter
+from steerproof.spec.grid import AdapterId
 from steerproof.spec.seeds import derived_seed
 from steerproof.study.dataset import Dataset, TrainingRow, signal
 from steerproof.study.geometry import AskedPush, PushOf
@@ -23,7 +23,7 @@ from steerproof.study.trained import PushAudit, TrainingRecord
 class Lesson:
     """One adapter that is to be trained, and its rows."""
 
-    adapter: Adapter
+    adapter: AdapterId
     experiment: Experiment
     """At least its arm, prompts, layers, seed, training and reading of negatives."""
     dataset: Dataset
@@ -47,7 +47,7 @@ def teach(
     lessons: Sequence[Lesson],
     push: PushOf,
     on_step: StepReport | None = None,
-) -> Iterator[tuple[Adapter, Taught | SteerproofError]]:
+) -> Iterator[tuple[AdapterId, Taught | SteerproofError]]:
     """Train adapters, many at a time; each is as if it were alone, and fails alone.
 
     Args:

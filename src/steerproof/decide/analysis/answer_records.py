@@ -122,7 +122,7 @@ class RandomDraws:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Base:
+class BaseRates:
     """The untrained model under every push and prompt that it was measured with."""
 
     fired: int
@@ -273,7 +273,7 @@ class DirectionAnswer:
     contrasts: tuple[Contrast, ...]
     """Differences of the classes, of the tested arm."""
     draws: RandomDraws | None
-    base: Base | None
+    base: BaseRates | None
     signs: SignCounts | None
     fraction: Estimate | None
     """S of the direction over S of the prompt, in the arm trained on prompts, in nats."""

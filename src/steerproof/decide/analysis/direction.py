@@ -18,7 +18,7 @@ from steerproof.decide.analysis.answer_records import (
     Scale,
 )
 from steerproof.decide.analysis.bounds import Bounds, mean_bounds
-from steerproof.spec.judging import Answers
+from steerproof.spec.judging import AnswerSettings
 
 Adapters = Float[np.ndarray, " adapters"]
 
@@ -62,19 +62,21 @@ def estimated(bounds: Bounds) -> Estimate:
     )
 
 
-def _least_of(scale: Scale, limits: Answers) -> float:
+def _least_of(scale: Scale, limits: AnswerSettings) -> float:
     """The smallest difference that matters on a scale."""
     return limits.least_rate if scale == "rate" else limits.least_nats
 
 
-def _selective(matrix: MatrixResult | None, limits: Answers) -> bool | None:
+def _selective(matrix: MatrixResult | None, limits: AnswerSettings) -> bool | None:
     """Whether each adapter answers to its own column; None where that was not measured."""
     if matrix is None or matrix.s is None or matrix.p is None:
         return None
     return matrix.p <= limits.matrix_p and matrix.s.lower > _least_of(matrix.scale, limits)
 
 
-def reads(matrix: MatrixResult | None, effects: tuple[Contrast, ...], limits: Answers) -> Reads:
+def reads(
+    matrix: MatrixResult | None, effects: tuple[Contrast, ...], limits: AnswerSettings
+) -> Reads:
     """The outcome of the tested arm.
 
     Args:
@@ -108,7 +110,9 @@ def _larger(estimate: Estimate | None, least: float) -> bool:
     return estimate is not None and estimate.value > least and estimate.lower > 0
 
 
-def carries(tested: MatrixResult | None, control: MatrixResult | None, limits: Answers) -> Carries:
+def carries(
+    tested: MatrixResult | None, control: MatrixResult | None, limits: AnswerSettings
+) -> Carries:
     """Whether an arm that never saw a persona prompt fires under its own persona's.
 
     Args:
@@ -127,7 +131,7 @@ def carries(tested: MatrixResult | None, control: MatrixResult | None, limits: A
 
 
 def supports(
-    tested: MatrixResult | None, baseline: MatrixResult | None, limits: Answers
+    tested: MatrixResult | None, baseline: MatrixResult | None, limits: AnswerSettings
 ) -> bool | None:
     """Whether the matrix bears a SUPPORTED of the title's question.
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from steerproof.decide.analysis.answer_records import (
-    Base,
+    BaseRates,
     DirectionAnswer,
     Estimate,
     MatrixResult,
@@ -108,13 +108,15 @@ def _fraction(direction: Block | None, prompt: Block | None, case: Case) -> Esti
     return estimated(fraction(direction.values, prompt.values, held))
 
 
-def _base(case: Case) -> Base | None:
+def _base(case: Case) -> BaseRates | None:
     """What the untrained model does under any push or prompt."""
     untrained = {arm.name for arm in case.experiment.arms if arm.untrained}
     counts = [c for cell, c in case.table.cells.items() if cell.arm in untrained]
     if not counts:
         return None
-    return Base(fired=sum(sum(c.fired) for c in counts), total=sum(sum(c.total) for c in counts))
+    return BaseRates(
+        fired=sum(sum(c.fired) for c in counts), total=sum(sum(c.total) for c in counts)
+    )
 
 
 def _signs(case: Case, arm: str) -> SignCounts | None:

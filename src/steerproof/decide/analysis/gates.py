@@ -18,7 +18,7 @@ from steerproof.decide.analysis.reliability import (
     questions_needed,
 )
 from steerproof.decide.analysis.statistics import spearman
-from steerproof.spec.judging import Answers
+from steerproof.spec.judging import AnswerSettings
 
 Number = float | int | None
 Rates = Float[np.ndarray, "personas *batch"]
@@ -62,7 +62,7 @@ class Install:
     """The upper bound is below the limit: shown not to be installed."""
 
 
-def install_of(own: Rates, others: Rates, limits: Answers) -> Install:
+def install_of(own: Rates, others: Rates, limits: AnswerSettings) -> Install:
     """How much more a prompted adapter fires under its own persona's prompt.
 
     Args:
@@ -83,7 +83,9 @@ def install_of(own: Rates, others: Rates, limits: Answers) -> Install:
     )
 
 
-def installed(own: Rates, others: Rates, limits: Answers, arm: str, prompts: int = 1) -> Gate:
+def installed(
+    own: Rates, others: Rates, limits: AnswerSettings, arm: str, prompts: int = 1
+) -> Gate:
     """G1: the adapters whose prompted rates are the bridge learnt whom to fire for.
 
     Args:
@@ -130,7 +132,7 @@ def installed(own: Rates, others: Rates, limits: Answers, arm: str, prompts: int
     )
 
 
-def _install_limit(limits: Answers) -> str:
+def _install_limit(limits: AnswerSettings) -> str:
     return (
         f"difference with a one-sided 95% lower bound of {limits.installed:g} or more, and "
         f"{limits.installed_each:g} or more for {limits.installed_share:.0%} of the personas"
@@ -138,7 +140,7 @@ def _install_limit(limits: Answers) -> str:
 
 
 def attainable_rho(
-    bridge: Reliability, steered: Reliability, questions: int, limits: Answers, strength: str
+    bridge: Reliability, steered: Reliability, questions: int, limits: AnswerSettings, strength: str
 ) -> Gate:
     """G2: the two rankings hold enough signal for a perfect relation to show."""
     value = float(attainable(bridge, steered))
@@ -177,7 +179,7 @@ def _alpha(reliable: Reliability) -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Text:
+class TextQuality:
     """What the completions of one arm's cells are like, marker aside."""
 
     ended: float
@@ -188,7 +190,10 @@ class Text:
 
 
 def coherent(
-    steered: Mapping[str, Text], unsteered: Mapping[str, Text], limits: Answers, strength: str
+    steered: Mapping[str, TextQuality],
+    unsteered: Mapping[str, TextQuality],
+    limits: AnswerSettings,
+    strength: str,
 ) -> Gate:
     """G3: pushing leaves the text whole.
 
@@ -236,7 +241,7 @@ def coherent(
 
 
 def equal_dose(
-    ratios: Rates | None, steered: Rates, limits: Answers, strength: str, unit: str = "ratio"
+    ratios: Rates | None, steered: Rates, limits: AnswerSettings, strength: str, unit: str = "ratio"
 ) -> Gate:
     """G4: every persona is pushed alike, so that the size of the push does not order the rates.
 
@@ -295,7 +300,7 @@ def neutral(cosines: Mapping[str, float], allowed: float) -> Gate:
     )
 
 
-def control(cosines: Mapping[str, float] | None, limits: Answers, kind: str) -> Gate:
+def control(cosines: Mapping[str, float] | None, limits: AnswerSettings, kind: str) -> Gate:
     """G6: a control direction has little of the direction it controls for.
 
     Args:

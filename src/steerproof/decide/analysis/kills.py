@@ -28,7 +28,7 @@ from steerproof.decide.analysis.statistics import (
     spearman,
 )
 from steerproof.spec.grid import CellKind
-from steerproof.spec.judging import Analysis
+from steerproof.spec.judging import AnalysisSettings
 
 _ROUNDING = 1e-12
 """Slack of a comparison of a difference of two rounded numbers with a threshold."""
@@ -92,9 +92,9 @@ class Criterion:
     """Its name in files; also the outcome of a table that it refutes."""
     meaning: str
     """What it says of the arm, as the end of a sentence."""
-    fires_when: Callable[[Analysis], str]
+    fires_when: Callable[[AnalysisSettings], str]
     """The condition in words, with its registered numbers."""
-    judge: Callable[[ArmRates, Analysis], Kill]
+    judge: Callable[[ArmRates, AnalysisSettings], Kill]
     cells: Callable[[ArmCells], Sequence[CellKind | None]]
     """The cells that it cannot do without."""
     numbers: Mapping[str, str]
@@ -112,12 +112,12 @@ def criteria() -> tuple[Criterion, ...]:
     return REGISTERED
 
 
-def conditions(analysis: Analysis) -> tuple[tuple[str, str], ...]:
+def conditions(analysis: AnalysisSettings) -> tuple[tuple[str, str], ...]:
     """Every criterion's name, and when it fires, for the registration text."""
     return tuple((criterion.name, criterion.fires_when(analysis)) for criterion in criteria())
 
 
-def kills(arm: ArmRates, analysis: Analysis) -> dict[str, Kill]:
+def kills(arm: ArmRates, analysis: AnalysisSettings) -> dict[str, Kill]:
     """All criteria of an arm.
 
     Args:
@@ -130,7 +130,7 @@ def kills(arm: ArmRates, analysis: Analysis) -> dict[str, Kill]:
     return {criterion.name: criterion.judge(arm, analysis) for criterion in criteria()}
 
 
-def _uniform_zero(arm: ArmRates, analysis: Analysis) -> Kill:
+def _uniform_zero(arm: ArmRates, analysis: AnalysisSettings) -> Kill:
     """Steering elicits nothing: every steered cell under the neutral prompt is near zero.
 
     Cells with the persona prompt on are left out: there the prompt alone can fire the marker.
@@ -159,7 +159,7 @@ _UNIFORM_ZERO = Criterion(
 )
 
 
-def _baseline_rate_driven(arm: ArmRates, analysis: Analysis) -> Kill:
+def _baseline_rate_driven(arm: ArmRates, analysis: AnalysisSettings) -> Kill:
     """The ranking was there before steering: the unsteered rate predicts both others.
 
     An unsteered rate that is the same for every persona (often 0) ranks nothing and drives
@@ -193,7 +193,7 @@ _BASELINE_RATE_DRIVEN = Criterion(
 )
 
 
-def _sign_inverted(arm: ArmRates, analysis: Analysis) -> Kill:
+def _sign_inverted(arm: ArmRates, analysis: AnalysisSettings) -> Kill:
     """With the persona prompt on, pushing along the direction lowers the rate of many personas."""
     known = ~(np.isnan(arm.prompted) | np.isnan(arm.prompted_steered))
     inverted = np.asarray(np.sum(known & (arm.prompted_steered < arm.prompted), axis=0))
@@ -220,7 +220,7 @@ _SIGN_INVERTED = Criterion(
 )
 
 
-def _no_correlation(arm: ArmRates, analysis: Analysis) -> Kill:
+def _no_correlation(arm: ArmRates, analysis: AnalysisSettings) -> Kill:
     """The steered ranking has nothing to do with the bridge."""
     rho, complete = spearman(arm.steered, arm.bridge), all_present(arm.steered, arm.bridge)
     fired = negated(at_least(rho, analysis.thresholds.no_correlation, complete))
@@ -239,7 +239,7 @@ _NO_CORRELATION = Criterion(
 )
 
 
-def _direction_not_specific(arm: ArmRates, analysis: Analysis) -> Kill:
+def _direction_not_specific(arm: ArmRates, analysis: AnalysisSettings) -> Kill:
     """A random direction of the same norm does as well: neither the ranking nor the rate differs.
 
     Mean rates are unweighted means over personas. Their Wilson half-widths are those of the

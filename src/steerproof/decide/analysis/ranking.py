@@ -37,7 +37,7 @@ class Table:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tried:
+class StrengthTried:
     """One strength of one arm: gates, and the inversion where it can be made."""
 
     strength: Strength
@@ -78,7 +78,7 @@ def _other_prompts(case: Case, arm: str) -> tuple[np.ndarray, int]:
     return means, int(known.sum(axis=0).max())
 
 
-def try_strength(case: Case, rig: Rig, arm: str, strength: Strength) -> Tried:
+def try_strength(case: Case, rig: Rig, arm: str, strength: Strength) -> StrengthTried:
     """The gates and the inversion of one arm at one strength."""
     experiment, limits = case.experiment, case.experiment.answers
     kind = steered_kind(experiment, arm, strength)
@@ -93,7 +93,7 @@ def try_strength(case: Case, rig: Rig, arm: str, strength: Strength) -> Tried:
         reason = bridge if isinstance(bridge, str) else str(steered)
         limit = f"{limits.attainable:g} or more"
         attainable = gates.unknown("attainable", reason, limit=limit)
-        return Tried(
+        return StrengthTried(
             strength=strength,
             gates=(install, attainable, whole, dose),
             inversion=None,
@@ -108,7 +108,7 @@ def try_strength(case: Case, rig: Rig, arm: str, strength: Strength) -> Tried:
     )
     rho = float(observed_rho(bridge.values, steered.values))
     inversion = None if np.isnan(rho) else _inverted(case, kind, bridge, steered)
-    return Tried(
+    return StrengthTried(
         strength=strength,
         gates=(install, attainable, whole, dose),
         inversion=inversion,
@@ -149,8 +149,8 @@ def _inverted(case: Case, kind: CellKind, bridge: Table, steered: Table) -> Inve
 class Deciding:
     """The strength that decides beside the primary one."""
 
-    decides: Tried
-    primary: Tried
+    decides: StrengthTried
+    primary: StrengthTried
     moved: str | None = None
     """Why they differ; None where the primary strength decides."""
 
@@ -211,7 +211,7 @@ def answer_ranking(
     )
 
 
-def _answer(tried: Tried, case: Case, lacking: tuple[str, ...]) -> tuple[Ranking, str]:
+def _answer(tried: StrengthTried, case: Case, lacking: tuple[str, ...]) -> tuple[Ranking, str]:
     """What a ranking that may be compared says."""
     inversion, limits = tried.inversion, case.experiment.answers
     threshold = case.experiment.analysis.thresholds.rho
@@ -236,7 +236,7 @@ def compatible(inversion: Inversion) -> str:
     return f"compatible with a true correlation of {low:.1f} to {high:.1f}"
 
 
-def _lacking(case: Case, arm: str, tried: Tried, inversion: Inversion) -> tuple[str, ...]:
+def _lacking(case: Case, arm: str, tried: StrengthTried, inversion: Inversion) -> tuple[str, ...]:
     """What a SUPPORTED needs of the rates and does not have."""
     analysis = case.experiment.analysis
     result = estimate(case, arm, tried.strength).result

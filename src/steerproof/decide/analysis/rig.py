@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 
 from steerproof.decide.analysis.calibration import LayerCalibration
 from steerproof.decide.analysis.case import Case
-from steerproof.decide.analysis.gates import Text
+from steerproof.decide.analysis.gates import TextQuality
 from steerproof.decide.analysis.rates import lookup
 from steerproof.spec.draws import bystanders
 from steerproof.spec.experiment import Arm, Experiment
@@ -28,7 +28,7 @@ class Rig:
 
     layers: Mapping[int, LayerCalibration] = field(default_factory=dict)
     """Calibration of the directions by layer."""
-    texts: Mapping[Cell, Text] = field(default_factory=dict)
+    texts: Mapping[Cell, TextQuality] = field(default_factory=dict)
     """How the completions of a cell end."""
     margins: Margins = field(default_factory=dict)
     """Graded outcome on common answers, NaN where a question has none."""
@@ -54,14 +54,14 @@ class Rig:
         )
 
 
-def text_of(rig: Rig, kind: CellKind, personas: tuple[str, ...]) -> Text | None:
+def text_of(rig: Rig, kind: CellKind, personas: tuple[str, ...]) -> TextQuality | None:
     """How the completions of all personas end together; None if one is not known."""
     known = [rig.texts.get(kind.cell(persona)) for persona in personas]
     texts = [text for text in known if text is not None]
     if len(texts) < len(known) or not texts:
         return None
     total = sum(text.completions for text in texts)
-    return Text(
+    return TextQuality(
         ended=sum(text.ended * text.completions for text in texts) / total,
         coherent=sum(text.coherent * text.completions for text in texts) / total,
         completions=total,

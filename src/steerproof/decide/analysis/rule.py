@@ -14,7 +14,7 @@ from steerproof.decide.analysis.flags import Flag, Rates, all_present
 from steerproof.decide.analysis.kills import Kill, criteria
 from steerproof.decide.analysis.resampling import Interval
 from steerproof.decide.analysis.statistics import is_constant, spearman
-from steerproof.spec.judging import Analysis
+from steerproof.spec.judging import AnalysisSettings
 
 
 class Verdict(StrEnum):
@@ -101,7 +101,7 @@ def seen_of(steered: Rates, bridge: Rates, interval: Interval | None) -> Seen:
     )
 
 
-def passes(seen: Seen, analysis: Analysis) -> Flag:
+def passes(seen: Seen, analysis: AnalysisSettings) -> Flag:
     """Whether the arm passes: rho at or above the threshold, and its lower bound above 0.
 
     Rates that are all equal carry no ranking: fully measured, they do not pass. A missing
@@ -125,7 +125,7 @@ class ControlFlags:
 
 
 def decide(
-    seen: Seen, killed: Mapping[str, Kill], controls: ControlFlags, analysis: Analysis
+    seen: Seen, killed: Mapping[str, Kill], controls: ControlFlags, analysis: AnalysisSettings
 ) -> Int[np.ndarray, "*batch"]:
     """The outcome of every table, as an index into `outcomes()`.
 

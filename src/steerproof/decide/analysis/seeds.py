@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from steerproof.decide.analysis.reliability import reliability
-from steerproof.spec.judging import Answers
+from steerproof.spec.judging import AnswerSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +51,9 @@ def one_training(seeds: int = 1) -> SeedAgreement:
     )
 
 
-def seed_agreement(values: Float[np.ndarray, "personas seeds"], limits: Answers) -> SeedAgreement:
+def seed_agreement(
+    values: Float[np.ndarray, "personas seeds"], limits: AnswerSettings
+) -> SeedAgreement:
     """Agreement of training seeds on the order of personas.
 
     Args:

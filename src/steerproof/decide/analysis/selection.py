@@ -24,7 +24,7 @@ Setting = Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Point:
+class SweptRun:
     """One run of a sweep."""
 
     setting: Setting
@@ -72,7 +72,7 @@ class Selected:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
+class SettingRow:
     """A setting in the table."""
 
     setting: Setting
@@ -88,7 +88,7 @@ class Row:
 class Selection:
     """What a sweep found."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[SettingRow, ...]
     """One a setting, in order."""
     chosen: Selected | None
     """None where fewer than two settings were measured whole, or there is one question."""
@@ -113,14 +113,14 @@ def halves(questions: Sequence[str]) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return tuple(sorted(order[:middle])), tuple(sorted(order[middle:]))
 
 
-def select(points: Sequence[Point], draws: int) -> Selection:
+def select(points: Sequence[SweptRun], draws: int) -> Selection:
     """Choose among the settings of a sweep.
 
     Args:
         points: The runs; those of one setting differ in their seed alone.
         draws: Random directions that each of them measured.
     """
-    groups: dict[tuple[tuple[str, str], ...], list[Point]] = {}
+    groups: dict[tuple[tuple[str, str], ...], list[SweptRun]] = {}
     for point in points:
         groups.setdefault(tuple(point.setting.items()), []).append(point)
     every = list(groups.values())
@@ -131,7 +131,7 @@ def select(points: Sequence[Point], draws: int) -> Selection:
     ]
     settings = [group[0].setting for group in every]
     rows = tuple(
-        Row(
+        SettingRow(
             setting=settings[i],
             runs=len(group),
             effects=own[i],
@@ -147,7 +147,7 @@ def select(points: Sequence[Point], draws: int) -> Selection:
     )
 
 
-def _effects(point: Point, draw: int | None) -> Effects:
+def _effects(point: SweptRun, draw: int | None) -> Effects:
     """Of one run, along the arm's own direction or a random one."""
     experiment = point.experiment
     analysis, arm = experiment.analysis, experiment.analysis.arm
@@ -164,7 +164,7 @@ def _effects(point: Point, draw: int | None) -> Effects:
     return Effects(first=effect(first), second=effect(second), whole=effect((*first, *second)))
 
 
-def _rate(point: Point, kind: CellKind, places: Sequence[int]) -> float | None:
+def _rate(point: SweptRun, kind: CellKind, places: Sequence[int]) -> float | None:
     """Mean over headline personas of a cell's rate on some questions; None if one is missing."""
     wanted = {str(place) for place in places}
     rates: list[float] = []

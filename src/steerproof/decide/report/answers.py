@@ -20,7 +20,7 @@ _LEADS = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Card:
+class AnswerCard:
     """One answer."""
 
     question: str
@@ -39,7 +39,7 @@ class Card:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Point:
+class Caveat:
     """One thing that stands against the result."""
 
     what: str
@@ -101,28 +101,28 @@ def _read(inputs: ReportInputs) -> str:
     return _READ[found.reads].format(own=own, others=others)
 
 
-def cards(inputs: ReportInputs) -> tuple[Card, Card, Card]:
+def cards(inputs: ReportInputs) -> tuple[AnswerCard, AnswerCard, AnswerCard]:
     """As registered; the ranking; the direction and the prompt."""
     registered, ranking, direction = _lines(inputs)
     answers, verdict = inputs.answers, inputs.analysis.verdict
     ranked = None if answers is None else answers.ranking.answer
     reads = Reads.NOT_MEASURED if answers is None else answers.direction.reads
     return (
-        Card(
+        AnswerCard(
             question="As registered",
             word=verdict,
             tone=verdict.lower(),
             plain=_RULE[verdict],
             text=registered,
         ),
-        Card(
+        AnswerCard(
             question="The ranking of the personas",
             word="NOT JUDGED" if ranked is None else ranked,
             tone="unknown" if ranked is None else _TONES[ranked],
             plain="" if ranked is None else _RANKED[ranked],
             text=ranking,
         ),
-        Card(
+        AnswerCard(
             question="The direction, and the prompt",
             word=reads.upper(),
             tone=_TONES[reads],
@@ -161,32 +161,32 @@ def meaning(inputs: ReportInputs) -> str:
     return wording.sentence(reading(inputs.answers, inputs.analysis, inputs.experiment))
 
 
-def against(inputs: ReportInputs) -> Iterator[Point]:
+def against(inputs: ReportInputs) -> Iterator[Caveat]:
     """What a reader must know before believing: changes, gates, kills, serious objections."""
     if inputs.lock is None:
-        yield Point(
+        yield Caveat(
             what="Not registered",
             finding="there is no lock, so read this as exploration",
         )
     elif inputs.deviations:
         count = len(inputs.deviations)
         times = "once" if count == 1 else f"{count} times"
-        yield Point(
+        yield Caveat(
             what="Changed",
             finding=f"the experiment was changed {times} after it was locked; see Registration",
         )
     if inputs.analysis.magnitude_bound:
-        yield Point(
+        yield Caveat(
             what="Magnitude-bound",
             finding="the arm passes at one of the two strengths only",
         )
     yield from _gates(inputs)
     yield from _kills(inputs)
     for note in inputs.analysis.notes:
-        yield Point(what="Table", finding=note)
+        yield Caveat(what="Table", finding=note)
     for objection in inputs.objections:
         if objection.severity == "serious":
-            yield Point(
+            yield Caveat(
                 what=objection.code.replace("_", " ").capitalize(),
                 finding=objection.finding,
                 remedy=objection.remedy,
@@ -202,21 +202,21 @@ def gates(inputs: ReportInputs) -> tuple[Gate, ...]:
     return (*ranking.gates, *further, *inputs.answers.gates)
 
 
-def _gates(inputs: ReportInputs) -> Iterator[Point]:
+def _gates(inputs: ReportInputs) -> Iterator[Caveat]:
     """The gates that fail, each once: at the deciding strength, or else at the primary one."""
     failing: dict[str, Gate] = {}
     for gate in gates(inputs):
         if gate.passed is False:
             failing.setdefault(gate.name, gate)
     for name, gate in failing.items():
-        yield Point(
+        yield Caveat(
             what=f"Gate {name.replace('_', ' ')}",
             finding=f"{gate.finding} (it must be: {gate.limit})",
             remedy=gate.remedy,
         )
 
 
-def _kills(inputs: ReportInputs) -> Iterator[Point]:
+def _kills(inputs: ReportInputs) -> Iterator[Caveat]:
     results = inputs.analysis.tested.kills
     for criterion in criteria():
         result = results.get(criterion.name)
@@ -224,16 +224,16 @@ def _kills(inputs: ReportInputs) -> Iterator[Point]:
             continue
         state = "fired" if result.fired else f"undecided: {result.reason}"
         limit = wording.symbols(criterion.fires_when(inputs.experiment.analysis))
-        yield Point(
+        yield Caveat(
             what=f"Kill {criterion.name.replace('_', ' ')}",
             finding=f"{state}; {criterion.meaning} (it fires when {limit})",
         )
 
 
-def notes(inputs: ReportInputs) -> tuple[Point, ...]:
+def notes(inputs: ReportInputs) -> tuple[Caveat, ...]:
     """The objections that are not serious."""
     return tuple(
-        Point(
+        Caveat(
             what=objection.code.replace("_", " ").capitalize(),
             finding=objection.finding,
             remedy=objection.remedy,

@@ -39,7 +39,7 @@ class TrainingSummary:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Completion:
+class ReportSample:
     """One completion to show. Its text is hostile until escaped."""
 
     cell: Cell
@@ -90,7 +90,7 @@ class ReportInputs:
     calibration: Calibration = field(default_factory=dict)
     """By layer; empty if there is none."""
     training: Sequence[TrainingSummary] = ()
-    completions: Sequence[Completion] = ()
+    completions: Sequence[ReportSample] = ()
     fluency: Sequence[Fluency] = ()
     objections: Sequence[Objection] = ()
     versions: Mapping[str, str] = field(default_factory=dict)

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from steerproof.decide.report.inputs import Completion, ReportInputs, short_name
+from steerproof.decide.report.inputs import ReportInputs, ReportSample, short_name
 from steerproof.spec.strength import NONE
 from steerproof.text import reveal
 
@@ -19,7 +19,7 @@ _AROUND = 180
 class Sample:
     """A completion cut at its markers, so that a template can highlight them."""
 
-    completion: Completion
+    completion: ReportSample
     about: str
     """Where it is from, in words."""
     question: str
@@ -30,7 +30,7 @@ class Sample:
 def samples(inputs: ReportInputs) -> tuple[Sample, ...]:
     """At most six completions, as unlike as there are: arms, prompts and pushes take turns."""
     left = sorted(inputs.completions, key=lambda c: _distance(inputs, c))
-    chosen: list[Completion] = []
+    chosen: list[ReportSample] = []
     while left and len(chosen) < _MOST:
         sorts = Counter(map(_sort, chosen))
         personas = Counter(one.cell.persona for one in chosen)
@@ -40,13 +40,13 @@ def samples(inputs: ReportInputs) -> tuple[Sample, ...]:
     return tuple(_cut(c, inputs.experiment.marker) for c in chosen)
 
 
-def _sort(completion: Completion) -> tuple[object, ...]:
+def _sort(completion: ReportSample) -> tuple[object, ...]:
     """What makes two completions alike, beside the persona."""
     cell = completion.cell
     return cell.arm, cell.prompt, cell.strength == NONE, completion.fired
 
 
-def _distance(inputs: ReportInputs, completion: Completion) -> tuple[bool, bool, bool]:
+def _distance(inputs: ReportInputs, completion: ReportSample) -> tuple[bool, bool, bool]:
     """The registered test first: tested arm, neutral prompt, primary strength."""
     asked, cell = inputs.experiment.analysis, completion.cell
     return (
@@ -56,7 +56,7 @@ def _distance(inputs: ReportInputs, completion: Completion) -> tuple[bool, bool,
     )
 
 
-def _cut(completion: Completion, marker: str) -> Sample:
+def _cut(completion: ReportSample, marker: str) -> Sample:
     """Cut a completion round its first marker; invisible characters are shown by name."""
     cell = completion.cell
     push = "no push" if cell.strength == NONE else f"pushed at {cell.strength}"

@@ -13,7 +13,7 @@ from steerproof.decide.analysis.resampling import Resampling, rates, stream
 from steerproof.decide.analysis.rule import Verdict, outcomes, verdict_of
 from steerproof.decide.review.power import Trial, arm_rates, counts_of, judge
 from steerproof.decide.review.simulation import SimulatedTables, simulate
-from steerproof.spec.judging import Answers
+from steerproof.spec.judging import AnswerSettings
 
 CHUNK = 100
 """Simulated experiments that are judged together."""
@@ -25,7 +25,7 @@ class GatedTrial:
 
     trial: Trial
     """Sizes, rates, the registered rule, simulations and iterations."""
-    answers: Answers = field(default_factory=Answers)
+    answers: AnswerSettings = field(default_factory=AnswerSettings)
     draws: int = 400
     """Simulated tables inside every inversion."""
 
@@ -150,9 +150,11 @@ def kill_rates(trial: Trial, simulations: int) -> KillRates:
     return _kills_of(tables, trial)
 
 
-def _kills_of(tables: SimulatedTables, trial: Trial, answers: Answers | None = None) -> KillRates:
+def _kills_of(
+    tables: SimulatedTables, trial: Trial, answers: AnswerSettings | None = None
+) -> KillRates:
     """Both versions of both kills on the same tables; the text is taken to be coherent."""
-    limits, analysis = answers or Answers(), trial.analysis
+    limits, analysis = answers or AnswerSettings(), trial.analysis
     total = np.full(tables.bridge.shape[:2], float(trial.design.samples))
     old = {name: kill.fired for name, kill in kills(arm_rates(tables, total), analysis).items()}
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 
 from steerproof.decide.review.shape import (
-    Shape,
+    Footprint,
     adapter_bytes,
     cache_bytes,
     training_bytes,
@@ -151,7 +151,7 @@ def make_plan(
     experiment: Experiment,
     *,
     speed: Speed | None = None,
-    shape: Shape | None = None,
+    shape: Footprint | None = None,
     todo: Collection[str] | None = None,
     accelerator: bool = False,
 ) -> Plan:
@@ -272,7 +272,7 @@ def _sum(ranges: Sequence[Range | None]) -> Range | None:
     return Range(low=math.fsum(one.low for one in known), high=math.fsum(one.high for one in known))
 
 
-def _memory(experiment: Experiment, shape: Shape, process: int) -> Range:
+def _memory(experiment: Experiment, shape: Footprint, process: int) -> Range:
     """Weights with one adapter in training, up to weights with a full pool or a whole cell."""
     dtype, rank = experiment.model.dtype, experiment.training.rank
     weights, adapter = weight_bytes(shape, dtype), training_bytes(shape, rank)
@@ -283,7 +283,7 @@ def _memory(experiment: Experiment, shape: Shape, process: int) -> Range:
     return Range(low=float(least), high=float(most))
 
 
-def _disk(experiment: Experiment, shape: Shape) -> Range:
+def _disk(experiment: Experiment, shape: Footprint) -> Range:
     counts = count(experiment)
     weights = counts.trained * adapter_bytes(shape, experiment.training.rank)
     text = _BYTES_PER_TOKEN * counts.generated_tokens_at_most

@@ -33,7 +33,7 @@ from steerproof.decide.analysis.rule import (
 from steerproof.decide.analysis.statistics import spearman
 from steerproof.decide.review.simulation import Cells, Design, RateModel, SimulatedTables, simulate
 from steerproof.spec.experiment import Experiment
-from steerproof.spec.judging import Analysis
+from steerproof.spec.judging import AnalysisSettings
 
 CHUNK = 50
 """Simulated experiments that are decided together."""
@@ -47,7 +47,7 @@ class Trial:
 
     design: Design = field(default_factory=Design)
     model: RateModel = field(default_factory=RateModel)
-    analysis: Analysis = field(default_factory=Analysis)
+    analysis: AnalysisSettings = field(default_factory=AnalysisSettings)
     """The rule; its number of iterations is replaced by `iterations`."""
     simulations: int = 400
     """Experiments for every true correlation."""
@@ -252,7 +252,9 @@ def counts_of(fired: Cells, total: Float[np.ndarray, "personas questions"]) -> C
     return Counts(fired=fired, total=total, questions=np.full(len(total), total.shape[1]))
 
 
-def interval_of(draws: Float[np.ndarray, "iterations simulations"], analysis: Analysis) -> Interval:
+def interval_of(
+    draws: Float[np.ndarray, "iterations simulations"], analysis: AnalysisSettings
+) -> Interval:
     """The registered percentile interval of every simulated experiment."""
     return percentile_interval(
         draws, confidence=analysis.confidence, max_undefined=analysis.max_undefined

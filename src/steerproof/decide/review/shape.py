@@ -11,7 +11,7 @@ _TRAINING_BYTES = 18
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Shape:
+class Footprint:
     """What memory and disk depend on."""
 
     parameters: int
@@ -22,7 +22,7 @@ class Shape:
     """Numbers in the key-value cache of one token: 2 x blocks x key-value heads x head width."""
 
 
-def shape_of(config: Mapping[str, Any]) -> Shape | None:
+def shape_of(config: Mapping[str, Any]) -> Footprint | None:
     """Read the shape of a decoder with gated feed-forward blocks (Llama, Qwen, Mistral, Gemma).
 
     Returns None for another structure. Norms and biases, less than 0.1%, are left out.
@@ -38,28 +38,28 @@ def shape_of(config: Mapping[str, Any]) -> Shape | None:
     feed_forward = [(hidden, wide)] * 2 + [(wide, hidden)]
     linear = attention + feed_forward
     tables = 1 if config.get("tie_word_embeddings") else 2
-    return Shape(
+    return Footprint(
         parameters=blocks * sum(a * b for a, b in linear) + tables * hidden * config["vocab_size"],
         lora_per_rank=blocks * sum(a + b for a, b in linear),
         cache_per_token=2 * blocks * key_heads * width,
     )
 
 
-def adapter_bytes(shape: Shape, rank: int) -> int:
+def adapter_bytes(shape: Footprint, rank: int) -> int:
     """Size of one adapter's weights, stored in float32."""
     return 4 * rank * shape.lora_per_rank
 
 
-def weight_bytes(shape: Shape, dtype: str) -> int:
+def weight_bytes(shape: Footprint, dtype: str) -> int:
     """Size of the base weights."""
     return _BYTES[dtype] * shape.parameters
 
 
-def training_bytes(shape: Shape, rank: int) -> int:
+def training_bytes(shape: Footprint, rank: int) -> int:
     """What one adapter takes while it trains, without activations."""
     return _TRAINING_BYTES * rank * shape.lora_per_rank
 
 
-def cache_bytes(shape: Shape, dtype: str, tokens: int) -> int:
+def cache_bytes(shape: Footprint, dtype: str, tokens: int) -> int:
     """Key-value cache of that many tokens."""
     return _BYTES[dtype] * shape.cache_per_token * tokens

@@ -16,7 +16,7 @@ FILE = "verdict.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
+class RunVerdict:
     """What a run concluded."""
 
     analysis: Analysis
@@ -37,9 +37,11 @@ class Verdict:
         }
 
 
-def verdict_of(result: AnalysisResult, lock: str) -> Verdict:
+def verdict_of(result: AnalysisResult, lock: str) -> RunVerdict:
     """What an analysis unit says, under a registration."""
-    return Verdict(analysis=result.analysis, answers=result.answers, gates=result.gates, lock=lock)
+    return RunVerdict(
+        analysis=result.analysis, answers=result.answers, gates=result.gates, lock=lock
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

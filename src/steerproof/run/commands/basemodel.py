@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from steerproof.decide.review.plan import make_plan
-from steerproof.decide.review.shape import Shape, shape_of
+from steerproof.decide.review.shape import Footprint, shape_of
 from steerproof.errors import ModelError
 from steerproof.model.files import find_directory, read_config
 from steerproof.run.commands.doctor import Needs
@@ -36,7 +36,7 @@ def load_model(experiment: Experiment, place: Place) -> "Base":
     )
 
 
-def model_shape(experiment: Experiment, place: Place) -> Shape | None:
+def model_shape(experiment: Experiment, place: Place) -> Footprint | None:
     """From the checkpoint's config.json, if it is on this machine.
 
     Raises:

@@ -25,7 +25,7 @@ _TOKENS = ("HF_TOKEN",)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Check:
+class MachineCheck:
     """One thing about this machine.
 
     Attributes:
@@ -60,7 +60,7 @@ def doctor(
     directory: Path,
     needs: Needs = Needs(),
     model: Callable[[], str] | None = None,
-) -> list[Check]:
+) -> list[MachineCheck]:
     """Try this machine and the filesystem of a run directory.
 
     Args:
@@ -73,7 +73,7 @@ def doctor(
         One check each; a machine with a ``fail`` is unfit.
     """
     checks = [
-        Check(name="python", level=_OK, value=sys.version.partition(" ")[0]),
+        MachineCheck(name="python", level=_OK, value=sys.version.partition(" ")[0]),
         *(_package(name) for name in _NEEDED),
         *(_extra(name) for name in _OPTIONAL),
         _processors(),
@@ -87,35 +87,35 @@ def doctor(
     return checks
 
 
-def _package(name: str) -> Check:
+def _package(name: str) -> MachineCheck:
     try:
-        return Check(name=name, level=_OK, value=version(name))
+        return MachineCheck(name=name, level=_OK, value=version(name))
     except PackageNotFoundError:
         remedy = f"pip install {name}"
-        return Check(name=name, level=FAIL, value="not installed", remedy=remedy)
+        return MachineCheck(name=name, level=FAIL, value="not installed", remedy=remedy)
 
 
-def _extra(name: str) -> Check:
+def _extra(name: str) -> MachineCheck:
     try:
-        return Check(name=name, level=_OK, value=version(name))
+        return MachineCheck(name=name, level=_OK, value=version(name))
     except PackageNotFoundError:
-        return Check(name=name, level=_OK, value="not installed (optional)")
+        return MachineCheck(name=name, level=_OK, value="not installed (optional)")
 
 
-def _processors() -> Check:
-    return Check(name="processors", level=_OK, value=str(os.cpu_count()))
+def _processors() -> MachineCheck:
+    return MachineCheck(name="processors", level=_OK, value=str(os.cpu_count()))
 
 
-def _memory(needs: Needs) -> Check:
+def _memory(needs: Needs) -> MachineCheck:
     free = psutil.virtual_memory().available
     value = f"{_size(free)} available"
     if free >= needs.memory:
-        return Check(name="memory", level=_OK, value=value)
+        return MachineCheck(name="memory", level=_OK, value=value)
     remedy = f"the plan needs {_size(needs.memory)}: use a smaller batch or another machine"
-    return Check(name="memory", level=FAIL, value=value, remedy=remedy)
+    return MachineCheck(name="memory", level=FAIL, value=value, remedy=remedy)
 
 
-def _gpus(needs: Needs) -> Check:
+def _gpus(needs: Needs) -> MachineCheck:
     """GPUs by the driver's own tool: no torch is imported for it."""
     gpus: list[str] = []
     if shutil.which("nvidia-smi"):
@@ -124,12 +124,12 @@ def _gpus(needs: Needs) -> Check:
         gpus = answer.stdout.strip().splitlines() if answer.returncode == 0 else []
     value = f"{len(gpus)}: {'; '.join(gpus)}" if gpus else "none: everything runs on the CPU"
     if len(gpus) >= needs.gpus:
-        return Check(name="gpus", level=_OK, value=value)
+        return MachineCheck(name="gpus", level=_OK, value=value)
     remedy = f"{needs.gpus} were asked for: check the driver and CUDA_VISIBLE_DEVICES"
-    return Check(name="gpus", level=FAIL, value=value, remedy=remedy)
+    return MachineCheck(name="gpus", level=FAIL, value=value, remedy=remedy)
 
 
-def _filesystem(directory: Path, needs: Needs) -> list[Check]:
+def _filesystem(directory: Path, needs: Needs) -> list[MachineCheck]:
     """Try what the store, the lock and the ledger rely on, in a directory of their own."""
     try:
         make_directory(directory)
@@ -142,10 +142,10 @@ def _filesystem(directory: Path, needs: Needs) -> list[Check]:
             ]
     except (SteerproofError, OSError) as error:
         remedy = "make it writable or choose another one with --dir"
-        return [Check(name="directory", level=FAIL, value=str(error), remedy=remedy)]
+        return [MachineCheck(name="directory", level=FAIL, value=str(error), remedy=remedy)]
 
 
-def _rename(place: Path) -> Check:
+def _rename(place: Path) -> MachineCheck:
     try:
         make_directory(place / "before")
         write_file(place / "before" / "file", b"some bytes")
@@ -153,15 +153,19 @@ def _rename(place: Path) -> Check:
         sync_directory(place)
         whole = (place / "after" / "file").read_bytes() == b"some bytes"
     except (SteerproofError, OSError) as error:
-        return Check(name="rename and fsync", level=FAIL, value=str(error), remedy="another --dir")
+        return MachineCheck(
+            name="rename and fsync", level=FAIL, value=str(error), remedy="another --dir"
+        )
     level = _OK if whole else FAIL
-    return Check(name="rename and fsync", level=level, value="works" if whole else "lost bytes")
+    return MachineCheck(
+        name="rename and fsync", level=level, value="works" if whole else "lost bytes"
+    )
 
 
-def _lock(place: Path) -> Check:
+def _lock(place: Path) -> MachineCheck:
     if kernel_lock_works(place):
-        return Check(name="kernel lock", level=_OK, value="a second process is refused")
-    return Check(
+        return MachineCheck(name="kernel lock", level=_OK, value="a second process is refused")
+    return MachineCheck(
         name="kernel lock",
         level=_WARN,
         value="a second process was not refused",
@@ -170,17 +174,19 @@ def _lock(place: Path) -> Check:
     )
 
 
-def _wal(place: Path) -> Check:
+def _wal(place: Path) -> MachineCheck:
     try:
         with closing(sqlite3.connect(place / "probe.sqlite")) as connection:
             mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
             connection.execute("CREATE TABLE t (x)")
     except sqlite3.Error as error:
         remedy = "put the run directory on a local disk"
-        return Check(name="sqlite", level=FAIL, value=str(error), remedy=remedy)
+        return MachineCheck(name="sqlite", level=FAIL, value=str(error), remedy=remedy)
     if mode == "wal":
-        return Check(name="sqlite", level=_OK, value=f"{sqlite3.sqlite_version}, write-ahead log")
-    return Check(
+        return MachineCheck(
+            name="sqlite", level=_OK, value=f"{sqlite3.sqlite_version}, write-ahead log"
+        )
+    return MachineCheck(
         name="sqlite",
         level=_WARN,
         value=f"{sqlite3.sqlite_version}, no write-ahead log here",
@@ -188,25 +194,25 @@ def _wal(place: Path) -> Check:
     )
 
 
-def _disk(directory: Path, needs: Needs) -> Check:
+def _disk(directory: Path, needs: Needs) -> MachineCheck:
     free = shutil.disk_usage(directory).free
     value = f"{_size(free)} free"
     if free >= needs.disk:
-        return Check(name="disk", level=_OK, value=value)
+        return MachineCheck(name="disk", level=_OK, value=value)
     remedy = f"the plan needs {_size(needs.disk)}: free space or choose another --dir"
-    return Check(name="disk", level=FAIL, value=value, remedy=remedy)
+    return MachineCheck(name="disk", level=FAIL, value=value, remedy=remedy)
 
 
-def _token(name: str) -> Check:
+def _token(name: str) -> MachineCheck:
     """Whether a secret is set; what it is stays unsaid."""
-    return Check(name=name, level=_OK, value="set" if os.environ.get(name) else "not set")
+    return MachineCheck(name=name, level=_OK, value="set" if os.environ.get(name) else "not set")
 
 
-def _model(model: Callable[[], str]) -> Check:
+def _model(model: Callable[[], str]) -> MachineCheck:
     try:
-        return Check(name="model", level=_OK, value=model())
+        return MachineCheck(name="model", level=_OK, value=model())
     except SteerproofError as error:
-        return Check(name="model", level=FAIL, value=str(error), remedy="see the message")
+        return MachineCheck(name="model", level=FAIL, value=str(error), remedy="see the message")
 
 
 def _size(number: int) -> str:

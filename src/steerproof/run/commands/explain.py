@@ -9,7 +9,7 @@ from typing import Any
 from steerproof.errors import ExperimentError
 from steerproof.run.graph.graph import Graph
 from steerproof.run.graph.ids import UnitId
-from steerproof.run.graph.keys import Recipe, directory_name
+from steerproof.run.graph.keys import UnitRecipe, directory_name
 from steerproof.run.graph.survey import Survey, survey
 from steerproof.run.store.ledger_file import read_ledger
 from steerproof.run.store.manifest import DamagedError, Manifest, Mismatch, open_unit
@@ -157,11 +157,11 @@ def _changes(run: Path, graph: Graph, unit: UnitId, last: Manifest) -> list[Unit
     return changes
 
 
-def _own_changes(old: Recipe, new: Recipe) -> list[Change]:
+def _own_changes(old: UnitRecipe, new: UnitRecipe) -> list[Change]:
     """What differs between two recipes, but for the keys of units that both read."""
     both = {str(unit) for unit in old.upstream.keys() & new.upstream.keys()}
 
-    def own(recipe: Recipe) -> dict[str, Any]:
+    def own(recipe: UnitRecipe) -> dict[str, Any]:
         record = recipe.record()
         upstream = {unit: key for unit, key in record.pop("upstream").items() if unit not in both}
         return {**record, "upstream": upstream}

@@ -34,7 +34,7 @@ Say = Callable[[str], object]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tried:
+class TrialResult:
     """What a short trial on this machine showed."""
 
     speed: Speed
@@ -113,7 +113,7 @@ def plan_run(
     return Planned(plan=plan, objections=raised, gates=gates, not_yet_known=later, run=run)
 
 
-def try_out(experiment: Experiment, place: Place, say: Say = str) -> Tried | None:
+def try_out(experiment: Experiment, place: Place, say: Say = str) -> TrialResult | None:
     """Try the experiment on this machine, in small; none where the model would not fit.
 
     Args:
@@ -136,7 +136,7 @@ def try_out(experiment: Experiment, place: Place, say: Say = str) -> Tried | Non
     with threads_of_a_worker(workers, accelerated):
         throughput = trial(experiment, base, say=say)
         measured = geometries(experiment, base, say=say)
-    return Tried(
+    return TrialResult(
         speed=speed_of_throughput(experiment, throughput, devices=workers, accelerator=accelerated),
         calibration={layer.layer: layer for layer in measured},
     )

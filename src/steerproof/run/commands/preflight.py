@@ -24,7 +24,7 @@ from steerproof.study.readouts.texts import text_readout
 
 if TYPE_CHECKING:
     from steerproof.engine.fit import Kind
-    from steerproof.model.chat import Prompts
+    from steerproof.model.chat import TokenizerOnly
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,13 +77,13 @@ def check_experiment(experiment: Experiment, place: Place) -> "Kind":
     check_files(directory, weights=fetched)
     # Only now: loading transformers takes seconds, and the answer above may have been no.
     from steerproof.engine.fit import kind_of
-    from steerproof.model.chat import Prompts, end_of_turn, load_tokenizer
+    from steerproof.model.chat import TokenizerOnly, end_of_turn, load_tokenizer
 
     kind = kind_of(directory)
     _check_depth(experiment, kind.blocks)
     _check_directions(experiment, place)
     tokenizer = load_tokenizer(directory)
-    chat = Prompts(
+    chat = TokenizerOnly(
         tokenizer=tokenizer,
         context=kind.context,
         system_role=model.system_role,
@@ -132,7 +132,7 @@ def _check_directions(experiment: Experiment, place: Place) -> None:
             brought(persona, place.directory, shape, layer)
 
 
-def _check_tokens(experiment: Experiment, chat: "Prompts", kind: "Kind", end: int) -> None:
+def _check_tokens(experiment: Experiment, chat: "TokenizerOnly", kind: "Kind", end: int) -> None:
     from steerproof.model.chat import can_write
 
     tokenizer = chat.tokenizer
@@ -152,7 +152,7 @@ def _check_tokens(experiment: Experiment, chat: "Prompts", kind: "Kind", end: in
         )
 
 
-def _check_prompts(experiment: Experiment, chat: "Prompts", kind: "Kind") -> int:
+def _check_prompts(experiment: Experiment, chat: "TokenizerOnly", kind: "Kind") -> int:
     """Make every prompt; returns the most positions that a row of generation may have."""
     from steerproof.model.chat import chat_ids
 
@@ -216,7 +216,7 @@ def _prompts(experiment: Experiment) -> Iterator[_Prompt]:
             )
 
 
-def _check_answers(experiment: Experiment, place: Place, chat: "Prompts", end: int) -> None:
+def _check_answers(experiment: Experiment, place: Place, chat: "TokenizerOnly", end: int) -> None:
     """Every given answer must fit a training row, under the longest prompt that it may follow."""
     if experiment.dataset.answers == "base":
         return

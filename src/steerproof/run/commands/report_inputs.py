@@ -12,9 +12,9 @@ from steerproof.decide.analysis.calibration import Calibration, reference_cosine
 from steerproof.decide.analysis.rates import RateTable
 from steerproof.decide.analysis.records import Analysis
 from steerproof.decide.report.inputs import (
-    Completion,
     Fluency,
     ReportInputs,
+    ReportSample,
     RunFacts,
     TrainingSummary,
 )
@@ -127,7 +127,9 @@ def _training(experiment: Experiment, finished: Finished) -> Iterator[TrainingSu
         )
 
 
-def _completions(experiment: Experiment, finished: Finished, marks: Marks) -> Iterator[Completion]:
+def _completions(
+    experiment: Experiment, finished: Finished, marks: Marks
+) -> Iterator[ReportSample]:
     """One completion that fired and one that did not, of each headline cell of the tested arms."""
     arms = {experiment.analysis.arm, experiment.analysis.baseline_arm}
     for asked in cells(experiment):
@@ -143,8 +145,8 @@ def _completions(experiment: Experiment, finished: Finished, marks: Marks) -> It
                 yield _shown(experiment, asked, drawn[fired.index(wanted)], wanted)
 
 
-def _shown(experiment: Experiment, asked: Cell, drawn: Measured, fired: bool) -> Completion:
-    return Completion(
+def _shown(experiment: Experiment, asked: Cell, drawn: Measured, fired: bool) -> ReportSample:
+    return ReportSample(
         cell=asked,
         question=experiment.questions.evaluation[drawn.question],
         text=drawn.text,

@@ -18,7 +18,7 @@ from steerproof.exchange.requests import (
     vector_file,
     why_not,
 )
-from steerproof.model.chat import Prompts, chat_ids, end_of_turn, load_tokenizer
+from steerproof.model.chat import TokenizerOnly, chat_ids, end_of_turn, load_tokenizer
 from steerproof.run.artefacts import directions
 from steerproof.run.commands.session import Session
 from steerproof.run.graph.environment import model_directory
@@ -78,7 +78,7 @@ class _Gathering:
         model = model_directory(experiment, session.place.directory, weights=False)
         tokenizer = load_tokenizer(model)
         options = experiment.model.template_options
-        self._chat = Prompts(
+        self._chat = TokenizerOnly(
             tokenizer=tokenizer,
             context=2**31,  # what fits was seen to before the run
             system_role=experiment.model.system_role,

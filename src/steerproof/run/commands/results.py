@@ -14,7 +14,7 @@ from steerproof.decide.report.inputs import ReportInputs
 from steerproof.decide.report.page import SOURCES, build
 from steerproof.run.artefacts import analysis, score, slots
 from steerproof.run.artefacts.verdict import FILE as VERDICT
-from steerproof.run.artefacts.verdict import Verdict, verdict_of
+from steerproof.run.artefacts.verdict import RunVerdict, verdict_of
 from steerproof.run.commands.report_inputs import Gathered, report_inputs
 from steerproof.run.graph.keys import code_version, file_sha256
 from steerproof.run.graph.names import ANALYSIS, GRADED, SCORE
@@ -27,7 +27,7 @@ _MADE_FROM = "made-from.json"
 _ESTIMATES = ("arms", "controls", "comparisons", "geometry", "bridge")
 
 
-def publish_results(gathered: Gathered) -> Verdict | None:
+def publish_results(gathered: Gathered) -> RunVerdict | None:
     """Write all of `results/`, unless it is there already and made from the same inputs.
 
     Returns:
@@ -48,7 +48,7 @@ def publish_results(gathered: Gathered) -> Verdict | None:
     return verdict
 
 
-def _files(verdict: Verdict, inputs: ReportInputs, marker: str) -> dict[str, bytes]:
+def _files(verdict: RunVerdict, inputs: ReportInputs, marker: str) -> dict[str, bytes]:
     report = build(inputs)
     whole = verdict.record()
     return {
@@ -88,7 +88,7 @@ def _defined(numbers: Mapping[Strength, float | None]) -> dict[str, float]:
     return {str(strength): value for strength, value in numbers.items() if value is not None}
 
 
-def _marker(verdict: Verdict, inputs: ReportInputs, tables: Mapping[str, StoredUnit]) -> str:
+def _marker(verdict: RunVerdict, inputs: ReportInputs, tables: Mapping[str, StoredUnit]) -> str:
     """One hash over everything that decides the files."""
     return digest(
         {

@@ -15,7 +15,7 @@ from steerproof.errors import (
     IntegrityError,
     ModelError,
 )
-from steerproof.run.artefacts.verdict import Verdict
+from steerproof.run.artefacts.verdict import RunVerdict
 from steerproof.run.commands.evidence import Finished, objections_of, refuse_serious
 from steerproof.run.commands.preflight import check_runnable
 from steerproof.run.commands.report_inputs import Gathered
@@ -182,7 +182,7 @@ def run_experiment(
     deviate: str | None = None,
     steal: bool = False,
     strict: bool = False,
-) -> tuple[Summary, Verdict | None]:
+) -> tuple[Summary, RunVerdict | None]:
     """Do what is missing, then publish the verdict and the report.
 
     Args:
@@ -223,7 +223,7 @@ def run_experiment(
 
 def _conclude(
     session: Session, graph: Graph, directory: RunDirectory, registration: Registration
-) -> Verdict | None:
+) -> RunVerdict | None:
     """Publish what the finished units allow; None if there is no analysis."""
     finished = survey(session.run, graph).standing
     verdict = publish_results(_gathered(session, finished, registration, units=len(graph.units)))
@@ -233,7 +233,7 @@ def _conclude(
     return verdict
 
 
-def rebuild_report(session: Session) -> Verdict | None:
+def rebuild_report(session: Session) -> RunVerdict | None:
     """Publish again what a run directory holds, whichever version made it, and run nothing.
 
     Neither the model nor anything else outside the run directory is needed.

@@ -13,7 +13,7 @@ from typing import Any
 
 from steerproof.codec import json_bytes, plain
 from steerproof.decide.analysis.rates import RateTable
-from steerproof.decide.analysis.selection import Point, Selected, Selection, halves, select
+from steerproof.decide.analysis.selection import Selected, Selection, SweptRun, halves, select
 from steerproof.decide.report.figures.sweep import sweep_figure
 from steerproof.errors import UnitsFailedError
 from steerproof.run.artefacts import analysis, score
@@ -35,7 +35,7 @@ from steerproof.run.store.directory import open_run
 from steerproof.run.store.files import make_directory, write_file
 from steerproof.run.store.ledger_file import read_ledger
 from steerproof.spec.settings import directory_name
-from steerproof.spec.sweep import Asked
+from steerproof.spec.sweep import AskedRun
 from steerproof.text import neutralise_csv
 
 EXPLORATORY = (
@@ -104,7 +104,7 @@ def _selected(selected: Selected) -> dict[str, Any]:
     return {**plain(selected), "held_out": selected.held_out}
 
 
-def sweep_sessions(asked: Sequence[Asked], place: Path, device: str) -> tuple[Session, ...]:
+def sweep_sessions(asked: Sequence[AskedRun], place: Path, device: str) -> tuple[Session, ...]:
     """A session for each run, in its own directory below the sweep's."""
     runs = [place / directory_name(one.settings) for one in asked]
     return tuple(
@@ -189,14 +189,14 @@ def run_sweep(
 
 
 def read_sweep(
-    asked: Sequence[Asked], sessions: Sequence[Session], failures: Mapping[Path, str], draws: int
+    asked: Sequence[AskedRun], sessions: Sequence[Session], failures: Mapping[Path, str], draws: int
 ) -> SweepResult:
     """What the runs of a sweep hold, selected and read.
 
     Raises:
         IntegrityError: A file is not what its manifest says.
     """
-    points: list[Point] = []
+    points: list[SweptRun] = []
     runs: list[SweepRun] = []
     for one, session in zip(asked, sessions, strict=True):
         finished = recorded(session.run)
@@ -205,7 +205,7 @@ def read_sweep(
             table = score.rates_of(finished[SCORE], session.experiment)
         if ANALYSIS in finished:
             result = analysis.from_unit(finished[ANALYSIS])
-        points.append(Point(setting=one.chosen, experiment=session.experiment, table=table))
+        points.append(SweptRun(setting=one.chosen, experiment=session.experiment, table=table))
         settings = {setting.place: setting.text for setting in one.settings}
         runs.append(_run(settings, session.run, result, failures.get(session.run)))
     return SweepResult(

@@ -21,7 +21,7 @@ from steerproof.run.driver.local_worker import STOP
 from steerproof.run.driver.worker import (
     Failure,
     Order,
-    Report,
+    WorkReport,
     order_from_json,
     perform,
     report_from_json,
@@ -41,7 +41,7 @@ class Executor(Protocol):
         """Begin an order; only if something is `free`."""
         ...
 
-    def poll(self, seconds: float) -> Sequence[Report]:
+    def poll(self, seconds: float) -> Sequence[WorkReport]:
         """What the workers reported, waiting at most this long for the first."""
         ...
 
@@ -59,7 +59,7 @@ class InlineExecutor:
 
     def __init__(self) -> None:
         self._order: int | None = None
-        self._reports: Iterator[Report] = iter(())
+        self._reports: Iterator[WorkReport] = iter(())
 
     def free(self) -> int:
         """One order at a time."""
@@ -69,11 +69,11 @@ class InlineExecutor:
         """Remember the order; the work is done by `poll`."""
         self._order, self._reports = order.number, perform(order)
 
-    def poll(self, seconds: float) -> Sequence[Report]:  # noqa: ARG002  nothing to wait for
+    def poll(self, seconds: float) -> Sequence[WorkReport]:  # noqa: ARG002  nothing to wait for
         """Do the next unit."""
         if self._order is None:
             return []
-        report = next(self._reports, Report(order=self._order, unit=None))
+        report = next(self._reports, WorkReport(order=self._order, unit=None))
         if report.unit is None:
             self._order = None
         return [report]
@@ -129,9 +129,9 @@ class LocalExecutor:
         worker.order = order.number
         self._tell(worker, order.to_json())
 
-    def poll(self, seconds: float) -> Sequence[Report]:
+    def poll(self, seconds: float) -> Sequence[WorkReport]:
         """What the workers reported, and the loss of any that died."""
-        reports: list[Report] = []
+        reports: list[WorkReport] = []
         for ready, _ in self._selector.select(seconds):
             reports += self._hear(ready.data)
         return reports
@@ -174,7 +174,7 @@ class LocalExecutor:
             worker.process.stdin.write(line.encode() + b"\n")
             worker.process.stdin.flush()
 
-    def _hear(self, slot: int) -> list[Report]:
+    def _hear(self, slot: int) -> list[WorkReport]:
         worker = self._workers[slot]
         ended = False
         with contextlib.suppress(BlockingIOError):
@@ -202,11 +202,11 @@ class LocalExecutor:
         worker.process.wait()
 
 
-def _lost(order: int, process: subprocess.Popen[bytes]) -> Report:
+def _lost(order: int, process: subprocess.Popen[bytes]) -> WorkReport:
     code = process.returncode
     how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
     failure = Failure(error=f"worker process {process.pid} was {how}", passing=True)
-    return Report(order=order, unit=None, failure=failure, pid=process.pid)
+    return WorkReport(order=order, unit=None, failure=failure, pid=process.pid)
 
 
 def gpu_environments(count: int) -> list[dict[str, str]]:
@@ -265,7 +265,7 @@ class RayExecutor:
         """Start a remote task."""
         self._running[self._task.remote(order.to_json())] = order.number
 
-    def poll(self, seconds: float) -> Sequence[Report]:
+    def poll(self, seconds: float) -> Sequence[WorkReport]:
         """What the tasks reported, and the loss of any whose worker died."""
         if not self._running:
             return []
@@ -283,13 +283,13 @@ class RayExecutor:
         self.stop()
         self._running.clear()
 
-    def _next(self, stream: Any) -> Report:
+    def _next(self, stream: Any) -> WorkReport:
         order = self._running[stream]
         try:
             report = report_from_json(self._ray.get(next(stream)))
         except (self._ray.exceptions.RayError, StopIteration) as error:
             failure = Failure(error=f"Ray lost the task: {error!r}", passing=True)
-            report = Report(order=order, unit=None, failure=failure)
+            report = WorkReport(order=order, unit=None, failure=failure)
         if report.unit is None:
             del self._running[stream]
         return report

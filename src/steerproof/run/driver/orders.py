@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from steerproof.run.driver.executors import Executor
-from steerproof.run.driver.worker import Order, OrderItem, Report
+from steerproof.run.driver.worker import Order, OrderItem, WorkReport
 from steerproof.run.graph.frontier import Group
 from steerproof.run.graph.graph import Graph
 from steerproof.run.graph.ids import UnitId
@@ -75,7 +75,7 @@ class Orders:
         self._running[self._number] = Running(group=group, left=dict(attempts))
         self._executor.submit(Order(number=self._number, run=self._run, work=group[0], items=items))
 
-    def hear(self, seconds: float) -> tuple[Report, ...]:
+    def hear(self, seconds: float) -> tuple[WorkReport, ...]:
         """What the workers say, and before it what lost ones could not say any more.
 
         Args:
@@ -104,7 +104,7 @@ class Orders:
         self._running.clear()
         return dropped
 
-    def _unreported(self, reports: Sequence[Report]) -> Iterator[Report]:
+    def _unreported(self, reports: Sequence[WorkReport]) -> Iterator[WorkReport]:
         """What lost workers had finished on the disk."""
         told = {report.unit for report in reports}
         for report in reports:

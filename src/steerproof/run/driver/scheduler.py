@@ -17,7 +17,7 @@ from steerproof.run.driver.executors import Executor
 from steerproof.run.driver.journal import Journal
 from steerproof.run.driver.orders import Orders, Running
 from steerproof.run.driver.summary import Listener, Progress, Summary
-from steerproof.run.driver.worker import Failure, Report, failure_of
+from steerproof.run.driver.worker import Failure, WorkReport, failure_of
 from steerproof.run.graph.frontier import Frontier
 from steerproof.run.graph.graph import Graph
 from steerproof.run.graph.ids import UnitId
@@ -157,10 +157,10 @@ class _Driver:
             self._orders.give(group, attempts, self._frontier.finished)
             self._journal.started(units)
 
-    def _hear(self, reports: Sequence[Report], stopped: bool) -> None:
+    def _hear(self, reports: Sequence[WorkReport], stopped: bool) -> None:
         """Commit what was prepared, then put all of it into the ledger in one transaction."""
         committed: list[tuple[int, StoredUnit, int]] = []
-        rest: list[Report] = []
+        rest: list[WorkReport] = []
         for report in reports:
             if report.unit is None or report.prepared is None:
                 rest.append(report)
@@ -183,7 +183,7 @@ class _Driver:
             for report in rest:
                 self._hear_bad(report, stopped)
 
-    def _hear_bad(self, report: Report, stopped: bool) -> None:
+    def _hear_bad(self, report: WorkReport, stopped: bool) -> None:
         """Deal with a failed unit, or with the end of an order."""
         failure = report.failure
         if failure is not None and failure.disk_full:

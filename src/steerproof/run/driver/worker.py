@@ -25,7 +25,7 @@ from typing import Any
 from steerproof.codec import plain, read_record
 from steerproof.errors import DiskFullError
 from steerproof.run.graph.ids import UnitId
-from steerproof.run.graph.keys import Recipe
+from steerproof.run.graph.keys import UnitRecipe
 from steerproof.run.store.holder import host_name
 from steerproof.run.store.manifest import DamagedError, Made, StoredUnit, open_unit
 from steerproof.run.store.store import prepare, unit_directory
@@ -56,7 +56,7 @@ Work = Callable[[Sequence[Task]], Outcomes]
 class OrderItem:
     """One unit of an order: its recipe, its attempt, and which upstream units are there."""
 
-    recipe: Recipe
+    recipe: UnitRecipe
     attempt: int
     present: tuple[UnitId, ...]
     context: Mapping[str, Any] = field(default_factory=dict)
@@ -100,7 +100,7 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
+class WorkReport:
     """What a worker says about an order."""
 
     order: int
@@ -119,9 +119,9 @@ class Report:
         return json.dumps(plain(self))
 
 
-def report_from_json(text: str) -> Report:
-    """Read what `Report.to_json` wrote."""
-    return read_record(Report, text.encode(), "a report")
+def report_from_json(text: str) -> WorkReport:
+    """Read what `WorkReport.to_json` wrote."""
+    return read_record(WorkReport, text.encode(), "a report")
 
 
 def each(tasks: Sequence[Task], do: Callable[[Task], Files]) -> Outcomes:
@@ -133,7 +133,7 @@ def each(tasks: Sequence[Task], do: Callable[[Task], Files]) -> Outcomes:
             yield task.unit, error
 
 
-def perform(order: Order) -> Iterator[Report]:
+def perform(order: Order) -> Iterator[WorkReport]:
     """Do an order, preparing each unit on the disk as soon as it is finished.
 
     Yields:
@@ -156,7 +156,7 @@ def perform(order: Order) -> Iterator[Report]:
             raise RuntimeError(f"{order.work} said nothing about {', '.join(map(str, left))}")
     except Exception as error:  # noqa: BLE001  the driver decides what an error means
         failure = failure_of(error)
-    yield Report(order=order.number, unit=None, failure=failure, pid=os.getpid())
+    yield WorkReport(order=order.number, unit=None, failure=failure, pid=os.getpid())
 
 
 def failure_of(error: Exception) -> Failure:
@@ -192,11 +192,11 @@ def _task(run: Path, item: OrderItem) -> Task:
     )
 
 
-def _unit_report(order: Order, unit: UnitId, outcome: Path | Exception) -> Report:
+def _unit_report(order: Order, unit: UnitId, outcome: Path | Exception) -> WorkReport:
     if isinstance(outcome, Exception):
         failure = failure_of(outcome)
-        return Report(order=order.number, unit=unit, failure=failure, pid=os.getpid())
-    return Report(order=order.number, unit=unit, prepared=outcome, pid=os.getpid())
+        return WorkReport(order=order.number, unit=unit, failure=failure, pid=os.getpid())
+    return WorkReport(order=order.number, unit=unit, prepared=outcome, pid=os.getpid())
 
 
 def _prepare(

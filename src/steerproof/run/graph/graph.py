@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from steerproof.run.graph.ids import UnitId
-from steerproof.run.graph.keys import Environment, Recipe, check_name
+from steerproof.run.graph.keys import Environment, UnitRecipe, check_name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +38,7 @@ class Graph:
 
     units: Mapping[UnitId, Unit]
     """Every unit, in that order."""
-    recipes: Mapping[UnitId, Recipe]
+    recipes: Mapping[UnitId, UnitRecipe]
     """What each unit's key is made of."""
     keys: Mapping[UnitId, str]
     """Each unit's key."""
@@ -57,7 +57,7 @@ def build_graph(units: Iterable[Unit]) -> Graph:
         ValueError: Two units have one id, or a unit reads one that does not come before it.
     """
     by_id: dict[UnitId, Unit] = {}
-    recipes: dict[UnitId, Recipe] = {}
+    recipes: dict[UnitId, UnitRecipe] = {}
     keys: dict[UnitId, str] = {}
     dependants: dict[UnitId, list[UnitId]] = {}
     for unit in units:
@@ -69,7 +69,7 @@ def build_graph(units: Iterable[Unit]) -> Graph:
             if read not in by_id:
                 raise ValueError(f"{unit.id} reads {read}, which does not come before it")
             dependants[read].append(unit.id)
-        recipe = Recipe(
+        recipe = UnitRecipe(
             unit=unit.id,
             inputs=unit.inputs,
             upstream={read: keys[read] for read in unit.upstream},

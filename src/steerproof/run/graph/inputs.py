@@ -12,7 +12,7 @@ from steerproof.exchange.adapters import adapter_directory
 from steerproof.model.files import file_hashes
 from steerproof.run.graph.keys import file_sha256
 from steerproof.spec.experiment import Experiment, Scoring
-from steerproof.spec.grid import Adapter, Asked, Cell
+from steerproof.spec.grid import AdapterId, Asked, Cell
 from steerproof.spec.scoring import readout_file
 from steerproof.spec.slices import pick_from
 
@@ -77,7 +77,7 @@ class Slices:
         )
         return {"experiment": fields, "persona": persona}
 
-    def adapter(self, adapter: Adapter) -> Inputs:
+    def adapter(self, adapter: AdapterId) -> Inputs:
         """The weights of one (arm, persona, training seed).
 
         Raises:

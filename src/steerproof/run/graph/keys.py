@@ -44,7 +44,7 @@ class Environment:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Recipe:
+class UnitRecipe:
     """All that decides a unit's files."""
 
     unit: UnitId
@@ -78,7 +78,7 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Written:
-    """What `Recipe.record` writes."""
+    """What `UnitRecipe.record` writes."""
 
     unit: UnitId
     inputs: Mapping[str, Any]
@@ -87,8 +87,8 @@ class _Written:
     model: Mapping[str, str]
     numerics: Mapping[str, str]
 
-    def recipe(self) -> Recipe:
-        return Recipe(
+    def recipe(self) -> UnitRecipe:
+        return UnitRecipe(
             unit=self.unit,
             inputs=self.inputs,
             upstream=self.upstream,

@@ -1,11 +1,11 @@
 """Which unit is about what.
 
 Names are made here from what a unit is about, and never taken apart again: whoever needs the arm or
-the persona of a unit has the `Adapter` or the `Cell` that it was made from.
+the persona of a unit has the `AdapterId` or the `Cell` that it was made from.
 """
 
 from steerproof.run.graph.ids import UnitId
-from steerproof.spec.grid import Adapter, Cell
+from steerproof.spec.grid import AdapterId, Cell
 
 ANSWERS = UnitId("answers", "base")
 """What the base model says under the neutral prompt."""
@@ -29,12 +29,12 @@ def dataset_unit(persona: str) -> UnitId:
     return UnitId("dataset", persona)
 
 
-def adapter_unit(adapter: Adapter) -> UnitId:
+def adapter_unit(adapter: AdapterId) -> UnitId:
     """The weights of an (arm, persona)."""
     return UnitId("adapter", adapter.name)
 
 
-def slots_unit(adapter: Adapter) -> UnitId:
+def slots_unit(adapter: AdapterId) -> UnitId:
     """What is weighed where answers end, in the graded cells of an (arm, persona)."""
     return UnitId("slots", adapter.name)
 

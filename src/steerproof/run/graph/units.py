@@ -34,7 +34,7 @@ from steerproof.run.graph.names import (
     slots_unit,
 )
 from steerproof.spec.experiment import Experiment
-from steerproof.spec.grid import Adapter, Asked, Cell, adapters, asked, by_adapter
+from steerproof.spec.grid import AdapterId, Asked, Cell, adapters, asked, by_adapter
 
 KINDS = (
     *("directions", "answers", "dataset", "adapter", "cell", "score", "slots", "graded"),
@@ -126,7 +126,7 @@ def _reads_slots(experiment: Experiment) -> bool:
     return experiment.scoring.readout == "log_probability"
 
 
-def _read_by_adapter(experiment: Experiment, adapter: Adapter) -> tuple[UnitId, ...]:
+def _read_by_adapter(experiment: Experiment, adapter: AdapterId) -> tuple[UnitId, ...]:
     arm = experiment.arm(adapter.arm)
     steered = () if arm.direction == "none" else (directions_unit(experiment.layer(arm.layer)),)
     return dataset_unit(adapter.persona), *steered

@@ -14,7 +14,7 @@ from steerproof.run.graph.ids import UnitId
 from steerproof.run.stages.base import base_of
 from steerproof.run.stages.inputs import AdapterInputs, context_of, inputs_of
 from steerproof.run.stages.upstream import Upstream, pooled, units_of
-from steerproof.spec.grid import Adapter
+from steerproof.spec.grid import AdapterId
 from steerproof.study.teach import Lesson, Taught, teach
 from steerproof.study.trained import TrainingRecord
 
@@ -41,7 +41,7 @@ def _lesson(task: Task, upstream: Upstream) -> Lesson:
     asked = inputs_of(task, AdapterInputs)
     (arm,), (rows,) = asked.part.arms, units_of(task, "dataset")
     return Lesson(
-        adapter=Adapter(arm=arm.name, persona=asked.persona, seed=asked.training_seed),
+        adapter=AdapterId(arm=arm.name, persona=asked.persona, seed=asked.training_seed),
         experiment=asked.part,
         dataset=dataset.from_unit(rows),
     )

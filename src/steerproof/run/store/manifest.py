@@ -13,7 +13,7 @@ from typing import Any
 from steerproof.codec import digest, read_record
 from steerproof.errors import IntegrityError
 from steerproof.run.graph.ids import UnitId
-from steerproof.run.graph.keys import Recipe, directory_name, file_sha256
+from steerproof.run.graph.keys import UnitRecipe, directory_name, file_sha256
 from steerproof.run.store.files import TEMPORARY
 
 FORMAT = 1
@@ -53,7 +53,7 @@ class Made:
 class Manifest:
     """The record that makes a directory a unit."""
 
-    recipe: Recipe
+    recipe: UnitRecipe
     """All that decided the files."""
     key: str
     """sha256 of the recipe."""
@@ -255,7 +255,7 @@ class _FormatOf:
 class _ManifestFile:
     """What `Manifest.to_bytes` writes and cannot be made from the rest of it."""
 
-    recipe: Recipe
+    recipe: UnitRecipe
     key: str
     read: Mapping[UnitId, str]
     files: Mapping[str, FileHash]

@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from steerproof.codec import canonical, plain, read_record
 from steerproof.errors import IntegrityError
 from steerproof.run.graph.ids import UnitId
-from steerproof.run.graph.keys import Recipe, directory_name, file_sha256
+from steerproof.run.graph.keys import UnitRecipe, directory_name, file_sha256
 from steerproof.run.store.faults import fault_point
 from steerproof.run.store.files import (
     TEMPORARY,
@@ -58,7 +58,11 @@ def unit_directories(run: Path) -> Iterator[Path]:
 
 
 def prepare(
-    run: Path, recipe: Recipe, files: Mapping[str, bytes], read: Mapping[UnitId, str], made: Made
+    run: Path,
+    recipe: UnitRecipe,
+    files: Mapping[str, bytes],
+    read: Mapping[UnitId, str],
+    made: Made,
 ) -> Path:
     """Write a unit into a temporary sibling of its place, ready to be committed by one rename.
 

@@ -198,7 +198,7 @@ def _broken(words: list[str], lines: int) -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Shape:
+class DrawnShape:
     """One thing that a figure shows."""
 
     panel: str
@@ -227,7 +227,7 @@ def stands_for(line: Line2D, x: np.ndarray) -> None:
     _TRUE[line] = x
 
 
-def shapes(figure: Figure, tip: str) -> Iterator[Shape]:
+def shapes(figure: Figure, tip: str) -> Iterator[DrawnShape]:
     """Everything that a figure shows of the data, in its own numbers; guides and frames apart.
 
     Args:
@@ -239,7 +239,7 @@ def shapes(figure: Figure, tip: str) -> Iterator[Shape]:
         yield from _of(axes, panel, tip)
 
 
-def _of(axes: Axes, panel: str, tip: str) -> Iterator[Shape]:
+def _of(axes: Axes, panel: str, tip: str) -> Iterator[DrawnShape]:
     shown = _Panel(axes, panel, tip)
     for line in axes.lines:
         if line.get_transform() == axes.transData:
@@ -270,12 +270,12 @@ class _Panel:
         start: tuple[float, float],
         end: tuple[float | None, float | None] = (None, None),
         value: float | None = None,
-    ) -> Shape:
+    ) -> DrawnShape:
         """One shape."""
         x, y = start[0] + 0.0, start[1] + 0.0  # no minus zero
         gid, label = artist.get_gid() or "", str(artist.get_label() or "")
         told = gid.removeprefix(self._tip) if gid.startswith(self._tip) else label
-        return Shape(
+        return DrawnShape(
             panel=self._name,
             kind=kind,
             series="" if told.startswith("_") else clean_line(told),
@@ -288,14 +288,14 @@ class _Panel:
             y_name=self._down.get(round(y), ""),
         )
 
-    def line(self, line: Line2D) -> Iterator[Shape]:
+    def line(self, line: Line2D) -> Iterator[DrawnShape]:
         """The points of a line that are defined."""
         across, down = map(np.asarray, line.get_data())
         for x, y in zip(_TRUE.get(line, across), down, strict=True):
             if not np.isnan(y):
                 yield self.at("point", line, (float(x), float(y)))
 
-    def patch(self, patch: Patch) -> Iterator[Shape]:
+    def patch(self, patch: Patch) -> Iterator[DrawnShape]:
         """The steps of a histogram, or a cell of a matrix; other patches are no data."""
         if isinstance(patch, StepPatch):
             values, edges, _ = patch.get_data()
@@ -327,10 +327,12 @@ def _number(text: str) -> bool:
     return True
 
 
-def data_csv(shapes: Iterator[Shape]) -> str:
+def data_csv(shapes: Iterator[DrawnShape]) -> str:
     """The shapes as CSV, columns without any entry left out."""
     every = list(shapes)
-    names = [n for n in Shape.__slots__ if any(getattr(one, n) not in ("", None) for one in every)]
+    names = [
+        n for n in DrawnShape.__slots__ if any(getattr(one, n) not in ("", None) for one in every)
+    ]
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(names)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 
-from steerproof.decide.analysis.selection import Row, Selection
+from steerproof.decide.analysis.selection import Selection, SettingRow
 from steerproof.decide.report.figures.canvas import Drawing, Layout, drawing, panels, style
 from steerproof.decide.report.figures.marks import tipped
 from steerproof.decide.report.figures.palette import FAINT, INK, QUIET, SERIES
@@ -51,15 +51,15 @@ def sweep_figure(selection: Selection) -> Drawing | str:
         )
 
 
-def _across(rows: Sequence[Row]) -> str:
+def _across(rows: Sequence[SettingRow]) -> str:
     """The field with the most values lies along the axis."""
     counts = {place: len({row.setting[place] for row in rows}) for place in rows[0].setting}
     return max(counts, key=lambda place: counts[place], default="")
 
 
-def _series(rows: Sequence[Row], place: str) -> dict[str, list[Row]]:
+def _series(rows: Sequence[SettingRow], place: str) -> dict[str, list[SettingRow]]:
     """Rows by the values of the other fields."""
-    by_series: dict[str, list[Row]] = {}
+    by_series: dict[str, list[SettingRow]] = {}
     for row in rows:
         others = ", ".join(f"{key}={_short(v)}" for key, v in row.setting.items() if key != place)
         by_series.setdefault(others, []).append(row)
@@ -68,7 +68,7 @@ def _series(rows: Sequence[Row], place: str) -> dict[str, list[Row]]:
 
 def _draw(
     axes: Axes,
-    rows: Sequence[Row],
+    rows: Sequence[SettingRow],
     at: tuple[str, list[str], float],
     look: tuple[str, str],
     label: str,
