@@ -13,7 +13,7 @@ from steerproof.decide.analysis.answer_words import reading, three_lines
 from steerproof.decide.analysis.answers import answer
 from steerproof.decide.analysis.rates import CellCounts, RateTable
 from steerproof.decide.analysis.readings import NOT_EXPRESSIVE, TRAINING_GAP
-from steerproof.decide.analysis.records import AnalysisSettings as Registered
+from steerproof.decide.analysis.records import Analysis as Registered
 from steerproof.decide.analysis.records import to_json
 from steerproof.decide.analysis.rig import Rig
 from steerproof.decide.analysis.rule import Verdict

@@ -16,8 +16,8 @@ from steerproof.decide.analysis.ranking import (
 )
 from steerproof.decide.analysis.rates import RateTable
 from steerproof.decide.analysis.rig import Rig
-from steerproof.spec.experiment import Analysis
 from steerproof.spec.grid import Cell, CellKind
+from steerproof.spec.judging import AnalysisSettings
 from steerproof.spec.strength import Strength
 from tests.decide.tables import (
     RISING,
@@ -36,7 +36,7 @@ FIRED = RevisedKill(name="sign_inverted", fired=True, reason="it falls", numbers
 
 
 def case(kinds: dict[CellKind, tuple[float, ...]] | None = None) -> Case:
-    return case_of(table(kinds or supported()), ten_personas(Analysis(iterations=200)))
+    return case_of(table(kinds or supported()), ten_personas(AnalysisSettings(iterations=200)))
 
 
 def answered(
@@ -123,7 +123,7 @@ def test_other_prompts_are_all_but_the_own_one_with_the_neutral_among_them():
                 cell = Cell(persona=name, arm="C", prompt="persona", direction="none", layer=None,
                             prompt_of=other)  # fmt: skip
                 cells[cell] = counted(kind, 0.10 if i < 5 else 0.20, questions=True)
-    given = case_of(RateTable(cells=cells), ten_personas(Analysis(iterations=200)))
+    given = case_of(RateTable(cells=cells), ten_personas(AnalysisSettings(iterations=200)))
     (gate,) = (g for g in deciding(given, Rig(), "A").decides.gates if g.name == "installed")
     assert gate.numbers["prompts"] == 4
     few, many = (0.30 + 2 * 0.10) / 3, (0.30 + 3 * 0.10) / 4  # p0 to p2 have two others here

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from steerproof.engine.generate import Completion, Engine
+from steerproof.engine.generate import Drawn, Engine
 from steerproof.engine.rows import Row
 from steerproof.engine.score import score, score_alone
 from steerproof.model.base import Base
@@ -83,7 +83,7 @@ def test_every_place_gives_other_scores_than_every_other() -> None:
     assert float(gaps.min()) > 1e-4
 
 
-def drawn(engine: Engine) -> dict[tuple[str, int, int], Completion]:
+def drawn(engine: Engine) -> dict[tuple[str, int, int], Drawn]:
     found = list(engine.generate(SETTINGS))
     return {(one.row.cell, one.row.question, one.row.sample): one for one in found}
 
