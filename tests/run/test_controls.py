@@ -19,17 +19,29 @@ from benchmarks.controls import (
     with_seed,
 )
 from steerproof.spec.yaml_io import shipped
+from tools.answers_study import with_tables
+from tools.controls_table import controls_tables
 
-COMMITTED = Path(__file__).parents[2] / "docs" / "data" / "controls.json"
+PAGE = Path(__file__).parents[2] / "docs" / "statistics.md"
+COMMITTED = PAGE.parent / "data" / "controls.json"
+
+
+NEGATIVE = 39
+"""Runs of the shuffled control that are committed."""
+
+
+def committed() -> dict:
+    return json.loads(COMMITTED.read_bytes())
 
 
 def test_the_committed_controls_passed_where_they_must_and_failed_where_they_must():
-    """Made by the command that the file names; too long for every day (see the next test)."""
-    table = json.loads(COMMITTED.read_bytes())
+    """Made by the command that the file names; too long for every day (see the last test)."""
+    table = committed()
     runs = table["runs"]
     seeds = {name: sorted(r["seed"] for r in runs if r["control"] == name) for name in CONTROLS}
-    assert seeds == {name: list(range(10)) for name in CONTROLS}
+    assert seeds == dict(zip(CONTROLS, map(list, (range(10), range(NEGATIVE))), strict=True))
     assert table["shares"] == shares(runs)
+    assert table["supported"] == supported(runs)
     found, shuffled = table["shares"]["positive-control"], table["shares"]["negative-control"]
     assert found["passes"] >= 8
     assert shuffled["interval"][1] < found["interval"][0], "the rig cannot tell the two apart"
@@ -37,6 +49,43 @@ def test_the_committed_controls_passed_where_they_must_and_failed_where_they_mus
         decided = one["rho"] is not None and one["interval"] is not None
         passes = decided and one["rho"] >= 0.6 and one["interval"][0] > 0 and not one["kills"]
         assert one["passes"] == passes, one
+
+
+def test_what_the_matrix_does_to_both_controls():
+    """A false SUPPORTED of the registered rule is none with it, and a true one stays."""
+    runs = {(one["control"], one["seed"]): one for one in committed()["runs"]}
+    eighth = runs["negative-control", 8]
+    assert eighth["verdict"] == "SUPPORTED"
+    assert eighth["answers"]["ranking"] != "SUPPORTED"
+    for (control, _), one in runs.items():
+        both = (one["verdict"] == "SUPPORTED", one["answers"]["ranking"] == "SUPPORTED")
+        assert both[0] == both[1] if control == "positive-control" else not both[1]
+        by = {m["trained_label"]: m for m in one["answers"]["matrices"]}
+        if control == "negative-control":
+            assert by[False]["p"] > 0.05
+            assert by[True]["p"] <= 0.001
+            assert 0.40 <= by[True]["s"]["value"] <= 0.55
+        else:
+            assert one["answers"]["reads"] == "reads its own direction"
+
+
+def test_the_page_says_what_the_committed_runs_say():
+    table, text = committed(), PAGE.read_text("utf-8")
+    assert with_tables(text, {"controls": controls_tables(table)}) == text
+    assert "<!-- controls:begin -->" in text
+    old, new = (table["supported"]["negative-control"][rule] for rule in ("registered", "answers"))
+    words = " ".join(text.split())
+    low, high = old["interval"]
+    assert f"of {NEGATIVE} shuffled runs are SUPPORTED" in words
+    assert f"{low:.3f} to {high:.3f}): one in eight" in words
+    assert f"({new['supported']} of {NEGATIVE}; at most {new['interval'][1]:.3f})" in words
+    assert f"control {old['supported']} are ({low:.1%} to {high:.1%}, exact" in words
+    seeds = [
+        one["seed"]
+        for one in table["runs"]
+        if one["control"] == "negative-control" and one["verdict"] == "SUPPORTED"
+    ]
+    assert f"(seeds {', '.join(map(str, seeds[:-1]))} and {seeds[-1]};" in words
 
 
 def test_only_the_seed_is_changed():
