@@ -1,8 +1,9 @@
 """The `steerproof bench` command: a sub-command for each benchmark."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from inspect import Parameter, Signature
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -15,86 +16,69 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
 )
-Model = Annotated[str | None, typer.Option(help="Checkpoint; default the organism.")]
-RandomConfig = Annotated[
-    str | None, typer.Option(help="Random weights at a true size: qwen2.5-7b.")
-]
-Run = Annotated[Path | None, typer.Option(help="A finished run, for its adapters and rows.")]
-Adapters = Annotated[int, typer.Option(help="Adapters, spread over all arms.")]
-Repeats = Annotated[int, typer.Option(help="Timed rounds; 0 times the first.")]
-Growth = Annotated[bool, typer.Option(help="Also time 1, 10, 40, 100 adapters.")]
 
 
-@app.command()
-def generation(
-    model: Model = None,
-    random_config: RandomConfig = None,
-    device: Device = "auto",
-    run: Run = None,
-    adapters: Adapters = 12,
-    cells: Annotated[int, typer.Option(help="Cells to generate.")] = 24,
-    rows: Annotated[int, typer.Option(help="Rows of a cell.")] = 100,
-    tokens: Annotated[int | None, typer.Option(help="New tokens of a row at most.")] = None,
-    mean_tokens: Annotated[
-        int | None, typer.Option(help="Mean answer of a random model; default: it never ends.")
-    ] = None,
-    repeats: Repeats = 3,
-    peer_cells: Annotated[
-        int | None, typer.Option(help="Cells that a peer does, its time multiplied.")
-    ] = None,
-    growth: Growth = False,
-    as_json: Json = False,
-) -> None:
+def _option(kind: Any, said: str) -> Any:
+    return Annotated[kind, typer.Option(help=said)]
+
+
+_OPTIONS: dict[str, tuple[Any, object]] = {
+    "model": (_option(str | None, "Checkpoint; default the organism."), None),
+    "random_config": (_option(str | None, "Random weights at a true size: qwen2.5-7b."), None),
+    "device": (Device, "auto"),
+    "run": (_option(Path | None, "A finished run, for its adapters and rows."), None),
+    "adapters": (_option(int, "Adapters, spread over all arms."), 12),
+    "cells": (_option(int, "Cells to generate."), 24),
+    "rows": (_option(int | None, "Rows of a cell (100), or of an adapter (about 600)."), None),
+    "tokens": (_option(int | None, "New tokens of a row at most, or of a made-up answer."), None),
+    "mean_tokens": (
+        _option(int | None, "Mean answer of a random model; default: it never ends."),
+        None,
+    ),
+    "repeats": (_option(int, "Timed rounds; 0 times the first."), 3),
+    "peer_cells": (_option(int | None, "Cells that a peer does, its time multiplied."), None),
+    "growth": (_option(bool, "Also time 1, 10, 40, 100 adapters."), False),
+    "as_json": (Json, False),
+}
+"""What a benchmark of the engine can be asked for: the fields of `options.Options`, and `--json`.
+
+Each with its type and its default."""
+_OF_CELLS = frozenset({"cells", "mean_tokens", "peer_cells"})
+
+
+def _command(compare: Callable[..., None], without: Collection[str] = ()) -> None:
+    """Make a function a command that takes the options above."""
+    options = {name: option for name, option in _OPTIONS.items() if name not in without}
+    compare.__annotations__ = {name: kind for name, (kind, _) in options.items()}
+    compare.__signature__ = Signature(  # type: ignore[attr-defined]  # where typer looks
+        [
+            Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=kind)
+            for name, (kind, default) in options.items()
+        ]
+    )
+    app.command()(compare)
+
+
+def generation(*, device: str, as_json: bool, **sizes: Any) -> None:
     """Pooled generation against Transformers with PEFT, cell after cell."""
     from steerproof.run.driver.workers import choose_device
     from steerproof_bench.options import Options, bench_generation
 
-    options = Options(
-        model=model,
-        random_config=random_config,
-        device=choose_device(device),
-        run=run,
-        adapters=adapters,
-        cells=cells,
-        rows=rows,
-        tokens=tokens,
-        mean_tokens=mean_tokens,
-        repeats=repeats,
-        peer_cells=peer_cells,
-        growth=growth,
-    )
+    options = Options(device=choose_device(device), **sizes)
     _measure(lambda: bench_generation(options, _tell), as_json)
 
 
-@app.command()
-def training(
-    model: Model = None,
-    random_config: RandomConfig = None,
-    device: Device = "auto",
-    run: Run = None,
-    adapters: Adapters = 12,
-    rows: Annotated[int | None, typer.Option(help="Rows of an adapter; default about 600.")] = None,
-    tokens: Annotated[int | None, typer.Option(help="Length of a made-up answer.")] = None,
-    repeats: Repeats = 3,
-    growth: Growth = False,
-    as_json: Json = False,
-) -> None:
+def training(*, device: str, as_json: bool, **sizes: Any) -> None:
     """Pooled training against TRL's `SFTTrainer`, adapter after adapter."""
     from steerproof.run.driver.workers import choose_device
     from steerproof_bench.options import Options, bench_training
 
-    options = Options(
-        model=model,
-        random_config=random_config,
-        device=choose_device(device),
-        run=run,
-        adapters=adapters,
-        rows=rows,
-        tokens=tokens,
-        repeats=repeats,
-        growth=growth,
-    )
+    options = Options(device=choose_device(device), **sizes)
     _measure(lambda: bench_training(options, _tell), as_json)
+
+
+_command(generation)
+_command(training, without=_OF_CELLS)
 
 
 @app.command()
