@@ -88,6 +88,13 @@ def test_nothing_keeps_more_than_ten_things_in_mind():
     assert not many
 
 
+def test_a_class_name_stands_for_one_thing():
+    places: dict[str, list[str]] = {}
+    for path, node in nodes(ast.ClassDef):
+        places.setdefault(node.name, []).append(path)
+    assert not {name: where for name, where in places.items() if len(where) > 1}
+
+
 def test_every_name_that_is_read_is_one_that_exists():
     """What ruff would say, were its rule not blind to the names of axes in annotations."""
     unknown = [

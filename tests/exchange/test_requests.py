@@ -9,7 +9,13 @@ import pytest
 import torch
 from pydantic import BaseModel, ConfigDict, model_validator
 
-from steerproof.exchange.requests import Asked, Sampling, request_lines, vector_file, why_not
+from steerproof.exchange.requests import (
+    AskedDirection,
+    Sampling,
+    request_lines,
+    vector_file,
+    why_not,
+)
 from steerproof.model.push import Push
 
 SAMPLING = Sampling(temperature=1.0, top_p=0.95, max_tokens=7, stop_token_ids=(3,))
@@ -68,10 +74,12 @@ def test_what_the_engine_cannot_do_is_refused(more):
 def test_a_line_names_adapter_vector_and_draw():
     shared = {"cell": "A.x", "question": 0, "prompt_ids": (5, 6)}
     asked = [
-        Asked(**shared, sample=0, seed=2**62, adapter="adapters/A.x", vector="vectors/v.json"),
-        Asked(**shared, sample=1, seed=1, adapter="adapters/B.x"),
-        Asked(**shared, sample=2, seed=2, adapter="adapters/A.x"),
-        Asked(**shared, sample=3, seed=3),
+        AskedDirection(
+            **shared, sample=0, seed=2**62, adapter="adapters/A.x", vector="vectors/v.json"
+        ),
+        AskedDirection(**shared, sample=1, seed=1, adapter="adapters/B.x"),
+        AskedDirection(**shared, sample=2, seed=2, adapter="adapters/A.x"),
+        AskedDirection(**shared, sample=3, seed=3),
     ]
     lines = [json.loads(line) for line in request_lines(asked, SAMPLING)]
     assert [line["lora_request"] and line["lora_request"]["lora_int_id"] for line in lines] == [

@@ -29,7 +29,7 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
+class AskedDirection:
     """One completion to ask for."""
 
     cell: str
@@ -66,7 +66,7 @@ def vector_file(push: Push) -> bytes:
     return vllm_lens(parts, 1.0)
 
 
-def request_lines(asked: Iterable[Asked], sampling: Sampling) -> Iterator[str]:
+def request_lines(asked: Iterable[AskedDirection], sampling: Sampling) -> Iterator[str]:
     """The lines of `requests.jsonl`; adapters are numbered from 1 in the order of their use."""
     numbers: dict[str, int] = {}
     for one in asked:

@@ -12,7 +12,7 @@ from steerproof.exchange.requests import (
     ADAPTERS,
     FILE,
     VECTORS,
-    Asked,
+    AskedDirection,
     Sampling,
     request_lines,
     vector_file,
@@ -93,7 +93,7 @@ class _Gathering:
             stop_token_ids=(end_of_turn(tokenizer, options),),
         )
         self.files: dict[str, bytes] = {}
-        self.asked: list[Asked] = []
+        self.asked: list[AskedDirection] = []
         self.left_out: dict[str, str] = {}
         self.cells = 0
 
@@ -109,7 +109,7 @@ class _Gathering:
 
     def _completions(
         self, cell: Cell, count: int, adapter: str | None, vector: str | None
-    ) -> Iterator[Asked]:
+    ) -> Iterator[AskedDirection]:
         experiment = self._experiment
         whose = cell.prompt_of or cell.persona
         neutral = cell.prompt == "neutral"
@@ -117,7 +117,7 @@ class _Gathering:
         for question, text in enumerate(experiment.questions.evaluation):
             ids = chat_ids(self._chat, system=system, user=text)
             for sample in range(count):
-                yield Asked(
+                yield AskedDirection(
                     cell=cell.name,
                     question=question,
                     sample=sample,
