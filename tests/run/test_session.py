@@ -11,6 +11,7 @@ from steerproof.errors import ExperimentError, ModelError, RegistrationError, St
 from steerproof.model.base import load_base
 from steerproof.run.artefacts import cell, training
 from steerproof.run.commands.evidence import calibrations
+from steerproof.run.commands.inputs import require_inputs
 from steerproof.run.commands.session import (
     graph_of,
     new_session,
@@ -239,8 +240,14 @@ def test_a_run_with_relative_paths_is_reported_on_and_explained_wherever_it_is_m
     (moved / "results" / "report.html").unlink()
     assert rebuild_report(session_of(moved)) == verdict
     assert (moved / "results" / "report.html").stat().st_size > 0
-    with pytest.raises(ExperimentError, match=r"dataset\.answers"):
-        registered_graph(session_of(moved))
+    assert registered_graph(session_of(moved)).keys == keys
+    with pytest.raises(ExperimentError, match=r"(?s)model\.path: model.*dataset\.answers.*--inp"):
+        require_inputs(session_of(moved))
+    back = tmp_path / "elsewhere"
+    shutil.copytree(model, back / "model")
+    session_in(back, experiment)  # writes the answers
+    require_inputs(session_of(moved, inputs=back))
+    assert graph_of(session_of(moved, inputs=back)).keys == keys
 
 
 def test_a_prompt_that_does_not_fit_is_refused_and_what_was_finished_is_kept(pristine, tmp_path):

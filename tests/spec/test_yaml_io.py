@@ -314,3 +314,14 @@ def as_blocks(values: object) -> str:
     stream = StringIO()
     yaml.dump(values, stream)
     return stream.getvalue()
+
+
+def test_an_unknown_key_of_joined_signs_is_one_complaint_like_any_other():
+    with pytest.raises(ExperimentError, match="unknown key"):
+        parse_experiment(TINY + '"\U0001f3f4\u200d\u2620\ufe0f": 5\n')
+
+
+def test_half_of_a_byte_order_mark_is_told_where_it_stands(tmp_path):
+    (tmp_path / "e.yaml").write_bytes(b"\xef\xbb" + TINY.encode())
+    with pytest.raises(ExperimentError, match=r"e\.yaml:1:1: byte 0xef is not UTF-8"):
+        load_experiment(tmp_path / "e.yaml")

@@ -83,6 +83,7 @@ def _session(
     directory: Path | None,
     device: str = "cpu",
     settings: list[str] | None = None,
+    inputs: Path | None = None,
 ) -> "Session":
     """The session of an experiment file, or of a run directory given in its place."""
     from steerproof.run.commands.session import new_session, session_in
@@ -92,7 +93,9 @@ def _session(
 
     asked = [parse_setting(text) for text in settings or ()]
     if directory is None and (Path(experiment) / SPEC).is_file():
-        session = session_in(Path(experiment), device, asked)
+        session = session_in(Path(experiment), device, asked, inputs)
+    elif inputs is not None:
+        raise SteerproofError("--inputs is of a run directory; an experiment's file has its own")
     else:
         loaded = load_experiment(experiment)
         name = loaded.experiment.name + (f",{directory_name(asked)}" if asked else "")
@@ -124,17 +127,22 @@ def run(
     deviate: Annotated[str | None, typer.Option(help="Go on although it differs: why.")] = None,
     steal: Annotated[bool, typer.Option(help="Take over from a process that is gone.")] = False,
     strict: Annotated[bool, typer.Option(help="Let serious objections block the run.")] = False,
+    inputs: Annotated[
+        Path | None, typer.Option(help="Of a run directory: where its model and files are now.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Do what is missing, then the verdict and the report. The same command resumes."""
     from steerproof.model.files import weight_bytes
     from steerproof.progress import following
+    from steerproof.run.commands.inputs import require_inputs
     from steerproof.run.commands.session import run_experiment
     from steerproof.run.driver.workers import choose_device, make_executor
     from steerproof.run.graph.environment import model_directory
 
     chosen = choose_device(device)
-    session = _session(experiment, directory, chosen, settings)
+    session = _session(experiment, directory, chosen, settings, inputs)
+    require_inputs(session)
     weights = weight_bytes(model_directory(session.experiment, session.place.directory))
     hands = make_executor(executor, session.run, chosen, workers, weights)
     with following(sys.stderr, session.experiment.title) as show:

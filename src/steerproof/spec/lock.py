@@ -126,12 +126,13 @@ def read_lock(content: bytes, name: str = "experiment.lock.json") -> Lock:
                 f"{name} has schema {values['schema']}; this version reads {SCHEMA}"
             )
         lock = Lock(**values)
-    except (ValueError, KeyError, TypeError) as error:
+        body = {k: v for k, v in asdict(lock).items() if k not in ("sha256", "time")}
+        actual = _sha256(body)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise IntegrityError(f"{name} is no lock: {error}") from None
-    body = {k: v for k, v in asdict(lock).items() if k not in ("sha256", "time")}
-    if _sha256(body) != lock.sha256:
+    if actual != lock.sha256:
         raise IntegrityError(
-            f"{name} was changed: its content hashes to {_sha256(body)}, it says {lock.sha256}; "
+            f"{name} was changed: its content hashes to {actual}, it says {lock.sha256}; "
             "restore it, or start a new run directory"
         )
     return lock
@@ -208,9 +209,10 @@ def read_deviations(content: bytes, lock: Lock) -> tuple[Deviation, ...]:
             body = {key: value for key, value in values.items() if key != "sha256"}
             parts = tuple(Change(**change) for change in values["changes"])
             deviation = Deviation(**{**values, "changes": parts})
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            actual = _sha256(body)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise IntegrityError(f"{place} is no deviation: {error}") from None
-        if _sha256(body) != deviation.sha256:
+        if actual != deviation.sha256:
             raise IntegrityError(f"{place} was changed: it does not hash to {deviation.sha256}")
         if deviation.previous != previous:
             raise IntegrityError(f"{place} follows {deviation.previous}, not {previous}")

@@ -102,11 +102,16 @@ def _located(detail: ErrorDetails, data: object) -> _Found:
     for step in detail["loc"]:
         if _holds(here, step):
             keys, here = (*keys, step), here[step]
-        elif detail["type"] == "missing":
+        elif detail["type"] == "missing" or _is_strange_key(detail, step):
             keys = (*keys, step)
         elif step != "[key]":
             union = keys
     return _Found(detail=detail, keys=keys, union=union)
+
+
+def _is_strange_key(detail: ErrorDetails, step: str | int) -> bool:
+    """Whether it is an unknown key that pydantic spells otherwise than the file (joined emoji)."""
+    return detail["type"] == "extra_forbidden" and step == detail["loc"][-1]
 
 
 def _holds(here: Any, step: str | int) -> bool:
@@ -229,7 +234,7 @@ def _usable(data: dict[str, Any], located: list[_Found]) -> dict[str, Any]:
             parent: Any = known
             for key in item.keys[:-1]:
                 parent = parent[key]
-            del parent[item.keys[-1]]
+            parent.pop(item.keys[-1], None)
     unknown = {str(item.keys[0]) for item in located if len(item.keys) == 1} & (data.keys() - known)
     meant = {nearest(key, Experiment.model_fields) for key in unknown}
     values: dict[str, Any] = {}

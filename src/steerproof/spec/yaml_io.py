@@ -122,7 +122,7 @@ def _read_text(path: Path) -> str:
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        before = content[: error.start].decode("utf-8-sig")
+        before = content[: error.start].decode("utf-8-sig", errors="ignore")
         line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
         what = f"byte 0x{content[error.start]:02x} is not UTF-8; save the file as UTF-8"
         raise ExperimentError(f"{path}:{line}:{column}: {what}") from None

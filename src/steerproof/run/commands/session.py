@@ -25,6 +25,7 @@ from steerproof.run.driver.scheduler import execute
 from steerproof.run.driver.summary import Listener, Summary, raise_failures
 from steerproof.run.graph.environment import Place
 from steerproof.run.graph.graph import Graph
+from steerproof.run.graph.inputs import Known
 from steerproof.run.graph.names import ANSWERS, SCORE
 from steerproof.run.graph.survey import recorded, survey
 from steerproof.run.graph.units import experiment_graph
@@ -91,8 +92,19 @@ def new_session(
     )
 
 
-def session_in(run: Path, device: str = "cpu", settings: Sequence[Setting] = ()) -> Session:
+def session_in(
+    run: Path,
+    device: str = "cpu",
+    settings: Sequence[Setting] = (),
+    inputs: Path | None = None,
+) -> Session:
     """The session of a run directory: its own copy of the experiment, and where its paths start.
+
+    Args:
+        run: The run directory.
+        device: A torch device.
+        settings: Fields that are set beside the file.
+        inputs: Where its relative paths start; none for where they started last.
 
     Raises:
         ExperimentError: It is no run directory, its copy of the experiment cannot be read, or a
@@ -104,7 +116,7 @@ def session_in(run: Path, device: str = "cpu", settings: Sequence[Setting] = ())
     return Session(
         loaded=asked,
         run=run,
-        place=Place(directory=kept_directory(run), device=device),
+        place=Place(directory=inputs or kept_directory(run), device=device),
         command=to_go_on(run, *_typed(settings)),
         changes=changes,
     )
@@ -130,21 +142,20 @@ def graph_of(session: Session) -> Graph:
 
 
 def registered_graph(session: Session) -> Graph:
-    """The session's units, of the model as registered where it is not on this machine.
+    """The session's units; model, answers and adapters as registered, where they are not here.
 
     Raises:
         ModelError: The base model cannot be found, and nothing was registered.
-        ExperimentError: A file that the experiment names cannot be read.
+        ExperimentError: A file that the experiment names is not there, and was not registered.
         IntegrityError: The registration is not as it was.
     """
     try:
         return graph_of(session)
-    except ModelError:
+    except (ModelError, ExperimentError):
         registration = read_registration(session.run)
         if registration is None:
             raise
-        files = registration.lock.hashes.get("model", {})
-        return experiment_graph(session.experiment, session.place, files)
+        return experiment_graph(session.experiment, session.place, known_hashes(registration.lock))
 
 
 def planned_graph(session: Session) -> tuple[Graph, str | None]:
@@ -159,8 +170,8 @@ def planned_graph(session: Session) -> tuple[Graph, str | None]:
         return graph_of(session), None
     except AbsentModelError as error:
         registration = read_registration(session.run)
-        files = {} if registration is None else registration.lock.hashes.get("model", {})
-        return experiment_graph(session.experiment, session.place, files), str(error)
+        known = Known(model={}) if registration is None else known_hashes(registration.lock)
+        return experiment_graph(session.experiment, session.place, known), str(error)
 
 
 def lock_session(session: Session, graph: Graph, directory: RunDirectory) -> Registration:
@@ -316,6 +327,15 @@ def _given_hashes(graph: Graph) -> dict[str, dict[str, str]]:
     data = {name: sha for name, sha in (("answers", answers), ("readout", function)) if sha}
     given = {"data": data, "adapters": adapters}
     return {name: hashes for name, hashes in given.items() if hashes}
+
+
+def known_hashes(lock: Lock) -> Known:
+    """What was registered of the files that units read."""
+    return Known(
+        model=lock.hashes.get("model", {}),
+        answers=lock.hashes.get("data", {}).get("answers"),
+        files=lock.hashes.get("adapters", {}),
+    )
 
 
 def versions() -> dict[str, str]:

@@ -4,14 +4,15 @@ Editing one arm redoes that arm, and editing a title redoes nothing.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from steerproof.errors import ExperimentError
+from steerproof.errors import ExperimentError, ModelError
 from steerproof.exchange.adapters import adapter_directory
 from steerproof.model.files import file_hashes
 from steerproof.run.graph.keys import file_sha256
-from steerproof.spec.experiment import Experiment, Scoring
+from steerproof.spec.experiment import Arm, Experiment, Scoring
 from steerproof.spec.grid import AdapterId, Asked, Cell
 from steerproof.spec.scoring import readout_file
 from steerproof.spec.slices import pick_from
@@ -22,16 +23,38 @@ _READOUT = ("near_marker", "readout", "pattern", "least", "judgements", "functio
 """What decides which completions fire."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """sha256 of what units read besides the experiment, as it was registered.
+
+    With it a run directory is understood where these files are not.
+    """
+
+    model: Mapping[str, str]
+    """By file name."""
+    answers: str | None = None
+    """Of the file of answers, if one was given."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """Of adapters and directions that were given, by `<unit's name>/<file>`."""
+
+    def of(self, name: str) -> dict[str, str]:
+        """Those of one unit, by file."""
+        start = f"{name}/"
+        return {k.removeprefix(start): v for k, v in self.files.items() if k.startswith(start)}
+
+
 class Slices:
     """The inputs of one experiment's units, by what they are about."""
 
-    def __init__(self, experiment: Experiment, directory: Path) -> None:
+    def __init__(self, experiment: Experiment, directory: Path, known: Known | None = None) -> None:
         """Spell the experiment out once.
 
         Args:
             experiment: What is asked.
             directory: Where its relative paths start.
+            known: What its files hash to, where they need not be there.
         """
+        self._known = known
         self._experiment = experiment
         # Once: of a thousand personas, each unit would make its own copy.
         self._whole = experiment.model_dump(mode="json")
@@ -46,7 +69,8 @@ class Slices:
         """
         fields = self._pick("seed", "neutral_prompt", "personas", "reference_persona")
         fields["questions"] = {"directions": list(self._experiment.direction_questions)}
-        files = _brought(self._experiment, self._directory)
+        known = self._known.of(f"L{layer}") if self._known else {}
+        files = _brought(self._experiment, self._directory, known)
         return {"experiment": fields, "layer": layer} | ({"files": files} if files else {})
 
     def answers(self) -> Inputs:
@@ -65,6 +89,8 @@ class Slices:
             return {"experiment": fields}
         path = self._directory / source
         if not path.is_file():
+            if self._known is not None and self._known.answers is not None:
+                return {"experiment": fields, "file": self._known.answers}
             raise ExperimentError(f"dataset.answers: no file {path}; give a JSONL, or 'base'")
         return {"experiment": fields, "file": file_sha256(path)}
 
@@ -93,9 +119,18 @@ class Slices:
         if adapter.seed is not None:
             inputs["training_seed"] = adapter.seed
         if arm.adapters is not None:
-            trained_elsewhere = adapter_directory(arm, adapter.persona, self._directory)
-            inputs["files"] = file_hashes(trained_elsewhere)
+            inputs["files"] = self._given(arm, adapter)
         return inputs
+
+    def _given(self, arm: Arm, adapter: AdapterId) -> dict[str, str]:
+        """Hashes of the files of an adapter that exists already."""
+        known = self._known.of(adapter.name) if self._known else {}
+        try:
+            return file_hashes(adapter_directory(arm, adapter.persona, self._directory))
+        except (ExperimentError, ModelError):
+            if known:
+                return known
+            raise
 
     def cell(self, cell: Cell, count: int) -> Inputs:
         """One measurement, of so many completions per question."""
@@ -170,15 +205,18 @@ class Slices:
         return pick_from(self._whole, *paths)
 
 
-def _brought(experiment: Experiment, directory: Path) -> dict[str, str]:
-    """Hashes of the files of the directions that personas bring."""
+def _brought(experiment: Experiment, directory: Path, known: Mapping[str, str]) -> dict[str, str]:
+    """Hashes of the files of the directions that personas bring; `known` where they are not."""
     hashes = {}
     for persona in experiment.personas:
         if persona.direction is not None:
             path = directory / persona.direction
-            if not path.is_file():
+            if path.is_file():
+                hashes[persona.name] = file_sha256(path)
+            elif persona.name in known:
+                hashes[persona.name] = known[persona.name]
+            else:
                 raise ExperimentError(f"persona {persona.name}: no direction file {path}")
-            hashes[persona.name] = file_sha256(path)
     return hashes
 
 

@@ -20,7 +20,7 @@ from dataclasses import replace
 from steerproof.run.graph.environment import Place, surroundings, work_of
 from steerproof.run.graph.graph import Graph, Unit, build_graph
 from steerproof.run.graph.ids import UnitId
-from steerproof.run.graph.inputs import Inputs, Slices
+from steerproof.run.graph.inputs import Inputs, Known, Slices
 from steerproof.run.graph.names import (
     ANALYSIS,
     ANSWERS,
@@ -49,22 +49,20 @@ _TOLERANT = ("score", "slots", "graded")
 """Kinds that are made of whichever of their upstream units succeeded."""
 
 
-def experiment_graph(
-    experiment: Experiment, place: Place, files: Mapping[str, str] | None = None
-) -> Graph:
+def experiment_graph(experiment: Experiment, place: Place, known: Known | None = None) -> Graph:
     """Every unit of an experiment, with its key.
 
     Args:
         experiment: What is asked.
         place: Where its files are, and what it runs on.
-        files: sha256 of the model's files, where they are known and need not be here.
+        known: What files hash to, where they need not be here.
 
     Raises:
         ModelError: The base model's directory cannot be found.
         ExperimentError: A file that the experiment names cannot be read.
     """
-    around = surroundings(experiment, place, files)
-    slices = Slices(experiment, place.directory)
+    around = surroundings(experiment, place, known and known.model)
+    slices = Slices(experiment, place.directory, known)
     return build_graph(
         Unit(
             id=unit,
