@@ -182,7 +182,7 @@ def sweep_tables(result: "SweepResult", place: Path) -> Group:
     table = Table(title="Exploratory sweep", title_justify="left")
     places = list(result.runs[0].settings)
     for column in (*places, "verdict", "rho", "effect", "random directions", "shared units"):
-        table.add_column(clean(column))
+        table.add_column(clean(column), overflow="fold", no_wrap=column == "verdict")
     for run in result.runs:
         row = next(
             row
