@@ -94,6 +94,8 @@ def test_each_run_is_locked_before_anything_was_made_and_says_that_it_is_explora
         made += [unit.manifest.made.created for unit in recorded(path).values()]
         assert registration.experiment.exploratory == "one run of a sweep over layers.primary, seed"
         page = (path / "results" / "report.html").read_text()
+        verdict = json.loads((path / "results" / "verdict.json").read_bytes())
+        assert verdict["exploratory"] == registration.experiment.exploratory
         assert "Exploratory (one run of a sweep" in page
         assert "exploratory" in (path / "results" / "objections.json").read_text()
     assert max(locks)[:19] <= min(made)[:19]

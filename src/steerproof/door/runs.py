@@ -73,7 +73,8 @@ class Run:
             ExperimentError: There is none yet.
         """
         concluded = analysis.from_unit(self._unit(ANALYSIS))
-        made = verdict_of(concluded, self._registration.lock.sha256)
+        lock, why = self._registration.lock.sha256, self.experiment.exploratory
+        made = verdict_of(concluded, lock, why)
         return ShownVerdict(**{part.name: getattr(made, part.name) for part in fields(RunVerdict)})
 
     def rates(self) -> pa.Table:

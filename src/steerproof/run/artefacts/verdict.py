@@ -26,6 +26,8 @@ class RunVerdict:
     """One a layer."""
     lock: str
     """sha256 of the registration that it answers to."""
+    exploratory: str | None = None
+    """Why it confirms nothing, as the experiment says; None of one that was meant to confirm."""
 
     def record(self) -> Mapping[str, Any]:
         """As verdict.json holds it: the fields of the analysis, then the others."""
@@ -34,13 +36,18 @@ class RunVerdict:
             **({} if self.answers is None else {"answers": plain(self.answers)}),
             "gates": plain(self.gates),
             "lock": self.lock,
+            **({} if self.exploratory is None else {"exploratory": self.exploratory}),
         }
 
 
-def verdict_of(result: AnalysisResult, lock: str) -> RunVerdict:
+def verdict_of(result: AnalysisResult, lock: str, exploratory: str | None = None) -> RunVerdict:
     """What an analysis unit says, under a registration."""
     return RunVerdict(
-        analysis=result.analysis, answers=result.answers, gates=result.gates, lock=lock
+        analysis=result.analysis,
+        answers=result.answers,
+        gates=result.gates,
+        lock=lock,
+        exploratory=exploratory,
     )
 
 

@@ -36,7 +36,11 @@ def publish_results(gathered: Gathered) -> RunVerdict | None:
     finished = gathered.finished
     if ANALYSIS not in finished:
         return None
-    verdict = verdict_of(analysis.from_unit(finished[ANALYSIS]), gathered.registration.lock.sha256)
+    verdict = verdict_of(
+        analysis.from_unit(finished[ANALYSIS]),
+        gathered.registration.lock.sha256,
+        gathered.experiment.exploratory,
+    )
     inputs = report_inputs(gathered)
     tables = {score.RATES: finished[SCORE]}
     if GRADED in finished:
