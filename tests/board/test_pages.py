@@ -234,8 +234,8 @@ def test_plan_and_start_run_the_command_and_stop_ends_it(visitor, monkeypatch):
     until(lambda: "Objections" in visitor.get("/experiments/7").text)
     assert "cannot be told from 0" in visitor.get("/experiments/7").text
     assert column_of(visitor, 7) == "planned"
-    assert visitor.post("/experiments/7/start").status_code == 303
-    assert visitor.post("/experiments/7/start").status_code == 409
+    assert visitor.post("/experiments/7/start", hours="1").status_code == 303
+    assert visitor.post("/experiments/7/start", hours="1").status_code == 409
     until(lambda: 'class="cell rate-' in visitor.get("/experiments/7").text)
     assert column_of(visitor, 7) == "running"
     assert visitor.post("/experiments/7/archive", away="yes").status_code == 409
@@ -245,7 +245,7 @@ def test_plan_and_start_run_the_command_and_stop_ends_it(visitor, monkeypatch):
     assert "Interrupted." in html
     assert "Run asked to stop" in html
     monkeypatch.setenv(rig.PAUSE, "0")
-    assert visitor.post("/experiments/7/start").status_code == 303
+    assert visitor.post("/experiments/7/start", hours="1").status_code == 303
     until(lambda: column_of(visitor, 7) == "judged")
     run = entries.entry(visitor.board.file, 7).directory
     states = [a.state for a in read_ledger(run).attempts]
@@ -256,7 +256,7 @@ def test_a_failed_start_says_why(visitor, monkeypatch):
     monkeypatch.setenv(rig.BREAK, "A.poet.neutral.none")
     propose(visitor, FRONT, "zlt")
     visitor.sign_in()
-    visitor.post("/experiments/7/start")
+    visitor.post("/experiments/7/start", hours="1")
     html = until(
         lambda: (
             (text := visitor.get("/experiments/7").text) and "ended with code 4" in text and text
@@ -269,7 +269,7 @@ def test_a_failed_start_says_why(visitor, monkeypatch):
 def test_without_an_experiment_nothing_can_be_started(visitor):
     propose(visitor, FRONT)
     visitor.sign_in()
-    assert visitor.post("/experiments/7/start").status_code == 409
+    assert visitor.post("/experiments/7/start", hours="1").status_code == 409
     assert visitor.post("/experiments/7/attach", experiment="/etc/passwd").status_code == 409
     assert visitor.post("/experiments/7/stop").status_code == 409
 

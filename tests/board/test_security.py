@@ -9,8 +9,8 @@ from steerproof.errors import MachineError, SteerproofError
 from tests.board.conftest import HERE, PASSWORD, PORT
 
 ADDRESSES = [
-    "/", "/table", "/propose", "/compare", "/sign-in", "/experiments/1", "/experiments/99",
-    "/nowhere", "/events/x",
+    "/", "/table", "/propose", "/tokens", "/compare", "/sign-in", "/experiments/1",
+    "/experiments/99", "/nowhere", "/events/x", "/api/experiments", "/api/experiments/1",
     "/static/board.css", "/static/none.css", "/experiments/1/files/rates.csv", "/sign-out",
 ]  # fmt: skip
 
@@ -186,7 +186,10 @@ def test_only_small_forms_are_read(visitor, kind, body, status):
 def test_every_change_needs_a_signed_in_user(visitor, judged_run):
     visitor.add(judged_run, "one")
     visitor.get("/")
-    changes = ["plan", "start", "stop", "archive", "attach", "comments", "comments/1"]
+    changes = [
+        "plan", "start", "approve", "stop", "hold", "opinions", "archive", "attach", "proposal",
+        "comments", "comments/1",
+    ]  # fmt: skip
     for change in changes:
         answer = visitor.post(f"/experiments/1/{change}", text="x", away="yes")
         assert answer.status_code == 403

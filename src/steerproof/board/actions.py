@@ -8,7 +8,7 @@ from anyio import to_thread
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from steerproof.board import cards, comments, entries, jobs, users
+from steerproof.board import approvals, cards, comments, entries, jobs, tokens, users
 from steerproof.board.brake import BusyError, SignInError, known_browser, recognise
 from steerproof.board.changes import Act, Fields, RefusedError, fields_of
 from steerproof.board.context import (
@@ -17,11 +17,14 @@ from steerproof.board.context import (
     board_of,
     part_of,
     run_of,
+    user_of,
 )
 from steerproof.board.entries import Entry
 from steerproof.board.templating import cell_address, experiment_address, page, visit_cookie
 from steerproof.spec.yaml_io import shipped
 
+HELD = {"": "taken up again", "on_hold": "put on hold", "cancelled": "cancelled"}
+"""What happens to an entry that is given each of these states."""
 _BROWSER_SECONDS = 365 * 24 * 3600.0
 """A browser that signed in once is known this long; see `brake`."""
 
@@ -35,14 +38,90 @@ def plan(act: Act) -> str:
 
 
 def start(act: Act) -> str:
-    """Run `run` in the background; starting again resumes."""
+    """Run `run` in the background under the cap that was approved; starting again resumes."""
     entry = _ready(act)
+    _approve(act, entry)
+    allowed = next(iter(approvals.approvals(act.board.file, entry.number)), None)
+    if allowed is None:
+        raise RefusedError(409, "Approve it first: say how many device hours it may take.")
     directory = _directory(act.board, entry)
-    words = (*act.board.command, "run", _experiment(entry), "--dir", str(directory))
+    words = (
+        *act.board.command, "run", _experiment(entry), "--dir", str(directory),
+        "--device-hours", repr(allowed.hours),
+    )  # fmt: skip
     address = _begin(act, entry, "run", words)
     # Only now: a start that is refused leaves the entry free to be given another experiment.
     entries.update(act.board.file, entry.number, directory=str(directory))
     return address
+
+
+def approve(act: Act) -> str:
+    """Allow so many device hours, without starting."""
+    entry = act.entry
+    if not act.fields.get("hours", "").strip():
+        raise RefusedError(409, "Say how many device hours it may take.")
+    _approve(act, entry)
+    return experiment_address(entry.number)
+
+
+def _approve(act: Act, entry: Entry) -> None:
+    """Record a cap, if one was given that is not the one that holds already."""
+    given = act.fields.get("hours", "").strip()
+    known = next(iter(approvals.approvals(act.board.file, entry.number)), None)
+    if not given or (known is not None and given == f"{known.hours:g}"):
+        return
+    made = approvals.approve(act.board.file, entry.number, act.user, given)
+    detail = f"at most {made.hours:g} device hours"
+    entries.record(act.board.file, entry.number, "approved", act.user, detail)
+
+
+def hold(act: Act) -> str:
+    """Put an experiment on hold, cancel it, or take it up again; nothing is deleted."""
+    entry, state = act.entry, act.fields.get("state", "")
+    if state not in HELD:
+        raise RefusedError(409, "Choose on hold, cancelled, or neither.")
+    status = cards.card(act.board, entry).status
+    if state and status not in ("proposed", "planned", "on_hold", "cancelled"):
+        raise RefusedError(409, f"It is {status}: only what has not been judged can wait or end.")
+    entries.update(act.board.file, entry.number, held=state)
+    reason = " ".join(act.fields.get("reason", "").split())[:500]
+    entries.record(act.board.file, entry.number, HELD[state], act.user, reason)
+    return experiment_address(entry.number)
+
+
+def think(act: Act) -> str:
+    """Say how sure one is of the verdict; the verdict stays what it is."""
+    entry = act.entry
+    if not cards.card(act.board, entry).answers:
+        raise RefusedError(409, "There is no verdict yet.")
+    confidence = act.fields.get("confidence", "").strip()
+    note = act.fields.get("note", "")
+    approvals.think(act.board.file, entry.number, act.user, confidence, note)
+    said = f"{confidence}% sure of the verdict"
+    entries.record(act.board.file, entry.number, "opinion", act.user, said)
+    return f"{experiment_address(entry.number)}#opinions"
+
+
+def tokens_page(request: Request) -> Response:
+    """One's own tokens of the API."""
+    return _tokens(request, user_of(request))
+
+
+def make_token(act: Act) -> Response:
+    """Make a token; the page that answers shows it this once."""
+    made = tokens.create(act.board.file, act.user, act.fields.get("name", ""))
+    return _tokens(act.request, act.user, made)
+
+
+def revoke_token(act: Act) -> str:
+    """End a token."""
+    tokens.revoke(act.board.file, act.user, part_of(act.request, "token"))
+    return "/tokens"
+
+
+def _tokens(request: Request, user: str | None, made: str | None = None) -> Response:
+    listed = () if user is None else tokens.tokens(board_of(request).file, user)
+    return page(request, "tokens.html", tokens=listed, made=made)
 
 
 def stop(act: Act) -> str:
@@ -191,6 +270,9 @@ def _ready(act: Act) -> Entry:
         raise RefusedError(409, "Attach an experiment file first.")
     if entry.archived:
         raise RefusedError(409, "It is archived: restore it first.")
+    if entry.held:
+        words = entry.held.replace("_", " ")
+        raise RefusedError(409, f"It is {words}: take it up again first.")
     if cards.card(act.board, entry).status == "running":
         raise RefusedError(409, f"#{entry.number} is running already.")
     return entry

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from steerproof.board import actions, live, pages, writing
+from steerproof.board import actions, api, live, pages, writing
 from steerproof.board.changes import RefusedError, acting
 from steerproof.board.context import Board, NotFoundError
 from steerproof.board.kept import kept
@@ -42,7 +42,7 @@ _CELL = _ONE + "/cells/{cell}"
 def create_app(board: Board, allowed: Allowed) -> ASGIApp:
     """The board's application, guarded."""
     app = Starlette(
-        routes=[*_reading(), *_changing()],
+        routes=[*_reading(), *_changing(), *_for_scripts()],
         exception_handlers={
             NotFoundError: _not_found,
             RefusedError: _refused,
@@ -62,6 +62,7 @@ def _reading() -> list[Route]:
         Route("/table", kept(pages.table_page, ages=True)),
         Route("/compare", kept(pages.compare_page)),
         Route("/sign-in", actions.sign_in_page),
+        Route("/tokens", actions.tokens_page),
         Route("/propose", writing.new_page),
         Route("/static/{name}", pages.static),
         Route(_ONE, kept(pages.experiment_page)),
@@ -82,7 +83,12 @@ def _changing() -> list[Route]:
         f"{_ONE}/proposal": writing.revise,
         f"{_ONE}/plan": actions.plan,
         f"{_ONE}/start": actions.start,
+        f"{_ONE}/approve": actions.approve,
         f"{_ONE}/stop": actions.stop,
+        f"{_ONE}/hold": actions.hold,
+        f"{_ONE}/opinions": actions.think,
+        "/tokens": actions.make_token,
+        "/tokens/{token:number}/revoke": actions.revoke_token,
         f"{_ONE}/archive": actions.archive,
         f"{_ONE}/attach": actions.attach,
         f"{_ONE}/comments": actions.comment,
@@ -90,6 +96,16 @@ def _changing() -> list[Route]:
     }
     routes = [Route(path, acting(change), methods=_POST) for path, change in changes.items()]
     return [Route("/sign-in", actions.sign_in, methods=_POST), *routes]
+
+
+def _for_scripts() -> list[Route]:
+    answers = {
+        "/api/experiments": api.experiments,
+        f"/api{_ONE}": api.experiment,
+        f"/api{_ONE}/cells": api.cells,
+        f"/api{_ONE}/files/{{name}}": api.file,
+    }
+    return [Route(path, api.with_token(answer)) for path, answer in answers.items()]
 
 
 def _not_found(request: Request, error: Exception) -> Response:

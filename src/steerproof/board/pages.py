@@ -8,6 +8,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response, StreamingResponse
 
 from steerproof.board import (
+    approvals,
     cards,
     comments,
     comparing,
@@ -79,6 +80,7 @@ def experiment_page(request: Request) -> HTMLResponse:
     known = {e.number: e for e in everything}
     run = run_of(entry)
     texts = entries.texts_of(board.file, entry.number)
+    results = views.results(run)
     return page(
         request,
         "experiment.html",
@@ -88,10 +90,15 @@ def experiment_page(request: Request) -> HTMLResponse:
         known=known,
         children=cards.children(everything, entry.number),
         run=run,
-        results=views.results(run),
-        training=views.training(run),
+        results=results,
+        # Once the report has drawn them, its own figure shows the losses.
+        training=None if "losses.svg" in results.figures else views.training(run),
         story=views.timeline(board, entry),
         plan=plans.plan_of(board, entry),
+        plans=plans.plans_of(board, entry),
+        caps=approvals.approvals(board.file, entry.number),
+        used=views.device_hours(entry),
+        opinions=approvals.opinions(board.file, entry.number),
         log=views.job_log(board, entry),
         registration=views.registration(entry),
         comments=views.comments(board, entry.number, None, known),

@@ -1,5 +1,6 @@
 """What Plan said: the work, what it takes, and the objections."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,7 +12,7 @@ from steerproof.board.jobs import BoardJob
 from steerproof.text import span
 
 _PLAIN = (str, int, float)
-_COUNTED = ("trained", "cells", "completions")
+_COUNTED = {"trained": "adapters", "cells": "cells", "completions": "completions"}
 _BRIEF = (*_COUNTED, "time", "GPU hours", "memory", "disk")
 
 
@@ -33,6 +34,8 @@ class ShownPlan:
     objections: Sequence[ShownObjection]
     unknown: Sequence[str]
     """What cannot be said before something is measured."""
+    hours: float | None = None
+    """Device hours at most, as planned."""
     who: str = ""
     """Who asked for it; empty where only the run's own objections are known."""
     at: str = ""
@@ -42,6 +45,11 @@ class ShownPlan:
     def brief(self) -> str:
         """Its answer in a line: `24 cells · time 5 min to 8 min · disk 0.02 GB`."""
         return " · ".join(_spoken(name, value) for name, value in self.facts if name in _BRIEF)
+
+    @property
+    def cap(self) -> str:
+        """A cap on device time with some room above the plan, to start from: `1.5`."""
+        return "1" if self.hours is None else f"{max(0.01, self.hours * 1.5):.2g}"
 
     @property
     def raised(self) -> str:
@@ -81,13 +89,19 @@ def _plan(board: Board, job: BoardJob) -> ShownPlan | None:
             _objection(one) for one in _items(said.get("objections")) if isinstance(one, dict)
         ],
         unknown=[str(text) for text in (*_items(said.get("not_yet_known")), *_reasons(said))],
+        hours=_high(said.get("device_hours")),
         who=job.who,
         at=job.at,
     )
 
 
+def _high(value: Any) -> float | None:
+    high = value.get("high") if isinstance(value, dict) else None
+    return float(high) if isinstance(high, int | float) and 0 <= high < math.inf else None
+
+
 def _spoken(name: str, value: str) -> str:
-    return f"{value} {name}" if name in _COUNTED else f"{name} {value}"
+    return f"{value} {_COUNTED[name]}" if name in _COUNTED else f"{name} {value}"
 
 
 def _objection(one: Mapping[str, Any]) -> ShownObjection:

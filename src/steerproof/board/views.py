@@ -20,6 +20,7 @@ from steerproof.board.templating import experiment_address
 from steerproof.errors import ExperimentError, IntegrityError
 from steerproof.run.artefacts.verdict import VerdictHead, read_head
 from steerproof.run.commands.status import by_kind
+from steerproof.run.driver.allowance import device_seconds
 from steerproof.spec.grid import Cell, adapters
 from steerproof.text import clean
 
@@ -171,6 +172,13 @@ def job_log(board: Board, entry: Entry) -> dict[str, Any] | None:
     text = clean(jobs.tail(board.logs / f"{last.id}.log"))
     said = [line.strip() for line in text.splitlines() if line.strip()]
     return {"job": last, "text": text, "line": said[-1][:300] if said else ""}
+
+
+def device_hours(entry: Entry) -> float:
+    """Device time of all tries of its run."""
+    if entry.directory is None:
+        return 0.0
+    return device_seconds(runs.story(entry.directory)) / 3600
 
 
 def registration(entry: Entry) -> dict[str, Any] | None:

@@ -7,6 +7,7 @@ on standard output by one JSON value.
 import importlib
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated
@@ -132,6 +133,10 @@ def run(
     inputs: Annotated[
         Path | None, typer.Option(help="Of a run directory: where its model and files are now.")
     ] = None,
+    device_hours: Annotated[
+        float | None,
+        typer.Option(help="Stop when all tries together used so many hours of GPUs (or cores)."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Do what is missing, then the verdict and the report. The same command resumes."""
@@ -139,11 +144,14 @@ def run(
     from steerproof.progress import following
     from steerproof.run.commands.inputs import require_inputs
     from steerproof.run.commands.session import run_experiment
+    from steerproof.run.driver.allowance import Allowance
     from steerproof.run.driver.workers import choose_device, make_executor
     from steerproof.run.graph.environment import model_directory
 
+    allowance = None if device_hours is None else Allowance(hours=device_hours)
     chosen = choose_device(device)
     session = _session(experiment, directory, chosen, settings, inputs)
+    session = replace(session, allowance=allowance)
     require_inputs(session)
     weights = weight_bytes(model_directory(session.experiment, session.place.directory))
     hands = make_executor(executor, session.run, chosen, workers, weights)
@@ -152,7 +160,8 @@ def run(
             session, hands, listen=show, deviate=deviate, steal=steal, strict=strict
         )
     if summary.stopped:
-        complain(f"stopped; finished units are kept. To go on: {session.command}")
+        why = allowance.words if allowance is not None and allowance.reached else "stopped"
+        complain(f"{why}; finished units are kept. To go on: {session.command}")
         raise SystemExit(_INTERRUPTED)
     _say_verdict(verdict, session.run, as_json)
 

@@ -3,6 +3,7 @@
 import platform
 import shlex
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -20,6 +21,7 @@ from steerproof.run.commands.evidence import Finished, objections_of, refuse_ser
 from steerproof.run.commands.preflight import check_runnable
 from steerproof.run.commands.report_inputs import Gathered
 from steerproof.run.commands.results import publish_results
+from steerproof.run.driver.allowance import Allowance
 from steerproof.run.driver.executors import Executor
 from steerproof.run.driver.scheduler import execute
 from steerproof.run.driver.summary import Listener, Summary, raise_failures
@@ -61,6 +63,8 @@ class Session:
     """What was set beside the file."""
     others: tuple[Path, ...] = ()
     """Run directories whose units are taken over where they are the same."""
+    allowance: Allowance | None = None
+    """Cap on its device time."""
 
     @property
     def experiment(self) -> Experiment:
@@ -224,7 +228,9 @@ def run_experiment(
         registration = _register(session, graph, directory, deviate)
         if session.others:
             borrow(directory, graph, session.others)
-        summary = execute(graph, directory, executor, listen=listen)
+        allowed = session.allowance
+        with nullcontext() if allowed is None else allowed.watching(directory, executor):
+            summary = execute(graph, directory, executor, listen=listen)
         verdict = None
         if not summary.stopped:
             verdict = _conclude(session, graph, directory, registration)
