@@ -64,7 +64,7 @@ class ShownPlan:
 
 def plan_of(board: Board, entry: Entry) -> ShownPlan | None:
     """The newest successful plan; objections of a finished run replace the plan's own."""
-    newest = next(iter(_plans_of(board, entry)), None)
+    newest = next(iter(plans_of(board, entry)), None)
     judged = entry.directory and runs.read_json(entry.directory / "results" / "objections.json")
     if not isinstance(judged, list):
         return newest
@@ -72,7 +72,7 @@ def plan_of(board: Board, entry: Entry) -> ShownPlan | None:
     return replace(newest or ShownPlan(facts=(), objections=(), unknown=()), objections=objections)
 
 
-def _plans_of(board: Board, entry: Entry) -> tuple[ShownPlan, ...]:
+def plans_of(board: Board, entry: Entry) -> tuple[ShownPlan, ...]:
     """Every plan that was made for an entry, newest first: what `plan --json` wrote is kept."""
     asked = [j for j in jobs.jobs(board.file, entry.number) if j.kind == "plan" and not j.alive]
     return tuple(plan for plan in (_plan(board, job) for job in reversed(asked)) if plan)
