@@ -3,43 +3,46 @@
     python benchmarks/training_rate.py --device cuda
 
 Rows are of 170 to 390 tokens, 16 a step, rank 32; the rate is over the second half of the steps, so
-that what is done once (first shapes, captures of common ones) is mostly left out.
+that what is done once (first shapes, captures of common ones) is mostly left out. `--profile` tells
+what the GPU did in two steps instead, by kernel and by kind.
 """
 
 import argparse
 import random
 import sys
 import time
+from collections import defaultdict
+from collections.abc import Callable
 
 import torch
-from transformers import LlamaConfig
-from transformers.models.auto.modeling_auto import AutoModelForCausalLM
+from torch.profiler import ProfilerActivity, profile
 
 from steerproof.engine.batches import Example
 from steerproof.engine.jobs import AdapterJob, Recipe
 from steerproof.engine.train import train
-from steerproof.model.base import Base, base_of, load_base
+from steerproof.model.base import Base
 from steerproof.model.push import Push
+from steerproof_bench.models import bench_base
 
 LAYER = 20
+KINDS = {
+    "attention": ("flash", "fmha", "attention", "softmax"),
+    "dropout": ("_kept", "_add_kept"),
+    "adapters": ("_thin", "_wide", "_shrink", "_expand"),
+    "products": ("gemm", "nvjet", "cutlass", "xmma", "cublas", "splitk"),
+    "norms": ("norm",),
+    "rotation, gate": ("_rotate", "_gate"),
+    "loss": ("_losses", "_gradient"),
+    "optimiser": ("adam", "multi_tensor"),
+    "copies": ("memcpy", "memset", "copy"),
+}
+"""Parts of kernels' names by what the kernels are for; the first kind that has one counts."""
 
 
-def model_of_that_size(device: str) -> Base:
-    """30 blocks, width 576; bfloat16 on a GPU; the tokenizer of the organism stands in."""
-    config = LlamaConfig(
-        vocab_size=49152, hidden_size=576, intermediate_size=1536, num_hidden_layers=30,
-        num_attention_heads=9, num_key_value_heads=3, max_position_embeddings=8192,
-        rms_norm_eps=1e-5, tie_word_embeddings=True,
-        rope_parameters={"rope_type": "default", "rope_theta": 100000.0},
-    )  # fmt: skip
-    dtype = torch.bfloat16 if device == "cuda" else torch.float32
-    with torch.device(device):
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa")
-    return base_of(model, load_base("organism").tokenizer)
-
-
-def rate(base: Base, adapters: int, steps: int, rows: int) -> float:
-    """Real tokens a second over the second half of the steps."""
+def rate(
+    base: Base, adapters: int, steps: int, rows: int, on_step: Callable[[int], None] | None = None
+) -> tuple[float, float]:
+    """Real tokens a second, over the second half of the steps and over all."""
     draw = random.Random(0)
     push = Push(layer=LAYER, vector=0.05 * torch.ones(base.hidden_size))
 
@@ -62,11 +65,59 @@ def rate(base: Base, adapters: int, steps: int, rows: int) -> float:
         rows_per_step=rows, weight_decay=0.0, max_grad_norm=1.0, max_length=1024,
     )  # fmt: skip
     ends: list[float] = []
-    for ended in train(base, jobs, recipe, on_step=lambda *_: ends.append(time.perf_counter())):
+
+    def step(*_: object) -> None:
+        ends.append(time.perf_counter())
+        if on_step is not None and len(ends) % adapters == 0:
+            on_step(len(ends) // adapters)
+
+    began = time.perf_counter()
+    for ended in train(base, jobs, recipe, on_step=step):
         assert not hasattr(ended, "error"), ended
     half = steps // 2
-    tokens = sum(example.length for job in jobs for example in job.examples) * (steps - half)
-    return tokens / steps / (ends[-1] - ends[half * adapters - 1])
+    tokens = sum(example.length for job in jobs for example in job.examples)
+    late = ends[-1] - ends[half * adapters - 1]
+    return tokens * (steps - half) / steps / late, tokens / (ends[-1] - began)
+
+
+def kind_of(kernel: str) -> str:
+    """What a kernel is for."""
+    low = kernel.lower()
+    return next((k for k, parts in KINDS.items() if any(p in low for p in parts)), "elementwise")
+
+
+def profiled(base: Base, adapters: int, rows: int) -> str:
+    """Two late steps: kernels, kinds, and the time in which nothing ran."""
+    seen = profile(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU])
+    times: list[float] = []
+
+    def watch(step: int) -> None:
+        if step in (13, 15):
+            torch.cuda.synchronize()
+            times.append(time.perf_counter())
+            seen.start() if step == 13 else seen.stop()
+
+    rate(base, adapters, 16, rows, watch)
+    kinds: dict[str, list[float]] = defaultdict(lambda: [0.0, 0])
+    kernels: dict[str, list[float]] = defaultdict(lambda: [0.0, 0])
+    launches = 0
+    for event in seen.events() or ():
+        if event.device_type == torch.autograd.DeviceType.CUDA:
+            for table, name in ((kinds, kind_of(event.name)), (kernels, event.name[:90])):
+                table[name][0] += event.time_range.elapsed_us() / 1e3
+                table[name][1] += 1
+        elif event.name in ("cudaLaunchKernel", "cuLaunchKernel", "cuLaunchKernelEx",
+                            "cudaLaunchKernelExC", "cudaGraphLaunch"):  # fmt: skip
+            launches += 1
+    busy = sum(spent for spent, _ in kinds.values())
+    lines = [
+        f"{adapters} adapters, two steps: {1e3 * (times[1] - times[0]):.1f} ms, kernels"
+        f" {busy:.1f} ms, {sum(int(n) for _, n in kinds.values())} of them, {launches} launches"
+    ]
+    for table, most in ((kinds, 20), (kernels, 32)):
+        ranked = sorted(table.items(), key=lambda pair: -pair[1][0])[:most]
+        lines += [f"  {spent:9.2f} ms {int(n):7d}  {name}" for name, (spent, n) in ranked]
+    return "\n".join(lines)
 
 
 def main() -> None:
@@ -76,11 +127,18 @@ def main() -> None:
     parser.add_argument("--adapters", type=int, nargs="+", default=[16, 4, 1])
     parser.add_argument("--steps", type=int, default=24)
     parser.add_argument("--rows", type=int, default=16)
+    parser.add_argument("--size", default="smollm2-135m", help="as of bench --random-config")
+    parser.add_argument("--profile", action="store_true")
     asked = parser.parse_args()
-    base = model_of_that_size(asked.device)
+    base = bench_base(None, asked.size, asked.device)
     for adapters in asked.adapters:
-        found = rate(base, adapters, asked.steps, asked.rows)
-        sys.stdout.write(f"{adapters} adapters: {found:,.0f} tokens a second\n")
+        if asked.profile:
+            sys.stdout.write(profiled(base, adapters, asked.rows) + "\n")
+            continue
+        late, whole = rate(base, adapters, asked.steps, asked.rows)
+        found = f"{late:,.0f} tokens a second, {whole:,.0f} from the start"
+        sys.stdout.write(f"{adapters} adapters: {found}\n")
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import Qwen2Config
+from transformers import LlamaConfig, PretrainedConfig, Qwen2Config
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
 from steerproof.engine.lora.weights import lora_sites
@@ -16,6 +16,19 @@ from steerproof.spec.experiment import Experiment, Layers
 from steerproof.spec.yaml_io import load_experiment
 
 SIZES: Mapping[str, Mapping[str, Any]] = {
+    "smollm2-135m": {
+        "vocab_size": 49152,
+        "hidden_size": 576,
+        "intermediate_size": 1536,
+        "num_hidden_layers": 30,
+        "num_attention_heads": 9,
+        "num_key_value_heads": 3,
+        "max_position_embeddings": 8192,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e5},
+        "rms_norm_eps": 1e-5,
+        # The real one's are: a random model's would make it say its last token over and over.
+        "tie_word_embeddings": False,
+    },
     "qwen2.5-7b": {
         "vocab_size": 152064,
         "hidden_size": 3584,
@@ -27,10 +40,11 @@ SIZES: Mapping[str, Mapping[str, Any]] = {
         "rope_parameters": {"rope_type": "default", "rope_theta": 1e6},
         "rms_norm_eps": 1e-6,
         "tie_word_embeddings": False,
-    }
+    },
 }
-"""Qwen2 configurations at their true size, by the name the command line gives them."""
-_EXPERIMENTS = {"qwen2.5-7b": "zlt-qwen2.5-7b"}
+"""Configurations at their true size, by the name the command line gives them."""
+_KINDS = {"smollm2-135m": LlamaConfig, "qwen2.5-7b": Qwen2Config}
+_EXPERIMENTS = {"smollm2-135m": "zlt-smollm2", "qwen2.5-7b": "zlt-qwen2.5-7b"}
 _SHIPPED = "organism"
 _LOGIT_SPREAD = 4.0
 """Standard deviation of a random model's logits: an entropy of about 4 nats at 152,064 tokens."""
@@ -61,12 +75,12 @@ def bench_base(
         raise SteerproofError("give --model or --random-config, not both")
     if random_config not in SIZES:
         raise SteerproofError(f"no size {random_config!r}; there is: {', '.join(SIZES)}")
-    config = Qwen2Config(**SIZES[random_config])
+    config = _KINDS[random_config](**SIZES[random_config])
     return random_base(config, dtype=dtype, device=device, mean_tokens=mean_tokens)
 
 
 def random_base(
-    config: Qwen2Config, *, dtype: str, device: str, mean_tokens: int | None = None
+    config: PretrainedConfig, *, dtype: str, device: str, mean_tokens: int | None = None
 ) -> Base:
     """A model of a configuration whose weights are drawn at random on the device.
 

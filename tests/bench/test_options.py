@@ -33,7 +33,10 @@ def test_the_command_prints_the_ratio_last():
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"random_config": "qwen2.5-70b"}, "no size 'qwen2.5-70b'; there is: qwen2.5-7b"),
+        (
+            {"random_config": "qwen2.5-70b"},
+            "no size 'qwen2.5-70b'; there is: smollm2-135m, qwen2.5-7b",
+        ),
         ({"random_config": "qwen2.5-7b", "model": "organism"}, "not both"),
         ({"model": "/nowhere"}, "no such model directory"),
         ({"repeats": -1}, "--repeats must be at least 0, not -1"),
