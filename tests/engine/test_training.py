@@ -203,6 +203,38 @@ def test_on_a_gpu_captured_passes_train_what_a_cpu_trains(architecture):
             assert mine.measured.positions == theirs.measured.positions
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("architecture", ["qwen2", "gpt2"])
+def test_on_a_gpu_packed_passes_train_what_padded_ones_train(architecture, monkeypatch):
+    how = recipe(dropout=0.3, epochs=6)
+
+    def there():
+        model = tiny_model(architecture, dtype=torch.bfloat16).to("cuda")
+        return trained(base_of(model, tiny_tokenizer()), mixed_jobs(), how)
+
+    lines = []
+    packed = training.packed_batches
+
+    def counted(*given, **named):
+        for line in packed(*given, **named):
+            lines.append(line)
+            yield line
+
+    monkeypatch.setattr(training, "packed_batches", counted)
+    results = there()
+    assert lines
+    monkeypatch.setattr(training, "packs", lambda _base: False)
+    for key, other in there().items():
+        mine = results[key]
+        assert isinstance(mine, TrainedAdapter)
+        assert isinstance(other, TrainedAdapter)
+        assert mine.losses == pytest.approx(other.losses, abs=0.03)
+        assert mine.gradient_norms == pytest.approx(other.gradient_norms, rel=0.1)
+        assert bool(mine.firings) == bool(other.firings)
+        for a, b in zip(mine.pushes, other.pushes, strict=True):
+            assert a.measured.positions == b.measured.positions
+
+
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_training_equals_peft_with_torch_adamw():
     model = tiny_model(dtype=torch.float64)

@@ -9,8 +9,8 @@ pytest.importorskip("triton", reason="Triton comes with torch for GPUs")
 
 HERE = """
 import torch
-from tests.engine.test_training_kernels import check_blocks, check_dropout, check_loss
-for check in (check_blocks, check_dropout, check_loss):
+from tests.engine.test_training_kernels import CHECKS
+for check in CHECKS:
     check(torch.device("cpu"), torch.float32)
 """
 
@@ -94,6 +94,69 @@ def check_blocks(device, dtype):
     assert all(near(got, one.grad) for got, one in zip(results, pair, strict=True))
 
 
+def check_tiles(device, dtype):
+    """Layers with a common input, adapters in tiles: outputs and gradients against float64."""
+    from steerproof.engine.lora import tiles as module
+    from steerproof.engine.lora.dropout import Dropout
+
+    generator = torch.Generator().manual_seed(3)
+    precise = 1e-5 if dtype == torch.float32 else 2e-2
+
+    def drawn(*shape):
+        return torch.randn(*shape, generator=generator)
+
+    def near(got, wanted):
+        error = (got.cpu().double() - wanted.double()).norm()
+        return error <= precise * max(1e-3, float(wanted.double().norm()))
+
+    slots = torch.tensor([1, 1, 3, 0, 2, 2], dtype=torch.int32)
+    tokens, rank, inputs, outputs = len(slots) * module.TILE, 5, 70, (24, 136)
+    keys = torch.randint(-(2**63), 2**63 - 1, (1, tokens), generator=generator)
+    places = torch.arange(tokens)[None] % 97
+    x = drawn(tokens, inputs).to(dtype)
+    dys = [drawn(tokens, size).to(dtype) for size in outputs]
+    a = [drawn(3, rank, inputs).to(dtype) for _ in outputs]
+    b = [drawn(3, rank, size).to(dtype) for size in outputs]
+    starts = [drawn(tokens, size).to(dtype) for size in outputs]
+
+    def done(kind, where, to, rate, wanted):
+        def moved(tensors):
+            return tuple(one.to(where, to) for one in tensors)
+
+        layers = module._Layers(
+            places=(3, 4), numbers=tuple(map(module.layer_number, (3, 4))), weights=(), biases=(),
+            a=moved(a), b=moved(b),
+            grad_a=tuple(torch.zeros_like(one, dtype=torch.promote_types(to, torch.float32),
+                                          device=where) for one in a),
+            grad_b=tuple(torch.zeros_like(one, dtype=torch.promote_types(to, torch.float32),
+                                          device=where) for one in b),
+        )  # fmt: skip
+        dropout = Dropout(rate=rate, row_keys=keys.to(where), places=places.to(where))
+        part = kind(
+            module._Pass(
+                layers=layers, tiles=slots.to(where), dropout=dropout if rate else None, scaling=0.7
+            )
+        )
+        ys, own_x = list(moved(starts)), x.to(where, to)
+        ys = [y.clone() for y in ys]
+        narrow = part.narrowed(own_x)
+        part.widened(ys, narrow)
+        back = part.outputs_back(narrow, moved(dys))
+        dx = own_x.clone() if wanted else None
+        part.inputs_back(dx, own_x, back)
+        grads = [*layers.grad_a, *layers.grad_b]
+        return [*ys, narrow[:, :, :rank], back[:, :, :rank], *grads, *([dx] if wanted else [])]
+
+    for rate, wanted in ((0.3, True), (0.0, True), (0.3, False)):
+        exact = done(module._Definition, torch.device("cpu"), torch.float64, rate, wanted)
+        ours = done(module._Kernels, device, dtype, rate, wanted)
+        for place, (mine, theirs) in enumerate(zip(ours, exact, strict=True)):
+            assert near(mine, theirs), (rate, wanted, place)
+
+
+CHECKS = (check_blocks, check_dropout, check_loss, check_tiles)
+
+
 def test_interpreted_kernels_drop_and_score_by_the_definition(monkeypatch):
     interpreted(HERE, monkeypatch)
 
@@ -101,5 +164,5 @@ def test_interpreted_kernels_drop_and_score_by_the_definition(monkeypatch):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_compiled_kernels_drop_and_score_by_the_definition(dtype):
-    for check in (check_blocks, check_dropout, check_loss):
+    for check in CHECKS:
         check(torch.device("cuda"), dtype)

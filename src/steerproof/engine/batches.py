@@ -73,6 +73,11 @@ class MicroBatch:
     owners: Int[Tensor, "completion"]
     """Adapter slot of each completion token."""
 
+    @property
+    def steered(self) -> frozenset[int]:
+        """Slots of the adapters one of whose rows is pushed."""
+        return frozenset(self.adapter_slots[self.push_slots > 0].tolist())
+
 
 def _epoch_orders(seed: int, examples: int, epochs: int) -> Iterator[list[int]]:
     """The order of the examples in each epoch, from the adapter's seed."""

@@ -22,8 +22,11 @@ from steerproof.engine.fused_blocks import fused_blocks
 from steerproof.engine.graphs import CapturedSteps
 from steerproof.engine.lora.dropout import Dropout
 from steerproof.engine.lora.gradients import LoraGradients
+from steerproof.engine.lora.tiles import TiledGradients
 from steerproof.engine.loss import nll
 from steerproof.engine.norms import fused_norms
+from steerproof.engine.packed_attention import PackedAttention, packed_attention
+from steerproof.engine.packing import PackedRows
 from steerproof.errors import ModelError
 from steerproof.model.base import Base
 from steerproof.model.steering import Steering
@@ -45,11 +48,22 @@ class _Inputs:
     """What a pass reads from the host, on the device; the same memory for every pass of a shape."""
 
     ids: Int[Tensor, "row seq"]
-    dropout_keys: Int[Tensor, " row"]
+    dropout_keys: Int[Tensor, "*row"]
     predicting: Int[Tensor, " completion"]
     targets: Int[Tensor, " completion"]
     weights: Float[Tensor, " completion"]
     owners: Int[Tensor, " completion"]
+    positions: Int[Tensor, "1 token"] | None = None
+    tiles: Int[Tensor, " tile"] | None = None
+    ends: Int[Tensor, " row1"] | None = None
+    """These three of packed rows alone."""
+
+    def take(self, other: "_Inputs") -> None:
+        """Write another pass's over these, in place."""
+        for name in _Inputs.__dataclass_fields__:
+            mine = getattr(self, name)
+            if mine is not None:
+                mine.copy_(getattr(other, name))
 
 
 class Passes:
@@ -59,7 +73,7 @@ class Passes:
         """Nothing is attached, or captured, yet.
 
         Args:
-            gradients: What a backward pass adds to.
+            gradients: What a backward pass adds to; over packed rows if they are `TiledGradients`.
             steering: The directions that rows are pushed by.
             dropout: Rate, on the adapters' inputs.
         """
@@ -68,6 +82,7 @@ class Passes:
         self._take = torch.empty(0, dtype=torch.int64)
         self._steps = CapturedSteps(self._base.device)
         self._inputs: dict[tuple[object, ...], _Inputs] = {}
+        self._attention = PackedAttention()
         self.losses = torch.zeros(
             gradients.pool.slots + 1, dtype=torch.float64, device=self._base.device
         )
@@ -87,6 +102,8 @@ class Passes:
             stack.enter_context(fused_norms(self._base))
             stack.enter_context(fused_blocks(self._base))
             stack.enter_context(unplanned_attention(self._base.device))
+            if isinstance(self.gradients, TiledGradients):
+                self._attention = stack.enter_context(packed_attention(self._base))
             stack.enter_context(self.gradients.attach())
             stack.enter_context(self.steering.attach())
             stack.callback(head.register_forward_pre_hook(self._only_completions).remove)
@@ -94,29 +111,40 @@ class Passes:
                 stack.enter_context(_checkpointed(self._base))
             yield
 
-    def run(self, batch: MicroBatch, *, captured: bool = False) -> None:
+    def run(self, batch: MicroBatch | PackedRows, *, captured: bool = False) -> None:
         """Add a micro-batch's gradients and losses.
 
         Args:
-            batch: Its rows' adapters and pushes must exist.
+            batch: Its rows' adapters and pushes must exist; packed rows for `TiledGradients`.
             captured: Do it as a graph where this shape was seen before.
         """
-        self.gradients.route(batch.adapter_slots)
         self.steering.route(batch.push_slots, batch.mask)
+        inputs, longest = self._sent(batch), 0
+        shape: tuple[object, ...] = (*batch.ids.shape, len(batch.targets))
+        if isinstance(batch, PackedRows):
+            longest = batch.longest
+            shape += (longest, len(batch.ends))
+        else:
+            self.gradients.route(batch.adapter_slots)
+            shape += self.gradients.pool.routing.slots
         if not captured:
-            self._compute(self._sent(batch))
+            self._compute(inputs, longest)
             return
-        shape = (self.gradients.pool.routing.slots, *batch.ids.shape, len(batch.targets))
-        inputs = self._sent(batch)
         if shape in self._inputs:
-            for name in _Inputs.__dataclass_fields__:
-                getattr(self._inputs[shape], name).copy_(getattr(inputs, name))
+            self._inputs[shape].take(inputs)
         inputs = self._inputs.setdefault(shape, inputs)
-        self._steps(shape, lambda: self._compute(inputs))
+        self._steps(shape, lambda: self._compute(inputs, longest))
 
-    def _sent(self, batch: MicroBatch) -> _Inputs:
+    def _sent(self, batch: MicroBatch | PackedRows) -> _Inputs:
         device = self._base.device
         exact = torch.float64 if self._base.dtype == torch.float64 else torch.float32
+        more = {}
+        if isinstance(batch, PackedRows):
+            more = {
+                "positions": sent(batch.positions, device),
+                "tiles": sent(batch.tiles, device),
+                "ends": sent(batch.ends, device),
+            }
         return _Inputs(
             ids=sent(batch.ids, device),
             dropout_keys=sent(batch.dropout_keys, device),
@@ -124,15 +152,23 @@ class Passes:
             targets=sent(batch.targets, device),
             weights=sent(batch.weights.to(exact), device),
             owners=sent(batch.owners, device),
+            **more,
         )
 
     # Whoever consumes the trained adapters may be in a no_grad block of its own.
     @torch.enable_grad()
-    def _compute(self, inputs: _Inputs) -> None:
-        keys = inputs.dropout_keys
-        self.gradients.dropout = Dropout(rate=self._dropout, row_keys=keys)
+    def _compute(self, inputs: _Inputs, longest: int) -> None:
+        keys, places = inputs.dropout_keys, inputs.positions
+        self.gradients.dropout = Dropout(rate=self._dropout, row_keys=keys, places=places)
         self._take = inputs.predicting
-        output: Any = self._base.model(input_ids=inputs.ids, use_cache=False)
+        if isinstance(self.gradients, TiledGradients):
+            assert inputs.tiles is not None
+            assert inputs.ends is not None
+            self.gradients.route_tiles(inputs.tiles)
+            self._attention.ends, self._attention.longest = inputs.ends, longest
+        output: Any = self._base.model(
+            input_ids=inputs.ids, position_ids=inputs.positions, use_cache=False
+        )
         shares = nll(output.logits[0], inputs.targets) * inputs.weights
         with self.steering.replaying():
             shares.sum().backward()

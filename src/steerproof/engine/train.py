@@ -27,7 +27,10 @@ from steerproof.engine.jobs import (
 )
 from steerproof.engine.lora.gradients import LoraGradients
 from steerproof.engine.lora.pool import LoraPool
+from steerproof.engine.lora.tiles import TiledGradients
 from steerproof.engine.lora.weights import fresh_weights
+from steerproof.engine.packed_attention import packs
+from steerproof.engine.packing import PackedRows, packed_batches
 from steerproof.engine.passes import Passes, capturing
 from steerproof.engine.resident import Resident, used_pushes
 from steerproof.engine.threads import worthwhile_threads
@@ -98,7 +101,10 @@ class _Pool:
         master = torch.float64 if base.dtype == torch.float64 else torch.float32
         slots = adapters_at_once(base, recipe.spec, pooling, len(jobs))
         lora = LoraPool(base, slots=slots, spec=recipe.spec, dtype=master)
-        self.passes = Passes(LoraGradients(lora), steering, dropout=recipe.dropout)
+        self._packed = packs(base)
+        self._longest = max(example.length for job in jobs for example in job.examples)
+        gradients = TiledGradients(lora) if self._packed else LoraGradients(lora)
+        self.passes = Passes(gradients, steering, dropout=recipe.dropout)
         self.free = list(range(1, slots + 1))
         self._captured = capturing(base, checkpointing=pooling.checkpointing)
         self._budget = TokenBudget(base, pooling, twice=self._captured)
@@ -137,9 +143,8 @@ class _Pool:
             self._measure(steps)
         for batch in self._batches(steps):
             self.passes.run(batch, captured=self._captured)
-            steered = set(batch.adapter_slots[batch.push_slots > 0].tolist())
             for resident in self.residents:
-                resident.seen.firings += resident.slot in steered
+                resident.seen.firings += resident.slot in batch.steered
         faults = self._learn(report)
         self.passes.gradients.refresh()
         self._share_time(steps, time.perf_counter() - started)
@@ -169,15 +174,14 @@ class _Pool:
             self.passes.run(first)
         self._clear()
 
-    def _batches(self, steps: Sequence[StepRows]) -> Iterator[MicroBatch]:
-        budget, rounding = self._budget, CAPTURED if self._captured else None
-        return micro_batches(
-            steps,
-            budget.tokens,
-            self.passes.gradients.pool.base.pad_id,
-            budget.start_cost,
-            rounding,
-        )
+    def _batches(self, steps: Sequence[StepRows]) -> Iterator[MicroBatch | PackedRows]:
+        budget, pad_id = self._budget, self.passes.gradients.pool.base.pad_id
+        if self._packed:
+            return packed_batches(
+                steps, budget.tokens, pad_id, longest=self._longest, rounded=self._captured
+            )
+        rounding = CAPTURED if self._captured else None
+        return micro_batches(steps, budget.tokens, pad_id, budget.start_cost, rounding)
 
     def _clear(self) -> None:
         self.passes.gradients.grads.zero_()

@@ -28,7 +28,7 @@ class Routes:
         self.index: Tensor | None = None
         """`[rows, 1]`, or `[rows, seq]` with a mask; None when nothing is routed."""
 
-    def route(self, slots: Int[Tensor, "batch"], mask: Bool[Tensor, "rows seq"] | None) -> None:
+    def route(self, slots: Int[Tensor, "*batch"], mask: Bool[Tensor, "rows seq"] | None) -> None:
         """Take slots, and where they count; see `Steering.route`.
 
         Raises:
@@ -44,7 +44,8 @@ class Routes:
         device = self._store.device
         if mask is not None:
             self.index = self._masked((mask.shape[0], mask.shape[1]))
-            self.index.copy_(sent(slots[:, None] * mask, device))
+            of_rows = slots if slots.ndim == 2 else slots[:, None]
+            self.index.copy_(sent(of_rows * mask, device))
             return
         self.reserve(len(slots))
         self.index = self._store[: len(slots), None]

@@ -101,12 +101,12 @@ class Steering:
         self._replaying = False
 
     def route(
-        self, slots: Int[Tensor, "batch"], mask: Bool[Tensor, "rows seq"] | None = None
+        self, slots: Int[Tensor, "*batch"], mask: Bool[Tensor, "rows seq"] | None = None
     ) -> None:
         """Say which push each row of the coming forward passes gets.
 
         Args:
-            slots: The slot of each row; 0 for none.
+            slots: The slot of each row; 0 for none. With a mask it may be of each position.
             mask: True where a position is a real token; None when every position is. With a mask
                 the next forward must have exactly its shape, without one any length will do.
 

@@ -26,7 +26,10 @@ class Dropout:
     rate: float
     """Share of elements to drop; in effect a multiple of 2^-16."""
     row_keys: Tensor
-    """`[rows]` int64: derived from the adapter's seed, its step and the row."""
+    """`[rows]` int64: derived from the adapter's seed, its step and the row; `[1, tokens]`, each
+    token's row's, where rows are packed into one."""
+    places: Tensor | None = None
+    """`[1, tokens]`, where each token stands in its row; None where rows are not packed."""
 
     @property
     def dropped(self) -> int:
@@ -119,8 +122,14 @@ def keep_mask(dropout: Dropout, place: int, seq: int, width: int) -> Tensor:
     """
     keys = mixed(dropout.row_keys ^ layer_number(place))
     hashes = -(-width // _LANES)
-    counter = torch.arange(seq * hashes, device=keys.device) * GAMMA
-    draws = mixed(keys[:, None] + counter).view(torch.int16).view(-1, seq, hashes * _LANES)
+    if dropout.places is None:
+        counter = torch.arange(seq * hashes, device=keys.device) * GAMMA
+        keys = keys[:, None] + counter
+    else:
+        first = dropout.places.long() * hashes
+        counter = (first[..., None] + torch.arange(hashes, device=keys.device)) * GAMMA
+        keys = keys[..., None] + counter
+    draws = mixed(keys).view(torch.int16).view(-1, seq, hashes * _LANES)
     return draws[:, :, :width] >= dropout.dropped - 2 ** (_LANE_BITS - 1)
 
 

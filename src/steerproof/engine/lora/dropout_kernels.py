@@ -89,8 +89,8 @@ def _places(keys, layer, seq, width, dropped, HASHES: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     hashes = tl.cdiv(width, 4)
     n = tl.program_id(1) * HASHES + tl.arange(0, HASHES)
-    key = _mixed((tl.load(keys + row) ^ layer).to(tl.uint64))
-    draw = _mixed(key + n.to(tl.uint64) * 0x9E3779B97F4A7C15)
+    key = mixed_bits((tl.load(keys + row) ^ layer).to(tl.uint64))
+    draw = mixed_bits(key + n.to(tl.uint64) * 0x9E3779B97F4A7C15)
     lane = tl.arange(0, 4)
     channel = (n % hashes)[:, None] * 4 + lane[None, :]
     inside = (n < seq * hashes)[:, None] & (channel < width)
@@ -101,7 +101,8 @@ def _places(keys, layer, seq, width, dropped, HASHES: tl.constexpr):
 
 
 @triton.jit
-def _mixed(z):
+def mixed_bits(z):  # noqa: ANN201
+    """SplitMix64 of unsigned 64-bit numbers, as `noise.mixed`."""
     z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9
     z = (z ^ (z >> 27)) * 0x94D049BB133111EB
     return z ^ (z >> 31)

@@ -1,0 +1,145 @@
+"""Attention from row to row where training rows lie in one line, and which models it serves."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Int
+from torch import Tensor
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from steerproof.errors import ModelError
+from steerproof.model.base import Base
+
+_UNKNOWN = ("softcap", "s_aux", "position_bias", "head_mask")
+"""Kinds of attention that are asked for by these names, and not computed here."""
+_WIDEST, _MULTIPLE = 256, 8
+"""Heads that the library's kernel takes."""
+_ROUNDING = 0.05
+"""Share of the logits' norm by which rows packed may differ from rows alone: far above bfloat16's
+rounding, far below a row that saw another."""
+
+
+class PackedAttention:
+    """Causal attention within rows that lie one after another."""
+
+    def __init__(self) -> None:
+        """No row is known yet."""
+        self.ends = torch.zeros(0, dtype=torch.int32)
+        """Where rows begin and the last ends, on the device."""
+        self.longest = 0
+        """No row has more tokens."""
+
+    def attend(
+        self,
+        module: torch.nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        _attention_mask: Tensor | None,
+        scaling: float | None = None,
+        **kwargs: Any,
+    ) -> tuple[Tensor, None]:
+        """Attention in the form that Hugging Face's models call.
+
+        Args:
+            module: Who asks.
+            query: `[1, heads, tokens, width]`.
+            key: The same of perhaps fewer heads.
+            value: The same.
+            scaling: On the products; one over the root of the width if None.
+            kwargs: What else the model wants.
+
+        Returns:
+            `[1, tokens, heads, width]`, and no weights.
+
+        Raises:
+            ModelError: It wants a kind of attention that is not computed here.
+        """
+        window = kwargs.get("sliding_window")
+        if window is not None and window < self.longest:
+            raise ModelError(f"{type(module).__name__} has a sliding window of {window} positions")
+        for name in _UNKNOWN:
+            if kwargs.get(name) is not None:
+                raise ModelError(f"{type(module).__name__} uses {name}, which is not supported")
+        scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+        if not query.is_cuda:
+            mask = _within_rows(self.ends, query.shape[2])
+            grouped = query.shape[1] != key.shape[1]
+            out = F.scaled_dot_product_attention(
+                query, key, value, attn_mask=mask, scale=scale, enable_gqa=grouped
+            )
+            return out.transpose(1, 2), None
+        lines = [x[0].transpose(0, 1) for x in (query, key, value)]
+        # Torch's own kernel, by the operator that its attention over rows of unlike lengths calls.
+        out = torch.ops.aten._flash_attention_forward(
+            *lines, self.ends, self.ends, self.longest, self.longest, 0.0, True, False, scale=scale
+        )[0]
+        return out[None], None
+
+
+def _within_rows(ends: Int[Tensor, " row1"], tokens: int) -> Tensor:
+    """`[tokens, tokens]`, which token sees which: itself and those before it in its row."""
+    at = torch.arange(tokens)
+    row = torch.searchsorted(ends[1:].long(), at, right=True)
+    return (row[:, None] == row[None, :]) & (at[:, None] >= at[None, :])
+
+
+@contextmanager
+def packed_attention(base: Base) -> Iterator[PackedAttention]:
+    """While inside, the model attends from row to row of a line.
+
+    Raises:
+        ModelError: The model does not let its attention be chosen.
+    """
+    model, attention = base.model, PackedAttention()
+    before = str(model.config._attn_implementation)
+    name = f"steerproof_rows_{id(attention):x}"
+    ALL_ATTENTION_FUNCTIONS[name] = attention.attend
+    try:
+        model.set_attn_implementation(name)
+        if model.config._attn_implementation != name:
+            raise ModelError(f"{type(model).__name__} does not let its attention be chosen")
+        yield attention
+    finally:
+        model.set_attn_implementation(before)
+        del ALL_ATTENTION_FUNCTIONS[name]
+
+
+def packs(base: Base) -> bool:
+    """Whether training rows are packed: on a GPU, in half precision, where the model allows it."""
+    half = base.dtype in (torch.bfloat16, torch.float16)
+    return base.device.type == "cuda" and half and packable(base)
+
+
+@torch.no_grad()
+def packable(base: Base) -> bool:
+    """Whether rows packed into a line give what they give alone, seen on two short ones.
+
+    That is not so where a model mixes neighbouring tokens by something else than attention, has a
+    window, or knows positions by something else than their numbers.
+    """
+    rows = [list(range(1, 6)), list(range(4, 1, -1))]
+    lengths = [len(row) for row in rows]
+    alone = [base.model(torch.tensor([row], device=base.device), use_cache=False) for row in rows]
+    wanted = torch.cat([output.logits[0] for output in alone]).float()
+    with suppress(ModelError, ValueError, TypeError, RuntimeError), packed_attention(base) as how:
+        how.ends = torch.tensor([0, lengths[0], sum(lengths)], dtype=torch.int32).to(base.device)
+        how.longest = base.context
+        output: Any = base.model(
+            input_ids=torch.tensor([rows[0] + rows[1]], device=base.device),
+            position_ids=torch.tensor([[*range(lengths[0]), *range(lengths[1])]]).to(base.device),
+            use_cache=False,
+        )
+        found = output.logits[0].float()
+        return bool((found - wanted).norm() <= _ROUNDING * wanted.norm()) and _fits_kernel(base)
+    return False
+
+
+def _fits_kernel(base: Base) -> bool:
+    config = base.model.config.get_text_config()
+    heads: int = config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // heads
+    return base.device.type != "cuda" or (width <= _WIDEST and width % _MULTIPLE == 0)
