@@ -154,7 +154,27 @@ def check_tiles(device, dtype):
             assert near(mine, theirs), (rate, wanted, place)
 
 
-CHECKS = (check_blocks, check_dropout, check_loss, check_tiles)
+def check_norms(device, dtype):
+    """Norms and their gradients against autograd in float64; rows may lie apart."""
+    from steerproof.engine.norm_gpu_kernels import gradient, normed
+
+    generator = torch.Generator().manual_seed(4)
+    precise = 1e-5 if dtype == torch.float32 else 1e-2
+    for width in (24, 576):
+        x = (3 * torch.randn(7, 2 * width, generator=generator)).to(dtype)[:, :width]
+        dy = torch.randn(7, width, generator=generator).to(dtype)
+        gain = torch.rand(width, generator=generator).to(dtype)
+        exact = x.double().requires_grad_()
+        wanted = torch.nn.functional.rms_norm(exact, (width,), gain.double(), 1e-2)
+        wanted.backward(dy.double())
+        y, inverse = normed(x.to(device), gain.to(device), 1e-2)
+        assert (y.cpu().double() - wanted).norm() < precise * wanted.norm()
+        back = gradient(dy.to(device), x.to(device), gain.to(device), inverse)
+        assert exact.grad is not None
+        assert (back.cpu().double() - exact.grad).norm() < precise * exact.grad.norm()
+
+
+CHECKS = (check_blocks, check_dropout, check_loss, check_norms, check_tiles)
 
 
 def test_interpreted_kernels_drop_and_score_by_the_definition(monkeypatch):

@@ -18,6 +18,9 @@ from torch import Tensor, nn
 from steerproof.engine.norm_kernels import rms_norm
 from steerproof.model.base import Base
 
+_WIDEST = 16384
+"""Numbers of a token that the GPU's kernel takes."""
+
 
 @contextmanager
 def fused_norms(base: Base) -> Iterator[int]:
@@ -48,7 +51,31 @@ def _forward(gain: Tensor, eps: float, hidden_states: Tensor) -> Tensor:
 
 
 def _fused(gain: Tensor, eps: float, hidden_states: Tensor) -> Tensor:
+    if hidden_states.is_cuda and hidden_states.shape[-1] <= _WIDEST:
+        normed: Any = _HalfNorm.apply(hidden_states, gain, eps)
+        return normed
     return F.rms_norm(hidden_states, hidden_states.shape[-1:], None, eps) * gain
+
+
+class _HalfNorm(torch.autograd.Function):
+    """The same in half precision on a GPU: a kernel each way (`norm_gpu_kernels`)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, gain: Tensor, eps: float) -> Tensor:
+        from steerproof.engine.norm_gpu_kernels import normed
+
+        flat = x.reshape(-1, x.shape[-1])
+        y, inverse = normed(flat, gain, eps)
+        ctx.save_for_backward(flat, gain, inverse)
+        return y.view(x.shape)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None]:
+        from steerproof.engine.norm_gpu_kernels import gradient
+
+        flat, gain, inverse = ctx.saved_tensors
+        dy = grad_outputs[0]
+        return gradient(dy.reshape(flat.shape), flat, gain, inverse).view(dy.shape), None, None
 
 
 class _RmsNorm(torch.autograd.Function):

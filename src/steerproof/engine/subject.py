@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from steerproof.engine.checks import adapter_fault, push_fault
+from steerproof.engine.fused_blocks import fused_blocks
 from steerproof.engine.lora.merged import mergeable, merged
 from steerproof.engine.lora.packed import packed
 from steerproof.engine.lora.pool import LoraPool
@@ -165,6 +166,7 @@ def attached(subject: Subject) -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(worthwhile_threads(subject.base))
         stack.enter_context(fused_norms(subject.base))
+        stack.enter_context(fused_blocks(subject.base))
         if adapters is not None:
             stack.enter_context((merged if mergeable(adapters) else packed)(adapters))
         if subject.steering is not None:
