@@ -17,9 +17,9 @@ from collections.abc import Callable
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from steerproof.engine import train as training
 from steerproof.engine.batches import Example
 from steerproof.engine.jobs import AdapterJob, Recipe
-from steerproof.engine.train import train
 from steerproof.model.base import Base
 from steerproof.model.push import Push
 from steerproof_bench.models import bench_base
@@ -28,9 +28,9 @@ LAYER = 20
 KINDS = {
     "attention": ("flash", "fmha", "attention", "softmax"),
     "dropout": ("_kept", "_add_kept"),
-    "adapters": ("_thin", "_wide", "_shrink", "_expand"),
+    "adapters": ("_thin", "_widen", "_outputs_back", "_inputs_back"),
     "products": ("gemm", "nvjet", "cutlass", "xmma", "cublas", "splitk"),
-    "norms": ("norm",),
+    "norms": ("norm", "_gradient_of_norm"),
     "rotation, gate": ("_rotate", "_gate"),
     "loss": ("_losses", "_gradient"),
     "optimiser": ("adam", "multi_tensor"),
@@ -72,7 +72,7 @@ def rate(
             on_step(len(ends) // adapters)
 
     began = time.perf_counter()
-    for ended in train(base, jobs, recipe, on_step=step):
+    for ended in training.train(base, jobs, recipe, on_step=step):
         assert not hasattr(ended, "error"), ended
     half = steps // 2
     tokens = sum(example.length for job in jobs for example in job.examples)
@@ -129,7 +129,10 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=16)
     parser.add_argument("--size", default="smollm2-135m", help="as of bench --random-config")
     parser.add_argument("--profile", action="store_true")
+    parser.add_argument("--padded", action="store_true", help="rows padded, not packed")
     asked = parser.parse_args()
+    if asked.padded:
+        training.packs = lambda _base: False
     base = bench_base(None, asked.size, asked.device)
     for adapters in asked.adapters:
         if asked.profile:

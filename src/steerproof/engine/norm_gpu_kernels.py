@@ -34,7 +34,7 @@ def gradient(
     dy, x = (each if each.stride(1) == 1 else each.contiguous() for each in (dy, x))
     dx = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     if len(x):
-        _gradient[(len(x),)](
+        _gradient_of_norm[(len(x),)](
             dx, dy, x, gain, inverse, dy.stride(0), x.stride(0), **_sizes(x.shape[1])
         )
     return dx
@@ -59,7 +59,7 @@ def _normed(y, inverse, x, gain, stride, eps, WIDTH: tl.constexpr, PADDED: tl.co
 
 
 @triton.jit
-def _gradient(
+def _gradient_of_norm(
     dx, dy, x, gain, inverse, dy_stride, x_stride, WIDTH: tl.constexpr, PADDED: tl.constexpr
 ):
     token = tl.program_id(0).to(tl.int64)

@@ -170,17 +170,17 @@ def _thin(
     token, rank = tile * TILE + tl.arange(0, TILE), tl.arange(0, WIDE)
     sums = tl.zeros([TILE, WIDE], tl.float32)
     if slot > 0:
-        matrix += (slot - 1).to(tl.int64) * stride
-        x += token[:, None].to(tl.int64) * x_stride
+        own = matrix + (slot - 1).to(tl.int64) * stride
+        rows = x + token[:, None].to(tl.int64) * x_stride
         for start in range(0, width, CHANNELS):
             at = start + tl.arange(0, CHANNELS)
             inside = at < width
-            tile_x = tl.load(x + at[None, :], mask=inside[None, :], other=0.0)
+            tile_x = tl.load(rows + at[None, :], mask=inside[None, :], other=0.0)
             if MASKED:
                 keep = _keep(keys, places, token, number, start, width, dropped, CHANNELS)
                 tile_x = tl.where(keep, tile_x, 0.0).to(x.dtype.element_ty)
             wanted = inside[:, None] & (rank < RANK)[None, :]
-            tile_m = tl.load(matrix + rank[None, :] * width + at[:, None], mask=wanted, other=0.0)
+            tile_m = tl.load(own + rank[None, :] * width + at[:, None], mask=wanted, other=0.0)
             sums += tl.dot(tile_x, tile_m, input_precision="ieee")
     place = token[:, None].to(tl.int64) * WIDE + rank[None, :]
     tl.store(result + place, sums.to(result.dtype.element_ty))
@@ -197,9 +197,9 @@ def _widen(
     if slot > 0:
         token, rank = tile * TILE + tl.arange(0, TILE), tl.arange(0, WIDE)
         at = block * OUTPUTS + tl.arange(0, OUTPUTS)
-        matrix += (slot - 1).to(tl.int64) * stride
+        own = matrix + (slot - 1).to(tl.int64) * stride
         wanted = (rank < RANK)[:, None] & (at < outputs)[None, :]
-        tile_m = tl.load(matrix + rank[:, None] * outputs + at[None, :], mask=wanted, other=0.0)
+        tile_m = tl.load(own + rank[:, None] * outputs + at[None, :], mask=wanted, other=0.0)
         t = narrow + token[:, None].to(tl.int64) * WIDE + rank[None, :]
         change = tl.dot(tl.load(t), tile_m, input_precision="ieee")
         place = y + token[:, None].to(tl.int64) * outputs + at[None, :]
