@@ -17,6 +17,10 @@ from steerproof_bench.training import compare as compare_training
 GROWTH = (1, 10, 40, 100)
 """Numbers of adapters over which the growth of cost is timed."""
 
+RANDOM_RATE = 1e-5
+"""Highest learning rate of a model with random weights. At the rate of a trained one its loss falls
+by nats in a few steps, and then two programs that round in other places are soon nats apart."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
@@ -82,6 +86,10 @@ def bench_training(options: Options, say: Say = silent) -> Comparison:
     _check(options)
     base = bench_base(options.model, options.random_config, options.device)
     experiment = _experiment(options, base)
+    if options.random_config is not None:
+        rate = min(experiment.training.learning_rate, RANDOM_RATE)
+        training = experiment.training.model_copy(update={"learning_rate": rate})
+        experiment = experiment.model_copy(update={"training": training})
     step = experiment.training.rows_per_step
     work = job_work(
         base,

@@ -27,7 +27,7 @@ from steerproof.model.steering import Push, SlotAudit
 from steerproof.spec.experiment import Generation
 
 # Rows in flight, where nothing is asked for.
-_MOST_ROWS = 2048
+_MOST_ROWS = 4096
 _TOO_LITTLE = (
     "memory does not even suffice for one prompt and its samples: use a machine with more,"
     " a smaller model, or fewer new tokens"
@@ -45,7 +45,7 @@ class Limits:
     """How much is in flight at once."""
 
     max_rows: int | None = None
-    """Rows; beyond a few hundred more only help against per-step overheads. None takes 2,048."""
+    """Rows; beyond a few hundred more only help against per-step overheads. None takes 4,096."""
     kv_bytes: int | None = None
     """Keys and values; None takes half of a CPU's free memory, or 80 % of a GPU's."""
 
@@ -255,7 +255,7 @@ def _completions(batching: Batching, base: Base, tally: "_Tally") -> Iterator[Dr
             drawn, ended = scheduler.drawn, batching.step()
             for sequence in ended:
                 yield from _completed(sequence)
-            tally.step(batching.rows_running, ended, scheduler.drawn - drawn)
+            tally.step(lambda: batching.rows_running, ended, scheduler.drawn - drawn)
 
 
 def _completed(sequence: Sequence) -> Iterator[Drawn | RowFault]:
@@ -278,13 +278,15 @@ class _Tally:
         self._rows, self._report = rows, report
         self._done = self._tokens = 0
 
-    def step(self, running: int, ended: Iterable[Sequence], drawn: int) -> None:
-        """A step was done."""
+    def step(self, running: Callable[[], int], ended: Iterable[Sequence], drawn: int) -> None:
+        """A step was done; `running` counts the rows in flight, if anybody is told."""
         self._done += sum(len(sequence.rows) for sequence in ended)
         self._tokens += drawn
         if self._report is not None:
-            waiting = self._rows - self._done - running
-            progress = GenerationProgress(
-                done=self._done, running=running, waiting=waiting, tokens=self._tokens
+            rows = running()
+            waiting = self._rows - self._done - rows
+            self._report(
+                GenerationProgress(
+                    done=self._done, running=rows, waiting=waiting, tokens=self._tokens
+                )
             )
-            self._report(progress)

@@ -1,13 +1,14 @@
 """Steps as CUDA graphs: launching a step's kernels takes longer than running them.
 
-One graph for each batch size, captured when that size is first seen and replayed from then on. A
+One graph for each batch size, captured when that size comes for the second time and replayed from
+then on: many sizes come once, while a batch fills, and a capture takes as long as three steps. A
 replay reads and writes the memory that the capture did, so whatever changes from step to step
 (tokens, positions, block tables, adapters, pushes) is written into its old place. Off a GPU nothing
 is captured.
 """
 
 from collections.abc import Callable, Hashable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 
 import torch
 
@@ -17,26 +18,19 @@ _SIZE_STEP = 256
 
 
 class CapturedSteps:
-    """Runs a step of one of several sizes, on a GPU as a graph.
+    """Runs a step of one of several sizes, on a GPU as a graph from the second time on."""
 
-    A step that can be done twice is rehearsed and captured when its size is first seen. One that
-    cannot, since it adds to something, is only done then, and captured when that size comes again.
-    """
-
-    def __init__(
-        self,
-        device: torch.device,
-        rehearsing: Callable[[], AbstractContextManager[None]] | None = None,
-    ) -> None:
+    def __init__(self, device: torch.device, *, emptying: bool = False) -> None:
         """Nothing is captured yet.
 
         Args:
             device: Where the model is.
-            rehearsing: What to be in while a step is done that will be done again; None where a
-                step cannot be done twice.
+            emptying: Whether to give back before a capture what plain steps have left: much, where
+                they keep what a backward pass needs, and of no use to a graph, whose memory is its
+                own.
         """
         self.captures = device.type == "cuda"
-        self._rehearsing = rehearsing
+        self._emptying = emptying
         self._graphs: dict[Hashable, torch.cuda.CUDAGraph] = {}
         self._seen: set[Hashable] = set()
         if self.captures:
@@ -63,7 +57,7 @@ class CapturedSteps:
         if not self.captures:
             step()
             return
-        if self._rehearsing is None and size not in self._seen:
+        if size not in self._seen:
             self._seen.add(size)
             with self._aside():
                 step()
@@ -85,11 +79,7 @@ class CapturedSteps:
         # Not torch.cuda.graph(): it empties the allocator's cache each time.
         graph = torch.cuda.CUDAGraph()
         with self._aside():
-            if self._rehearsing is not None:
-                with self._rehearsing():
-                    step()  # Uncaptured: libraries choose and load their kernels.
-            else:
-                # What plain passes have left is of no use to a graph, whose memory is its own.
+            if self._emptying:
                 torch.cuda.empty_cache()
             graph.capture_begin(pool=self._memory)
             try:

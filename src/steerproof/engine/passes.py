@@ -80,7 +80,7 @@ class Passes:
         self._base = gradients.pool.base
         self.gradients, self.steering, self._dropout = gradients, steering, dropout
         self._take = torch.empty(0, dtype=torch.int64)
-        self._steps = CapturedSteps(self._base.device)
+        self._steps = CapturedSteps(self._base.device, emptying=True)
         self._inputs: dict[tuple[object, ...], _Inputs] = {}
         self._attention = PackedAttention()
         self.losses = torch.zeros(

@@ -7,7 +7,6 @@ sizes, each of which is captured as a graph once (`graphs.py`).
 """
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,9 +63,7 @@ class Runner:
         """
         self._subject, self._choose = subject, choose
         self._device = subject.base.device
-        steering = subject.steering
-        # Not a method of the runner's: that circle would keep its cache when it is done with.
-        self.steps = CapturedSteps(self._device, steering.replaying if steering else nullcontext)
+        self.steps = CapturedSteps(self._device)
         most = self.steps.padded(rows)
         self.cache = PagedCache(blocks + 1, most, longest, self._device)
         self._tokens = torch.zeros(most, dtype=torch.int64, device=self._device)

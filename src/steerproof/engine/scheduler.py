@@ -124,9 +124,11 @@ class Scheduler:
 
     def _prefill(self) -> Prefill | None:
         """Admit groups while rows, blocks and one forward pass have room; None if there is none."""
+        if not self.waiting:
+            return None
         room, running = self.rules.room, self.running
         in_flight = sum(len(sequence.rows) for sequence in running)
-        if not self.waiting or room - in_flight < max(1, room // 6):
+        if room - in_flight < max(1, room // 6):
             return None
         asked = _for_one_pass(self.waiting, room // 4)
         # A row goes on for the mean of what has been drawn per row that has ended.
