@@ -3,7 +3,7 @@ import json
 
 import pytest
 import torch
-from transformers import Qwen2Config
+from transformers import LlamaConfig, Qwen2Config
 from typer.testing import CliRunner
 
 from steerproof.cli import app
@@ -77,6 +77,8 @@ def test_outside_a_checkout_the_command_says_how_to_get_the_benchmarks(monkeypat
 def test_a_random_model_of_a_size_has_that_size_and_the_same_weights_each_time():
     assert Qwen2Config(**SIZES["qwen2.5-7b"]).num_hidden_layers == 28
     assert bench_experiment(None, "qwen2.5-7b").model.blocks == 28
+    assert bench_experiment(None, "smollm2-135m").model.blocks == 30
+    assert LlamaConfig(**SIZES["smollm2-135m"]).num_hidden_layers == 30
     small = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2}
     config = Qwen2Config(**{**SIZES["qwen2.5-7b"], **small, "vocab_size": 2048})
     first, second = (random_base(config, dtype="bfloat16", device="cpu") for _ in range(2))

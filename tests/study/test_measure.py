@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from steerproof.engine import generate as engine
 from steerproof.engine.generate import generate
 from steerproof.engine.lora.weights import LoraSpec, LoraWeights, fresh_weights, lora_sites
 from steerproof.engine.rows import Row
@@ -138,6 +139,32 @@ def test_what_is_wrong_with_one_cell_is_its_own_failure_and_the_others_stay_as_t
         assert isinstance(mine, MeasuredCell)
         assert isinstance(outcome, MeasuredCell)
         assert mine.completions == outcome.completions
+
+
+def test_more_adapters_than_memory_holds_are_measured_in_parts(base, monkeypatch):
+    cells = [asked(name, adapter=adapter(base, seed)) for seed, name in enumerate("abcde", 1)]
+    expected = outcomes(base, *cells)
+    seen, most = [], 2
+    plain = engine.subject_of
+
+    def limited(base, rows, **named):
+        count = len({row.adapter for row in rows})
+        seen.append(count)
+        if count > most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return plain(base, rows, **named)
+
+    monkeypatch.setattr(engine, "subject_of", limited)
+    found = outcomes(base, *cells)
+    assert seen == [5, 3, 2, 1, 2]
+    for persona, outcome in expected.items():
+        mine = found[persona]
+        assert isinstance(mine, MeasuredCell)
+        assert isinstance(outcome, MeasuredCell)
+        assert mine.completions == outcome.completions
+    most = 0
+    with pytest.raises(torch.OutOfMemoryError):
+        outcomes(base, cells[0])
 
 
 def test_a_push_that_arrives_otherwise_than_asked_is_an_error_and_no_rate(base, monkeypatch):

@@ -9,6 +9,8 @@ its own cell; the others are measured.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
+import torch
+
 from steerproof.engine.canary import Canary, fixed_text
 from steerproof.engine.generate import Engine
 from steerproof.engine.lora.weights import LoraWeights
@@ -113,21 +115,26 @@ def _measure(
 ) -> Iterator[tuple[AskedCell, Outcome]]:
     """Measure cells together; if that fails, each half of those that are left by itself.
 
-    A text does not depend on what it is drawn beside, so nothing changes by that.
+    So it also goes where all their adapters together are more than memory holds. A text does not
+    depend on what it is drawn beside, so nothing changes by that.
     """
     left = {asked.cell.name: asked for asked in cells}
     try:
         for asked, outcome in _together(base, cells, rows, settings):
             del left[asked.cell.name]
             yield asked, outcome
-    except (ModelError, SteeringError) as error:
+    except (ModelError, SteeringError, torch.OutOfMemoryError) as error:
         waiting = list(left.values())
         if len(waiting) == 1:
+            if not isinstance(error, SteerproofError):
+                raise
             yield waiting[0], error
             return
-        half = (len(waiting) + 1) // 2
-        for part in (waiting[:half], waiting[half:]):
-            yield from _measure(base, part, rows, settings)
+    # Not above, where the error would hold whatever filled the memory.
+    waiting = list(left.values())
+    half = (len(waiting) + 1) // 2
+    for part in (waiting[:half], waiting[half:]) if waiting else ():
+        yield from _measure(base, part, rows, settings)
 
 
 def _together(
