@@ -44,7 +44,7 @@ def test_a_run_stops_at_its_cap_and_goes_on_when_more_is_allowed(tmp_path, monke
     allowed, first = run_for(tmp_path / "run", 0.6)
     assert (first.stopped, allowed.reached) == (True, True)
     assert 3 <= first.progress.done <= 9
-    assert "stopped at its cap of 0.000167 device hours (" in allowed.words
+    assert "stopped at its cap of 0.000166667 device hours (" in allowed.words
     story = read_ledger(tmp_path / "run")
     assert story.last("cap-reached").detail["hours"] == pytest.approx(0.6 / 3600)
     assert 0.3 < device_seconds(story) < 1.2
