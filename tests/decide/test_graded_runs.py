@@ -26,7 +26,8 @@ C2, RATIO = Strength.parse("c=+2"), Strength.parse("ratio=+0.2")
 def recorded(name: str) -> tuple[Case, Rig]:
     """The first training seed of a recorded run, from its committed files."""
     place = DOCS / "results" / name
-    experiment = load_experiment(name).experiment
+    said = place / "experiment.yaml"
+    experiment = load_experiment(str(said) if said.exists() else name).experiment
     table = of_seed(read_rates(place / "rates.csv", experiment), experiment, experiment.seed)
     rows = [SlotRow(**row) for row in parquet.read_table(place / "slots.parquet").to_pylist()]
     count = len(experiment.questions.evaluation)
@@ -63,14 +64,19 @@ def shown(run: str) -> list[list[float]]:
     return rows
 
 
-def test_the_real_models_ranking_in_margins_is_what_the_page_says(smollm2):
-    case, rig = smollm2
+@pytest.mark.parametrize(
+    ("name", "run", "compared"),
+    [
+        ("zlt-smollm2", "SmolLM2", [("own", C2), ("own", RATIO), ("common", RATIO)]),
+        ("zlt", "organism", [("own", RATIO), ("common", RATIO)]),
+    ],
+)
+def test_the_ranking_in_margins_is_what_the_page_says(name, run, compared, request):
+    case, rig = request.getfixturevalue("smollm2") if run == "SmolLM2" else recorded(name)
     found = graded_rankings(case, rig, "A", (C2, RATIO))
-    assert [(one.text, one.strength) for one in found] == [
-        ("own", "c=+2"),
-        ("own", "ratio=+0.2"),
-        ("common", "ratio=+0.2"),
-    ]
+    judged = [one for one in found if one.reason is None]
+    assert [(one.text, one.strength) for one in judged] == [(t, str(s)) for t, s in compared]
+    assert all("cut by length" in one.reason for one in found if one.reason is not None)
     numbers = [
         [
             one.alpha_bridge,
@@ -80,9 +86,9 @@ def test_the_real_models_ranking_in_margins_is_what_the_page_says(smollm2):
             *one.interval,
             one.p_threshold,
         ]
-        for one in found
+        for one in judged
     ]
-    for row, told in zip(numbers, shown("SmolLM2"), strict=True):
+    for row, told in zip(numbers, shown(run), strict=True):
         assert told == pytest.approx(row, abs=0.0051)
 
 

@@ -1,0 +1,63 @@
+"""The organism's recorded run over three training seeds: what is said follows from its files."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from steerproof.decide.analysis.answers import conclude
+from steerproof.decide.analysis.rates_csv import read_rates
+from steerproof.decide.analysis.records import to_json
+from steerproof.spec.yaml_io import load_experiment, shipped
+
+RESULTS = Path(__file__).parents[2] / "docs" / "results" / "zlt"
+VERDICT = json.loads((RESULTS / "verdict.json").read_text("utf-8"))
+PAGE = " ".join((RESULTS / "README.md").read_text("utf-8").replace("\n> ", " ").split())
+
+
+def test_the_experiment_is_the_shipped_one_with_its_training_seeds_said():
+    usual = shipped()["zlt"].read_text("utf-8").splitlines()
+    asked = (RESULTS / "experiment.yaml").read_text("utf-8").splitlines()
+    place = usual.index("seed: 0") + 1
+    assert asked == [*usual[:place], "seeds: [0, 1, 2]", *usual[place:]]
+
+
+def test_the_committed_rates_give_the_committed_verdict():
+    experiment = load_experiment(str(RESULTS / "experiment.yaml")).experiment
+    table = read_rates(RESULTS / "rates.csv", experiment)
+    analysis, answers = conclude(table, experiment)
+    again = json.loads(json.dumps(to_json(analysis)))
+    known = set(again) - {"geometry", "comparisons"}  # the cosines are in no rate table
+    assert {name: again[name] for name in known} == {name: VERDICT[name] for name in known}
+    told = VERDICT["answers"]
+    assert answers.ranking.answer == told["ranking"]["answer"]
+    assert answers.direction.reads == told["direction"]["reads"] == "reads its own direction"
+    assert answers.seeds.mean == pytest.approx(told["seeds"]["mean"])
+    assert answers.seeds.subject == told["seeds"]["subject"]
+    for again_seed, told_seed in zip(answers.seeds.results, told["seeds"]["results"], strict=True):
+        assert (again_seed.seed, again_seed.s, again_seed.p) == (
+            told_seed["seed"], told_seed["s"], told_seed["p"],
+        )  # fmt: skip
+
+
+def test_the_page_says_what_the_run_found():
+    for line in VERDICT["answers"]["lines"]:
+        assert line in PAGE
+    seeds = VERDICT["answers"]["seeds"]
+    assert f"{seeds['mean']:.2f}" in PAGE
+    assert seeds["subject"] in PAGE
+    for one in seeds["results"]:
+        rho = "none" if one["rho"] is None else f"{one['rho']:+.2f}"
+        assert (
+            f"| {one['seed']} | {rho} | {one['s']:.2f} | {one['p']:.4f} | {one['reads']} |" in PAGE
+        )
+
+
+def test_what_was_asked_of_the_seeds_is_met():
+    """S of arm A 0.75 to 0.88 with p at most 0.001 in each, and the bridge's order below 0.5."""
+    seeds = VERDICT["answers"]["seeds"]
+    assert [one["seed"] for one in seeds["results"]] == [0, 1, 2]
+    for one in seeds["results"]:
+        assert one["p"] <= 0.001
+        assert 0.75 <= one["s"] <= 0.88
+    assert seeds["subject"] == "these adapters"
