@@ -71,8 +71,3 @@ def margins(
         cell: np.array([np.mean(values) if values else np.nan for values in by_question])
         for cell, by_question in by_cell.items()
     }
-
-
-def without_slot(rows: Iterable[SlotRow]) -> int:
-    """How many texts have no slot."""
-    return sum(row.margin is None for row in rows)
