@@ -1,7 +1,7 @@
 """Live progress on a terminal; plain lines elsewhere."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TextIO
 
@@ -20,40 +20,57 @@ _PHASES = {
     "adapter": "training adapters",
     "cell": "measuring cells",
     "score": "marking completions",
+    "slots": "weighing the marker where answers end",
+    "graded": "gathering what was weighed",
     "analysis": "deciding",
 }
 _LOUD = {"unit-failed", "unit-retried", "unit-set-aside", "stopping"}
 
 
 class _Pace:
-    """Time left, from what this process has seen: an honest ETA needs a unit of each kind done.
+    """Time left of the whole run, from what this process has seen.
 
-    Units that were reused do not count. Before the first unit of the kind in hand is finished
-    there is no estimate.
+    A kind of unit counts once one of its units was done here; until then, what is known of the
+    others is the least that it can take. Units that were reused do not count.
     """
 
     def __init__(self) -> None:
         self.began = time.monotonic()
-        self.done: dict[str, int] = {}
-        self.since: dict[str, float] = {}
-        self.todo: dict[str, int] = {}
+        self._since: dict[str, float] = {}
+        self._done: dict[str, int] = {}
+        self._todo: dict[str, int] = {}
+
+    def plan(self, todo: Mapping[str, int]) -> None:
+        """What is to be done, units by kind."""
+        self._todo = dict(todo)
 
     def start(self, kind: str) -> None:
         """A unit of this kind began."""
-        self.since.setdefault(kind, time.monotonic())
-        self.todo[kind] = self.todo.get(kind, 0) + 1
+        self._since.setdefault(kind, time.monotonic())
 
-    def finish(self, kind: str) -> None:
-        """A unit of this kind ended."""
-        self.done[kind] = self.done.get(kind, 0) + 1
+    def end(self, kind: str, *, done: bool) -> None:
+        """A unit of this kind ended: was done, or will not be."""
+        if done:
+            self._done[kind] = self._done.get(kind, 0) + 1
+        else:
+            self._todo[kind] = self._todo.get(kind, 0) - 1
 
-    def left(self, kind: str) -> float | None:
-        """Seconds until the units of this kind that have begun are done, or None if unknown."""
-        done = self.done.get(kind, 0)
-        if not done or kind not in self.since:
-            return None
-        each = (time.monotonic() - self.since[kind]) / done
-        return each * max(0, self.todo[kind] - done)
+    def left(self) -> tuple[float, bool] | None:
+        """Seconds until all is done, and whether every kind was counted; None if none could be.
+
+        While something is left it is never nothing: at least one unit's time is.
+        """
+        seconds, whole, known = 0.0, True, False
+        for kind, todo in self._todo.items():
+            done = self._done.get(kind, 0)
+            if todo <= done:
+                continue
+            if not done:
+                whole = False
+                continue
+            known = True
+            seconds += (time.monotonic() - self._since[kind]) / done * (todo - done)
+        return (max(seconds, 1.0), whole) if known else None
 
 
 @contextmanager
@@ -91,7 +108,7 @@ def following(stream: TextIO, title: str) -> Iterator[Listen]:
                 completed=numbers.reused + numbers.done,
                 total=numbers.total,
                 description=phase or None,
-                left=_left(pace, event),
+                left=_left(pace, numbers),
             )
 
         yield listen
@@ -110,30 +127,37 @@ def _plain(console: Console, pace: _Pace) -> Listen:
             return
         said.add(step)
         seconds = time.monotonic() - pace.began
-        left = _left(pace, event)
         line = f"[{seconds:6.1f} s] {finished}/{numbers.total} units, {phase}"
-        console.print(f"{line}, {left}" if left else line, markup=False, soft_wrap=True)
+        left = _left(pace, numbers)
+        console.print(f"{line}; {left}" if left else line, markup=False, soft_wrap=True)
 
     return listen
 
 
 def _note(event: Event, pace: _Pace) -> str:
     """Count the event; returns the phase it belongs to, or nothing."""
+    if event.what == "units-planned":
+        pace.plan(event.detail.get("kinds", {}))
     if event.unit is None:
         return ""
     kind = event.unit.kind
     if event.what == "unit-started":
         pace.start(kind)
-    if event.what == "unit-done":
-        pace.finish(kind)
+    if event.what in ("unit-done", "unit-reused", "unit-blocked", "unit-failed"):
+        pace.end(kind, done=event.what == "unit-done")
     return _PHASES.get(kind, kind)
 
 
-def _left(pace: _Pace, event: Event) -> str:
-    seconds = None if event.unit is None else pace.left(event.unit.kind)
-    if seconds is None:
+def _left(pace: _Pace, numbers: Numbers) -> str:
+    """What is left of the whole run; nothing where all has ended."""
+    units = numbers.total - numbers.reused - numbers.done - numbers.failed - numbers.blocked
+    if units < 1:
         return ""
-    return f"about {duration(seconds)} left in this phase"
+    time_left = pace.left()
+    if time_left is None:
+        return f"{units} left"
+    seconds, whole = time_left
+    return f"{units} left, {'about' if whole else 'more than'} {duration(seconds)}"
 
 
 def _loud(event: Event) -> str:

@@ -80,7 +80,7 @@ def _bounds(value: "Bounds | None") -> str:
     return "none" if value is None else f"[{value[0]:+.2f}, {value[1]:+.2f}]"
 
 
-def status_table(status: "RunStatus") -> Table:
+def status_table(status: "RunStatus") -> Group:
     """Units by kind and state, and the failures."""
     totals = status.totals
     table = Table(
@@ -93,9 +93,8 @@ def status_table(status: "RunStatus") -> Table:
         table.add_column(state, justify="right")
     for kind, counts in status.units.items():
         table.add_row(kind, *(str(counts.get(state, "")) for state in states))
-    for failure in status.failures:
-        table.add_row(clean(f"{failure.unit}: {failure.error} (log: {failure.log})"))
-    return table
+    failed = [f"{one.unit}: {one.error} (log: {one.log})" for one in status.failures]
+    return Group(table, *map(clean, failed))
 
 
 def doctor_table(checks: "Sequence[MachineCheck]") -> Table:

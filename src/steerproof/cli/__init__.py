@@ -216,10 +216,22 @@ def analyze(
 
 
 @app.command()
-def status(directory: RunDir, as_json: Json = False) -> None:
+def status(
+    directory: RunDir,
+    units: Annotated[
+        str | None, typer.Option(metavar="KIND", help="Name the units of a kind, or of all.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
     """What a run directory says of itself."""
     from steerproof.run.commands.status import status as look
+    from steerproof.run.commands.status import units_of
 
+    if units is not None:
+        named = units_of(directory, units)
+        lines = (f"{state:<11} {unit}" for unit, state in named.items())
+        say(named, as_json, lambda: clean("\n".join(lines)))
+        return
     told = look(directory)
     say(told, as_json, lambda: tables.status_table(told))
 

@@ -93,6 +93,26 @@ def true_states(story: Story, *, live: bool) -> dict[UnitId, str]:
     return {unit: dead.get(state, state) for unit, state in story.states.items()}
 
 
+def units_of(run: Path, kind: str) -> dict[str, str]:
+    """The units of a kind and their states, by name, in order of work.
+
+    Args:
+        run: The run directory.
+        kind: Such as `cell`; `all` for every kind.
+
+    Raises:
+        ExperimentError: There is no such directory, or it has no unit of that kind.
+    """
+    if not run.is_dir():
+        raise ExperimentError(f"{run} is not a run directory: no such directory")
+    states = true_states(read_ledger(run) or Story(), live=lock_state(run).held)
+    kinds = list(dict.fromkeys(unit.kind for unit in states))
+    if kind != "all" and kind not in kinds:
+        there = ", ".join(("all", *kinds)) if kinds else "nothing yet"
+        raise ExperimentError(f"{run} has no unit of kind {kind!r}; there is {there}")
+    return {str(unit): state for unit, state in states.items() if kind in ("all", unit.kind)}
+
+
 def by_kind(states: Mapping[UnitId, str]) -> dict[str, dict[str, int]]:
     """Number of units in each state, kind by kind."""
     units: dict[str, dict[str, int]] = {}

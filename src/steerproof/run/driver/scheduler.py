@@ -113,7 +113,10 @@ class _Driver:
             self._journal.set_aside(unit, damaged, [str(mismatch) for mismatch in mismatches])
         self._journal.strays_set_aside(self._graph.keys)
         with ledger.transaction():
-            self._journal.tell("units-planned", reused=len(known.reused), todo=len(known.todo))
+            kinds = Counter(unit.kind for unit in known.todo)
+            self._journal.tell(
+                "units-planned", reused=len(known.reused), todo=len(known.todo), kinds=dict(kinds)
+            )
             self._journal.decided(self._frontier.begin())
 
     def loop(self, stopping: threading.Event) -> None:
