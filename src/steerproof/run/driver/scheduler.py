@@ -7,6 +7,7 @@ when its prepared directory has been verified, the fencing token checked and the
 import math
 import threading
 import time
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
