@@ -60,5 +60,7 @@ def test_status_names_the_units_of_a_kind(tmp_path):
         "adapter/C.villain": "done",
     }
     assert len(units_of(tmp_path / "run", "all")) == 9
-    with pytest.raises(ExperimentError, match="no unit of kind 'cells'; there is all, directions"):
+    with pytest.raises(
+        ExperimentError, match="no unit of kind 'cells'; there is all, adapter, analysis"
+    ):
         units_of(tmp_path / "run", "cells")

@@ -94,7 +94,7 @@ def true_states(story: Story, *, live: bool) -> dict[UnitId, str]:
 
 
 def units_of(run: Path, kind: str) -> dict[str, str]:
-    """The units of a kind and their states, by name, in order of work.
+    """The units of a kind and their states, by name.
 
     Args:
         run: The run directory.
