@@ -11,6 +11,9 @@ from steerproof.decide.analysis.analyze import analyze
 from steerproof.decide.analysis.answer_records import Carries, Ranking, Reads, ThreeAnswers
 from steerproof.decide.analysis.answer_words import reading, three_lines
 from steerproof.decide.analysis.answers import answer
+from steerproof.decide.analysis.blocks import responses
+from steerproof.decide.analysis.calibration import ControlCosines
+from steerproof.decide.analysis.case import case_of
 from steerproof.decide.analysis.rates import CellCounts, RateTable
 from steerproof.decide.analysis.readings import NOT_EXPRESSIVE, TRAINING_GAP
 from steerproof.decide.analysis.records import Analysis as Registered
@@ -389,3 +392,92 @@ def test_a_stricter_gate_is_a_field_of_the_experiment():
     found, _, _ = case(sound(), answers=AnswerSettings(attainable=0.999))
     assert found.ranking.answer is Ranking.CANNOT_ANSWER
     assert FLAT == (0.0,) * 10
+
+
+def line_of(*matrices: dict[Cell, CellCounts], **changes: object) -> str:
+    return three_lines(*case(sound(), *matrices, **changes))[2]
+
+
+def test_a_random_direction_that_is_hardly_told_from_others_is_not_called_learnt():
+    asked = ten_personas()
+    ours = own_matrix(asked)
+    for own, said in ((0.15, "is not learnt (0."), (0.60, "is learnt as well (0.")):
+        random = matrix_cells(asked, "A-iso", "isotropic", own=own, held=0.08, negative=0.0)
+        kinds = sound() | {steered("A-iso", "ratio=+0.2"): (own,) * 10}
+        assert f"A random direction {said}" in three_lines(*case(kinds, ours, random))[2]
+
+
+def test_prompt_trained_adapters_that_read_the_direction_too_are_said_to():
+    asked = ten_personas()
+    assert "prompt-trained ones do not" in line_of(own_matrix(asked), silent_matrix(asked))
+    reading_too = matrix_cells(asked, "C", "centroid", own=0.5, held=0.05, negative=0.0)
+    kinds = sound() | {steered("C", "ratio=+0.2"): (0.5,) * 10}
+    found, registered, experiment = case(kinds, own_matrix(asked), reading_too)
+    assert "prompt-trained ones do too (0.4" in three_lines(found, registered, experiment)[2]
+    assert found.direction.supports is False
+
+
+def test_pushes_at_some_tokens_make_no_matrix():
+    asked = ten_personas()
+    bent = {dataclasses.replace(cell, tokens="prompt"): n for cell, n in own_matrix(asked).items()}
+    found, _, _ = case(sound(), bent)
+    assert found.direction.matrices == ()
+    assert found.direction.reads is Reads.NOT_MEASURED
+
+
+def test_draws_at_another_strength_are_not_mixed_in():
+    asked = ten_personas()
+    draws = {
+        cell_of(dataclasses.replace(steered("A", strength), direction="isotropic", draw=n), p): (
+            CellCounts(coefficient=1.0, questions=None, fired=(fired,), total=(100,))
+        )
+        for strength, fired in (("ratio=+0.2", 5), ("c=+2", 90))
+        for n in (1, 2)
+        for p in TEN
+    }
+    kinds = sound() | {steered("A", "ratio=+0.2"): (0.6,) * 10}
+    found = case(kinds, own_matrix(asked), draws)[0].direction.draws
+    assert (found.draws, found.first) == (2, 10)
+    assert found.mean == pytest.approx(0.05)
+
+
+def test_the_negatives_of_a_shuffled_arm_are_the_directions_their_bystanders_were_given():
+    small = ten_personas()
+    arms = tuple(
+        arm.model_copy(update={"shuffle": True}) if arm.name == "A" else arm for arm in small.arms
+    )
+    asked = ten_personas(arms=arms)
+    given = trained_directions(asked, asked.arm("A"))
+    cells = matrix_cells(asked, "A", "centroid", own=0.05, held=0.05, negative=0.05)
+    found, _, _ = case(sound(), cells, arms=arms)
+    own, trained = (m for m in found.direction.matrices if m.arm == "A")
+    for name in TEN:
+        others = bystanders(asked, name)
+        assert set(own.negatives[name]) == {given[other] for other in others} - {name}
+        assert set(trained.negatives[name]) == set(others)
+
+
+def test_missing_margins_take_no_part_in_a_cells_mean():
+    cell = cell_of(CellKind(arm="C", prompt="persona"), "p1")
+    rig = Rig(margins={cell: np.array([2.0, np.nan, 4.0])})
+    measured = responses(case_of(RateTable(cells={}), ten_personas()), rig, "margin")
+    assert measured(cell) == 3.0
+    assert np.isnan(measured(dataclasses.replace(cell, persona="p2")))
+
+
+def test_cosines_of_random_directions_are_gated_and_their_matrix_is_tuned_by_them():
+    plain = rig_of(ORGANISM)
+    names = experiment_of(ORGANISM).headline
+    by = {(m.arm, m.columns): m for m in answered(ORGANISM, plain)[0].direction.matrices}
+    table = by["A-iso", "isotropic"].values
+    # Random directions as alike as the adapters' responses: then the response follows the cosine.
+    alike = {a: {b: 1.0 if a == b else table[a][b] for b in names} for a in names}
+    near = {a: {b: 0.31 if a == b == "villain" else 0.0 for b in names} for a in names}
+    controls = {"isotropic": ControlCosines(centroids=near, each_other=alike)}
+    layers = {n: dataclasses.replace(at, controls=controls) for n, at in plain.layers.items()}
+    found = answered(ORGANISM, dataclasses.replace(plain, layers=layers))[0]
+    by = {(m.arm, m.columns): m for m in found.direction.matrices}
+    assert by["A-iso", "isotropic"].tuning == pytest.approx(1.0)
+    gates = {gate.name: gate for gate in found.gates}
+    assert gates["control"].passed is False
+    assert gates["control"].numbers == {"cosine": 0.31}
