@@ -17,7 +17,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 TREES = {path.relative_to(SOURCE).as_posix(): ast.parse(path.read_text()) for path in FILES}
 LONGER = {"Scheduler": 152, "Slices": 160}
 """Classes that are above the limit today: they may shrink, and never grow."""
-MINDFUL = {"_Tokens": 12, "_Pool": 12}
+MINDFUL = {"_Tokens": 12, "_Pool": 11}
 """The same of what they keep: the columns of a line that is filled, and a training in hand."""
 RECORDS = {"Record", "BaseModel", "Protocol", "NamedTuple"}
 Function = ast.FunctionDef | ast.AsyncFunctionDef
