@@ -19,7 +19,7 @@ from steerproof.decide.report.figures import Drawing
 from steerproof.decide.report.inputs import ReportInputs, ReportSample
 from steerproof.decide.report.page import SOURCES, STYLES, build, page
 from steerproof.decide.report.samples import samples
-from steerproof.spec.strength import Strength
+from steerproof.spec.strength import NONE, Strength
 from steerproof.text import reveal
 from tests.decide import report_example as example
 
@@ -84,6 +84,26 @@ def test_the_page_is_balanced_and_its_identifiers_are_unique(shown):
     assert shown.open == []
     identifiers = shown.values("id")
     assert len(identifiers) == len(set(identifiers))
+
+
+def test_pushes_that_were_too_small_to_see_are_counted_and_named():
+    plain = example.inputs()
+    assert report_view.pushes_seen(plain) == ""  # nobody looked
+    assert "seen to act" not in spoken(page(plain, example.drawn()[0]))
+    small = "too small to verify here"
+    steered = [one.cell.strength != NONE for one in plain.fluency]
+    seen = [
+        replace(one, push="verified" if s else "none")
+        for one, s in zip(plain.fluency, steered, strict=True)
+    ]
+    pushed = sum(steered)
+    assert report_view.pushes_seen(replace(plain, fluency=seen)) == f"{pushed} of {pushed}"
+    first = next(i for i, s in enumerate(steered) if s)
+    seen[first] = replace(seen[first], push=small)
+    cell = seen[first].cell
+    said = spoken(page(replace(plain, fluency=seen), example.drawn()[0]))
+    assert f"fixed text: {pushed - 1} of {pushed}. The others arrived" in said
+    assert f"arm {cell.arm}, {cell.prompt} prompt, {cell.direction} {cell.strength}: 1" in said
 
 
 def test_nothing_in_the_page_refers_outside_it(shown):

@@ -64,6 +64,9 @@ class Fluency:
     """Share of completions that reached the token limit."""
     tokens: float | None
     """Mean length in tokens."""
+    push: str = "none"
+    """Of a fixed text, whether it showed the cell's push: `none` was asked for, `verified`, or
+    `too small to verify here`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,5 +1,6 @@
 """Rows and words of the folded parts of a report, made of the inputs. No markup here."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
@@ -15,6 +16,8 @@ from steerproof.decide.report.inputs import ReportInputs, short_name
 from steerproof.spec.experiment import Arm
 from steerproof.spec.grid import Cell, CellKind, cells
 from steerproof.spec.strength import Strength
+
+_MOST_NAMED = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +92,25 @@ def coverage(inputs: ReportInputs) -> tuple[int, int]:
     """Cells measured and cells asked for."""
     asked = _asked_cells(inputs)
     return sum(cell in inputs.rates.cells for cell in asked), len(asked)
+
+
+def pushes_seen(inputs: ReportInputs) -> str:
+    """How many pushes were seen to act, and where one was too small for that; empty for none."""
+    pushed = [one for one in inputs.fluency if one.push != "none"]
+    small = Counter(
+        f"arm {one.cell.arm}, {one.cell.prompt} prompt, {one.cell.direction} {one.cell.strength}"
+        for one in pushed
+        if one.push != "verified"
+    )
+    if not small:
+        return f"{len(pushed)} of {len(pushed)}" if pushed else ""
+    seen = len(pushed) - small.total()
+    where = "; ".join(f"{name}: {count}" for name, count in small.most_common(_MOST_NAMED))
+    more = f"; and {len(small) - _MOST_NAMED} more kinds" if len(small) > _MOST_NAMED else ""
+    return (
+        f"{seen} of {len(pushed)}. The others arrived at the size asked for; what they do to that"
+        f" text is too small to be told from rounding ({where}{more})"
+    )
 
 
 def comparison_rows(pairs: Sequence[PairedComparison]) -> list[tuple[str, list[str]]]:

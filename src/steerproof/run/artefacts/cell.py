@@ -43,6 +43,11 @@ class CellRecord:
         """`c ||v|| / h_bar`; None where there is no ratio."""
         return signed(self.ratio, self.coefficient)
 
+    @property
+    def push_seen(self) -> str:
+        """Whether a fixed text showed the push; an older run did not write it down."""
+        return str(self.canary.get("push") or "none")
+
 
 def to_files(measured: MeasuredCell) -> Mapping[str, bytes]:
     """The unit's files."""

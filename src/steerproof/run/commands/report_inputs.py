@@ -161,10 +161,11 @@ def _fluency(experiment: Experiment, finished: Finished, marks: Marks) -> Iterat
         stored = finished.get(cell_unit(asked))
         if stored is None or asked.name not in marks:
             continue
-        read = marks[asked.name]
+        read, record = marks[asked.name], cell.record_of(stored)
         yield Fluency(
             cell=asked,
-            ratio=cell.record_of(stored).signed_ratio,
+            ratio=record.signed_ratio,
+            push=record.push_seen,
             repetition=mean(mark.repetition for mark in read),
             length_share=truncated(read),
             tokens=mean(mark.tokens for mark in read),
