@@ -229,8 +229,7 @@ def status(
 
     if units is not None:
         named = units_of(directory, units)
-        lines = (f"{state:<11} {unit}" for unit, state in named.items())
-        say(named, as_json, lambda: clean("\n".join(lines)))
+        say(named, as_json, lambda: clean("\n".join(f"{s:<11} {u}" for u, s in named.items())))
         return
     told = look(directory)
     say(told, as_json, lambda: tables.status_table(told))
@@ -245,8 +244,8 @@ def explain(directory: RunDir, unit: str, as_json: Json = False) -> None:
 
     graph = registered_graph(session_in(directory))
     reason = why(directory, graph, find_unit(graph, unit))
-    lines = [f"{'reused' if reason.reused else 'to be done'}: {reason.reason}"]
-    lines += [f"  {line}" for line in (*reason.changes, *reason.damage)]
+    head = f"{'reused' if reason.reused else 'to be done'}: {reason.reason}"
+    lines = [head, *(f"  {line}" for line in (*reason.changes, *reason.damage))]
     say(reason, as_json, lambda: clean("\n".join(lines)))
 
 

@@ -22,7 +22,7 @@ from steerproof.run.driver.worker import Failure, WorkReport, failure_of
 from steerproof.run.graph.frontier import Frontier
 from steerproof.run.graph.graph import Graph
 from steerproof.run.graph.ids import UnitId
-from steerproof.run.graph.survey import survey
+from steerproof.run.graph.survey import Survey, survey
 from steerproof.run.store.directory import RunDirectory
 from steerproof.run.store.holder import host_name
 from steerproof.run.store.manifest import DamagedError, StoredUnit
@@ -84,6 +84,11 @@ def execute(
             sweep(directory.path)
 
 
+def _planned(known: Survey) -> dict[str, object]:
+    kinds = Counter(unit.kind for unit in known.todo)
+    return {"reused": len(known.reused), "todo": len(known.todo), "kinds": dict(kinds)}
+
+
 class _Driver:
     """The state of one call of `execute`."""
 
@@ -114,10 +119,7 @@ class _Driver:
             self._journal.set_aside(unit, damaged, [str(mismatch) for mismatch in mismatches])
         self._journal.strays_set_aside(self._graph.keys)
         with ledger.transaction():
-            kinds = Counter(unit.kind for unit in known.todo)
-            self._journal.tell(
-                "units-planned", reused=len(known.reused), todo=len(known.todo), kinds=dict(kinds)
-            )
+            self._journal.tell("units-planned", **_planned(known))
             self._journal.decided(self._frontier.begin())
 
     def loop(self, stopping: threading.Event) -> None:
