@@ -1,7 +1,6 @@
 """Arguments in, exit code out. Nothing else in the package prints.
 
-People read standard output; progress and errors go to standard error; `--json` replaces the text
-on standard output by one JSON value.
+People read standard output; progress and errors go to standard error; `--json` gives one JSON value.
 """
 
 import importlib
@@ -228,11 +227,11 @@ def status(
     from steerproof.run.commands.status import units_of
 
     if units is not None:
-        named = units_of(directory, units)
-        say(named, as_json, lambda: clean("\n".join(f"{s:<11} {u}" for u, s in named.items())))
-        return
-    told = look(directory)
-    say(told, as_json, lambda: tables.status_table(told))
+        named = units_of(directory, units).items()
+        say(dict(named), as_json, lambda: clean("\n".join(f"{s:<11} {u}" for u, s in named)))
+    else:
+        told = look(directory)
+        say(told, as_json, lambda: tables.status_table(told))
 
 
 @app.command()
