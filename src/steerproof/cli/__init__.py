@@ -1,6 +1,6 @@
 """Arguments in, exit code out. Nothing else in the package prints.
 
-People read standard output; progress and errors go to standard error; `--json` gives one JSON value.
+People read standard output; progress and errors go to standard error; `--json` gives one value.
 """
 
 import importlib
