@@ -108,10 +108,20 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used."""
+    """Import a public name when it is first used.
+
+    Raises:
+        AttributeError: It is not public.
+        MachineError: It needs a library of the engine, which is not installed.
+    """
     if name not in _PLACES:
         raise AttributeError(f"module 'steerproof' has no attribute {name!r}")
-    value = getattr(import_module(f"steerproof.{_PLACES[name]}"), name)
+    try:
+        value = getattr(import_module(f"steerproof.{_PLACES[name]}"), name)
+    except ModuleNotFoundError as error:
+        from steerproof.extras import lacking
+
+        raise (lacking(error) or error) from None
     globals()[name] = value
     return value
 

@@ -29,6 +29,7 @@ from steerproof.cli.output import (
     say,
 )
 from steerproof.errors import AbsentModelError, MachineError, SteerproofError
+from steerproof.extras import lacking
 from steerproof.text import clean
 
 if TYPE_CHECKING:
@@ -58,6 +59,12 @@ def main() -> None:
     except SteerproofError as error:
         complain(str(error))
         sys.exit(error.exit_code)
+    except ModuleNotFoundError as error:
+        told = lacking(error)
+        if told is None:
+            raise
+        complain(str(told))
+        sys.exit(told.exit_code)
     except KeyboardInterrupt:  # a second signal, while the first was being seen to
         sys.exit(_INTERRUPTED)
 

@@ -12,7 +12,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from steerproof.errors import DiskFullError, MachineError
+from steerproof.errors import DiskFullError
+from steerproof.extras import without
 from steerproof.text import clean
 
 Source = Annotated[str, typer.Argument(help="Path of an experiment file, or a shipped name (zlt).")]
@@ -86,7 +87,4 @@ def needing(extra: str) -> Iterator[None]:
         missing = (error.name or "").partition(".")[0]
         if missing == "steerproof":
             raise
-        raise MachineError(
-            f"{missing} is not installed, and this command needs it; install it with:"
-            f" pip install 'steerproof[{extra}]'"
-        ) from None
+        raise without(missing, extra) from None

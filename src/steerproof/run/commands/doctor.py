@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 
 from steerproof.errors import SteerproofError
+from steerproof.extras import ENGINE
 from steerproof.run.store.files import make_directory, sync_directory, write_file
 from steerproof.run.store.hold import kernel_lock_works
 
@@ -91,7 +92,7 @@ def _package(name: str) -> MachineCheck:
     try:
         return MachineCheck(name=name, level=_OK, value=version(name))
     except PackageNotFoundError:
-        remedy = f"pip install {name}"
+        remedy = f"pip install {'steerproof[run]' if name in ENGINE else name}"
         return MachineCheck(name=name, level=FAIL, value="not installed", remedy=remedy)
 
 

@@ -19,10 +19,11 @@ from steerproof.decide.review.plan import (
     speed_of_throughput,
     speed_of_units,
 )
+from steerproof.extras import engine_installed, require_engine
 from steerproof.model.files import weight_bytes
 from steerproof.run.commands.basemodel import load_model, model_shape
 from steerproof.run.commands.evidence import evidence_of, objections_of
-from steerproof.run.commands.preflight import check_runnable
+from steerproof.run.commands.preflight import check_runnable, check_stated
 from steerproof.run.driver.workers import threads_of_a_worker, workers_on
 from steerproof.run.graph.environment import Place, model_directory
 from steerproof.run.graph.graph import Graph
@@ -31,6 +32,11 @@ from steerproof.run.store.ledger_file import read_ledger
 from steerproof.spec.experiment import Experiment
 
 Say = Callable[[str], object]
+_UNLOOKED = (
+    "whether the prompts, the marker, given answers and adapters fit the model: looking needs the"
+    " engine, pip install 'steerproof[run]'"
+)
+"""What a plan without the engine cannot say."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,9 +94,10 @@ def plan_run(
     Raises:
         ModelError: What `run` would refuse, or the model cannot be loaded for the trial.
         ExperimentError: What `run` would refuse.
+        MachineError: A trial was asked for, and the engine is not installed.
     """
     if absent is None:
-        check_runnable(experiment, place, graph, run)
+        _look(experiment, graph, run, place, trial=trial is not None)
     surveyed = survey(run, graph)
     fresh = not any(unit.kind == "directions" for unit in surveyed.reused)
     tried = try_out(experiment, place, trial) if trial is not None and fresh else None
@@ -110,7 +117,19 @@ def plan_run(
     gates = foreseen_gates(experiment, evidence)
     if absent is not None:
         later = [f"whether the model, its template and every prompt will do: {absent}", *later]
+    elif not engine_installed():
+        later = [*later, _UNLOOKED]
     return Planned(plan=plan, objections=raised, gates=gates, not_yet_known=later, run=run)
+
+
+def _look(experiment: Experiment, graph: Graph, run: Path, place: Place, *, trial: bool) -> None:
+    """Refuse what `run` would; without the engine, what needs none of it."""
+    if trial:
+        require_engine("a trial (--no-trial leaves it out)")
+    if engine_installed():
+        check_runnable(experiment, place, graph, run)
+    else:
+        check_stated(experiment, place)
 
 
 def try_out(experiment: Experiment, place: Place, say: Say = str) -> TrialResult | None:

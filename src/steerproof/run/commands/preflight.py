@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from steerproof.errors import ExperimentError, ModelError
-from steerproof.model.files import check_files
+from steerproof.extras import require_engine
+from steerproof.model.files import check_files, read_config
 from steerproof.run.graph.environment import Place, model_directory, model_path
 from steerproof.run.graph.graph import Graph
 from steerproof.run.stages.given import answer_lines
@@ -69,12 +70,10 @@ def check_experiment(experiment: Experiment, place: Place) -> "Kind":
             direction is for another model.
         SteeringError: A persona's file has no direction of it at a steered block.
         ExperimentError: A given answer is unusable or too long; there is no such readout.
+        MachineError: The engine is not installed.
     """
-    _check_readout(experiment, place)
-    model = experiment.model
-    directory = model_directory(experiment, place.directory, weights=False)
-    fetched = model.revision is None or any(directory.glob("*.safetensors"))
-    check_files(directory, weights=fetched)
+    model, directory = experiment.model, check_stated(experiment, place)
+    require_engine("looking into a model")
     # Only now: loading transformers takes seconds, and the answer above may have been no.
     from steerproof.engine.fit import kind_of
     from steerproof.model.chat import TokenizerOnly, end_of_turn, load_tokenizer
@@ -107,6 +106,26 @@ def _check_readout(experiment: Experiment, place: Place) -> None:
             ast.parse(path.read_bytes(), path.name)
         except (OSError, SyntaxError, ValueError) as error:
             raise ExperimentError(f"scoring.function: {path} cannot be read: {error}") from None
+
+
+def check_stated(experiment: Experiment, place: Place) -> Path:
+    """Refuse what the experiment and the model's files alone show to be wrong, without the engine.
+
+    Returns:
+        The model's directory.
+
+    Raises:
+        ModelError: There is no such model, or its files cannot be those of one.
+        ExperimentError: There is no such readout.
+    """
+    _check_readout(experiment, place)
+    directory = model_directory(experiment, place.directory, weights=False)
+    fetched = experiment.model.revision is None or any(directory.glob("*.safetensors"))
+    check_files(directory, weights=fetched)
+    depth = read_config(directory).get("num_hidden_layers")
+    if isinstance(depth, int):
+        _check_depth(experiment, depth)
+    return directory
 
 
 def _check_depth(experiment: Experiment, blocks: int) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -143,4 +143,7 @@ def _code_version(kind: str) -> str:
 
 @cache
 def _installed(package: str) -> str:
-    return version(package)  # reads files: too slow to be asked for each cell
+    try:
+        return version(package)  # reads files: too slow to be asked for each cell
+    except PackageNotFoundError:  # a plan is made without the engine; no unit can be
+        return "not installed"

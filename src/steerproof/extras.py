@@ -1,0 +1,56 @@
+"""What a plain installation lacks, and which extra brings it.
+
+`pip install steerproof` reads, analyses, plans and reports; the libraries that compute with a model
+come with `steerproof[run]`, the board's with `steerproof[board]`.
+"""
+
+from importlib.util import find_spec
+
+from steerproof.errors import MachineError
+
+ENGINE = frozenset({"torch", "transformers", "tokenizers", "numba", "accelerate", "gguf"})
+"""Libraries of the extra `run`, by the names that they are imported under."""
+
+
+def engine_installed() -> bool:
+    """Whether a model can be computed with here; nothing is imported to know."""
+    return all(_there(name) for name in ENGINE)
+
+
+def lacking(error: ModuleNotFoundError) -> MachineError | None:
+    """What to tell somebody whose installation lacks a library of the engine; None if another.
+
+    Args:
+        error: Of the import, or of the look at a library's version.
+    """
+    missing = (error.name or "").partition(".")[0]
+    return without(missing, "run") if missing in ENGINE else None
+
+
+def require_engine(what: str) -> None:
+    """Refuse what needs a model's libraries before anything else is done for it.
+
+    Args:
+        what: What needs them, for the message.
+
+    Raises:
+        MachineError: One is not installed.
+    """
+    for name in sorted(ENGINE):
+        if not _there(name):
+            raise without(name, "run", what)
+
+
+def without(missing: str, extra: str, what: str = "this command") -> MachineError:
+    """The error that a library of an extra is missing, with the way out."""
+    return MachineError(
+        f"{missing} is not installed, and {what} needs it; install it with:"
+        f" pip install 'steerproof[{extra}]'"
+    )
+
+
+def _there(name: str) -> bool:
+    try:
+        return find_spec(name) is not None
+    except (ModuleNotFoundError, ValueError):  # an import that is blocked, or half there
+        return False
