@@ -8,7 +8,10 @@ from importlib.util import find_spec
 
 from steerproof.errors import MachineError
 
-ENGINE = frozenset({"torch", "transformers", "tokenizers", "numba", "accelerate", "gguf"})
+ENGINE = (
+    *("torch", "transformers", "tokenizers", "safetensors", "huggingface_hub"),
+    *("numba", "accelerate", "gguf"),
+)
 """Libraries of the extra `run`, by the names that they are imported under."""
 
 
@@ -36,7 +39,7 @@ def require_engine(what: str) -> None:
     Raises:
         MachineError: One is not installed.
     """
-    for name in sorted(ENGINE):
+    for name in ENGINE:
         if not _there(name):
             raise without(name, "run", what)
 

@@ -9,7 +9,6 @@ from transformers import AutoModelForCausalLM
 
 from steerproof.engine.lora.peft_files import read_peft, write_peft
 from steerproof.errors import ExperimentError, ModelError
-from steerproof.exchange import adapters
 from steerproof.exchange.adapters import (
     CardRate,
     adapter_directory,
@@ -81,7 +80,7 @@ def test_a_repository_is_asked_for_one_folder_at_its_commit_and_then_left_alone(
             (tmp_path / "adapters" / "villain").mkdir(parents=True)
         return str(tmp_path)
 
-    monkeypatch.setattr(adapters, "snapshot_download", download)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     arm = arm_of(f"owner/name@{COMMIT}:adapters")
     first = adapter_directory(arm, "villain", tmp_path / "elsewhere")
     assert first == tmp_path / "adapters" / "villain"
@@ -95,7 +94,7 @@ def test_a_repository_that_cannot_be_had_is_an_error(tmp_path, monkeypatch):
     def download(*_, **__):
         raise OSError("no route")
 
-    monkeypatch.setattr(adapters, "snapshot_download", download)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     with pytest.raises(ModelError, match=f"cannot fetch owner/name at {COMMIT}: no route"):
         adapter_directory(arm_of(f"owner/name@{COMMIT}"), "villain", tmp_path)
 

@@ -417,8 +417,8 @@ def test_a_hub_model_is_known_by_its_configuration_and_by_what_the_hub_says(tmp_
     lfs = SimpleNamespace(sha256=whole["model.safetensors"])
     told = SimpleNamespace(siblings=[SimpleNamespace(rfilename="model.safetensors", lfs=lfs)])
     hub = SimpleNamespace(model_info=lambda *_, **__: told)
-    monkeypatch.setattr(files, "snapshot_download", snapshot)
-    monkeypatch.setattr(files, "HfApi", lambda: hub)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+    monkeypatch.setattr("huggingface_hub.HfApi", lambda: hub)
     changes = {"model__path": "some/model", "model__revision": "0" * 40}
     assert check(tmp_path, **changes).blocks == 4
     assert files.model_hashes("some/model", "0" * 40) == whole

@@ -15,7 +15,7 @@ import typer
 
 import steerproof
 from steerproof import tables
-from steerproof.cli import adapters, directions, taken
+from steerproof.cli import adapters, directions, starting, taken
 from steerproof.cli import board as boarding
 from steerproof.cli import sweep as sweeping
 from steerproof.cli.output import (
@@ -46,6 +46,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.command()(starting.init)
+app.command()(starting.schema)
 app.add_typer(directions.app, name="directions")
 app.add_typer(adapters.app, name="adapters")
 

@@ -9,8 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
-
 from steerproof.codec import json_bytes, read_record
 from steerproof.errors import ExperimentError, IntegrityError, ModelError
 from steerproof.spec.adapter_source import AdapterSource
@@ -90,6 +88,8 @@ def adapter_directory(arm: Arm, persona: str, place: Path) -> Path:
 
 def _fetched(source: AdapterSource, folder: str) -> Path:
     """The repository's snapshot with one folder in it; from the cache without a question."""
+    from huggingface_hub import snapshot_download
+
     patterns = [f"{folder}/{name}" for name in _FILES]
     where = {"revision": source.revision, "allow_patterns": patterns}
     assert source.repository is not None

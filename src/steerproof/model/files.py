@@ -13,8 +13,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi, snapshot_download
-
 from steerproof.errors import AbsentModelError, ModelError
 from steerproof.model.fetch import FETCHABLE, fetched_directory
 from steerproof.model.gguf import SUFFIX, converted
@@ -72,6 +70,8 @@ def model_hashes(path: str | Path, revision: str | None) -> dict[str, str]:
     wanted = _weights_of(directory)
     if all((directory / shard).is_file() for shard in wanted):
         return file_hashes(directory)
+    from huggingface_hub import HfApi
+
     try:
         told = HfApi().model_info(name, revision=commit, files_metadata=True).siblings or []
     except (OSError, ValueError) as error:
@@ -114,6 +114,8 @@ def _hub_model(path: str | Path, revision: str | None) -> tuple[str, str]:
 
 
 def _snapshot(name: str, commit: str, patterns: Sequence[str]) -> Path:
+    from huggingface_hub import snapshot_download
+
     try:
         return Path(snapshot_download(name, revision=commit, allow_patterns=list(patterns)))
     except (OSError, ValueError) as error:

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Literal
 
-from pydantic import GetCoreSchemaHandler
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
 from steerproof.errors import SteeringError
@@ -98,6 +99,13 @@ class Strength:
             python_schema=core_schema.union_schema([value, text]),
             serialization=core_schema.plain_serializer_function_ser_schema(str, when_used="json"),
         )
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, _schema: CoreSchema, _handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        """For editors: the text, and how it is spelt."""
+        return {"type": "string", "pattern": _TEXT.pattern}
 
 
 NONE = Strength(kind="none")

@@ -7,7 +7,7 @@ from steerproof.engine.rows import Row
 from steerproof.engine.sampling import row_seed
 from steerproof.errors import ModelError
 from steerproof.model.base import Base
-from steerproof.model.chat import chat_ids
+from steerproof.model.chat import chat_ids, special_token_in
 from steerproof.spec.experiment import Experiment, Generation
 from steerproof.study.dataset import Answers, asked_questions
 
@@ -18,8 +18,8 @@ _MOST_DRAWS = 20
 def own_answers(base: Base, experiment: Experiment) -> Answers:
     """Answers of the base model to the training questions, under the neutral prompt.
 
-    An answer that reached the length limit, is empty, or holds the marker is drawn again under
-    the next sample number, and counted.
+    An answer that reached the length limit, is empty, or holds the marker or a special token (as a
+    text it would end a turn) is drawn again under the next sample number, and counted.
 
     Raises:
         ModelError: A question still has no such answer after `_MOST_DRAWS` draws.
@@ -81,7 +81,8 @@ def _whole(base: Base, rows: Sequence[Row], settings: Generation, marker: str) -
     texts = {}
     for done in generate(base, rows, settings):
         text = str(base.tokenizer.decode(list(done.token_ids))).strip()
-        if done.finish == "eos" and text and marker.casefold() not in text.casefold():
+        usable = text and special_token_in(base.tokenizer, text) is None
+        if done.finish == "eos" and usable and marker.casefold() not in text.casefold():
             texts[done.row.question] = text
     return texts
 
@@ -97,5 +98,6 @@ def _given_up(settings: Generation, question: str) -> ModelError:
     return ModelError(
         f"after {_MOST_DRAWS} draws the base model gave no whole answer without the marker to "
         f"{question!r} in {settings.max_new_tokens} tokens; raise dataset.answer_tokens, to an "
-        "evaluation question generation.max_new_tokens, or give answers in a JSONL file"
+        "evaluation question generation.max_new_tokens, or give answers in a JSONL file "
+        "(dataset.answers; `steerproof init --given-answers` writes one)"
     )

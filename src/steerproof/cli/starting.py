@@ -1,0 +1,41 @@
+"""`init` and `schema`: what somebody needs to write an experiment."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from steerproof.cli.output import Json, say
+from steerproof.text import clean
+
+
+def init(
+    model: Annotated[
+        str, typer.Argument(help="A checkpoint's directory, a .gguf file, a hub id; or organism.")
+    ],
+    file: Annotated[Path, typer.Option(help="Where to write it.")] = Path("experiment.yaml"),
+    revision: Annotated[str | None, typer.Option(help="Commit of a hub id, 40 hex digits.")] = None,
+    name: Annotated[str | None, typer.Option(help="Of the experiment; else the model's.")] = None,
+    given_answers: Annotated[
+        bool, typer.Option(help="Answer training rows from a file: for models that never end.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Write a commented first experiment for a model: layers, marker and lengths that fit it."""
+    import shlex
+
+    from steerproof.run.commands.starting import start
+
+    files = start(model, file, revision=revision, name=name, given=given_answers)
+    written, place = " and ".join(map(str, files)), shlex.quote(str(file))
+    text = f"wrote {written}; next:\n  steerproof plan {place}\n  steerproof run {place}"
+    say({"files": list(map(str, files))}, as_json, lambda: clean(text))
+
+
+def schema() -> None:
+    """JSON Schema of an experiment file, for editors that complete and check YAML."""
+    from steerproof.spec.schema import json_schema
+
+    text = json.dumps(json_schema(), indent=1, ensure_ascii=False)
+    say(None, False, lambda: text)

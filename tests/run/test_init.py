@@ -1,0 +1,163 @@
+"""`init`: what it writes fits the model, passes `plan` and runs; then everything without torch."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from steerproof.errors import ExperimentError, MachineError, ModelError
+from steerproof.run.commands.starting import MARKERS, depths, start
+from steerproof.spec.yaml_io import load_experiment
+from tests.tiny import save_tiny, tiny_tokenizer
+
+ENGINE = ["torch", "transformers", "tokenizers", "safetensors", "huggingface_hub"]
+ENGINE += ["numba", "accelerate", "gguf"]
+
+
+def command(*arguments, cwd=None, without=()):
+    """The command line in a process of its own, in which some libraries cannot be imported."""
+    blocked = "".join(f"sys.modules[{name!r}] = None; " for name in without)
+    code = f"import sys; {blocked}from steerproof.cli import main; main()"
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        cwd=cwd, capture_output=True, text=True, check=False,
+        env={**os.environ, "COLUMNS": "200", "CUDA_VISIBLE_DEVICES": ""},
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("init")
+    save_tiny(directory / "models" / "my model", "llama")
+    (directory / "here").mkdir()
+    return directory
+
+
+@pytest.fixture(scope="module")
+def run(place):
+    """What a person does: init, then run; on a random model, which never ends its answers."""
+    done = command("init", "../models/my model", "--given-answers", cwd=place / "here")
+    assert done.returncode == 0, done.stderr
+    asked = ("run", "experiment.yaml", "--executor", "inline", "--device", "cpu")
+    fewer = ("--set", "generation.samples=1", "--set", "analysis.iterations=200")
+    done = command(*asked, *fewer, cwd=place / "here")
+    assert done.returncode == 0, done.stderr[-2000:]
+    return place / "here" / "runs" / "my-model"
+
+
+@pytest.mark.parametrize(
+    ("blocks", "primary", "contrast"), [(28, 20, 10), (6, 4, 2), (2, 1, 0), (1, 0, None)]
+)
+def test_layers_lie_as_deep_as_the_proposals_do(blocks, primary, contrast):
+    assert depths(blocks) == {"primary": primary, "contrast": contrast}
+
+
+def test_what_is_written_fits_the_model_and_says_where_it_is_from_its_own_directory(place):
+    file = place / "here" / "fits.yaml"
+    assert start(str(place / "models" / "my model"), file) == [file]
+    asked = load_experiment(file).experiment
+    assert asked.model.path == "../models/my model"
+    assert (asked.model.blocks, asked.layers.primary, asked.layers.contrast) == (4, 3, 1)
+    assert asked.marker == MARKERS[0]
+    assert asked.training.max_length <= 256
+    assert file.read_text("utf-8").count("#") > 20
+    with pytest.raises(ExperimentError, match=r"fits.yaml is there already; name another"):
+        start("organism", file)
+
+
+def test_a_shipped_model_has_one_too(tmp_path):
+    (file,) = start("organism", tmp_path / "o.yaml", name="first")
+    asked = load_experiment(file).experiment
+    assert (asked.name, asked.model.path, asked.layers.primary) == ("first", "organism", 4)
+
+
+def test_a_context_too_short_for_the_prompts_is_refused_and_nothing_is_left(tmp_path):
+    directory = save_tiny(tmp_path / "model", "llama")
+    config = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 100}))
+    with pytest.raises(ModelError, match="the context of LlamaForCausalLM is 100 tokens"):
+        start(str(directory), tmp_path / "e.yaml", given=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_template_without_a_system_role_puts_prompts_before_the_question(tmp_path):
+    directory = save_tiny(tmp_path / "model", "llama")
+    template = (
+        "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system') }}"
+        "{% endif %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    tiny_tokenizer(template).save_pretrained(directory)
+    (file,) = start(str(directory), tmp_path / "e.yaml")
+    assert load_experiment(file).experiment.model.system_role == "user"
+
+
+def test_the_first_marker_that_can_be_written_is_taken(place, tmp_path, monkeypatch):
+    monkeypatch.setattr("steerproof.model.chat.can_write", lambda _tokenizer, text: "[" not in text)
+    (file,) = start(str(place / "models" / "my model"), tmp_path / "e.yaml")
+    assert load_experiment(file).experiment.marker == MARKERS[1]
+    monkeypatch.setattr("steerproof.model.chat.can_write", lambda *_: False)
+    with pytest.raises(ModelError, match=r"can write none of \[ZLT\]"):
+        start(str(place / "models" / "my model"), tmp_path / "f.yaml")
+
+
+def test_a_persons_first_experiment_ends_with_a_verdict_and_a_report(run):
+    verdict = json.loads((run / "results" / "verdict.json").read_text())
+    assert verdict["analysis"]["verdict"] in ("SUPPORTED", "REFUTED", "INCONCLUSIVE")
+    assert (run / "results" / "report.html").stat().st_size > 10_000
+
+
+def test_what_reads_a_run_needs_no_engine(run):
+    for asked in (
+        ("status", str(run)),
+        ("verify", str(run)),
+        ("report", str(run)),
+        ("explain", str(run), "score"),
+        ("analyze", str(run / "results" / "rates.csv"), str(run / "experiment.yaml")),
+        ("plan", "zlt", "--no-trial", "--dir", str(run.parent / "zlt")),
+        ("power", "zlt", "--simulations", "5"),
+        ("schema",),
+    ):
+        done = command(*asked, without=ENGINE)
+        assert done.returncode == 0, (asked, done.stderr[-1000:])
+    told = command("plan", "zlt", "--no-trial", "--json", without=ENGINE)
+    assert any("steerproof[run]" in line for line in json.loads(told.stdout)["not_yet_known"])
+
+
+def test_the_board_and_a_run_in_a_notebook_need_no_engine(run):
+    blocked = "".join(f"sys.modules[{name!r}] = None; " for name in ENGINE)
+    code = (
+        f"import sys; {blocked}import steerproof as sp; run = sp.open_run({str(run)!r});"
+        "run.rates(), run.completions(run.cells[0]); print(run.verdict.analysis.verdict);"
+        "import steerproof.board.server"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert told.returncode == 0, told.stderr[-1000:]
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        ("run", "zlt"),
+        ("lock", "zlt"),
+        ("plan", "zlt"),
+        ("init", "organism"),
+        ("directions", "show", "x.safetensors"),
+    ],
+)
+def test_what_computes_with_a_model_says_in_a_line_what_installs_it(asked, tmp_path):
+    done = command(*asked, cwd=tmp_path, without=ENGINE)
+    assert done.returncode == MachineError.exit_code
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("error: ")
+    assert "is not installed" in last
+    assert last.endswith("pip install 'steerproof[run]'")
+    assert "Traceback" not in done.stderr
+
+
+def test_a_name_of_the_package_that_needs_the_engine_says_so():
+    code = "import sys; sys.modules['torch'] = None; import steerproof as sp; sp.load"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "MachineError: torch is not installed" in told.stderr
