@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: run run-real test check nightly lock clean
+.PHONY: run run-real test check nightly docs lock clean
 
 run: $(READY)
 	$(BIN)/steerproof run zlt
@@ -26,6 +26,11 @@ check: $(READY)
 nightly: $(READY)
 	$(BIN)/python -m pytest -m nightly --timeout 7200
 
+# The pages as a site, in site/; what is made from the code is made anew first.
+docs: $(READY)
+	$(BIN)/python tools/reference.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 # The environment: pinned versions, then steerproof itself from this tree.
 $(READY): requirements.lock pyproject.toml
 	$(PYTHON) -c "import sys; sys.exit(0 if sys.version_info >= (3, 11) else 'steerproof needs Python 3.11 or newer; set PYTHON=...')"
@@ -43,4 +48,4 @@ lock:
 	rm -rf .venv-lock
 
 clean:
-	rm -rf .venv .venv-lock runs .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-lock site runs .pytest_cache .ruff_cache .hypothesis

@@ -1,4 +1,4 @@
-"""Write the pages that are made from the code: every field, and every command.
+"""Write the pages that are made from the code: every field, command and public name.
 
 python tools/reference.py
 """
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import typer
 
+import steerproof
 from steerproof.cli import app
 from steerproof.spec.reference import fields_page
 
@@ -17,6 +18,11 @@ _HEAD = """# Every command
 Made by `python tools/reference.py` from the command line itself; `steerproof COMMAND --help` says
 the same.
 """
+_NAMES = """# From Python
+
+The public names, `import steerproof as sp`. What is not here is inside, and may change. The
+[notebooks](notebooks/index.md) use them.
+"""
 
 
 def commands_page() -> str:
@@ -25,9 +31,20 @@ def commands_page() -> str:
     return "\n".join([_HEAD, *_sections(root, "steerproof")])
 
 
+def names_page() -> str:
+    """Every public name, for mkdocstrings to fill in."""
+    parts = [_NAMES]
+    for name in steerproof.__all__:
+        module = getattr(steerproof, name).__module__
+        options = "    options:\n      heading_level: 2\n"
+        parts.append(f"::: {module}.{name}\n{options}")
+    return "\n".join(parts)
+
+
 def pages() -> Mapping[Path, str]:
     """Every page that is made, by its file."""
-    return {DOCS / "reference.md": fields_page(), DOCS / "commands.md": commands_page()}
+    return {DOCS / "reference.md": fields_page(), DOCS / "commands.md": commands_page(),
+            DOCS / "api.md": names_page()}  # fmt: skip
 
 
 def _sections(command: object, path: str) -> Iterator[str]:

@@ -432,7 +432,7 @@ def test_a_model_that_cannot_be_fetched_is_planned_and_not_locked(tmp_path, monk
     def offline(*_, **__):
         raise OSError("no route to host")
 
-    monkeypatch.setattr(files, "snapshot_download", offline)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", offline)
     asked(tmp_path, {"model.path": "some/model", "model.revision": "0" * 40})
     (file, where), command = (str(tmp_path / "e.yaml"), tmp_path / "run"), CliRunner()
     done = command.invoke(app, ["plan", file, "--dir", str(where), "--no-trial", "--json"])
