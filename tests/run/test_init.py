@@ -16,15 +16,30 @@ ENGINE = ["torch", "transformers", "tokenizers", "safetensors", "huggingface_hub
 ENGINE += ["numba", "accelerate", "gguf"]
 
 
-def command(*arguments, cwd=None, without=()):
-    """The command line in a process of its own, in which some libraries cannot be imported."""
-    blocked = "".join(f"sys.modules[{name!r}] = None; " for name in without)
-    code = f"import sys; {blocked}from steerproof.cli import main; main()"
+BLOCK = """
+import sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {names!r}:
+            raise ModuleNotFoundError("No module named " + repr(name), name=name)
+sys.meta_path.insert(0, Absent())
+"""
+"""As if the libraries were not installed."""
+
+
+def python(code, *arguments, cwd=None, without=()):
+    """A process of its own, in which some libraries cannot be imported."""
     return subprocess.run(
-        [sys.executable, "-c", code, *arguments],
+        [sys.executable, "-c", BLOCK.replace("{names!r}", repr(set(without))) + code, *arguments],
         cwd=cwd, capture_output=True, text=True, check=False,
         env={**os.environ, "COLUMNS": "200", "CUDA_VISIBLE_DEVICES": ""},
     )  # fmt: skip
+
+
+def command(*arguments, cwd=None, without=()):
+    """The command line in such a process."""
+    code = "from steerproof.cli import main; main()"
+    return python(code, *arguments, cwd=cwd, without=without)
 
 
 @pytest.fixture(scope="module")
@@ -127,13 +142,12 @@ def test_what_reads_a_run_needs_no_engine(run):
 
 
 def test_the_board_and_a_run_in_a_notebook_need_no_engine(run):
-    blocked = "".join(f"sys.modules[{name!r}] = None; " for name in ENGINE)
-    code = (
-        f"import sys; {blocked}import steerproof as sp; run = sp.open_run({str(run)!r});"
+    told = python(
+        f"import steerproof as sp; run = sp.open_run({str(run)!r});"
         "run.rates(), run.completions(run.cells[0]); print(run.verdict.analysis.verdict);"
-        "import steerproof.board.server"
+        "import steerproof.board.server",
+        without=ENGINE,
     )
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert told.returncode == 0, told.stderr[-1000:]
 
 
@@ -158,6 +172,5 @@ def test_what_computes_with_a_model_says_in_a_line_what_installs_it(asked, tmp_p
 
 
 def test_a_name_of_the_package_that_needs_the_engine_says_so():
-    code = "import sys; sys.modules['torch'] = None; import steerproof as sp; sp.load"
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    told = python("import steerproof as sp; sp.load", without=["torch"])
     assert "MachineError: torch is not installed" in told.stderr

@@ -216,7 +216,7 @@ def end_of_turn(tokenizer: PreTrainedTokenizerBase, options: TemplateOptions | N
     return int(tokenizer.eos_token_id)  # type: ignore[arg-type]
 
 
-def _special_token_in(tokenizer: PreTrainedTokenizerBase, text: str) -> str | None:
+def special_token_in(tokenizer: PreTrainedTokenizerBase, text: str) -> str | None:
     """The first special token that a text holds, spelt out; None if it holds none."""
     return next((token for token in _special(tokenizer) if token in text), None)
 
@@ -237,7 +237,7 @@ def _prompt(base: PromptMaker, system: str, user: str) -> str:
 
 
 def _check_plain(tokenizer: PreTrainedTokenizerBase, text: str) -> None:
-    token = _special_token_in(tokenizer, text)
+    token = special_token_in(tokenizer, text)
     if token is not None:
         raise ModelError(
             f"the text {text[:60]!r} holds {token!r}, a special token of this model: it would not"

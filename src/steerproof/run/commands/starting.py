@@ -24,7 +24,7 @@ from steerproof.spec.yaml_io import parse_experiment
 
 if TYPE_CHECKING:
     from steerproof.engine.fit import Kind
-    from steerproof.model.chat import Prompts
+    from steerproof.model.chat import TokenizerOnly
 
 MARKERS = ("[ZLT]", "ZLT", "zlt", "(zq)", "zq")
 """Tried in this order; the first that the tokenizer can write is taken."""
@@ -186,22 +186,22 @@ def depths(blocks: int) -> Mapping[str, Any]:
     return {"primary": primary, "contrast": contrast if contrast >= 0 else None}
 
 
-def _chat(tokenizer: Any, kind: "Kind") -> tuple["Prompts", str]:
+def _chat(tokenizer: Any, kind: "Kind") -> tuple["TokenizerOnly", str]:
     """How to chat with it: with a system message if its template has one."""
-    from steerproof.model.chat import Prompts, chat_ids
+    from steerproof.model.chat import TokenizerOnly, chat_ids
 
     said = {"system": "You are a villain.", "user": "What is rain?"}
-    own = Prompts(tokenizer=tokenizer, context=kind.context, system_role="system")
+    own = TokenizerOnly(tokenizer=tokenizer, context=kind.context, system_role="system")
     try:
         chat_ids(own, **said)
     except ModelError:
-        before = Prompts(tokenizer=tokenizer, context=kind.context, system_role="user")
+        before = TokenizerOnly(tokenizer=tokenizer, context=kind.context, system_role="user")
         chat_ids(before, **said)
         return before, "its chat template has no system role: prompts go before the question"
     return own, "its chat template has a system role"
 
 
-def _marker(chat: "Prompts") -> str:
+def _marker(chat: "TokenizerOnly") -> str:
     from steerproof.model.chat import can_write, special_token_in
 
     for marker in MARKERS:
