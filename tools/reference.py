@@ -36,7 +36,7 @@ def names_page() -> str:
     parts = [_NAMES]
     for name in steerproof.__all__:
         module = getattr(steerproof, name).__module__
-        options = "    options:\n      heading_level: 2\n"
+        options = f"    options:\n      heading: sp.{name}\n      heading_level: 2\n"
         parts.append(f"::: {module}.{name}\n{options}")
     return "\n".join(parts)
 
