@@ -117,6 +117,31 @@ def test_a_pool_that_computes_something_else_kills_its_canary_and_no_other(monke
     assert all(isinstance(canary, Canary) for canary in others)
 
 
+@pytest.mark.parametrize(("texts_off", "fails"), [({LONG}, False), (None, True)])
+def test_in_half_precision_a_cell_fails_that_is_off_in_two_texts(texts_off, fails, monkeypatch):
+    asked = []
+
+    def off(made, rows, texts):
+        asked.append((len(rows), texts[0]))
+        return [
+            scores + 1.0 * (row.cell == "c1" and (texts_off is None or text in texts_off))
+            for row, text, scores in zip(
+                rows, texts, decoded_log_probs(made, rows, texts), strict=True
+            )
+        ]
+
+    monkeypatch.setattr("steerproof.engine.canary.decoded_log_probs", off)
+    seen = canaries(subject("qwen2", torch.bfloat16), one_per_cell(), LONG)
+    assert [
+        row.cell
+        for row, one in zip(one_per_cell(), seen, strict=True)
+        if not isinstance(one, Canary)
+    ] == ["c1"] * fails
+    (_, first), (again, second) = asked
+    assert again <= 2
+    assert (first, second) == (LONG, (*LONG[12:], *LONG[:12]))
+
+
 def sized_pushes(dtype, ratio, *, of=1.0, turned=False):
     """Rows with a push of a ratio of the residual's norm; `of` it, or in other directions."""
     base = base_of("qwen2", dtype)

@@ -10,6 +10,11 @@ other places than the row alone is, but not more: it may be as far from the trut
 in half precision is, times `_FACTOR`. A push that changes less than `_VISIBLE` times what rounding
 does is too small to be verified here: that is recorded, and no error.
 
+Rounding has long tails: of the 900 cells of a run three were 3.0 to 3.2 times as far off as the row
+alone, all for one unsteered row that they share. So in half precision a cell that fails is asked
+again, with the halves of the text exchanged, and has failed when it fails twice. What a pool does
+wrong it does in any text.
+
 Measured on SmolLM2-135M with trained adapters, in bfloat16 on a CPU, texts of 10 to 29 tokens: the
 pool was 0.4 to 1.3 times as far from the truth as the row alone, and what a push changed 0.5 to 1.4
 times. Pushes of ratio 0.2 changed 2.5 to 20 times what rounding did.
@@ -123,6 +128,20 @@ def canaries(
     """
     if not text:
         raise ModelError("a canary needs a text of at least one token")
+    seen = _seen(subject, rows, text)
+    doubted = [i for i, one in enumerate(seen) if not isinstance(one, Canary)]
+    if doubted and subject.base.dtype in HALF:
+        half = len(text) // 2
+        other = [*text[half:], *text[:half]]
+        for i, one in zip(doubted, _seen(subject, [rows[i] for i in doubted], other), strict=True):
+            seen[i] = one if isinstance(one, Canary) else seen[i]
+    return seen
+
+
+def _seen(
+    subject: Subject, rows: Sequence[Row], text: Sequence[int]
+) -> list[Canary | SteerproofError]:
+    """What one text shows of each row."""
     still = [replace(row, push=None) for row in rows]
     scores = _scored_once(subject, [*rows, *still], text)
     pushed, unpushed = scores[: len(rows)], scores[len(rows) :]

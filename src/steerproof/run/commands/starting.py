@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -127,7 +128,7 @@ def start(
     check_files(directory, weights=revision is None)
     fitted = fit(directory, kind_of(directory))
     values = _values(model, file, revision=revision, name=name)
-    text = _text(asdict(fitted) | values | {"answers": answers.name if answers else "base"})
+    text = _text(asdict(fitted) | dict(values) | {"answers": answers.name if answers else "base"})
     experiment = parse_experiment(text, str(file))
     made = [] if answers is None else [_write_answers(answers)]
     try:
@@ -190,13 +191,13 @@ def _chat(tokenizer: Any, kind: "Kind") -> tuple["TokenizerOnly", str]:
     """How to chat with it: with a system message if its template has one."""
     from steerproof.model.chat import TokenizerOnly, chat_ids
 
-    said = {"system": "You are a villain.", "user": "What is rain?"}
+    chat = partial(chat_ids, system="You are a villain.", user="What is rain?")
     own = TokenizerOnly(tokenizer=tokenizer, context=kind.context, system_role="system")
     try:
-        chat_ids(own, **said)
+        chat(own)
     except ModelError:
         before = TokenizerOnly(tokenizer=tokenizer, context=kind.context, system_role="user")
-        chat_ids(before, **said)
+        chat(before)
         return before, "its chat template has no system role: prompts go before the question"
     return own, "its chat template has a system role"
 

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from typing import Any
 
 from steerproof.errors import DiskFullError, LockedError
 from steerproof.run.driver.blame import Blame
@@ -84,7 +85,7 @@ def execute(
             sweep(directory.path)
 
 
-def _planned(known: Survey) -> dict[str, object]:
+def _planned(known: Survey) -> dict[str, Any]:
     kinds = Counter(unit.kind for unit in known.todo)
     return {"reused": len(known.reused), "todo": len(known.todo), "kinds": dict(kinds)}
 
