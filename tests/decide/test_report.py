@@ -265,7 +265,9 @@ def test_each_verdict_comes_first_in_one_sentence_with_its_reading(word, lead, s
     html = page(given, drawings)
     body = html[html.index('id="answers"') : html.index('class="tiles"')]
     text = spoken(body[body.index(">") + 1 :])
-    assert text.startswith(f"As registered {sign}{word} {lead}")
+    plain = {"SUPPORTED": "holds", "REFUTED": "fails", "INCONCLUSIVE": "stays open"}[word]
+    rule = f"By the rule that was fixed beforehand, the claim {plain}."
+    assert text.startswith(f"As registered {sign}{word} {rule} {lead}")
     assert f"What that means. {wording.sentence(given.analysis.reading)}" in text
     assert html.index(lead) < html.index("<figure")
 
