@@ -80,11 +80,11 @@ def test_an_import_inside_of_a_function_counts_and_one_for_types_only_does_not(c
     (copy / "text.py").write_text(
         "from typing import TYPE_CHECKING\n"
         "import numpy.random\n"
-        "if TYPE_CHECKING:\n    import torch\n    from steerproof import errors\n"
+        "if TYPE_CHECKING:\n    import torch\n    from steerproof.decide.report import wording\n"
         "def late():\n    from steerproof.spec import seeds\n    import scipy\n"
     )
     found = sources_of("steerproof.text")
     assert "steerproof.spec.seeds" in found.files
-    assert "steerproof.errors" not in found.files
+    assert "steerproof.decide.report.wording" not in found.files
     assert found.packages >= {"numpy", "scipy"}
     assert "torch" not in found.packages

