@@ -15,8 +15,8 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "steerproof"
 FILES = sorted(SOURCE.rglob("*.py"))
 TREES = {path.relative_to(SOURCE).as_posix(): ast.parse(path.read_text()) for path in FILES}
-LONGER = {"Scheduler": 152, "Slices": 160}
-"""Classes that are above the limit today: they may shrink, and never grow."""
+LONGER = {"Scheduler": 152}
+"""A class that is above the limit today: it may shrink, and never grow."""
 MINDFUL = {"_Tokens": 12, "_Pool": 11}
 """The same of what they keep: the columns of a line that is filled, and a training in hand."""
 RECORDS = {"Record", "BaseModel", "Protocol", "NamedTuple"}

@@ -347,17 +347,21 @@ def test_a_shuffled_arm_is_named_by_both_labels():
     assert "Named by the directions that they were trained with" in line
 
 
-def test_fresh_random_draws_give_the_rank_of_the_own_direction():
-    asked = ten_personas()
+def ranked(fired):
+    """The own direction, at 0.6, among draws that fired so often of 100, by (strength, draw)."""
     draws = {
-        cell_of(
-            dataclasses.replace(steered("A", "ratio=+0.2"), direction="isotropic", draw=n), p
-        ): CellCounts(coefficient=1.0, questions=None, fired=(n % 7,), total=(100,))
-        for n in range(1, 20)
+        cell_of(dataclasses.replace(steered("A", strength), direction="isotropic", draw=n), p): (
+            CellCounts(coefficient=1.0, questions=None, fired=(count,), total=(100,))
+        )
+        for (strength, n), count in fired.items()
         for p in TEN
     }
     kinds = sound() | {steered("A", "ratio=+0.2"): (0.6,) * 10}
-    found = case(kinds, own_matrix(asked), draws)[0].direction.draws
+    return case(kinds, own_matrix(ten_personas()), draws)[0].direction.draws
+
+
+def test_fresh_random_draws_give_the_rank_of_the_own_direction():
+    found = ranked({("ratio=+0.2", n): n % 7 for n in range(1, 20)})
     assert (found.draws, found.first) == (19, 10)
     assert found.p == pytest.approx(0.05)
 
@@ -426,17 +430,7 @@ def test_pushes_at_some_tokens_make_no_matrix():
 
 
 def test_draws_at_another_strength_are_not_mixed_in():
-    asked = ten_personas()
-    draws = {
-        cell_of(dataclasses.replace(steered("A", strength), direction="isotropic", draw=n), p): (
-            CellCounts(coefficient=1.0, questions=None, fired=(fired,), total=(100,))
-        )
-        for strength, fired in (("ratio=+0.2", 5), ("c=+2", 90))
-        for n in (1, 2)
-        for p in TEN
-    }
-    kinds = sound() | {steered("A", "ratio=+0.2"): (0.6,) * 10}
-    found = case(kinds, own_matrix(asked), draws)[0].direction.draws
+    found = ranked({(s, n): f for s, f in (("ratio=+0.2", 5), ("c=+2", 90)) for n in (1, 2)})
     assert (found.draws, found.first) == (2, 10)
     assert found.mean == pytest.approx(0.05)
 

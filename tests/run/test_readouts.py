@@ -133,6 +133,9 @@ def test_a_function_whose_source_is_locked(marked_by):
     run(place)
     assert fired(place) == {key: "e" in done.text for key, done in texts(place).items()}
     assert "readouts.py:shouts says are so" in report(place)
+    (place / "readouts.py").unlink()
+    command("explain", place / "run", "score")
+    command("report", place / "run")
     (place / "readouts.py").write_text(SOURCE.replace("'e'", "'t'"))
     assert "hashes.data.readout" in run(place, fails=RegistrationError)
     run(place, "--deviate", "the wrong letter")

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from steerproof.board import recipe, runs
 from steerproof.board.answers import Answer, correlation
@@ -36,7 +37,7 @@ def _answer(place: int) -> Callable[[ListRow], tuple[int, str]]:
     return key
 
 
-COLUMNS: dict[str, tuple[str, Callable[[ListRow], object]]] = {
+COLUMNS: dict[str, tuple[str, Callable[[ListRow], Any]]] = {
     "number": ("No.", lambda row: row.card.entry.number),
     "title": ("Experiment", lambda row: row.card.entry.title.casefold()),
     "registered": ("Registered", _answer(0)),
@@ -48,7 +49,7 @@ COLUMNS: dict[str, tuple[str, Callable[[ListRow], object]]] = {
     "recipe": ("Recipe", lambda row: row.recipe),
     "changed": ("Changed", lambda row: -row.card.changed),
 }
-"""Heading and order of each column, by its name in an address."""
+"""Heading and order of each column, by its name in an address; keys of one column compare."""
 
 
 def rows(cards: Iterable[Card]) -> list[ListRow]:
@@ -60,7 +61,7 @@ def ordered(listed: Sequence[ListRow], column: str, *, down: bool) -> list[ListR
     """Sorted by a column; equal ones by number, newest first."""
     _, key = COLUMNS[column]
     newest = sorted(listed, key=lambda row: -row.card.entry.number)
-    return sorted(newest, key=key, reverse=down)  # type: ignore[arg-type]  # each sorts with its own kind
+    return sorted(newest, key=key, reverse=down)
 
 
 def _row(card: Card) -> ListRow | None:

@@ -20,9 +20,9 @@ class PatientProtocol(H11Protocol):
 
     _overdue: asyncio.TimerHandle | None = None
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+    def connection_made(self, transport: asyncio.Transport) -> None:
         """The first request is owed from now on."""
-        super().connection_made(transport)  # type: ignore[arg-type]
+        super().connection_made(transport)
         self._watch()
 
     def data_received(self, data: bytes) -> None:

@@ -128,20 +128,21 @@ def canaries(
     """
     if not text:
         raise ModelError("a canary needs a text of at least one token")
-    seen = _seen(subject, rows, text)
-    doubted = [i for i, one in enumerate(seen) if not isinstance(one, Canary)]
+    shown = _shown(subject, rows, text)
+    doubted = [i for i, one in enumerate(shown) if not isinstance(one, Canary)]
     if doubted and subject.base.dtype in HALF:
         half = len(text) // 2
         other = [*text[half:], *text[:half]]
-        for i, one in zip(doubted, _seen(subject, [rows[i] for i in doubted], other), strict=True):
-            seen[i] = one if isinstance(one, Canary) else seen[i]
-    return seen
+        again = _shown(subject, [rows[i] for i in doubted], other)
+        for i, one in zip(doubted, again, strict=True):
+            shown[i] = one if isinstance(one, Canary) else shown[i]
+    return shown
 
 
-def _seen(
+def _shown(
     subject: Subject, rows: Sequence[Row], text: Sequence[int]
 ) -> list[Canary | SteerproofError]:
-    """What one text shows of each row."""
+    """What one text shows of each row, see `canaries`."""
     still = [replace(row, push=None) for row in rows]
     scores = _scored_once(subject, [*rows, *still], text)
     pushed, unpushed = scores[: len(rows)], scores[len(rows) :]

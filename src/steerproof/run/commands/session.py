@@ -174,7 +174,7 @@ def planned_graph(session: Session) -> tuple[Graph, str | None]:
         return graph_of(session), None
     except AbsentModelError as error:
         registration = read_registration(session.run)
-        known = Known(model={}) if registration is None else known_hashes(registration.lock)
+        known = Known() if registration is None else known_hashes(registration.lock)
         return experiment_graph(session.experiment, session.place, known), str(error)
 
 
@@ -339,7 +339,7 @@ def known_hashes(lock: Lock) -> Known:
     """What was registered of the files that units read."""
     return Known(
         model=lock.hashes.get("model", {}),
-        answers=lock.hashes.get("data", {}).get("answers"),
+        data=lock.hashes.get("data", {}),
         files=lock.hashes.get("adapters", {}),
     )
 

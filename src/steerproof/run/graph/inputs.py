@@ -30,10 +30,10 @@ class Known:
     With it a run directory is understood where these files are not.
     """
 
-    model: Mapping[str, str]
+    model: Mapping[str, str] = field(default_factory=dict)
     """By file name."""
-    answers: str | None = None
-    """Of the file of answers, if one was given."""
+    data: Mapping[str, str] = field(default_factory=dict)
+    """Of `answers`, and of the `readout`'s function, where a file was given."""
     files: Mapping[str, str] = field(default_factory=dict)
     """Of adapters and directions that were given, by `<unit's name>/<file>`."""
 
@@ -54,7 +54,7 @@ class Slices:
             directory: Where its relative paths start.
             known: What its files hash to, where they need not be there.
         """
-        self._known = known
+        self._known = known or Known()
         self._experiment = experiment
         # Once: of a thousand personas, each unit would make its own copy.
         self._whole = experiment.model_dump(mode="json")
@@ -69,8 +69,7 @@ class Slices:
         """
         fields = self._pick("seed", "neutral_prompt", "personas", "reference_persona")
         fields["questions"] = {"directions": list(self._experiment.direction_questions)}
-        known = self._known.of(f"L{layer}") if self._known else {}
-        files = _brought(self._experiment, self._directory, known)
+        files = _brought(self._experiment, self._directory, self._known.of(f"L{layer}"))
         return {"experiment": fields, "layer": layer} | ({"files": files} if files else {})
 
     def answers(self) -> Inputs:
@@ -88,11 +87,11 @@ class Slices:
         if source == "base":
             return {"experiment": fields}
         path = self._directory / source
-        if not path.is_file():
-            if self._known is not None and self._known.answers is not None:
-                return {"experiment": fields, "file": self._known.answers}
-            raise ExperimentError(f"dataset.answers: no file {path}; give a JSONL, or 'base'")
-        return {"experiment": fields, "file": file_sha256(path)}
+        missing = f"dataset.answers: no file {path}; give a JSONL, or 'base'"
+        return {
+            "experiment": fields,
+            "file": _sha256(path, self._known.data.get("answers"), missing),
+        }
 
     def dataset(self, persona: str) -> Inputs:
         """The training rows of one persona."""
@@ -119,18 +118,9 @@ class Slices:
         if adapter.seed is not None:
             inputs["training_seed"] = adapter.seed
         if arm.adapters is not None:
-            inputs["files"] = self._given(arm, adapter)
+            known = self._known.of(adapter.name)
+            inputs["files"] = _given(arm, adapter.persona, self._directory, known)
         return inputs
-
-    def _given(self, arm: Arm, adapter: AdapterId) -> dict[str, str]:
-        """Hashes of the files of an adapter that exists already."""
-        known = self._known.of(adapter.name) if self._known else {}
-        try:
-            return file_hashes(adapter_directory(arm, adapter.persona, self._directory))
-        except (ExperimentError, ModelError):
-            if known:
-                return known
-            raise
 
     def cell(self, cell: Cell, count: int) -> Inputs:
         """One measurement, of so many completions per question."""
@@ -162,7 +152,8 @@ class Slices:
         scoring = self._experiment.scoring
         asked = () if scoring.readout == "marker" else ("questions.evaluation",)
         fields = self._pick("marker", *(f"scoring.{name}" for name in _READOUT), *asked)
-        return {"experiment": fields, **_read_by(scoring, self._directory)}
+        known = self._known.data.get("readout")
+        return {"experiment": fields, **_read_by(scoring, self._directory, known)}
 
     def common_answers(self) -> Inputs:
         """The base model's answers to the evaluation questions."""
@@ -205,29 +196,42 @@ class Slices:
         return pick_from(self._whole, *paths)
 
 
+def _sha256(path: Path, known: str | None, missing: str) -> str:
+    """Hash of a file, or what is known of it where it is not; `missing` says that it is needed."""
+    if path.is_file():
+        return file_sha256(path)
+    if known is None:
+        raise ExperimentError(missing)
+    return known
+
+
 def _brought(experiment: Experiment, directory: Path, known: Mapping[str, str]) -> dict[str, str]:
-    """Hashes of the files of the directions that personas bring; `known` where they are not."""
+    """Hashes of the files of the directions that personas bring."""
     hashes = {}
     for persona in experiment.personas:
         if persona.direction is not None:
             path = directory / persona.direction
-            if path.is_file():
-                hashes[persona.name] = file_sha256(path)
-            elif persona.name in known:
-                hashes[persona.name] = known[persona.name]
-            else:
-                raise ExperimentError(f"persona {persona.name}: no direction file {path}")
+            missing = f"persona {persona.name}: no direction file {path}"
+            hashes[persona.name] = _sha256(path, known.get(persona.name), missing)
     return hashes
 
 
-def _read_by(scoring: Scoring, directory: Path) -> Inputs:
+def _given(arm: Arm, persona: str, directory: Path, known: Mapping[str, str]) -> Mapping[str, str]:
+    """Hashes of the files of an adapter that exists already."""
+    try:
+        return file_hashes(adapter_directory(arm, persona, directory))
+    except (ExperimentError, ModelError):
+        if known:
+            return known
+        raise
+
+
+def _read_by(scoring: Scoring, directory: Path, known: str | None) -> Inputs:
     """Hash of the file that completions are marked by; a judge's may come later."""
     name = readout_file(scoring)
     if name is None:
         return {}
     path = directory / name
-    if path.is_file():
-        return {"file": file_sha256(path)}
-    if scoring.readout == "function":
-        raise ExperimentError(f"scoring.function: no file {path}")
-    return {}
+    if scoring.readout != "function" and not path.is_file():
+        return {}
+    return {"file": _sha256(path, known, f"scoring.function: no file {path}")}
