@@ -196,7 +196,8 @@ def _even_cuts(group: Sequence[StepRows], tokens: int) -> list[tuple[int, int]]:
     return [(start, min(ranks, start + each)) for start in range(0, ranks, each)]
 
 
-def _rounded_up(number: int, multiple: int) -> int:
+def rounded_up(number: int, multiple: int) -> int:
+    """The smallest multiple that is no less."""
     return -(-number // multiple) * multiple
 
 
@@ -210,7 +211,7 @@ def _micro_batch(
     rows = [(step, i) for step in group for i in range(start, stop)]
     width = max(step.examples[i].length for step, i in rows)
     if rounding is not None:
-        width = _rounded_up(width, rounding.width)
+        width = rounded_up(width, rounding.width)
     ids = np.full((len(rows), width), pad_id, dtype=np.int64)
     lengths = np.empty(len(rows), dtype=np.int64)
     predicting, targets, weights, owners = [], [], [], []
@@ -225,7 +226,7 @@ def _micro_batch(
         owners.append(np.full(length - prompt, step.slot))
     if rounding is not None:  # What is added weighs nothing, and is nobody's.
         count = sum(map(len, targets))
-        lacking = _rounded_up(count, len(rows) * width // rounding.parts) - count
+        lacking = rounded_up(count, len(rows) * width // rounding.parts) - count
         for parts in (predicting, targets, owners):
             parts.append(np.zeros(lacking, dtype=np.int64))
         weights.append(np.zeros(lacking))

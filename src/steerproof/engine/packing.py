@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from steerproof.engine.batches import StepRows
+from steerproof.engine.batches import StepRows, rounded_up
 from steerproof.engine.lora.tiles import TILE
 
 _SHARE = 8
@@ -75,7 +75,7 @@ def packed_batches(
         mine = [(step, rows[line]) for step, rows in zip(ordered, dealt, strict=True)]
         mine = [(step, rows) for step, rows in mine if rows]
         if mine:
-            yield _line(mine, pad_id, _rounded_up(longest, _LONGEST), rounded)
+            yield _line(mine, pad_id, rounded_up(longest, _LONGEST), rounded)
 
 
 def _dealt(step: StepRows, lines: int, turn: int) -> list[list[int]]:
@@ -101,17 +101,13 @@ def _filled(tokens: int) -> int:
     return -(-tokens // TILE) * TILE
 
 
-def _rounded_up(number: int, multiple: int) -> int:
-    return -(-number // multiple) * multiple
-
-
 def _line(
     parts: Sequence[tuple[StepRows, list[int]]], pad_id: int, longest: int, rounded: bool
 ) -> PackedRows:
     shares = [_filled(sum(step.examples[i].length for i in mine)) for step, mine in parts]
     total = sum(shares)
     if rounded:
-        total = _rounded_up(total, max(2 * TILE, 2 ** int(np.log2(total / _SHARE))))
+        total = rounded_up(total, max(2 * TILE, 2 ** int(np.log2(total / _SHARE))))
     tokens = _Tokens(total, pad_id)
     tiles = np.zeros(total // TILE, dtype=np.int32)
     at = 0
@@ -172,12 +168,12 @@ class _Tokens:
         ends = self.ends
         if rounded:
             count = sum(map(len, self.targets))
-            lacking = _rounded_up(count, max(1, self.total // _PARTS)) - count
+            lacking = rounded_up(count, max(1, self.total // _PARTS)) - count
             # What is added weighs nothing, and is nobody's.
             for parts in (self.predicting, self.targets, self.owners):
                 parts.append(np.zeros(lacking, dtype=np.int64))
             self.weights.append(np.zeros(lacking))
-            ends = ends + [self.total] * (_rounded_up(len(ends), 32) - len(ends))
+            ends = ends + [self.total] * (rounded_up(len(ends), 32) - len(ends))
         return PackedRows(
             ids=torch.from_numpy(self.ids)[None],
             positions=torch.from_numpy(self.positions)[None],

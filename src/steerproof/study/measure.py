@@ -9,21 +9,20 @@ its own cell; the others are measured.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-import torch
-
 from steerproof.engine.canary import Canary, fixed_text
 from steerproof.engine.generate import Engine
 from steerproof.engine.lora.weights import LoraWeights
 from steerproof.engine.rows import Drawn as Drawn
 from steerproof.engine.rows import Row, RowFault
 from steerproof.engine.sampling import row_seed
-from steerproof.errors import ModelError, SteeringError, SteerproofError
+from steerproof.errors import SteeringError, SteerproofError
 from steerproof.model.base import Base
 from steerproof.model.chat import chat_ids
 from steerproof.model.push import Push
 from steerproof.model.steering import SlotAudit
 from steerproof.spec.experiment import Generation
 from steerproof.spec.grid import Cell
+from steerproof.study.halving import in_halves
 from steerproof.study.measured import Completion, MeasuredCell
 
 PUSH_TOLERANCE = 0.05
@@ -80,7 +79,13 @@ def measure(
             sound.append(asked)
         except SteerproofError as error:
             yield asked, error
-    yield from _measure(base, sound, rows, settings)
+
+    def together(some: Mapping[str, AskedCell]) -> Iterator[tuple[str, Outcome]]:
+        return _together(base, some, rows, settings)
+
+    by_name = {asked.cell.name: asked for asked in sound}
+    for name, outcome in in_halves(by_name, together):
+        yield by_name[name], outcome
 
 
 def rows_of(base: Base, asked: AskedCell, settings: Generation) -> list[Row]:
@@ -107,45 +112,13 @@ def rows_of(base: Base, asked: AskedCell, settings: Generation) -> list[Row]:
     return rows
 
 
-def _measure(
-    base: Base,
-    cells: Sequence[AskedCell],
-    rows: Mapping[str, Sequence[Row]],
-    settings: Generation,
-) -> Iterator[tuple[AskedCell, Outcome]]:
-    """Measure cells together; if that fails, each half of those that are left by itself.
-
-    So it also goes where all their adapters together are more than memory holds. A text does not
-    depend on what it is drawn beside, so nothing changes by that.
-    """
-    left = {asked.cell.name: asked for asked in cells}
-    try:
-        for asked, outcome in _together(base, cells, rows, settings):
-            del left[asked.cell.name]
-            yield asked, outcome
-    except (ModelError, SteeringError, torch.OutOfMemoryError) as error:
-        waiting = list(left.values())
-        if len(waiting) == 1:
-            if not isinstance(error, SteerproofError):
-                raise
-            yield waiting[0], error
-            return
-    # Not above, where the error would hold whatever filled the memory.
-    waiting = list(left.values())
-    half = (len(waiting) + 1) // 2
-    for part in (waiting[:half], waiting[half:]) if waiting else ():
-        yield from _measure(base, part, rows, settings)
-
-
 def _together(
     base: Base,
-    cells: Sequence[AskedCell],
+    by_name: Mapping[str, AskedCell],
     rows: Mapping[str, Sequence[Row]],
     settings: Generation,
-) -> Iterator[tuple[AskedCell, Outcome]]:
-    if not cells:
-        return
-    by_name = {asked.cell.name: asked for asked in cells}
+) -> Iterator[tuple[str, Outcome]]:
+    cells = list(by_name.values())
     engine = _engine(base, cells, rows)
     canaries: dict[str, Canary] = {}
     failed = {fault.row.cell: fault.error for fault in engine.faults}
@@ -156,7 +129,7 @@ def _together(
             failed[name] = seen
     for name, error in failed.items():
         canaries.pop(name, None)
-        yield by_name[name], error
+        yield name, error
     if failed:
         engine = _engine(base, [by_name[name] for name in canaries], rows)
     done: dict[str, list[Drawn]] = {name: [] for name in canaries}
@@ -166,12 +139,12 @@ def _together(
             continue
         if isinstance(ended, RowFault):
             del done[name]
-            yield by_name[name], ended.error
+            yield name, ended.error
             continue
         done[name].append(ended)
         if len(done[name]) == by_name[name].rows:
             asked = by_name[name]
-            yield asked, _outcome(base, asked, done.pop(name), engine, canaries[name])
+            yield name, _outcome(base, asked, done.pop(name), engine, canaries[name])
 
 
 def _engine(base: Base, cells: Sequence[AskedCell], rows: Mapping[str, Sequence[Row]]) -> Engine:

@@ -19,6 +19,7 @@ from steerproof.decide.analysis.matrix import (
 )
 from steerproof.decide.analysis.resampling import stream
 from steerproof.decide.analysis.rig import Rig, negatives_of
+from steerproof.decide.analysis.statistics import defined
 from steerproof.spec.draws import trained_directions
 from steerproof.spec.experiment import CONTROL_KINDS, DirectionKind
 from steerproof.spec.grid import Cell, CellKind
@@ -159,9 +160,9 @@ def judge_block(case: Case, rig: Rig, block: Block) -> MatrixResult:
             name: tuple(names[j] for j in np.flatnonzero(row))
             for name, row in zip(names, block.negatives, strict=True)
         },
-        own=_number(class_mean(block.values, own)),
-        trained_negatives=_number(silent),
-        held_out=_number(class_mean(block.values, block.held)),
+        own=defined(class_mean(block.values, own)),
+        trained_negatives=defined(silent),
+        held_out=defined(class_mean(block.values, block.held)),
         s=None if selected is None else estimated(selected.s),
         p=None if selected is None else float(selected.p),
         permutations=0 if selected is None else selected.permutations,
@@ -182,13 +183,9 @@ def _named(
     values: Float[np.ndarray, "adapters columns"], names: Sequence[str]
 ) -> Mapping[str, Mapping[str, float | None]]:
     return {
-        row: {column: _number(values[i, j]) for j, column in enumerate(names)}
+        row: {column: defined(values[i, j]) for j, column in enumerate(names)}
         for i, row in enumerate(names)
     }
-
-
-def _number(value: float | np.ndarray) -> float | None:
-    return None if np.isnan(value) else float(value)
 
 
 def _cosines(

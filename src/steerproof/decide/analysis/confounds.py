@@ -16,7 +16,7 @@ from steerproof.decide.analysis.answer_records import Confound
 from steerproof.decide.analysis.case import Case, rates_of
 from steerproof.decide.analysis.kinds import steered_kind
 from steerproof.decide.analysis.rig import Rig, push_sizes
-from steerproof.decide.analysis.statistics import average_ranks, is_constant, spearman
+from steerproof.decide.analysis.statistics import average_ranks, defined, is_constant, spearman
 from steerproof.spec.strength import Strength
 
 PerPersona = Float[np.ndarray, " personas"]
@@ -82,9 +82,9 @@ def _held(
         strength=strength,
         least=None if alone is None else float(alone.min()),
         most=None if alone is None else float(alone.max()),
-        with_steered=None if alone is None else _number(spearman(steered, alone)),
-        with_bridge=None if alone is None else _number(spearman(bridge, alone)),
-        rho=_number(spearman(steered, bridge)),
+        with_steered=None if alone is None else defined(spearman(steered, alone)),
+        with_bridge=None if alone is None else defined(spearman(bridge, alone)),
+        rho=defined(spearman(steered, bridge)),
         partial=None if constant else partial,
         needed=needed(len(steered), len(held)),
         reason=reason,
@@ -120,7 +120,3 @@ def needed(personas: int, held: int) -> float | None:
         return None
     t = float(stats.t.ppf(0.975, freedom))
     return t / float(np.sqrt(t * t + freedom))
-
-
-def _number(value: float | np.ndarray) -> float | None:
-    return None if np.isnan(value) else float(value)

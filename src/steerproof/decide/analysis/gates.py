@@ -17,7 +17,7 @@ from steerproof.decide.analysis.reliability import (
     attainable,
     questions_needed,
 )
-from steerproof.decide.analysis.statistics import spearman
+from steerproof.decide.analysis.statistics import defined, spearman
 from steerproof.spec.judging import AnswerSettings
 
 Number = float | int | None
@@ -160,12 +160,12 @@ def attainable_rho(
         remedy=remedy,
         numbers={
             "attainable": value,
-            "alpha_bridge": _number(bridge.alpha),
-            "alpha_bridge_low": _number(bridge.low),
-            "alpha_bridge_high": _number(bridge.high),
-            "alpha_steered": _number(steered.alpha),
-            "alpha_steered_low": _number(steered.low),
-            "alpha_steered_high": _number(steered.high),
+            "alpha_bridge": defined(bridge.alpha),
+            "alpha_bridge_low": defined(bridge.low),
+            "alpha_bridge_high": defined(bridge.high),
+            "alpha_steered": defined(steered.alpha),
+            "alpha_steered_low": defined(steered.low),
+            "alpha_steered_high": defined(steered.high),
             "questions": questions,
             "questions_needed": more,
         },
@@ -174,7 +174,7 @@ def attainable_rho(
 
 
 def _alpha(reliable: Reliability) -> str:
-    alpha = _number(reliable.alpha)
+    alpha = defined(reliable.alpha)
     return "none, since every persona has the same rate" if alpha is None else f"{alpha:.2f}"
 
 
@@ -259,7 +259,7 @@ def equal_dose(
         return unknown("equal_dose", reason, limit=limit)
     sizes = np.abs(ratios)
     spread = float(sizes.max() / sizes.min())
-    rho = _number(spearman(steered, sizes))
+    rho = defined(spearman(steered, sizes))
     ordered = rho is not None and abs(rho) >= limits.dose_rho and spread > 1 + 1e-6
     passed = spread <= limits.dose_ratio
     order = "" if rho is None else f"; rank correlation of rate and push {rho:.2f}"
@@ -336,7 +336,3 @@ def unknown(name: str, reason: str, *, limit: str, fatal: bool = True) -> Gate:
         limit=limit,
         remedy="measure it",
     )
-
-
-def _number(value: Float[np.ndarray, ""] | float) -> float | None:
-    return None if np.isnan(value) else float(value)

@@ -17,7 +17,7 @@ from steerproof.decide.analysis.flags import all_present
 from steerproof.decide.analysis.kinds import steered_kind
 from steerproof.decide.analysis.permutation import paired_test
 from steerproof.decide.analysis.rig import Rig, text_of
-from steerproof.decide.analysis.statistics import spearman
+from steerproof.decide.analysis.statistics import defined, spearman
 from steerproof.spec.strength import NONE, Strength
 
 Rates = Float[np.ndarray, "personas *batch"]
@@ -140,11 +140,11 @@ def _not_specific(case: Case, arm: str, strength: Strength) -> RevisedKill:
     ranks, bounds = float(specificity.rho_difference), specificity.difference
     undefined = bool(np.isnan(ranks) or np.isnan(specificity.p))
     numbers = {
-        "rho_difference": None if np.isnan(ranks) else ranks,
+        "rho_difference": defined(ranks),
         "difference": float(bounds.mean),
         "low": float(bounds.low),
         "high": float(bounds.high),
-        "equivalence_p": None if np.isnan(specificity.p) else float(specificity.p),
+        "equivalence_p": defined(specificity.p),
     }
     reason = (
         f"at {strength}, arm {arm} less arm {control}: mean rate {float(bounds.mean):+.3f} "

@@ -158,3 +158,8 @@ def pooled_half_width(
     trials = np.asarray(trials.sum(axis=0))
     half = wilson_half_width(fired, np.asarray(np.maximum(trials, 1.0)), confidence)
     return np.asarray(np.where(trials > 0, half, np.nan))
+
+
+def defined(value: float | np.ndarray) -> float | None:
+    """A number as results hold it: None for NaN."""
+    return None if np.isnan(value) else float(value)

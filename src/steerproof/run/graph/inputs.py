@@ -125,16 +125,15 @@ class Slices:
     def cell(self, cell: Cell, count: int) -> Inputs:
         """One measurement, of so many completions per question."""
         experiment = self._experiment
+        # Beyond the longest completion the number changes nothing.
+        early = min(experiment.scoring.early_tokens, experiment.generation.max_new_tokens)
         return {
             "cell": cell.record(),
             "system": self._system(cell),
             "seed": experiment.seed,
             "questions": list(experiment.questions.evaluation),
             "generation": experiment.generation.model_dump(mode="json") | {"samples": count},
-            # Beyond the longest completion the number changes nothing.
-            "early_tokens": min(
-                experiment.scoring.early_tokens, experiment.generation.max_new_tokens
-            ),
+            "early_tokens": early,
         }
 
     def _system(self, cell: Cell) -> str:

@@ -2,8 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from steerproof.errors import ModelError, SteerproofError
-from steerproof.model.base import Base
+from steerproof.errors import ModelError
 from steerproof.run.artefacts import answers
 from steerproof.run.artefacts.cell import completions_of
 from steerproof.run.artefacts.slots import to_files
@@ -15,6 +14,7 @@ from steerproof.run.stages.inputs import SlotsInputs, inputs_of
 from steerproof.run.stages.upstream import Upstream, pooled
 from steerproof.study.geometry import asked_by
 from steerproof.study.graded import GradedCell, grade
+from steerproof.study.halving import in_halves
 
 
 def slots(tasks: Sequence[Task]) -> Outcomes:
@@ -22,29 +22,15 @@ def slots(tasks: Sequence[Task]) -> Outcomes:
     base = base_of(tasks[0])
     first = inputs_of(tasks[0], SlotsInputs)
 
+    def together(some: Mapping[UnitId, list[GradedCell]]) -> Outcomes:
+        rows = grade(base, [one for cells in some.values() for one in cells], first.marker)
+        for unit, cells in some.items():
+            yield unit, to_files(row for cell in cells for row in rows[cell.cell])
+
     def study(graded: Mapping[UnitId, list[GradedCell]]) -> Outcomes:
-        return _graded(base, graded, first.marker)
+        return in_halves(graded, together)
 
     yield from pooled(tasks, Upstream(base, first.seed), _cells, study)
-
-
-def _graded(base: Base, graded: Mapping[UnitId, list[GradedCell]], marker: str) -> Outcomes:
-    """Units read together; if that fails, each half by itself, down to the one that is at fault."""
-    if not graded:
-        return
-    try:
-        rows = grade(base, [one for cells in graded.values() for one in cells], marker)
-    except SteerproofError as error:
-        units = list(graded)
-        if len(units) == 1:
-            yield units[0], error
-            return
-        half = (len(units) + 1) // 2
-        for part in (units[:half], units[half:]):
-            yield from _graded(base, {unit: graded[unit] for unit in part}, marker)
-        return
-    for unit, cells in graded.items():
-        yield unit, to_files(row for cell in cells for row in rows[cell.cell])
 
 
 def _cells(task: Task, upstream: Upstream) -> list[GradedCell]:
