@@ -83,6 +83,7 @@ def test_the_choice_is_its_definition(experiment):
     assert found.p == pytest.approx((above + 1) / 4)
 
 
+@pytest.mark.nightly
 def test_where_the_own_direction_is_as_good_as_a_random_one_p_keeps_its_level(experiment):
     """Four draws, so p <= 0.2 has probability 0.2; 500 tables leave a band of five deviations."""
     generator = np.random.default_rng(11)
