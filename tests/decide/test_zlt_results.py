@@ -3,11 +3,15 @@
 import json
 from pathlib import Path
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from steerproof.decide.analysis.answers import conclude
+from steerproof.decide.analysis.matrix import selectivity
 from steerproof.decide.analysis.rates_csv import read_rates
 from steerproof.decide.analysis.records import to_json
+from steerproof.decide.analysis.rig import negatives_of
 from steerproof.spec.yaml_io import load_experiment, shipped
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results" / "zlt"
@@ -61,3 +65,31 @@ def test_what_was_asked_of_the_seeds_is_met():
         assert one["p"] <= 0.001
         assert 0.75 <= one["s"] <= 0.88
     assert seeds["subject"] == "these adapters"
+
+
+def test_in_margins_the_prompt_trained_arm_leans_to_its_own_direction_with_every_seed():
+    """S of arm C on common answers, 0.8 to 1.6 nats, read here without the run's own reader."""
+    experiment = load_experiment(str(RESULTS / "experiment.yaml")).experiment
+    names, negatives = experiment.headline, negatives_of(experiment, experiment.arm("C"))
+    table = pq.read_table(RESULTS / "slots.parquet").to_pandas()
+    common = table[table.text == "common.0"]
+    margins = (common.z_marker - common.z_end).groupby(common.cell).mean()
+    told = []
+    for suffix in ("", ".s1", ".s2"):
+        cells = np.array(
+            [
+                [
+                    margins[
+                        f"C.{a}.neutral.centroid.L3.ratio=+0.2{'' if a == b else f'@{b}'}{suffix}"
+                    ]
+                    for b in names
+                ]
+                for a in names
+            ]
+        )
+        found = selectivity(cells, negatives, np.random.default_rng(0))
+        assert found is not None
+        assert float(found.p) <= 0.001
+        assert 0.8 <= float(found.s.mean) <= 1.6
+        told.append(f"{float(found.s.mean):.2f}")
+    assert f"{told[0]}, {told[1]} and {told[2]} nats" in PAGE
