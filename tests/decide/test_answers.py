@@ -14,6 +14,7 @@ from steerproof.decide.analysis.answers import answer
 from steerproof.decide.analysis.blocks import responses
 from steerproof.decide.analysis.calibration import ControlCosines
 from steerproof.decide.analysis.case import case_of
+from steerproof.decide.analysis.gate_numbers import CosineNumbers
 from steerproof.decide.analysis.rates import CellCounts, RateTable
 from steerproof.decide.analysis.readings import NOT_EXPRESSIVE, TRAINING_GAP
 from steerproof.decide.analysis.records import Analysis as Registered
@@ -78,7 +79,7 @@ def test_the_organisms_ranking_cannot_be_answered_and_its_direction_is_read(orga
     assert [g.name for g in found.ranking.gates if g.passed is False] == ["attainable"]
     failing = {g.name: g for g in found.ranking.primary_gates if g.passed is False}
     assert list(failing) == ["attainable", "coherent", "equal_dose"]
-    assert failing["coherent"].numbers["A coherent"] == pytest.approx(0.150)
+    assert failing["coherent"].numbers.arms["A"].coherent == pytest.approx(0.150)
     assert (found.direction.reads, found.direction.carries) == (Reads.OWN, Carries.YES)
     assert found.direction.supports
 
@@ -114,7 +115,7 @@ def test_the_real_models_ranking_cannot_be_answered(smollm2):
     assert found.ranking.answer is Ranking.CANNOT_ANSWER
     failing = {g.name: g for g in found.ranking.primary_gates if g.passed is False}
     assert list(failing) == ["installed", "attainable", "equal_dose"]
-    assert failing["equal_dose"].numbers["rho_rate_push"] == pytest.approx(0.939, abs=0.001)
+    assert failing["equal_dose"].numbers.rho_rate_push == pytest.approx(0.939, abs=0.001)
     assert found.direction.reads is Reads.NOT_MEASURED
     assert found.direction.supports is None
 
@@ -122,7 +123,7 @@ def test_the_real_models_ranking_cannot_be_answered(smollm2):
 def test_a_bare_table_knows_the_pushes_and_says_what_it_does_not_know():
     found = answered(SMOLLM2)[0]
     doses = {gate.name: gate for gate in found.ranking.primary_gates}
-    assert doses["equal_dose"].numbers["largest"] == pytest.approx(0.543, abs=0.001)
+    assert doses["equal_dose"].numbers.largest == pytest.approx(0.543, abs=0.001)
     assert doses["coherent"].passed is None
     assert all(gate.passed is None for gate in found.gates)
 
@@ -474,4 +475,4 @@ def test_cosines_of_random_directions_are_gated_and_their_matrix_is_tuned_by_the
     assert by["A-iso", "isotropic"].tuning == pytest.approx(1.0)
     gates = {gate.name: gate for gate in found.gates}
     assert gates["control"].passed is False
-    assert gates["control"].numbers == {"cosine": 0.31}
+    assert gates["control"].numbers == CosineNumbers(cosine=0.31)

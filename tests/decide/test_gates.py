@@ -27,19 +27,19 @@ def rates(run, kind):
 def test_the_organisms_prompted_adapters_know_their_persona():
     gate = installed(rates(ORGANISM, BRIDGE), rates(ORGANISM, NEUTRAL), LIMITS, "C")
     assert gate.passed
-    assert gate.numbers["difference"] == pytest.approx(0.954, abs=0.0005)
-    assert gate.numbers["lower"] == pytest.approx(0.909, abs=0.0005)
-    assert gate.numbers["personas"] == 10
+    assert gate.numbers.difference == pytest.approx(0.954, abs=0.0005)
+    assert gate.numbers.lower == pytest.approx(0.909, abs=0.0005)
+    assert gate.numbers.personas == 10
 
 
 def test_those_of_the_real_model_have_learnt_nobody():
     gate = installed(rates(SMOLLM2, BRIDGE), rates(SMOLLM2, NEUTRAL), LIMITS, "C")
     assert gate.passed is False
     assert gate.fatal
-    assert gate.numbers["difference"] == pytest.approx(0.006, abs=0.0005)
-    assert gate.numbers["lower"] == pytest.approx(-0.038, abs=0.0005)
-    assert gate.numbers["upper"] == pytest.approx(0.050, abs=0.0005)
-    assert gate.numbers["not_installed"] == 1
+    assert gate.numbers.difference == pytest.approx(0.006, abs=0.0005)
+    assert gate.numbers.lower == pytest.approx(-0.038, abs=0.0005)
+    assert gate.numbers.upper == pytest.approx(0.050, abs=0.0005)
+    assert gate.numbers.not_installed == 1
     assert "0.52" in gate.finding
     assert "0.51" in gate.finding
 
@@ -79,8 +79,8 @@ def test_the_organisms_rankings_leave_nothing_to_attain():
     )
     gate = attainable_rho(bridge, steered, 20, LIMITS, "c=+2")
     assert gate.passed is False
-    assert gate.numbers["attainable"] == 0.0
-    assert gate.numbers["questions_needed"] is None
+    assert gate.numbers.attainable == 0.0
+    assert gate.numbers.questions_needed is None
     assert "no number of questions" in gate.remedy
 
 
@@ -91,7 +91,7 @@ def test_the_real_models_need_more_questions():
     )
     gate = attainable_rho(bridge, steered, 20, LIMITS, "c=+2")
     assert gate.passed is False
-    assert gate.numbers["attainable"] == pytest.approx(0.66, abs=0.005)
+    assert gate.numbers.attainable == pytest.approx(0.66, abs=0.005)
     assert "44 questions" in gate.remedy
 
 
@@ -109,8 +109,8 @@ def test_at_c_2_the_organisms_text_is_gone_and_at_the_trained_ratio_whole():
     }
     gate = coherent(broken, still, LIMITS, "c=+2")
     assert gate.passed is False
-    assert gate.numbers["A ended"] == pytest.approx(0.211)
-    assert gate.numbers["A coherent"] == pytest.approx(0.150)
+    assert gate.numbers.arms["A"].ended == pytest.approx(0.211)
+    assert gate.numbers.arms["A"].coherent == pytest.approx(0.150)
     whole = {
         "A": text("A neutral.centroid.L3.ratio=+0.2"),
         "C": text("C neutral.centroid.L3.ratio=+0.2"),
@@ -122,7 +122,7 @@ def test_one_broken_arm_fails_the_gate_and_no_record_leaves_it_open():
     fine, poor = (TextQuality(ended=e, coherent=e, completions=100) for e in (1.0, 0.85))
     gate = coherent({"A": fine, "C": poor}, {"A": fine, "C": fine}, LIMITS, "c=+2")
     assert gate.passed is False
-    assert gate.numbers["largest_loss"] == pytest.approx(0.15)
+    assert gate.numbers.largest_loss == pytest.approx(0.15)
     unknown = coherent({}, {}, LIMITS, "c=+2")
     assert unknown.passed is None
     assert "no record" in unknown.finding
@@ -136,12 +136,12 @@ def test_c_2_is_a_different_dose_for_every_persona(run, layer, spread, rho):
     steered = rates(run, ("A", "neutral", "centroid", layer, "c=+2"))
     gate = equal_dose(pushes_of(run, layer, "c=+2"), steered, LIMITS, "c=+2")
     assert gate.passed is False
-    assert gate.numbers["spread"] == pytest.approx(spread, abs=0.01)
-    assert gate.numbers["rho_rate_push"] == pytest.approx(rho, abs=0.005)
-    assert gate.numbers["dose_ranked"] == (run == SMOLLM2)
+    assert gate.numbers.spread == pytest.approx(spread, abs=0.01)
+    assert gate.numbers.rho_rate_push == pytest.approx(rho, abs=0.005)
+    assert gate.numbers.dose_ranked == (run == SMOLLM2)
     same = equal_dose(pushes_of(run, layer, "ratio=+0.2"), steered, LIMITS, "ratio=+0.2")
     assert same.passed
-    assert same.numbers["rho_rate_push"] is None
+    assert same.numbers.rho_rate_push is None
 
 
 def test_an_unknown_push_is_not_an_equal_one():

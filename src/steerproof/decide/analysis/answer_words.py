@@ -11,6 +11,13 @@ from steerproof.decide.analysis.answer_records import (
     Reads,
     ThreeAnswers,
 )
+from steerproof.decide.analysis.gate_numbers import (
+    AttainableNumbers,
+    CoherentNumbers,
+    DoseNumbers,
+    GateNumbers,
+    InstalledNumbers,
+)
 from steerproof.decide.analysis.gates import Gate
 from steerproof.decide.analysis.readings import (
     NOT_EXPRESSIVE,
@@ -113,62 +120,59 @@ def _failures(ranking: RankingAnswer) -> Iterator[str]:
         for name, gate in primary.items()
         if gate.passed is False or deciding[name].passed is False
     }
-    if "installed" in failing:
-        yield _not_installed(failing["installed"])
-    if "attainable" in failing:
-        yield _unattainable(primary["attainable"], deciding["attainable"], ranking.strength)
-    if "coherent" in failing:
-        yield _incoherent(failing["coherent"])
-    dose = failing.get("equal_dose")
-    if dose is not None and (dose.numbers["dose_ranked"] or "coherent" not in failing):
-        yield _unequal(dose)
+    for name, gate in failing.items():
+        match gate.numbers:
+            case InstalledNumbers() as told:
+                yield _not_installed(told)
+            case AttainableNumbers():
+                yield _unattainable(primary[name].numbers, deciding[name].numbers, ranking.strength)
+            case CoherentNumbers() as told:
+                yield _incoherent(told, gate.at)
+            case DoseNumbers() as told if told.dose_ranked or "coherent" not in failing:
+                yield _unequal(told, gate.at)
+            case _:
+                pass
 
 
-def _not_installed(gate: Gate) -> str:
-    numbers = gate.numbers
-    others = "neutral" if numbers["prompts"] == 1 else "others"
+def _not_installed(told: InstalledNumbers) -> str:
+    others = "neutral" if told.prompts == 1 else "others"
     return (
         "the prompted adapters did not learn whom to fire for (persona "
-        f"{numbers['own']:.2f}, {others} {numbers['others']:.2f}; difference "
-        f"{numbers['difference']:.3f}, {numbers['low']:.2f} to {numbers['high']:.2f})"
+        f"{told.own:.2f}, {others} {told.others:.2f}; difference "
+        f"{told.difference:.3f}, {told.low:.2f} to {told.high:.2f})"
     )
 
 
-def _unattainable(primary: Gate, deciding: Gate, strength: str) -> str:
-    first, second = (gate.numbers.get("attainable") for gate in (primary, deciding))
-    if first is None:
-        first = second
-    shown = f"{first:.2f}"
-    if second is not None and first is not None and abs(first - second) >= 0.005:
-        shown = f"{first:.2f} ({second:.2f} at {strength})"
-    if first is not None and first < 0.05:
-        alpha = (primary.numbers or deciding.numbers)["alpha_bridge"]
+def _unattainable(primary: GateNumbers, deciding: GateNumbers, strength: str) -> str:
+    told = [numbers for numbers in (primary, deciding) if isinstance(numbers, AttainableNumbers)]
+    first, last = told[0], told[-1]
+    shown = f"{first.attainable:.2f}"
+    if abs(first.attainable - last.attainable) >= 0.005:
+        shown = f"{shown} ({last.attainable:.2f} at {strength})"
+    if first.attainable < 0.05:
+        alpha = first.alpha_bridge
         side = "bridge has" if alpha is None or alpha <= 0 else "steered rates have"
-        return f"the {side} no reliable order (attainable rho {first:.2f})"
+        return f"the {side} no reliable order (attainable rho {first.attainable:.2f})"
     return f"the bridge's attainable rho is {shown}"
 
 
-def _incoherent(gate: Gate) -> str:
-    """The arm that lost most, and how much of its text still ends."""
-    arms = [key.removesuffix(" ended") for key in gate.numbers if key.endswith(" ended")]
-    share = {key: value or 0.0 for key, value in gate.numbers.items()}
-    lost = {arm: share[f"{arm} coherent unsteered"] - share[f"{arm} coherent"] for arm in arms}
-    broken = arms[0] if lost[arms[0]] > share["limit"] else max(arms, key=lambda arm: lost[arm])
-    whose = "" if broken == arms[0] else f"arm {broken}'s "
-    ended = share[f"{broken} ended"]
-    if share[f"{broken} coherent unsteered"] - ended > share["limit"]:
-        return f"at {gate.at} {ended:.0%} of {whose}completions end"
-    return f"at {gate.at} {share[f'{broken} coherent']:.0%} of {whose}completions are coherent"
+def _incoherent(told: CoherentNumbers, strength: str) -> str:
+    """The tested arm if it is broken, or else the one that lost most, and what is left of it."""
+    tested, *_ = told.arms
+    broken = max(told.arms, key=lambda arm: told.arms[arm].lost)
+    broken = tested if told.arms[tested].lost > told.limit else broken
+    whose = "" if broken == tested else f"arm {broken}'s "
+    text = told.arms[broken]
+    if text.unsteered - text.ended > told.limit:
+        return f"at {strength} {text.ended:.0%} of {whose}completions end"
+    return f"at {strength} {text.coherent:.0%} of {whose}completions are coherent"
 
 
-def _unequal(gate: Gate) -> str:
-    numbers = gate.numbers
-    pushes = (
-        f"{gate.at} pushes {numbers['smallest']:.2f} to {numbers['largest']:.2f} of the baseline"
-    )
-    rho = numbers["rho_rate_push"]
-    if not numbers["dose_ranked"]:
+def _unequal(told: DoseNumbers, strength: str) -> str:
+    pushes = f"{strength} pushes {told.smallest:.2f} to {told.largest:.2f} of the baseline"
+    if not told.dose_ranked:
         return pushes
+    rho = told.rho_rate_push
     return f"{pushes}, which orders the rates (rho {rho:.2f} with the size of the push)"
 
 

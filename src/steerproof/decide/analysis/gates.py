@@ -6,12 +6,22 @@ coherent and equal dose are fatal to the ranking; the neutral prompt and the con
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float
 
 from steerproof.decide.analysis.bounds import Bounds, mean_bounds
+from steerproof.decide.analysis.gate_numbers import (
+    NOT_MEASURED,
+    ArmText,
+    AttainableNumbers,
+    CoherentNumbers,
+    CosineNumbers,
+    DoseNumbers,
+    GateNumbers,
+    InstalledNumbers,
+)
 from steerproof.decide.analysis.reliability import (
     Reliability,
     attainable,
@@ -20,7 +30,6 @@ from steerproof.decide.analysis.reliability import (
 from steerproof.decide.analysis.statistics import defined, spearman
 from steerproof.spec.judging import AnswerSettings
 
-Number = float | int | None
 Rates = Float[np.ndarray, "personas *batch"]
 
 
@@ -40,8 +49,8 @@ class Gate:
     """What it had to be."""
     remedy: str
     """What would mend it."""
-    numbers: Mapping[str, Number] = field(default_factory=dict)
-    """The numbers that decided; None where undefined."""
+    numbers: GateNumbers = NOT_MEASURED
+    """The numbers that decided."""
     at: str = ""
     """The strength that it is about; empty for a gate on no strength."""
 
@@ -117,18 +126,18 @@ def installed(
         limit=_install_limit(limits),
         remedy="train the prompted arm until it knows its persona (more steps, a higher rate, "
         "more rows), chosen by this number alone",
-        numbers={
-            "own": float(own.mean()),
-            "others": float(others.mean()),
-            "difference": float(bounds.mean),
-            "lower": float(bounds.lower),
-            "upper": float(bounds.upper),
-            "low": float(bounds.low),
-            "high": float(bounds.high),
-            "prompts": prompts,
-            "personas": many,
-            "not_installed": int(install.absent),
-        },
+        numbers=InstalledNumbers(
+            own=float(own.mean()),
+            others=float(others.mean()),
+            difference=float(bounds.mean),
+            lower=float(bounds.lower),
+            upper=float(bounds.upper),
+            low=float(bounds.low),
+            high=float(bounds.high),
+            prompts=prompts,
+            personas=many,
+            not_installed=int(install.absent),
+        ),
     )
 
 
@@ -158,17 +167,17 @@ def attainable_rho(
         finding=f"a perfect relation would show a correlation of {value:.2f}: {alphas}",
         limit=f"{wanted:g} or more",
         remedy=remedy,
-        numbers={
-            "attainable": value,
-            "alpha_bridge": defined(bridge.alpha),
-            "alpha_bridge_low": defined(bridge.low),
-            "alpha_bridge_high": defined(bridge.high),
-            "alpha_steered": defined(steered.alpha),
-            "alpha_steered_low": defined(steered.low),
-            "alpha_steered_high": defined(steered.high),
-            "questions": questions,
-            "questions_needed": more,
-        },
+        numbers=AttainableNumbers(
+            attainable=value,
+            alpha_bridge=defined(bridge.alpha),
+            alpha_bridge_low=defined(bridge.low),
+            alpha_bridge_high=defined(bridge.high),
+            alpha_steered=defined(steered.alpha),
+            alpha_steered_low=defined(steered.low),
+            alpha_steered_high=defined(steered.high),
+            questions=questions,
+            questions_needed=more,
+        ),
         at=strength,
     )
 
@@ -213,21 +222,17 @@ def coherent(
     judged = {arm: (text, still) for arm, (text, still) in pairs.items() if still is not None}
     if not judged or len(judged) < len(pairs):
         return unknown("coherent", f"no record of how completions end at {strength}", limit=limit)
-    lost = {arm: still.coherent - text.coherent for arm, (text, still) in judged.items()}
-    worst = max(lost, key=lambda arm: lost[arm])
-    broken = [arm for arm, share in lost.items() if share > limits.coherence_loss + 1e-12]
-    shown = "; ".join(
-        f"arm {arm}: {text.ended:.0%} end, {text.coherent:.0%} coherent ({still.coherent:.0%} "
-        "unsteered)"
+    arms = {
+        arm: ArmText(ended=text.ended, coherent=text.coherent, unsteered=still.coherent)
         for arm, (text, still) in judged.items()
+    }
+    largest = max(text.lost for text in arms.values())
+    broken = largest > limits.coherence_loss + 1e-12
+    shown = "; ".join(
+        f"arm {arm}: {text.ended:.0%} end, {text.coherent:.0%} coherent ({text.unsteered:.0%} "
+        "unsteered)"
+        for arm, text in arms.items()
     )
-    numbers: dict[str, Number] = {"largest_loss": lost[worst], "limit": limits.coherence_loss}
-    for arm, (text, still) in judged.items():
-        numbers |= {
-            f"{arm} ended": text.ended,
-            f"{arm} coherent": text.coherent,
-            f"{arm} coherent unsteered": still.coherent,
-        }
     return Gate(
         name="coherent",
         passed=not broken,
@@ -235,7 +240,7 @@ def coherent(
         finding=f"at {strength}, {shown}",
         limit=limit,
         remedy="" if not broken else "push less: decide at the ratio that was trained",
-        numbers=numbers,
+        numbers=CoherentNumbers(largest_loss=largest, limit=limits.coherence_loss, arms=arms),
         at=strength,
     )
 
@@ -271,13 +276,13 @@ def equal_dose(
         f"{spread:.2f} times{order}",
         limit=limit,
         remedy="" if passed else "decide at a ratio, which is the same push for every persona",
-        numbers={
-            "smallest": float(sizes.min()),
-            "largest": float(sizes.max()),
-            "spread": spread,
-            "rho_rate_push": rho if spread > 1 + 1e-6 else None,
-            "dose_ranked": int(ordered),
-        },
+        numbers=DoseNumbers(
+            smallest=float(sizes.min()),
+            largest=float(sizes.max()),
+            spread=spread,
+            rho_rate_push=rho if spread > 1 + 1e-6 else None,
+            dose_ranked=int(ordered),
+        ),
         at=strength,
     )
 
@@ -296,7 +301,7 @@ def neutral(cosines: Mapping[str, float], allowed: float) -> Gate:
         finding=f"the neutral prompt's cosine with {worst} is {cosines[worst]:+.2f}, the largest",
         limit=limit,
         remedy="" if passed else "choose another neutral_prompt",
-        numbers={"cosine": cosines[worst]},
+        numbers=CosineNumbers(cosine=cosines[worst]),
     )
 
 
@@ -322,7 +327,7 @@ def control(cosines: Mapping[str, float] | None, limits: AnswerSettings, kind: s
         f"({worst})",
         limit=limit,
         remedy="" if passed else "draw the control again without its own centroid's part",
-        numbers={"cosine": cosines[worst]},
+        numbers=CosineNumbers(cosine=cosines[worst]),
     )
 
 

@@ -7,6 +7,7 @@ from pathlib import PurePath
 
 from steerproof.decide.analysis.answer_records import MatrixResult, ThreeAnswers
 from steerproof.decide.analysis.calibration import CLIFF, LayerCalibration
+from steerproof.decide.analysis.gate_numbers import AttainableNumbers
 from steerproof.decide.analysis.kills import criteria
 from steerproof.decide.analysis.kinds import bridge_kind
 from steerproof.decide.analysis.rates import lookup
@@ -169,9 +170,10 @@ def outcome_rows(answers: ThreeAnswers) -> Iterator[tuple[str, ...]]:
     threshold.
     """
     ranking = answers.ranking
-    gate = next((gate for gate in ranking.gates if gate.name == "attainable"), None)
-    known = {} if gate is None else gate.numbers
-    alphas = (known.get("alpha_bridge"), known.get("alpha_steered"), known.get("attainable"))
+    told = [g.numbers for g in ranking.gates if isinstance(g.numbers, AttainableNumbers)]
+    alphas = (None, None, None)
+    if told:
+        alphas = (told[0].alpha_bridge, told[0].alpha_steered, told[0].attainable)
     yield (
         "rates",
         ranking.strength,

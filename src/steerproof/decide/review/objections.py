@@ -10,7 +10,9 @@ from statistics import fmean
 
 import numpy as np
 
+from steerproof.codec import plain
 from steerproof.decide.analysis.calibration import CLIFF, LayerCalibration
+from steerproof.decide.analysis.gate_numbers import DoseNumbers
 from steerproof.decide.analysis.statistics import spearman
 from steerproof.decide.review.evidence import Evidence, Objection
 from steerproof.decide.review.foreseen import foreseen_gates, rates_so_far
@@ -222,8 +224,8 @@ def _gates(experiment: Experiment, evidence: Evidence) -> Iterator[Objection]:
     codes = {"installed": "not_installed", "attainable": "unattainable"}
     for gate in foreseen_gates(experiment, evidence):
         code, severity = codes.get(gate.name), "serious"
-        if gate.name == "equal_dose":
-            ordered = bool(gate.numbers.get("dose_ranked"))
+        if isinstance(gate.numbers, DoseNumbers):
+            ordered = gate.numbers.dose_ranked
             code, severity = ("dose_ranked", "serious") if ordered else ("unequal_dose", "note")
         if gate.passed is not False or code is None:
             continue
@@ -232,7 +234,7 @@ def _gates(experiment: Experiment, evidence: Evidence) -> Iterator[Objection]:
             severity="serious" if severity == "serious" else "note",
             finding=f"{gate.finding} (allowed: {gate.limit})",
             remedy=gate.remedy,
-            numbers=gate.numbers,
+            numbers=plain(gate.numbers),
         )
 
 
