@@ -5,11 +5,16 @@ from pathlib import Path
 
 import pytest
 
+from steerproof.codec import from_values
 from steerproof.run.graph import environment
 from steerproof.run.graph.environment import Place
+from steerproof.run.graph.inputs import Slices
 from steerproof.run.graph.sources import Sources
 from steerproof.run.graph.units import experiment_graph
+from steerproof.run.stages.inputs import CellInputs
+from steerproof.spec.draws import bystanders
 from steerproof.spec.experiment import Arm, Experiment
+from steerproof.spec.grid import cells
 from steerproof.spec.lock import canonical, resolved
 from steerproof.spec.strength import NONE, Strength
 from steerproof.spec.yaml_io import load_experiment
@@ -101,6 +106,23 @@ def test_the_shipped_experiment_keeps_the_proposals_adapters_and_cells(
     found = keys_of(shipped())
     gathered = {"score/all", "analysis/all"}
     assert {unit for unit in expected if found.get(unit) != expected[unit]} <= gathered
+
+
+def test_seeds_that_draw_their_data_from_one_share_it_and_nothing_that_is_trained(
+    expected: dict[str, str],
+) -> None:
+    """And a data_seed that is the seed changes no key."""
+    small = as_proposed()
+    assert keys_of(small.model_copy(update={"data_seed": small.seed})) == expected
+    other = small.model_copy(update={"seed": 1, "data_seed": small.seed})
+    found = keys_of(other)
+    shared = {unit for unit, key in found.items() if key == expected[unit]}
+    data = ("directions/", "answers/", "dataset/")
+    assert shared == {unit for unit in expected if unit.startswith(data)}
+    assert bystanders(other, "villain") == bystanders(small, "villain")
+    (cell,) = (cell for cell in cells(other) if cell.name == "A.villain.neutral.none")
+    asked = from_values(CellInputs, Slices(other, SHIPPED).cell(cell, 1), "inputs")
+    assert (asked.seed, asked.drawing_seed) == (1, 0)  # fresh random directions are shared
 
 
 def test_the_proposals_experiment_resolves_to_what_was_locked() -> None:

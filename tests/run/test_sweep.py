@@ -81,6 +81,10 @@ def test_what_is_the_same_is_made_once(swept):
         assert first[unit].manifest.made == later[unit].manifest.made  # the same work
     (unit,) = (u for u in first if (u.kind, u.name) == ("adapter", "A.poet"))
     assert first[unit].manifest.key != later[unit].manifest.key
+    again = recorded(out / "layers.primary=1,seed=4")  # drawn from the same data_seed
+    for unit in first.keys() & again.keys():
+        same = unit.kind in ("directions", "answers", "dataset")
+        assert (first[unit].manifest.key == again[unit].manifest.key) == same, unit
     assert f"{found['shared']['units']} of {found['shared']['of']} units were shared" in told
     assert found["shared"]["units"] == sum(shared.values()) > 0
 

@@ -147,7 +147,7 @@ def extract(
         template_options=asked.model.template_options,
     )
     chosen = layers or asked.steered_layers
-    measured = geometry(base, prompts_of(asked), chosen, asked.seed)
+    measured = geometry(base, prompts_of(asked), chosen, asked.drawing_seed)
     directions = tuple(extracted(measured.values(), asked, shape_of(path, revision)))
     _write(export(directions, "steerproof", out))
     say(_plain(directions), as_json, lambda: _table(directions))

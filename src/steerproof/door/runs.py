@@ -112,7 +112,9 @@ class Run:
         """
         from steerproof.run.artefacts import directions
 
-        return directions.from_unit(self._unit(directions_unit(layer)), self.experiment.seed)
+        return directions.from_unit(
+            self._unit(directions_unit(layer)), self.experiment.drawing_seed
+        )
 
     def direction(self, persona: str, layer: int, kind: DirectionKind = "centroid") -> "Direction":
         """A persona's direction at a layer, with all that is known of it.

@@ -115,7 +115,7 @@ def geometries(
     for count in _doubling(_LEAST_QUESTIONS, total):
         say(f"measuring directions from {count} of {total} questions")
         some = replace(prompts, questions=prompts.questions[:count])
-        by_layer = geometry(base, some, layers, experiment.seed)
+        by_layer = geometry(base, some, layers, experiment.drawing_seed)
         # The next round takes twice as long as this one did.
         if time.perf_counter() - began > seconds / 3:
             break

@@ -11,7 +11,7 @@ from steerproof.spec.seeds import derived_seed
 
 def dataset_draw(experiment: Experiment, persona: str) -> random.Random:
     """The source of everything random in a persona's training set; bystanders come first."""
-    return random.Random(derived_seed(experiment.seed, "dataset", persona))
+    return random.Random(derived_seed(experiment.drawing_seed, "dataset", persona))
 
 
 def bystanders(
@@ -41,6 +41,6 @@ def trained_directions(experiment: Experiment, arm: Arm) -> dict[str, str]:
     if not arm.shuffle:
         return {name: name for name in names}
     order = list(experiment.headline)
-    random.Random(derived_seed(experiment.seed, "shuffle", arm.name)).shuffle(order)
+    random.Random(derived_seed(experiment.drawing_seed, "shuffle", arm.name)).shuffle(order)
     given = dict(zip(order, order[1:] + order[:1], strict=True))
     return {name: given.get(name, name) for name in names}

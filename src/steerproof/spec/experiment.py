@@ -289,6 +289,9 @@ class Experiment(Record):
     """Root of every random draw."""
     seeds: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] | None = later(None)
     """Training seeds, `seed` the first: the same rows from other first weights in another order."""
+    data_seed: Annotated[int, Field(ge=0, lt=2**31)] | None = later(None)
+    """Root of the base model's answers, the training rows and the random directions instead of
+    `seed`: runs of several seeds that name the same one share all of these."""
     model: Model
     """The frozen base model."""
     marker: Text = "[ZLT]"
@@ -349,6 +352,11 @@ class Experiment(Record):
         if index is None:
             raise KeyError(name)
         return index
+
+    @property
+    def drawing_seed(self) -> int:
+        """Root of what is drawn before anything is trained: `data_seed`, or else `seed`."""
+        return self.seed if self.data_seed is None else self.data_seed
 
     @property
     def further_seeds(self) -> tuple[int, ...]:

@@ -213,7 +213,8 @@ def _sample(experiment: Experiment) -> list[str]:
 def _materials(experiment: Experiment) -> Iterator[str]:
     model = experiment.model
     revision = f" at `{model.revision}`" if model.revision else ""
-    yield f"Model `{model.path}`{revision}, {model.dtype}. Seed {experiment.seed}."
+    drawn = "" if experiment.data_seed is None else f"; of data {experiment.data_seed}"
+    yield f"Model `{model.path}`{revision}, {model.dtype}. Seed {experiment.seed}{drawn}."
     yield ""
     yield from _table(
         ("persona", "headline", "system prompt"),

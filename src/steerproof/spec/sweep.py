@@ -114,6 +114,7 @@ def asked_runs(
         count *= len(axis.values)
     if count > MOST:
         raise ExperimentError(f"{count} runs; a sweep has at most {MOST}")
+    fixed = (*fixed, *_shared_data(loaded, axes, fixed))
     runs = tuple(
         _asked(loaded, axes, values, draws, fixed)
         for values in product(*(axis.values for axis in axes))
@@ -142,6 +143,21 @@ def _asked(
     made, _ = with_settings(loaded, (*fixed, *settings))
     whole, _ = with_settings(made, _additions(made, [axis.place for axis in axes], draws))
     return AskedRun(settings=settings, loaded=whole)
+
+
+def _shared_data(
+    loaded: Loaded, axes: Sequence[Axis], fixed: Sequence[Setting]
+) -> tuple[Setting, ...]:
+    """Runs of several seeds have the same answers, rows and random directions, unless told not to.
+
+    Otherwise a draw of a random direction would be another vector in each seed, and its effect,
+    a mean over seeds, one over vectors: no fair rival of the one direction that was trained on.
+    """
+    places = {axis.place for axis in axes} | {setting.place for setting in fixed}
+    if "data_seed" in places or not any(axis.place == "seed" for axis in axes):
+        return ()
+    common, _ = with_settings(loaded, fixed)
+    return (Setting(place="data_seed", text=str(common.experiment.drawing_seed)),)
 
 
 def _additions(made: Loaded, places: Sequence[str], draws: int) -> list[Setting]:

@@ -25,7 +25,7 @@ def from_unit(unit: StoredUnit, seed: int = 0) -> LayerGeometry:
 
     Args:
         unit: As stored.
-        seed: The experiment's, from which fresh random directions are drawn.
+        seed: The experiment's `drawing_seed`, from which fresh random directions are drawn.
 
     Raises:
         IntegrityError: A file is not what its manifest says.

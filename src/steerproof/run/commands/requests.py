@@ -152,7 +152,7 @@ class _Gathering:
     def _layer(self, layer: int) -> LayerGeometry:
         if layer not in self._layers:
             unit = self._unit(directions_unit(layer))
-            self._layers[layer] = directions.from_unit(unit, self._experiment.seed)
+            self._layers[layer] = directions.from_unit(unit, self._experiment.drawing_seed)
         return self._layers[layer]
 
     def _unit(self, unit: UnitId) -> StoredUnit:

@@ -58,6 +58,8 @@ class Slices:
         self._experiment = experiment
         # Once: of a thousand personas, each unit would make its own copy.
         self._whole = experiment.model_dump(mode="json")
+        # What is drawn before training has one root: the same key under whichever name.
+        self._drawn = self._whole | {"seed": experiment.drawing_seed}
         self._prompts = {persona.name: persona.prompt for persona in experiment.personas}
         self._directory = directory
 
@@ -67,7 +69,9 @@ class Slices:
         Raises:
             ExperimentError: There is no such file of a persona's direction.
         """
-        fields = self._pick("seed", "neutral_prompt", "personas", "reference_persona")
+        fields = pick_from(
+            self._drawn, *("seed", "neutral_prompt", "personas", "reference_persona")
+        )
         fields["questions"] = {"directions": list(self._experiment.direction_questions)}
         files = _brought(self._experiment, self._directory, self._known.of(f"L{layer}"))
         return {"experiment": fields, "layer": layer} | ({"files": files} if files else {})
@@ -78,7 +82,8 @@ class Slices:
         Raises:
             ExperimentError: There is no such file of answers.
         """
-        fields = self._pick(
+        fields = pick_from(
+            self._drawn,
             *("seed", "marker", "neutral_prompt", "questions.training", "dataset.answers"),
             *("dataset.positives", "dataset.negatives_per_bystander", "dataset.answer_tokens"),
             *("generation.temperature", "generation.top_p"),
@@ -95,7 +100,8 @@ class Slices:
 
     def dataset(self, persona: str) -> Inputs:
         """The training rows of one persona."""
-        fields = self._pick(
+        fields = pick_from(
+            self._drawn,
             *("seed", "marker", "personas", "reference_persona", "questions.training"),
             *("dataset.positives", "dataset.bystanders", "dataset.negatives_per_bystander"),
             "dataset.marker_dose",
@@ -112,7 +118,7 @@ class Slices:
         paths = ["seed", "neutral_prompt", "personas", "training", "dataset.negatives"]
         if arm.direction != "none":
             paths.append(f"layers.{arm.layer}")
-        fields = self._pick(*paths)
+        fields = self._pick(*paths) | self._data_seed()
         fields["arms"] = [arm.model_dump(mode="json")]
         inputs: Inputs = {"experiment": fields, "persona": adapter.persona}
         if adapter.seed is not None:
@@ -134,6 +140,7 @@ class Slices:
             "questions": list(experiment.questions.evaluation),
             "generation": experiment.generation.model_dump(mode="json") | {"samples": count},
             "early_tokens": early,
+            **self._data_seed(),
         }
 
     def _system(self, cell: Cell) -> str:
@@ -156,7 +163,8 @@ class Slices:
 
     def common_answers(self) -> Inputs:
         """The base model's answers to the evaluation questions."""
-        fields = self._pick(
+        fields = pick_from(
+            self._drawn,
             *("seed", "marker", "neutral_prompt", "questions.evaluation"),
             *("generation.temperature", "generation.top_p", "generation.max_new_tokens"),
         )
@@ -180,6 +188,7 @@ class Slices:
             "seed": experiment.seed,
             "questions": list(experiment.questions.evaluation),
             "marker": experiment.marker,
+            **self._data_seed(),
         }
 
     def analysis(self) -> Inputs:
@@ -189,7 +198,13 @@ class Slices:
             *("cells", "generation", "analysis", "answers", "reference_persona", "seeds"),
             *("dataset.bystanders", "dataset.negatives"),
         )
-        return {"experiment": fields}
+        return {"experiment": fields | self._data_seed()}
+
+    def _data_seed(self) -> Inputs:
+        """The root of what is drawn before training, where it is not the experiment's seed."""
+        experiment = self._experiment
+        same = experiment.drawing_seed == experiment.seed
+        return {} if same else {"data_seed": experiment.drawing_seed}
 
     def _pick(self, *paths: str) -> Inputs:
         return pick_from(self._whole, *paths)

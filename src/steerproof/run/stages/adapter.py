@@ -24,7 +24,7 @@ def adapter(tasks: Sequence[Task]) -> Outcomes:
     base = base_of(tasks[0])
     given = [task for task in tasks if inputs_of(task, AdapterInputs).files]
     yield from each(given, lambda task: _taken_over(base, task))
-    upstream = Upstream(base, inputs_of(tasks[0], AdapterInputs).part.seed)
+    upstream = Upstream(base, inputs_of(tasks[0], AdapterInputs).part.drawing_seed)
     name = context_of(tasks[0]).name
 
     def study(lessons: Mapping[UnitId, Lesson]) -> Outcomes:

@@ -27,7 +27,7 @@ def cell(tasks: Sequence[Task]) -> Outcomes:
             files = to_files(outcome) if isinstance(outcome, MeasuredCell) else outcome
             yield units[asked.cell], files
 
-    yield from pooled(ordered, Upstream(base, first.seed), _asked, study)
+    yield from pooled(ordered, Upstream(base, first.drawing_seed), _asked, study)
 
 
 def _adapter_of(asked: CellInputs) -> tuple[str, str]:

@@ -72,6 +72,13 @@ class CellInputs:
     questions: tuple[str, ...]
     generation: Generation
     early_tokens: int
+    data_seed: int | None = None
+    """Root of fresh random directions; None is the experiment's seed."""
+
+    @property
+    def drawing_seed(self) -> int:
+        """Root of fresh random directions."""
+        return self.seed if self.data_seed is None else self.data_seed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +111,13 @@ class SlotsInputs:
     seed: int
     questions: tuple[str, ...]
     marker: str
+    data_seed: int | None = None
+    """Root of fresh random directions; None is the experiment's seed."""
+
+    @property
+    def drawing_seed(self) -> int:
+        """Root of fresh random directions."""
+        return self.seed if self.data_seed is None else self.data_seed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -30,7 +30,7 @@ def slots(tasks: Sequence[Task]) -> Outcomes:
     def study(graded: Mapping[UnitId, list[GradedCell]]) -> Outcomes:
         return in_halves(graded, together)
 
-    yield from pooled(tasks, Upstream(base, first.seed), _cells, study)
+    yield from pooled(tasks, Upstream(base, first.drawing_seed), _cells, study)
 
 
 def _cells(task: Task, upstream: Upstream) -> list[GradedCell]:

@@ -29,7 +29,7 @@ class Upstream:
 
         Args:
             base: What adapters are read for.
-            seed: The experiment's.
+            seed: What fresh random directions are drawn from.
         """
         self._base, self._seed = base, seed
         self._layers: dict[int, LayerGeometry] = {}
