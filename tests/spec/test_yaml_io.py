@@ -43,10 +43,10 @@ SLIPS = {
     "unknown section": (
         [("scoring:", "§scorng:")],
         [
-            "scorng: unknown key; allowed: name, title, hypothesis, seed, seeds, model, marker, "
-            "neutral_prompt, reference_persona, personas, questions, layers, gates, dataset, "
-            "training, arms, cells, generation, scoring, analysis, answers, exploratory; did you "
-            "mean 'scoring'?"
+            "scorng: unknown key; allowed: name, title, hypothesis, seed, seeds, data_seed, model, "
+            "marker, neutral_prompt, reference_persona, personas, questions, layers, gates, "
+            "dataset, training, arms, cells, generation, scoring, analysis, answers, exploratory; "
+            "did you mean 'scoring'?"
         ],
     ),
     "duplicate keys, both": (
