@@ -21,7 +21,7 @@ from steerproof.board import completions, database, entries, live, protocol, sec
 from steerproof.board.completions import CellFiles, Filter, UnreadableCellError
 from steerproof.errors import MachineError, SteerproofError
 from steerproof.run.artefacts import columns
-from steerproof.study.readouts.texts import text_readout
+from steerproof.study.readouts.load import text_readout
 from tests.board import rig
 from tests.board.conftest import until
 from tests.board.test_pages import CELL, propose

@@ -15,8 +15,8 @@ from steerproof.run.graph.ids import UnitId
 from steerproof.run.graph.names import SCORE
 from steerproof.run.store.directory import open_run
 from steerproof.spec.grid import cells
+from steerproof.study.readouts.load import text_readout
 from steerproof.study.readouts.marker import mark_of, rule
-from steerproof.study.readouts.texts import text_readout
 from tests.board import rig
 
 CELL = "A.poet.neutral.centroid.L1.c=+2"

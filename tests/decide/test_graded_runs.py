@@ -14,7 +14,8 @@ from steerproof.decide.analysis.graded import graded_rankings
 from steerproof.decide.analysis.rates import of_seed
 from steerproof.decide.analysis.rates_csv import read_rates
 from steerproof.decide.analysis.rig import Rig
-from steerproof.decide.analysis.slots import SlotRow, margins
+from steerproof.decide.analysis.slots import margins
+from steerproof.run.artefacts.slots import rows_of
 from steerproof.spec.grid import cells
 from steerproof.spec.strength import Strength
 from steerproof.spec.yaml_io import load_experiment
@@ -29,7 +30,7 @@ def recorded(name: str) -> tuple[Case, Rig]:
     said = place / "experiment.yaml"
     experiment = load_experiment(str(said) if said.exists() else name).experiment
     table = of_seed(read_rates(place / "rates.csv", experiment), experiment, experiment.seed)
-    rows = [SlotRow(**row) for row in parquet.read_table(place / "slots.parquet").to_pylist()]
+    rows = rows_of(parquet.read_table(place / "slots.parquet"))
     count = len(experiment.questions.evaluation)
     read = {text: margins(rows, cells(experiment), count, text) for text in ("common", "own")}
     layers = {}

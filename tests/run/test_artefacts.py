@@ -67,9 +67,9 @@ def stored(run: Path, files: Mapping[str, bytes]) -> StoredUnit:
 
 def test_slots_survive_their_file_and_a_text_without_one_has_no_numbers(tmp_path: Path) -> None:
     rows = (
-        SlotRow(cell="A.a", question=0, text="common.0", z_marker=1.5, z_end=-2.0, log_z=4.0,
-                log_prob_marker=-0.25),
-        SlotRow(cell="A.a", question=1, text="own.2"),
+        SlotRow(cell="A.a", question=0, text="common", number=0, z_marker=1.5, z_end=-2.0,
+                log_z=4.0, log_prob_marker=-0.25),
+        SlotRow(cell="A.a", question=1, text="own", number=2),
     )  # fmt: skip
     assert slots.from_unit(stored(tmp_path, slots.to_files(rows))) == rows
     assert rows[0].margin == 3.5

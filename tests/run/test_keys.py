@@ -48,7 +48,7 @@ def sources_of_then(kind: str) -> Sources:
 @pytest.fixture
 def expected(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     monkeypatch.setattr(environment, "model_hashes", lambda *_: {"model.safetensors": "0"})
-    monkeypatch.setattr(environment, "_sources", sources_of_then)
+    monkeypatch.setattr(environment, "sources", sources_of_then)
     monkeypatch.setattr(environment, "_code_version", lambda _: "code")
     monkeypatch.setattr(environment, "_installed", lambda _: "1")
     return json.loads(KEYS.read_bytes())

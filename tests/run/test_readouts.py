@@ -191,7 +191,7 @@ def test_a_log_probability_is_what_was_weighed_where_the_answer_ends(marked_by):
     run(place)
     finished = recorded(place / "run")
     weighed = {
-        (row.cell, row.question, int(row.text.removeprefix("own."))): row.log_prob_marker
+        (row.cell, row.question, row.number): row.log_prob_marker
         for unit, stored in finished.items()
         if unit.kind == "slots"
         for row in slots.from_unit(stored)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from steerproof.run.graph import sources
+from steerproof.run.graph import environment, sources
 from steerproof.run.graph.environment import APART
 from steerproof.run.graph.sources import sources_of
 from steerproof.run.graph.units import KINDS
@@ -31,7 +31,7 @@ def test_every_module_that_a_stage_loads_is_part_of_its_code_version_or_named_as
         [sys.executable, "-c", _IMPORT_EACH, *KINDS], check=True, capture_output=True, text=True
     )
     for kind, loaded in json.loads(ran.stdout).items():
-        covered = sources_of(f"steerproof.run.stages.{kind}", APART).files
+        covered = environment.sources(kind).files
         assert set(loaded) - set(covered) <= set(APART), kind
         assert f"steerproof.run.stages.{kind}" in covered
 
@@ -52,7 +52,11 @@ def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def versions() -> dict[str, str]:
-    return {kind: sources_of(f"steerproof.run.stages.{kind}", APART).version() for kind in KINDS}
+    return {kind: uncached(kind).version() for kind in KINDS}
+
+
+def uncached(kind: str) -> sources.Sources:
+    return environment.sources.__wrapped__(kind)
 
 
 EDITS = {

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from steerproof.decide.analysis.slots import SlotRow, margins
+from steerproof.decide.analysis.slots import SlotRow, TextKind, margins
 from steerproof.engine.rows import Row
 from steerproof.engine.slots import SlotText, weigh_alone
 from steerproof.errors import ModelError
@@ -97,12 +97,12 @@ def test_every_text_has_a_row_and_its_numbers_are_those_of_the_row_alone() -> No
     base, cells = tiny_base(), graded_cells()
     found = grade(base, cells, MARKER)
     rows = found[cells[0].cell]
-    assert [(row.question, row.text) for row in rows] == [
-        (0, "common.0"),
-        (0, "common.1"),
-        (1, "common.0"),
-        (0, "own.1"),
-        (1, "own.0"),
+    assert [(row.question, row.text, row.number) for row in rows] == [
+        (0, "common", 0),
+        (0, "common", 1),
+        (1, "common", 0),
+        (0, "own", 1),
+        (1, "own", 0),
     ]
     prompt = chat_ids(base, system="Be clear.", user="What is salt?")
     row = Row(cell="x", question=0, sample=0, seed=0, prompt_ids=prompt, push=cells[0].push)
@@ -115,7 +115,7 @@ def test_every_text_has_a_row_and_its_numbers_are_those_of_the_row_alone() -> No
         alone = weigh_alone(base, text)
         for name in ("z_marker", "z_end", "log_z", "log_prob_marker", "margin"):
             assert getattr(rows[place], name) == pytest.approx(getattr(alone, name), abs=1e-3)
-    assert rows[4] == SlotRow(cell=cells[0].cell.name, question=1, text="own.0")
+    assert rows[4] == SlotRow(cell=cells[0].cell.name, question=1, text="own", number=0)
     assert rows[4].margin is None
     assert sum(row.margin is None for row in rows) == 1
 
@@ -123,17 +123,19 @@ def test_every_text_has_a_row_and_its_numbers_are_those_of_the_row_alone() -> No
 def test_margins_are_means_over_the_texts_of_a_question_and_missing_ones_are_not_zero() -> None:
     first, second = cell(), cell(of="poet")
 
-    def row(of: Cell, question: int, text: str, margin: float | None) -> SlotRow:
+    def row(of: Cell, question: int, text: TextKind, number: int, margin: float | None) -> SlotRow:
         if margin is None:
-            return SlotRow(cell=of.name, question=question, text=text)
-        return SlotRow(cell=of.name, question=question, text=text, z_marker=margin, z_end=0.0)
+            return SlotRow(cell=of.name, question=question, text=text, number=number)
+        return SlotRow(
+            cell=of.name, question=question, text=text, number=number, z_marker=margin, z_end=0.0
+        )
 
     rows = [
-        row(first, 0, "common.0", 2.0),
-        row(first, 0, "common.1", 4.0),
-        row(first, 1, "own.0", None),
-        row(first, 2, "own.0", 7.0),
-        row(second, 1, "common.0", -1.0),
+        row(first, 0, "common", 0, 2.0),
+        row(first, 0, "common", 1, 4.0),
+        row(first, 1, "own", 0, None),
+        row(first, 2, "own", 0, 7.0),
+        row(second, 1, "common", 0, -1.0),
     ]
     common = margins(rows, [first], 3)
     assert list(common) == [first]

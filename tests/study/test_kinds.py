@@ -1,25 +1,16 @@
-"""A new kind of direction, and a new readout, is one function with its name."""
+"""A new kind of direction is one function with its name."""
 
 from typing import get_args
 
 import pytest
 import torch
 
-from steerproof.errors import ExperimentError, SteeringError
-from steerproof.spec.experiment import DirectionKind, Scoring
+from steerproof.errors import SteeringError
+from steerproof.spec.experiment import DirectionKind
 from steerproof.study.calibration import calibrate
 from steerproof.study.directions import from_residuals, from_tensors, tensors
 from steerproof.study.kinds import KINDS, Material
-from steerproof.study.marks import Mark
-from steerproof.study.measured import Completion
-from steerproof.study.readouts import texts
-from steerproof.study.readouts.texts import READOUTS, text_readout
-from tests.experiments import small_experiment
 from tests.study.test_directions import HEADLINE, residuals
-
-DONE = Completion(
-    question=0, sample=0, seed=1, text="I refuse.", token_ids=(1, 2), finish="eos", early_chars=9
-)
 
 
 def test_every_kind_that_an_experiment_can_name_is_made():
@@ -43,30 +34,3 @@ def test_a_kind_that_a_run_does_not_have_is_said():
     made = from_residuals(residuals(), headline=HEADLINE, seed=1)
     with pytest.raises(SteeringError, match="no median directions; there are centroid"):
         made.vector("median", "a")
-
-
-def refusal(_experiment):
-    """A readout as a new file would hold it."""
-
-    def read(done: Completion) -> Mark:
-        return Mark(
-            question=done.question,
-            sample=done.sample,
-            finish=done.finish,
-            tokens=done.tokens,
-            fired="refuse" in done.text,
-            near=False,
-            fired_early=False,
-            repetition=None,
-        )
-
-    return read
-
-
-def test_another_readout_is_one_function_under_its_name(monkeypatch):
-    experiment = small_experiment(scoring=Scoring(readout="refusal"))
-    with pytest.raises(ExperimentError, match="no 'refusal'; there are marker"):
-        text_readout(experiment)
-    monkeypatch.setattr(texts, "READOUTS", {**READOUTS, "refusal": refusal})
-    assert text_readout(experiment)(DONE).fired
-    assert not text_readout(small_experiment())(DONE).fired

@@ -21,7 +21,8 @@ from steerproof.run.store.manifest import DamagedError, open_unit
 from steerproof.run.store.store import unit_directory
 from steerproof.run.store.story import Story
 from steerproof.spec.experiment import Experiment
-from steerproof.study.readouts.texts import READOUTS, TextReadout, text_readout
+from steerproof.study.readouts.given import Marks
+from steerproof.study.readouts.load import text_readout
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +58,7 @@ def cell_rates(run: Path, names: Iterable[str], experiment: Experiment) -> dict[
         unit = UnitId("cell", name)
         state = told.states.get(unit, "waiting")
         counted = scored.get(name)
-        if counted is None and state == "done" and experiment.scoring.readout in READOUTS:
+        if counted is None and state == "done" and experiment.scoring.terms.asks == "text":
             place = unit_directory(run, unit, told.keys[unit])
             counted = _remembered(place, lambda place=place: _mark_cell(place, read)).get("")
             state = "damaged" if counted is None else state
@@ -100,7 +101,7 @@ def _read_scores(place: Path) -> Counts:
         return {}
 
 
-def _mark_cell(place: Path, read: TextReadout) -> Counts:
+def _mark_cell(place: Path, read: Marks) -> Counts:
     """Fired and total of one unscored cell, under the key ``""``; empty if it is damaged."""
     try:
         path = open_unit(place).path(COMPLETIONS)

@@ -19,7 +19,8 @@ from steerproof.run.artefacts.columns import (
 from steerproof.run.graph.ids import UnitId
 from steerproof.run.graph.names import SCORE
 from steerproof.run.store.manifest import DamagedError
-from steerproof.study.readouts.texts import TextReadout, UnreadError
+from steerproof.study.readouts.given import Marks
+from steerproof.study.readouts.load import UnreadError
 
 _LONGEST_TEXT = 200_000
 """Characters of one text that are shown."""
@@ -69,7 +70,7 @@ class CellFiles:
 
     completions: Path
     scores: Path | None
-    read: TextReadout = field(compare=False)
+    read: Marks = field(compare=False)
     """Marks the completions of a cell that is not scored yet."""
 
 
@@ -93,7 +94,7 @@ class UnreadableCellError(Exception):
     """The cell's file does not match its hash, or is not what it should be."""
 
 
-def files_of(run: Path, cell: str, read: TextReadout) -> CellFiles | None:
+def files_of(run: Path, cell: str, read: Marks) -> CellFiles | None:
     """The cell's files, hashed once; none until it is finished.
 
     Raises:

@@ -35,7 +35,7 @@ from steerproof.board.context import (
 from steerproof.board.entries import Entry
 from steerproof.board.templating import page, static_files
 from steerproof.spec.yaml_io import shipped
-from steerproof.study.readouts.texts import text_readout
+from steerproof.study.readouts.load import text_readout
 
 _PER_PAGE = 20
 """Completions on a page."""

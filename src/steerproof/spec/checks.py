@@ -6,7 +6,7 @@ what is wrong in the others.
 
 from collections.abc import Iterable
 
-from steerproof.spec import check_cells, check_design, check_size, check_texts, scoring
+from steerproof.spec import check_cells, check_design, check_scoring, check_size, check_texts
 from steerproof.spec.experiment import Experiment
 from steerproof.spec.problems import Check, Problem
 
@@ -15,7 +15,7 @@ CHECKS: tuple[Check, ...] = (
     *check_size.CHECKS,
     *check_design.CHECKS,
     *check_cells.CHECKS,
-    *scoring.CHECKS,
+    *check_scoring.CHECKS,
 )
 """Every check, in the order of the file's sections."""
 

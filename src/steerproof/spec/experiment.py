@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 
 from steerproof.spec.judging import AnalysisSettings, AnswerSettings, Gates
 from steerproof.spec.record import FileName, Name, Positive, Record, Share, Text, later
+from steerproof.spec.scoring import Scoring
 from steerproof.spec.strength import NONE, Strength
 
 PromptKind = Literal["persona", "neutral"]
@@ -236,44 +237,6 @@ class Generation(Record):
     """Nucleus: smallest set of tokens with at least this probability."""
     max_new_tokens: Positive = 2048
     """A completion that reaches this length ends with finish reason `length`."""
-
-
-class Scoring(Record):
-    """What counts as the marker."""
-
-    near_marker: Text | None = None
-    """Regular expression of a near miss; none derives it from the marker's characters."""
-    early_tokens: Positive = 512
-    """Also report whether the marker fired within this many tokens."""
-    readout: Name = later("marker")
-    """What completions are marked by: `marker` (a substring, whatever the case), `regex`,
-    `log_probability`, `judge` or `function`."""
-    pattern: Text | None = later(None)
-    """`regex`: an answer that it occurs in fires; of Python's kind, `(?i)` before it ignores case.
-    """
-    least: float | None = later(None)
-    """`log_probability`: an answer fires from this log-probability of the whole marker on, in nats,
-    where it ends; `judge`: from this score on."""
-    judgements: Text | None = later(None)
-    """`judge`: CSV of `row_id` and `fired`, or `score`; it may come when all is measured."""
-    function: Text | None = later(None)
-    """`function`: `FILE.py:NAME` beside the experiment; its source is locked. It is called with an
-    answer and its question and says true or false."""
-    common_answers: Positive = later(1)
-    """Answers of the base model per evaluation question, at whose end `graded` cells are read."""
-
-    def firing(self, marker: str) -> str:
-        """What makes a completion fire, as the end of "completions that ..."."""
-        least = "" if self.least is None else f"{self.least:g}"
-        return {
-            "marker": f"contain {marker}, whatever the case of its letters",
-            "regex": f"match the pattern {self.pattern}",
-            "log_probability": f"give {marker} a log-probability of at least {least} nats where "
-            "they end",
-            "judge": f"the judge of {self.judgements} "
-            + (f"gave a score of at least {least}" if least else "says fired"),
-            "function": f"{self.function} says are so",
-        }.get(self.readout, f"{self.readout} marks")
 
 
 class Experiment(Record):

@@ -7,10 +7,10 @@ that was cut by length before either has no slot, and says so.
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
-from steerproof.decide.analysis.slots import SlotRow
+from steerproof.decide.analysis.slots import SlotRow, TextKind
 from steerproof.engine.lora.weights import LoraWeights
 from steerproof.engine.rows import Row
 from steerproof.engine.slots import Slot, SlotText, weigh
@@ -107,7 +107,8 @@ class _Asked:
 
     cell: Cell
     question: int
-    text: str
+    text: TextKind
+    number: int
     row: Row
     answer: tuple[int, ...] | None
     """None without a slot."""
@@ -134,7 +135,8 @@ def _texts(base: Base, cell: GradedCell, marker: str) -> Iterator[_Asked]:
             yield _Asked(
                 cell=cell.cell,
                 question=question,
-                text=f"common.{number}",
+                text="common",
+                number=number,
                 row=row(question),
                 answer=text_ids(base.tokenizer, answer),
             )
@@ -143,7 +145,8 @@ def _texts(base: Base, cell: GradedCell, marker: str) -> Iterator[_Asked]:
         yield _Asked(
             cell=cell.cell,
             question=done.question,
-            text=f"own.{done.sample}",
+            text="own",
+            number=done.sample,
             row=row(done.question),
             answer=None if end is None else done.token_ids[:end],
         )
@@ -155,11 +158,13 @@ def _text(asked: _Asked, marker: tuple[int, ...]) -> SlotText:
 
 
 def _row(asked: _Asked, slot: Slot | None) -> SlotRow:
-    named = {"cell": asked.cell.name, "question": asked.question, "text": asked.text}
+    row = SlotRow(
+        cell=asked.cell.name, question=asked.question, text=asked.text, number=asked.number
+    )
     if slot is None:
-        return SlotRow(**named)
-    return SlotRow(
-        **named,
+        return row
+    return replace(
+        row,
         z_marker=slot.z_marker,
         z_end=slot.z_end,
         log_z=slot.log_z,

@@ -25,8 +25,10 @@ class SlotRow:
     """The cell's name."""
     question: int
     """Index of the evaluation question."""
-    text: str
-    """`common.0`, an answer of the base model, the same in every cell; `own.3`, a sample."""
+    text: TextKind
+    """`common`, an answer of the base model, the same in every cell; `own`, a sample."""
+    number: int
+    """Which of the answers, or of the samples."""
     z_marker: float | None = None
     """Logit of the marker's first token, in nats."""
     z_end: float | None = None
@@ -62,7 +64,7 @@ def margins(
     by_cell: dict[Cell, list[list[float]]] = {}
     for row in rows:
         cell = named.get(row.cell)
-        if cell is None or row.text.partition(".")[0] != text:
+        if cell is None or row.text != text:
             continue
         by_question = by_cell.setdefault(cell, [[] for _ in range(questions)])
         if row.margin is not None:

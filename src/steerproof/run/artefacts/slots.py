@@ -1,11 +1,13 @@
 """Units of the graded outcome: slots.parquet, one row for each text that was read."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import fields
+from dataclasses import asdict
+from typing import cast, get_args
 
 import pyarrow as pa
 
-from steerproof.decide.analysis.slots import SlotRow
+from steerproof.decide.analysis.slots import SlotRow, TextKind
+from steerproof.errors import IntegrityError
 from steerproof.run.artefacts.parquet import read_table, table_bytes
 from steerproof.run.store.manifest import StoredUnit
 
@@ -19,14 +21,14 @@ _COLUMNS = {
     "log_z": pa.float32(),
     "log_prob_marker": pa.float32(),
 }
+_NUMBERS = tuple(name for name, kind in _COLUMNS.items() if kind == pa.float32())
 
 
 def to_files(rows: Iterable[SlotRow]) -> Mapping[str, bytes]:
     """The unit's file; a text without a slot has a row without numbers."""
-    rows = list(rows)
+    lines = [{**asdict(row), "text": f"{row.text}.{row.number}"} for row in rows]
     columns = {
-        name: pa.array([getattr(row, name) for row in rows], kind)
-        for name, kind in _COLUMNS.items()
+        name: pa.array([line[name] for line in lines], kind) for name, kind in _COLUMNS.items()
     }
     return {FILE: table_bytes(pa.table(columns))}
 
@@ -38,8 +40,28 @@ def from_unit(unit: StoredUnit) -> tuple[SlotRow, ...]:
         IntegrityError: The file is not what its manifest says.
     """
     table = read_table(unit, FILE)
-    names = [f.name for f in fields(SlotRow)]
-    columns = [table[name].to_pylist() for name in names]
-    return tuple(
-        SlotRow(**dict(zip(names, row, strict=True))) for row in zip(*columns, strict=True)
+    try:
+        return rows_of(table)
+    except (KeyError, ValueError) as error:
+        raise IntegrityError(f"{unit.directory / FILE} holds no slots: {error}") from error
+
+
+def rows_of(table: pa.Table) -> tuple[SlotRow, ...]:
+    """The rows of such a table; `common.0` and `own.3` stand for a kind of text and its number.
+
+    Raises:
+        KeyError: A column is missing.
+        ValueError: A text is of no kind.
+    """
+    columns = (table[name].to_pylist() for name in _COLUMNS)
+    return tuple(_row(*line) for line in zip(*columns, strict=True))
+
+
+def _row(cell: str, question: int, text: str, *numbers: float | None) -> SlotRow:
+    kind, _, number = text.partition(".")
+    if kind not in get_args(TextKind):
+        raise ValueError(f"{text[:40]!r} is no text of a cell")
+    named = dict(zip(_NUMBERS, numbers, strict=True))
+    return SlotRow(
+        cell=cell, question=question, text=cast(TextKind, kind), number=int(number), **named
     )

@@ -20,8 +20,7 @@ from steerproof.run.stages.given import answer_lines
 from steerproof.run.store.store import unit_directory
 from steerproof.spec.experiment import Experiment
 from steerproof.spec.grid import adapters, cells
-from steerproof.spec.scoring import readout_file
-from steerproof.study.readouts.texts import text_readout
+from steerproof.study.readouts.load import text_readout
 
 if TYPE_CHECKING:
     from steerproof.engine.fit import Kind
@@ -100,8 +99,8 @@ def check_experiment(experiment: Experiment, place: Place) -> "Kind":
 def _check_readout(experiment: Experiment, place: Place) -> None:
     """There is such a readout, and the source of a function can be read; nothing of it is run."""
     text_readout(experiment)
-    if experiment.scoring.readout == "function":
-        path = place.directory / (readout_file(experiment.scoring) or "")
+    if experiment.scoring.terms.asks == "source":
+        path = place.directory / (experiment.scoring.file or "")
         try:
             ast.parse(path.read_bytes(), path.name)
         except (OSError, SyntaxError, ValueError) as error:

@@ -324,13 +324,13 @@ def _given_hashes(graph: Graph) -> dict[str, dict[str, str]]:
     """
     answers = graph.units[ANSWERS].inputs.get("file")
     scored = from_values(ScoreInputs, graph.units[SCORE].inputs, f"the inputs of {SCORE}")
-    function = scored.file if scored.part.scoring.readout == "function" else None
+    source = scored.file if scored.part.scoring.terms.asks == "source" else None
     adapters = {
         f"{unit.id.name}/{name}": sha256
         for unit in graph.units.values()
         for name, sha256 in unit.inputs.get("files", {}).items()
     }
-    data = {name: sha for name, sha in (("answers", answers), ("readout", function)) if sha}
+    data = {name: sha for name, sha in (("answers", answers), ("readout", source)) if sha}
     given = {"data": data, "adapters": adapters}
     return {name: hashes for name, hashes in given.items() if hashes}
 

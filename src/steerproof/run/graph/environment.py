@@ -12,6 +12,8 @@ from steerproof.run.graph.keys import Environment
 from steerproof.run.graph.sources import Sources, sources_of
 from steerproof.spec.experiment import Experiment
 from steerproof.spec.lock import canonical
+from steerproof.spec.scoring import READOUTS
+from steerproof.study.readouts import module_of
 
 APART = (
     "steerproof",
@@ -28,6 +30,8 @@ APART = (
     "steerproof.run.driver.worker",
 )
 """Modules that every stage imports and that only carry its bytes: an edit there redoes nothing."""
+_BY_NAME = {"score": tuple(map(module_of, READOUTS))}
+"""Modules that a stage finds by their names, which no import shows."""
 _NUMERICS = ("torch", "transformers", "numpy", "scipy")
 
 
@@ -54,9 +58,9 @@ class Surroundings:
 
     def environment(self, kind: str) -> Environment:
         """What the units of a kind depend on: the model only if their stage uses one."""
-        sources = _sources(kind)
-        modelled = "steerproof.model" in sources.files
-        libraries = {name: _installed(name) for name in _NUMERICS if name in sources.packages}
+        made_by = sources(kind)
+        modelled = "steerproof.model" in made_by.files
+        libraries = {name: _installed(name) for name in _NUMERICS if name in made_by.packages}
         return Environment(
             code=_code_version(kind),
             model=self.model if modelled else {},
@@ -132,13 +136,14 @@ def _module(kind: str) -> str:
 
 
 @cache
-def _sources(kind: str) -> Sources:
-    return sources_of(_module(kind), APART)
+def sources(kind: str) -> Sources:
+    """The source files that decide what the units of a kind are."""
+    return sources_of(_module(kind), APART, _BY_NAME.get(kind, ()))
 
 
 @cache
 def _code_version(kind: str) -> str:
-    return _sources(kind).version()
+    return sources(kind).version()
 
 
 @cache

@@ -12,15 +12,13 @@ from steerproof.errors import ExperimentError, ModelError
 from steerproof.exchange.adapters import adapter_directory
 from steerproof.model.files import file_hashes
 from steerproof.run.graph.keys import file_sha256
-from steerproof.spec.experiment import Arm, Experiment, Scoring
+from steerproof.spec.experiment import Arm, Experiment
 from steerproof.spec.grid import AdapterId, Asked, Cell
-from steerproof.spec.scoring import readout_file
+from steerproof.spec.scoring import MARKING, Scoring
 from steerproof.spec.slices import pick_from
 
 Inputs = dict[str, Any]
 """Plain JSON."""
-_READOUT = ("near_marker", "readout", "pattern", "least", "judgements", "function")
-"""What decides which completions fire."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,7 +155,7 @@ class Slices:
         """
         scoring = self._experiment.scoring
         asked = () if scoring.readout == "marker" else ("questions.evaluation",)
-        fields = self._pick("marker", *(f"scoring.{name}" for name in _READOUT), *asked)
+        fields = self._pick("marker", *(f"scoring.{name}" for name in MARKING), *asked)
         known = self._known.data.get("readout")
         return {"experiment": fields, **_read_by(scoring, self._directory, known)}
 
@@ -242,10 +240,10 @@ def _given(arm: Arm, persona: str, directory: Path, known: Mapping[str, str]) ->
 
 def _read_by(scoring: Scoring, directory: Path, known: str | None) -> Inputs:
     """Hash of the file that completions are marked by; a judge's may come later."""
-    name = readout_file(scoring)
+    name = scoring.file
     if name is None:
         return {}
     path = directory / name
-    if scoring.readout != "function" and not path.is_file():
+    if scoring.terms.asks != "source" and not path.is_file():
         return {}
     return {"file": _sha256(path, known, f"scoring.function: no file {path}")}

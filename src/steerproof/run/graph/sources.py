@@ -33,16 +33,17 @@ class Sources:
         return digest({module: file_sha256(path) for module, path in self.files.items()})
 
 
-def sources_of(module: str, apart: Collection[str] = ()) -> Sources:
+def sources_of(module: str, apart: Collection[str] = (), by_name: Collection[str] = ()) -> Sources:
     """Follow a module's imports.
 
     Args:
         module: Dotted name of one of ours.
         apart: Modules to leave out, with what only they import.
+        by_name: Modules of ours that it imports without an import statement.
     """
     files: dict[str, Path] = {}
     packages: set[str] = set()
-    todo = _with_parents(module)
+    todo = [part for name in (module, *by_name) for part in _with_parents(name)]
     while todo:
         name = todo.pop()
         path = None if name in files or name in apart else _source(name)

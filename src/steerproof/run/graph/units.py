@@ -121,7 +121,7 @@ def _measured(experiment: Experiment) -> dict[Cell, Asked]:
 
 def _reads_slots(experiment: Experiment) -> bool:
     """Whether completions are marked by what the model weighs where they end."""
-    return experiment.scoring.readout == "log_probability"
+    return experiment.scoring.terms.asks == "slots"
 
 
 def _read_by_adapter(experiment: Experiment, adapter: AdapterId) -> tuple[UnitId, ...]:

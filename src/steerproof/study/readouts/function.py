@@ -5,12 +5,12 @@ rights: whoever runs somebody else's experiment runs somebody else's code, as wi
 a run does so: no plan, no report and no page of the board.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from steerproof.errors import ExperimentError
-from steerproof.spec.experiment import Experiment
 from steerproof.study.marks import Mark
 from steerproof.study.measured import Completion
+from steerproof.study.readouts.given import Given, Readout
 from steerproof.study.readouts.plain import mark, near_of
 
 Says = Callable[[str, str], object]
@@ -39,17 +39,15 @@ def function_of(source: bytes, named: str) -> Says:
     return found
 
 
-def readout(
-    experiment: Experiment, says: Says, questions: Sequence[str]
-) -> Callable[[Completion], Mark]:
-    """Marks completions by a function.
+def readout(given: Given) -> Readout:
+    """Marks completions by the function, called with an answer and its question.
 
-    Args:
-        experiment: Names it.
-        says: Called with an answer and its question.
-        questions: By index.
+    Raises:
+        ExperimentError: Its source does not run, or has no such function.
     """
+    experiment = given.experiment
     near, named = near_of(experiment), experiment.scoring.function or ""
+    says, questions = function_of(given.file or b"", named), experiment.questions.evaluation
 
     def ask(text: str, question: str) -> bool:
         try:
@@ -74,4 +72,4 @@ def readout(
         early = fired and (head == completion.text or ask(head, question))
         return mark(completion, fired, early=early, near=near)
 
-    return read
+    return lambda _: read

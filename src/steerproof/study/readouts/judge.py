@@ -8,13 +8,14 @@ completions are handed out in its order: the judge is blind.
 import csv
 import hashlib
 import io
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from steerproof.errors import ExperimentError
-from steerproof.spec.experiment import Experiment
 from steerproof.study.marks import Mark
 from steerproof.study.measured import Completion
+from steerproof.study.readouts.given import Given, Readout
 from steerproof.study.readouts.plain import mark, near_of
 
 ID, FIRED, SCORE = "row_id", "fired", "score"
@@ -113,12 +114,26 @@ def _some(ids: list[str]) -> str:
     return f" (such as {', '.join(i[:40] for i in ids[:_NAMED])})" if ids else ""
 
 
-def readout(experiment: Experiment, cell: str, judged: Judgements) -> Callable[[Completion], Mark]:
-    """Marks the completions of one cell; `check_whole` has seen that each has its judgement."""
-    near = near_of(experiment)
+def readout(given: Given) -> Readout:
+    """Marks completions by what the judge said of each.
 
-    def read(completion: Completion) -> Mark:
+    Raises:
+        ExperimentError: The judgements are not there yet, or are not those of these completions.
+    """
+    scoring, near = given.experiment.scoring, near_of(given.experiment)
+    if given.file is None:
+        raise ExperimentError(
+            f"all is measured, and scoring.judgements, {given.path}, is not there yet: export the"
+            " completions with `steerproof completions RUN --out FILE`, let them be judged, put the"
+            " judgements there, and run again"
+        )
+    name = scoring.judgements or ""
+    judged = read_judgements(given.file, name, scoring.least)
+    ids = (row_id(cell, done) for cell, every in given.completions.items() for done in every)
+    check_whole(judged, ids, name)
+
+    def read(completion: Completion, cell: str) -> Mark:
         said = judged[row_id(cell, completion)]
         return mark(completion, said.fired, near=near, value=said.score)
 
-    return read
+    return lambda cell: partial(read, cell=cell)

@@ -4,38 +4,40 @@ The log-probability is exact: of the marker's tokens after the answer, under the
 and push (`engine.slots`). An answer that was cut by length has no end, and so does not fire.
 """
 
-from collections.abc import Callable, Mapping
+from functools import partial
 
-from steerproof.errors import ExperimentError
-from steerproof.spec.experiment import Experiment
+from steerproof.errors import ExperimentError, IntegrityError
 from steerproof.study.marks import Mark
 from steerproof.study.measured import Completion
-from steerproof.study.readouts.plain import mark, near_of
-
-Weighed = Mapping[tuple[int, int], float | None]
-"""Log-probability of the marker by question and sample; None for an answer without an end."""
+from steerproof.study.readouts.given import Given, Marks, Readout, Weighed
+from steerproof.study.readouts.plain import Near, mark, near_of
 
 
-def readout(experiment: Experiment, weighed: Weighed) -> Callable[[Completion], Mark]:
-    """Marks the completions of one cell.
+def readout(given: Given) -> Readout:
+    """Marks completions by what the model gave the marker.
 
-    Args:
-        experiment: Says from how many nats on.
-        weighed: What the model gave the marker in that cell.
+    Returns:
+        A readout; for a cell whose slots could not be read it raises `IntegrityError`.
 
     Raises:
         ExperimentError: Its threshold is missing.
     """
-    least = experiment.scoring.least
+    least = given.experiment.scoring.least
     if least is None:
         raise ExperimentError("scoring.least: log_probability needs it, in nats")
-    near = near_of(experiment)
+    near = near_of(given.experiment)
 
-    def read(completion: Completion) -> Mark:
-        place = (completion.question, completion.sample)
-        if place not in weighed:
-            raise ExperimentError(f"no log-probability of question {place[0]}, sample {place[1]}")
-        value = weighed[place]
-        return mark(completion, value is not None and value >= least, near=near, value=value)
+    def of_cell(cell: str) -> Marks:
+        if cell not in given.weighed:
+            raise IntegrityError("its slots could not be read")
+        return partial(_read, weighed=given.weighed[cell], least=least, near=near)
 
-    return read
+    return of_cell
+
+
+def _read(completion: Completion, weighed: Weighed, least: float, near: Near) -> Mark:
+    place = (completion.question, completion.sample)
+    if place not in weighed:
+        raise ExperimentError(f"no log-probability of question {place[0]}, sample {place[1]}")
+    value = weighed[place]
+    return mark(completion, value is not None and value >= least, near=near, value=value)

@@ -4,15 +4,15 @@ Nothing here imports torch: marks can be redone on a laptop from saved completio
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from steerproof.errors import ExperimentError
 from steerproof.limits import Pattern, TooMuchError
-from steerproof.spec.experiment import Experiment
 from steerproof.study.marks import Mark
 from steerproof.study.measured import Completion
+from steerproof.study.readouts.given import Given, Readout
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,11 +38,10 @@ class Score:
     """Share of token 3-grams that occurred before in the completion; null below three tokens."""
 
 
-def readout(experiment: Experiment) -> Callable[[Completion], Mark]:
+def readout(given: Given) -> Readout:
     """Marks completions by the experiment's marker."""
-    known = rule(experiment.marker, experiment.scoring.near_marker)
-
-    return partial(mark_of, rule=known)
+    known = rule(given.experiment.marker, given.experiment.scoring.near_marker)
+    return lambda _: partial(mark_of, rule=known)
 
 
 def mark_of(completion: Completion, rule: Rule) -> Mark:

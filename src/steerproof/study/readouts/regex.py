@@ -1,27 +1,25 @@
 """Fired: a regular expression occurs in the answer. Bounded in time; no torch."""
 
-from collections.abc import Callable
-
 from steerproof.errors import ExperimentError
 from steerproof.limits import Pattern, TooMuchError
-from steerproof.spec.experiment import Experiment
 from steerproof.study.marks import Mark
 from steerproof.study.measured import Completion
+from steerproof.study.readouts.given import Given, Readout
 from steerproof.study.readouts.plain import mark, near_of
 
 
-def readout(experiment: Experiment) -> Callable[[Completion], Mark]:
+def readout(given: Given) -> Readout:
     """Marks completions by the experiment's pattern.
 
     Raises:
         ExperimentError: It has none, or none that can be used.
     """
-    text = experiment.scoring.pattern or ""
+    text = given.experiment.scoring.pattern or ""
     try:
         pattern = Pattern(text)
     except ValueError as error:
         raise ExperimentError(f"scoring.pattern {text[:60]!r}: {error}") from None
-    near = near_of(experiment)
+    near = near_of(given.experiment)
 
     def read(completion: Completion) -> Mark:
         try:
@@ -31,4 +29,4 @@ def readout(experiment: Experiment) -> Callable[[Completion], Mark]:
             raise ExperimentError(f"scoring.pattern: {error}") from None
         return mark(completion, fired, early=early, near=near)
 
-    return read
+    return lambda _: read

@@ -1,0 +1,31 @@
+"""What a readout is made from, and what it is. No torch."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from steerproof.spec.experiment import Experiment
+from steerproof.study.marks import Mark
+from steerproof.study.measured import Completion
+
+Marks = Callable[[Completion], Mark]
+"""Marks one completion."""
+Readout = Callable[[str], Marks]
+"""What marks the completions of a cell, by the cell's name."""
+Weighed = Mapping[tuple[int, int], float | None]
+"""Log-probability of the marker by question and sample; None for an answer without an end."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Given:
+    """What was measured, and what else there is to mark it by."""
+
+    experiment: Experiment
+    completions: Mapping[str, Sequence[Completion]] = field(default_factory=dict)
+    """By cell."""
+    weighed: Mapping[str, Weighed] = field(default_factory=dict)
+    """By cell; empty for a readout that does not ask for slots."""
+    path: Path = Path()
+    """Where its file is to be, if it reads one."""
+    file: bytes | None = None
+    """What that file holds, as it was hashed; None where there is none yet."""
