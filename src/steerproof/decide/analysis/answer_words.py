@@ -11,6 +11,7 @@ from steerproof.decide.analysis.answer_records import (
     Reads,
     ThreeAnswers,
 )
+from steerproof.decide.analysis.direction import selective
 from steerproof.decide.analysis.gate_numbers import (
     AttainableNumbers,
     CoherentNumbers,
@@ -27,6 +28,7 @@ from steerproof.decide.analysis.readings import (
 )
 from steerproof.decide.analysis.records import Analysis
 from steerproof.spec.experiment import CONTROL_KINDS, Experiment
+from steerproof.spec.judging import AnswerSettings
 
 _READ_IN_ANOTHER_ORDER = (
     "the direction is read; how strongly has another order than the prompted rates"
@@ -192,9 +194,7 @@ def _direction_line(answers: ThreeAnswers, experiment: Experiment, arm: str) -> 
         else _matrix(answer, analysis.isotropic_arm, CONTROL_KINDS)
     )
     if random is not None and random.s is not None:
-        learnt = random.s.lower > experiment.answers.least_rate
-        word = "is learnt as well" if learnt else "is not learnt"
-        sentences.append(f"A random direction {word} ({_fixed(random.s.value)}).")
+        sentences.append(_random(random, experiment.answers))
     sentences += _prompts(answer, experiment, arm)
     sentences += _graded(answer, analysis.baseline_arm)
     sentences += _over_seeds(answers)
@@ -234,9 +234,25 @@ def _baseline(answer: DirectionAnswer, experiment: Experiment) -> str:
     baseline = _matrix(answer, experiment.analysis.baseline_arm, ("centroid",))
     if baseline is None or baseline.s is None or baseline is answer.tested:
         return ""
-    few = baseline.s.upper < experiment.answers.least_rate
-    word = "do not" if few else "do too"
-    return f"; prompt-trained ones {word} ({_fixed(baseline.s.value)})"
+    value = _fixed(baseline.s.value)
+    if selective(baseline, experiment.answers):
+        return f"; prompt-trained ones do too ({value})"
+    if baseline.s.upper < experiment.answers.least_rate:
+        return f"; prompt-trained ones do not ({value})"
+    return f"; whether prompt-trained ones do is undecided ({value}, {_span(baseline.s.interval)})"
+
+
+def _random(random: MatrixResult, limits: AnswerSettings) -> str:
+    """Whether the arm trained with random directions answers to its own."""
+    assert random.s is not None
+    value = _fixed(random.s.value)
+    if selective(random, limits):
+        return f"A random direction is learnt as well ({value})."
+    if random.s.upper < limits.least_rate:
+        return f"A random direction is not learnt ({value})."
+    return (
+        f"Whether a random direction is learnt is undecided ({value}, {_span(random.s.interval)})."
+    )
 
 
 def _trained_label(answer: DirectionAnswer) -> Iterator[str]:

@@ -67,7 +67,7 @@ def _least_of(scale: Scale, limits: AnswerSettings) -> float:
     return limits.least_rate if scale == "rate" else limits.least_nats
 
 
-def _selective(matrix: MatrixResult | None, limits: AnswerSettings) -> bool | None:
+def selective(matrix: MatrixResult | None, limits: AnswerSettings) -> bool | None:
     """Whether each adapter answers to its own column; None where that was not measured."""
     if matrix is None or matrix.s is None or matrix.p is None:
         return None
@@ -86,7 +86,7 @@ def reads(
     """
     if matrix is None or matrix.s is None:
         return Reads.NOT_MEASURED
-    if _selective(matrix, limits):
+    if selective(matrix, limits):
         return Reads.OWN
     least = _least_of(matrix.scale, limits)
     subspace = least * limits.subspace_rate / limits.least_rate
@@ -120,7 +120,7 @@ def carries(
         control: Prompt matrix of the arm trained with random directions.
         limits: Thresholds.
     """
-    ours, theirs = _selective(tested, limits), _selective(control, limits)
+    ours, theirs = selective(tested, limits), selective(control, limits)
     if tested is None or ours is None:
         return Carries.NOT_MEASURED
     if ours:
@@ -138,7 +138,7 @@ def supports(
     The tested arm must be selective, and the arm trained on prompts alone must not be, or less by
     what matters.
     """
-    ours = _selective(tested, limits)
+    ours = selective(tested, limits)
     if tested is None or tested.s is None or ours is None:
         return None
     if not ours:
