@@ -11,19 +11,19 @@ from steerproof.spec.registration import markdown
 from steerproof.spec.scoring import READOUTS, ReadoutTerms, Scoring
 from steerproof.study import readouts
 from steerproof.study.measured import Completion
-from steerproof.study.readouts.given import Given
 from steerproof.study.readouts.load import readout_of, text_readout
+from steerproof.study.readouts.readable import Readable
 from tests.experiments import small_experiment
 from tests.spec.files import changed
 from tests.spec.test_lock import lock_of
 
 TERMS = ReadoutTerms(fires=lambda asked, _: f"say {asked.pattern} last", needs=("pattern",))
 FILE = '''
-from steerproof.study.readouts.given import Given, Readout
+from steerproof.study.readouts.readable import Readable, Readout
 from steerproof.study.readouts.plain import mark, near_of
 
 
-def readout(given: Given) -> Readout:
+def readout(given: Readable) -> Readout:
     """Fired: the answer ends with the pattern."""
     last, near = given.experiment.scoring.pattern or "", near_of(given.experiment)
     return lambda cell: lambda done: mark(done, done.text.endswith(last), near=near)
@@ -48,7 +48,7 @@ def done(text: str) -> Completion:
 
 
 def test_it_marks_completions_wherever_they_are_marked(added):
-    for read in (text_readout(EXPERIMENT), readout_of(Given(experiment=EXPERIMENT))("A.cell")):
+    for read in (text_readout(EXPERIMENT), readout_of(Readable(experiment=EXPERIMENT))("A.cell")):
         assert [read(done(text)).fired for text in ("It is so.", "So be it.")] == [True, False]
 
 
@@ -66,7 +66,7 @@ def test_without_its_entry_nothing_is_imported_by_its_name():
     for name in ("last", "load", "plain"):
         asked = small_experiment(scoring=Scoring(readout=name))
         with pytest.raises(ExperimentError, match=f"no '{name}'; there are marker, regex"):
-            readout_of(Given(experiment=asked))
+            readout_of(Readable(experiment=asked))
 
 
 def test_every_readout_is_a_part_of_the_code_that_scoring_is_redone_for():

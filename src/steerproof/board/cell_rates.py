@@ -21,8 +21,8 @@ from steerproof.run.store.manifest import DamagedError, open_unit
 from steerproof.run.store.store import unit_directory
 from steerproof.run.store.story import Story
 from steerproof.spec.experiment import Experiment
-from steerproof.study.readouts.given import Marks
 from steerproof.study.readouts.load import text_readout
+from steerproof.study.readouts.readable import Marks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,8 +19,8 @@ from steerproof.run.artefacts.columns import (
 from steerproof.run.graph.ids import UnitId
 from steerproof.run.graph.names import SCORE
 from steerproof.run.store.manifest import DamagedError
-from steerproof.study.readouts.given import Marks
 from steerproof.study.readouts.load import UnreadError
+from steerproof.study.readouts.readable import Marks
 
 _LONGEST_TEXT = 200_000
 """Characters of one text that are shown."""

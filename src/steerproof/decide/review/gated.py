@@ -156,7 +156,7 @@ def _kills_of(
     """Both versions of both kills on the same tables; the text is taken to be coherent."""
     limits, analysis = answers or AnswerSettings(), trial.analysis
     total = np.full(tables.bridge.shape[:2], float(trial.design.samples))
-    old = {name: kill.fired for name, kill in kills(arm_rates(tables, total), analysis).items()}
+    old = kills(arm_rates(tables, total), analysis)
 
     def rate(cells: np.ndarray) -> np.ndarray:
         return rates(counts_of(cells, total))

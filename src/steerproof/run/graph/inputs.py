@@ -67,10 +67,9 @@ class Slices:
         Raises:
             ExperimentError: There is no such file of a persona's direction.
         """
-        fields = pick_from(
-            self._drawn, *("seed", "neutral_prompt", "personas", "reference_persona")
-        )
-        fields["questions"] = {"directions": list(self._experiment.direction_questions)}
+        paths = ("seed", "neutral_prompt", "personas", "reference_persona")
+        asked = {"directions": list(self._experiment.direction_questions)}
+        fields = pick_from(self._drawn, *paths) | {"questions": asked}
         files = _brought(self._experiment, self._directory, self._known.of(f"L{layer}"))
         return {"experiment": fields, "layer": layer} | ({"files": files} if files else {})
 
@@ -116,14 +115,13 @@ class Slices:
         paths = ["seed", "neutral_prompt", "personas", "training", "dataset.negatives"]
         if arm.direction != "none":
             paths.append(f"layers.{arm.layer}")
-        fields = self._pick(*paths) | self._data_seed()
-        fields["arms"] = [arm.model_dump(mode="json")]
+        fields = self._pick(*paths) | self._data_seed() | {"arms": [arm.model_dump(mode="json")]}
         inputs: Inputs = {"experiment": fields, "persona": adapter.persona}
         if adapter.seed is not None:
-            inputs["training_seed"] = adapter.seed
+            inputs |= {"training_seed": adapter.seed}
         if arm.adapters is not None:
             known = self._known.of(adapter.name)
-            inputs["files"] = _given(arm, adapter.persona, self._directory, known)
+            inputs |= {"files": _given(arm, adapter.persona, self._directory, known)}
         return inputs
 
     def cell(self, cell: Cell, count: int) -> Inputs:

@@ -15,8 +15,8 @@ from steerproof.run.store.manifest import DamagedError
 from steerproof.study.marks import Mark
 from steerproof.study.measured import MeasuredCell
 from steerproof.study.rating import rate_rows
-from steerproof.study.readouts.given import Given, Weighed
 from steerproof.study.readouts.load import readout_of
+from steerproof.study.readouts.readable import Readable, Weighed
 
 
 def score(tasks: Sequence[Task]) -> Outcomes:
@@ -63,10 +63,10 @@ def _cells(task: Task) -> tuple[dict[str, MeasuredCell], dict[str, str]]:
     return cells, unread
 
 
-def _given(task: Task, cells: Mapping[str, MeasuredCell]) -> Given:
+def _given(task: Task, cells: Mapping[str, MeasuredCell]) -> Readable:
     asked = inputs_of(task, ScoreInputs)
     path = context_of(task).directory / (asked.part.scoring.file or "")
-    return Given(
+    return Readable(
         experiment=asked.part,
         completions={name: measured.completions for name, measured in cells.items()},
         weighed=_weighed(task),

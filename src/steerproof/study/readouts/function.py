@@ -10,8 +10,8 @@ from collections.abc import Callable
 from steerproof.errors import ExperimentError
 from steerproof.study.marks import Mark
 from steerproof.study.measured import Completion
-from steerproof.study.readouts.given import Given, Readout
 from steerproof.study.readouts.plain import mark, near_of
+from steerproof.study.readouts.readable import Readable, Readout
 
 Says = Callable[[str, str], object]
 """Of an answer and its question."""
@@ -39,7 +39,7 @@ def function_of(source: bytes, named: str) -> Says:
     return found
 
 
-def readout(given: Given) -> Readout:
+def readout(given: Readable) -> Readout:
     """Marks completions by the function, called with an answer and its question.
 
     Raises:

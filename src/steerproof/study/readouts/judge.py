@@ -15,8 +15,8 @@ from functools import partial
 from steerproof.errors import ExperimentError
 from steerproof.study.marks import Mark
 from steerproof.study.measured import Completion
-from steerproof.study.readouts.given import Given, Readout
 from steerproof.study.readouts.plain import mark, near_of
+from steerproof.study.readouts.readable import Readable, Readout
 
 ID, FIRED, SCORE = "row_id", "fired", "score"
 _SAYS = {
@@ -114,7 +114,7 @@ def _some(ids: list[str]) -> str:
     return f" (such as {', '.join(i[:40] for i in ids[:_NAMED])})" if ids else ""
 
 
-def readout(given: Given) -> Readout:
+def readout(given: Readable) -> Readout:
     """Marks completions by what the judge said of each.
 
     Raises:

@@ -7,14 +7,14 @@ from steerproof.spec.experiment import Experiment
 from steerproof.study.marks import Mark
 from steerproof.study.measured import Completion
 from steerproof.study.readouts import module_of
-from steerproof.study.readouts.given import Given, Marks, Readout
+from steerproof.study.readouts.readable import Marks, Readable, Readout
 
 
 class UnreadError(ExperimentError):
     """A completion cannot be marked by its text alone: scoring has to come first."""
 
 
-def readout_of(given: Given) -> Readout:
+def readout_of(given: Readable) -> Readout:
     """What marks the completions of each cell.
 
     Raises:
@@ -36,7 +36,7 @@ def text_readout(experiment: Experiment) -> Marks:
     """
     scoring = experiment.scoring
     if scoring.terms.asks == "text":
-        return readout_of(Given(experiment=experiment))("")
+        return readout_of(Readable(experiment=experiment))("")
 
     def unread(_completion: Completion) -> Mark:
         raise UnreadError(

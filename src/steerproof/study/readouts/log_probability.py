@@ -9,11 +9,11 @@ from functools import partial
 from steerproof.errors import ExperimentError, IntegrityError
 from steerproof.study.marks import Mark
 from steerproof.study.measured import Completion
-from steerproof.study.readouts.given import Given, Marks, Readout, Weighed
 from steerproof.study.readouts.plain import Near, mark, near_of
+from steerproof.study.readouts.readable import Marks, Readable, Readout, Weighed
 
 
-def readout(given: Given) -> Readout:
+def readout(given: Readable) -> Readout:
     """Marks completions by what the model gave the marker.
 
     Returns:

@@ -12,7 +12,7 @@ from steerproof.errors import ExperimentError
 from steerproof.limits import Pattern, TooMuchError
 from steerproof.study.marks import Mark
 from steerproof.study.measured import Completion
-from steerproof.study.readouts.given import Given, Readout
+from steerproof.study.readouts.readable import Readable, Readout
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +38,7 @@ class Score:
     """Share of token 3-grams that occurred before in the completion; null below three tokens."""
 
 
-def readout(given: Given) -> Readout:
+def readout(given: Readable) -> Readout:
     """Marks completions by the experiment's marker."""
     known = rule(given.experiment.marker, given.experiment.scoring.near_marker)
     return lambda _: partial(mark_of, rule=known)

@@ -4,11 +4,11 @@ from steerproof.errors import ExperimentError
 from steerproof.limits import Pattern, TooMuchError
 from steerproof.study.marks import Mark
 from steerproof.study.measured import Completion
-from steerproof.study.readouts.given import Given, Readout
 from steerproof.study.readouts.plain import mark, near_of
+from steerproof.study.readouts.readable import Readable, Readout
 
 
-def readout(given: Given) -> Readout:
+def readout(given: Readable) -> Readout:
     """Marks completions by the experiment's pattern.
 
     Raises:

@@ -17,7 +17,7 @@ Weighed = Mapping[tuple[int, int], float | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Given:
+class Readable:
     """What was measured, and what else there is to mark it by."""
 
     experiment: Experiment
