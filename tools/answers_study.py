@@ -18,15 +18,15 @@ from scipy.special import expit
 
 from steerproof.decide.analysis.matrix import selectivity
 from steerproof.decide.analysis.resampling import stream
-from steerproof.decide.review.gated import (
+from steerproof.decide.review.power import Trial
+from steerproof.decide.review.simulation import Margin, RateModel
+from tools.gated import (
     GatedPoint,
     GatedTrial,
     KillRates,
     gated_point,
     kill_rates,
 )
-from steerproof.decide.review.power import Trial
-from steerproof.decide.review.simulation import Margin, RateModel
 
 RIGS: Mapping[str, tuple[RateModel, tuple[float, ...]]] = {
     "published-like (sd 0.6, 0.9)": (RateModel(), (1.0, 0.8, 0.6, 0.0)),

@@ -1,12 +1,13 @@
 """The rule's error rates as figures and as a table."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 from matplotlib.axes import Axes
 
 from steerproof.decide.report.figures.canvas import Drawing, Layout, drawing, panels, style
 from steerproof.decide.report.figures.palette import INK, SERIES
-from steerproof.decide.review.power import Coverage, OperatingCharacteristics, Point, standard_error
+from steerproof.decide.review.power import Coverage, OperatingCharacteristics, Point
 
 Lines = Mapping[str, Sequence[float]]
 
@@ -129,7 +130,8 @@ def supported(point: Point | None) -> str:
     if point is None:
         return "-"
     value = point.verdicts["SUPPORTED"]
-    return f"{percent(value)} ± {100 * standard_error(value, point.simulations):.1f}"
+    error = math.sqrt(value * (1 - value) / point.simulations)
+    return f"{percent(value)} ± {100 * error:.1f}"
 
 
 def percent(value: float) -> str:

@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 
 from steerproof.decide.analysis.kills_v2 import not_specific, sign_inverted_p
-from steerproof.decide.review.gated import (
+from steerproof.decide.review.power import Trial
+from steerproof.decide.review.simulation import Margin, RateModel
+from tools.answers_study import gated_table, kill_table, power_table, with_tables
+from tools.gated import (
     GatedPoint,
     GatedTrial,
     KillRates,
     gated_point,
     kill_rates,
 )
-from steerproof.decide.review.power import Trial
-from steerproof.decide.review.simulation import Margin, RateModel
-from tools.answers_study import gated_table, kill_table, power_table, with_tables
 
 GOOD = RateModel(bridge=Margin(median=0.42, spread=1.2), steered=Margin(median=0.30, spread=1.2))
 

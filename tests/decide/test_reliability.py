@@ -10,7 +10,6 @@ from steerproof.decide.analysis.reliability import (
     Reliability,
     attainable,
     lengthened,
-    no_difference_p,
     questions_needed,
     reliability,
 )
@@ -125,6 +124,26 @@ def test_a_ranking_without_differences_attains_nothing():
     good = reliability(np.random.default_rng(0).random((4, 5)) + 9 * np.arange(4)[:, None])
     assert np.isnan(flat.alpha)
     assert attainable(flat, good) == 0.0
+
+
+def no_difference_p(values: np.ndarray, *, permutations: int, rng: np.random.Generator) -> float:
+    """Permutation p of "no persona differs": personas shuffled inside every question.
+
+    The statistic is the variance of the persona means; p is `(b + 1) / (m + 1)` (Phipson and
+    Smyth 2010).
+
+    Args:
+        values: One table, none missing.
+        permutations: Shuffles to draw.
+        rng: Source of the shuffles.
+    """
+    if values.ndim != 2:
+        raise ValueError(f"one table of personas and questions, not {values.ndim} axes")
+    observed = values.mean(axis=1).var()
+    stacked = np.broadcast_to(values, (permutations, *values.shape))
+    shuffled = rng.permuted(stacked, axis=1)
+    exceeding = int(np.sum(shuffled.mean(axis=2).var(axis=1) >= observed - 1e-12))
+    return (exceeding + 1) / (permutations + 1)
 
 
 def test_shuffling_personas_tells_whether_they_differ():

@@ -107,23 +107,3 @@ def questions_needed(
     reached = np.sqrt(lengthened(bridge.signal, times) * lengthened(steered.signal, times))
     enough = counts[reached >= wanted]
     return int(enough[0]) if len(enough) else None
-
-
-def no_difference_p(values: Values, *, permutations: int, rng: np.random.Generator) -> float:
-    """Permutation p of "no persona differs": personas shuffled inside every question.
-
-    The statistic is the variance of the persona means; p is `(b + 1) / (m + 1)` (Phipson and
-    Smyth 2010).
-
-    Args:
-        values: One table, none missing.
-        permutations: Shuffles to draw.
-        rng: Source of the shuffles.
-    """
-    if values.ndim != 2:
-        raise ValueError(f"one table of personas and questions, not {values.ndim} axes")
-    observed = values.mean(axis=1).var()
-    stacked = np.broadcast_to(values, (permutations, *values.shape))
-    shuffled = rng.permuted(stacked, axis=1)
-    exceeding = int(np.sum(shuffled.mean(axis=2).var(axis=1) >= observed - 1e-12))
-    return (exceeding + 1) / (permutations + 1)

@@ -1,6 +1,5 @@
 """How often the rule is right: the real decision code on simulated experiments of known truth."""
 
-import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -327,11 +326,6 @@ def detectable(rhos: Sequence[float], shares: Sequence[float], power: float) -> 
         return float(rhos[0])
     step = (power - reached[above - 1]) / (reached[above] - reached[above - 1])
     return float(rhos[above - 1] + step * (rhos[above] - rhos[above - 1]))
-
-
-def standard_error(share: float, simulations: int) -> float:
-    """Monte-Carlo standard error of a simulated share."""
-    return math.sqrt(share * (1 - share) / simulations)
 
 
 def to_json(characteristics: OperatingCharacteristics) -> dict[str, Any]:
