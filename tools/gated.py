@@ -170,8 +170,8 @@ def _kills_of(
         rho_margin=analysis.thresholds.specific_rho,
     )
     return KillRates(
-        sign_inverted=float(np.mean(old["sign_inverted"] == 1)),
+        sign_inverted=float(np.mean(old["sign_inverted"].fired == 1)),
         sign_inverted_v2=float(np.mean(p <= LEVEL)),
-        direction_not_specific=float(np.mean(old["direction_not_specific"] == 1)),
+        direction_not_specific=float(np.mean(old["direction_not_specific"].fired == 1)),
         direction_not_specific_v2=float(np.mean(specific.fired)),
     )
