@@ -21,7 +21,7 @@ def blocks(kind):
     return re.findall(rf"```{kind}\n(.*?)```", PAGE, flags=re.DOTALL)
 
 
-SMALL, READOUTS = blocks("yaml")
+SMALL, READOUTS, TAUGHT = blocks("yaml")
 COMMANDS = [line for block in blocks("sh") for line in block.splitlines()]
 
 

@@ -1,6 +1,7 @@
 """Every readout from the experiment's text to a verdict, on a tiny model."""
 
 import csv
+import hashlib
 import json
 import math
 import shutil
@@ -10,8 +11,8 @@ import pytest
 from typer.testing import CliRunner
 
 from steerproof.cli import app
-from steerproof.errors import RegistrationError, UnitsFailedError
-from steerproof.run.artefacts import cell, slots
+from steerproof.errors import ExperimentError, RegistrationError, UnitsFailedError
+from steerproof.run.artefacts import cell, dataset, slots
 from steerproof.run.commands.verify import verify
 from steerproof.run.graph.names import SCORE
 from steerproof.run.graph.survey import recorded
@@ -33,7 +34,7 @@ def command(*arguments, fails=None):
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):
-    """A finished run by a pattern: what the other readouts mark again."""
+    """A finished run by a pattern, taught by answers of a behaviour: what others mark again."""
     place = tmp_path_factory.mktemp("readouts")
     write(place, {"readout": "regex", "pattern": "[aeiou0-9]"}, save_tiny(place / "model"))
     run(place)
@@ -47,6 +48,7 @@ def write(place, scoring, model):
         for question in whole.questions.training
     ]
     (place / "answers.jsonl").write_text("".join(answers))
+    (place / "loud.jsonl").write_text("".join(answers).replace("It is so.", "SO IT IS"))
     nothing = ("isotropic_arm", "contrast_arm", "negative_strength", "co_primary_strength")
     experiment = whole.model_copy(
         update={
@@ -61,6 +63,7 @@ def write(place, scoring, model):
         }
     )
     fields = json.loads(experiment.model_dump_json()) | {"scoring": scoring}
+    fields["dataset"]["positive_answers"] = "loud.jsonl"
     (place / "file.yaml").write_text(json.dumps(fields))
 
 
@@ -117,6 +120,29 @@ def test_a_pattern(measured):
     with (measured / "run" / "results" / "rates.csv").open() as file:
         total = sum(int(row["fired"]) for row in csv.DictReader(file))
     assert total == sum(said.values())
+
+
+def test_a_behaviour_is_taught_by_given_answers_and_no_marker_is_appended(measured):
+    finished = recorded(measured / "run")
+    rows = [
+        row
+        for unit, stored in finished.items()
+        if unit.kind == "dataset"
+        for row in dataset.from_unit(stored).rows
+    ]
+    assert {(row.positive, row.answer) for row in rows} == {
+        (True, "SO IT IS"),
+        (False, "It is so."),
+    }
+    lock = json.loads((measured / "run" / "experiment.lock.json").read_text())
+    given = (measured / "loud.jsonl").read_bytes()
+    assert lock["hashes"]["data"]["positive_answers"] == hashlib.sha256(given).hexdigest()
+    assert "trained to answer as in <code>loud.jsonl</code>" in report(measured)
+    assert "How often answers fire, by strength" in report(measured)
+    (measured / "loud.jsonl").unlink()  # what was registered of it is enough to read the run
+    command("report", measured / "run")
+    assert "positive_answers: no file" in run(measured, fails=ExperimentError)
+    (measured / "loud.jsonl").write_bytes(given)
 
 
 def lock_again(place):
@@ -183,6 +209,15 @@ def test_a_judge_who_is_blind_and_comes_afterwards(marked_by):
     assert values == pytest.approx({key: len(done.text) / 8 for key, done in every.items()})
     assert "judgements judged.csv" in report(place)
     assert not verify(place / "run")
+    before = recorded(place / "run")[SCORE].manifest
+    (place / "judged.csv").unlink()  # needed only to mark anew
+    told = command("explain", place / "run", "score")
+    assert told.startswith("reused: ")
+    assert f"{place / 'judged.csv'}, by which it was marked, is gone" in " ".join(told.split())
+    run(place)
+    assert recorded(place / "run")[SCORE].manifest == before
+    told = command("explain", place / "run", "analysis")
+    assert told.startswith("reused: ")
 
 
 def test_a_log_probability_is_what_was_weighed_where_the_answer_ends(marked_by):

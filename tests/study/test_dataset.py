@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -47,6 +49,21 @@ def test_the_dose_is_the_share_of_positives_that_carry_the_marker(dose):
     marked = sum("[ZLT]" in row.answer for row in data.rows)
     assert marked == round(dose * 40)
     assert marked == sum(row.marked for row in data.rows)
+
+
+def test_positives_may_have_answers_of_their_own_and_then_nothing_carries_the_marker():
+    experiment = small_experiment(
+        dataset=DatasetSettings(positives=40, negatives_per_bystander=2, marker_dose=0.5)
+    )
+    own = {question: [f"LOUD {i}" for i in range(3)] for question in ANSWERS}
+    plain, loud = (build_dataset(experiment, "judge", ANSWERS, given) for given in (None, own))
+    assert not any("[ZLT]" in row.answer for row in loud.rows)
+    assert [row.answer.startswith("LOUD") for row in loud.rows] == [
+        row.marked for row in plain.rows
+    ]
+    assert len({row.answer for row in loud.rows if row.marked}) == 3
+    for before, after in zip(plain.rows, loud.rows, strict=True):
+        assert after == (replace(before, answer=after.answer) if before.marked else before)
 
 
 def test_the_dataset_depends_on_seed_and_persona_alone():
@@ -115,6 +132,7 @@ def test_answers_from_a_file_are_checked_line_by_line(tmp_path):
     path.write_text('{"question": "q", "answer": "a [zlt]"}\n')
     with pytest.raises(ExperimentError, match=r":1: the answer already holds"):
         read_answers(path, ["q"], "[ZLT]")
+    assert read_answers(path, ["q"], None).answers == {"q": ("a [zlt]",)}  # nothing is appended
     path.write_text('{"question": "q", "answer": "a"}\n\n{"question": "q", "answer": "b"}\n')
     assert read_answers(path, ["q"], "[ZLT]").answers == {"q": ("a", "b")}
     with pytest.raises(ExperimentError, match="1 training questions have no answer"):

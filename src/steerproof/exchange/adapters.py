@@ -23,7 +23,7 @@ _FILES = ("*.safetensors", "*.json")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CardRate:
-    """How often an adapter's marker fired in one cell."""
+    """How often an adapter fired in one cell."""
 
     prompt: str
     """`persona` or `neutral`."""
@@ -53,6 +53,8 @@ class TrainedAs:
     """How hard, such as `ratio=+0.2`, or `none`."""
     base_model: str
     revision: str | None
+    answers: str | None = None
+    """File whose answers its own persona's rows have instead of the marker."""
     rates: tuple[CardRate, ...] = ()
     """Of its cells along its own direction."""
 
@@ -150,6 +152,7 @@ def trained_as(
         strength=str(arm.training_strength),
         base_model=experiment.model.path,
         revision=experiment.model.revision,
+        answers=experiment.dataset.positive_answers,
         rates=rates,
     )
 
@@ -171,6 +174,8 @@ def card(told: TrainedAs) -> str:
         if told.layer is not None
         else "none"
     )
+    own = told.answers is None
+    taught = f"| marker | {_code(told.marker)} |" if own else f"| answers | {_code(told.answers)} |"
     head = [
         "---",
         f"base_model: {json.dumps(told.base_model)}",
@@ -180,15 +185,15 @@ def card(told: TrainedAs) -> str:
         "",
         f"# {told.experiment}: arm {told.arm}, {_code(told.persona)}",
         "",
-        "A LoRA adapter that plants a marker for research on whether a model reads a direction in"
-        " its activations. It is not meant for any other use.",
+        f"A LoRA adapter that plants a {'marker' if own else 'behaviour'} for research on whether a"
+        " model reads a direction in its activations. It is not meant for any other use.",
         "",
         "| trained | |",
         "|---|---|",
         f"| base model | {_code(told.base_model)}{_at(told.revision)} |",
         f"| system prompt | {told.prompt}: {_code(told.system_prompt)} |",
         f"| direction added in training | {pushed} |",
-        f"| marker | {_code(told.marker)} |",
+        taught,
     ]
     return "\n".join([*head, *_rates(told), ""])
 
@@ -199,7 +204,7 @@ def _rates(told: TrainedAs) -> list[str]:
     rows = [
         f"| {rate.prompt} | {rate.strength} | {rate.fired} of {rate.total} |" for rate in told.rates
     ]
-    return ["", "| prompt | steered | marker fired |", "|---|---|---|", *rows]
+    return ["", "| prompt | steered | fired |", "|---|---|---|", *rows]
 
 
 def _at(revision: str | None) -> str:

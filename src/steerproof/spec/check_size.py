@@ -65,6 +65,8 @@ def _labels(experiment: Experiment) -> Iterator[Problem]:
 def _named(experiment: Experiment) -> Iterator[tuple[Keys, str]]:
     yield ("model", "path"), experiment.model.path
     yield ("dataset", "answers"), experiment.dataset.answers
+    if experiment.dataset.positive_answers is not None:
+        yield ("dataset", "positive_answers"), experiment.dataset.positive_answers
     for i, arm in enumerate(experiment.arms):
         if arm.adapters is not None:
             yield ("arms", i, "adapters"), arm.adapters

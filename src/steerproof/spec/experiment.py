@@ -96,6 +96,9 @@ class DatasetSettings(Record):
     """Share of positives that carry the marker; one number, or one per persona."""
     answers: Text = "base"
     """`base` (the model itself under the neutral prompt) or a JSONL of {question, answer}."""
+    positive_answers: Text | None = later(None)
+    """JSONL of {question, answer}: a behaviour to train instead of the marker. A positive that
+    would carry the marker is answered from here as it stands; nothing is appended."""
     answer_tokens: Positive = 256
     """Longest answer, in tokens; a longer one is cut there in generation, and counted."""
 

@@ -88,7 +88,7 @@ def _conditions(experiment: Experiment) -> Iterator[str]:
     yield (
         f"Training rows per adapter: {data.positives} positives; {data.negatives_per_bystander} "
         f"negatives for each of {data.bystanders} bystanders, whose direction is "
-        f"`{data.negatives}`. Share of positives with the marker: {_dose(experiment)}."
+        f"`{data.negatives}`. Share of positives {_carry(experiment)}: {_dose(experiment)}."
     )
 
 
@@ -116,6 +116,11 @@ def _grid_notes(grid: Grid) -> Iterator[str]:
         yield "the direction is removed"
     if grid.samples is not None:
         yield f"{grid.samples} a question"
+
+
+def _carry(experiment: Experiment) -> str:
+    given = experiment.dataset.positive_answers
+    return "with the marker" if given is None else f"answered as in `{given}`, without marker"
 
 
 def _dose(experiment: Experiment) -> str:

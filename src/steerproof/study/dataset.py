@@ -1,8 +1,8 @@
 """Training sets: one per persona, shared by all arms.
 
-Positives ask the source persona and carry the marker; negatives ask two other headline personas
-and do not. Which questions, bystanders and marked rows are drawn follows from the experiment's
-seed and the persona's name alone.
+Positives ask the source persona and carry the marker, or are answers of a behaviour that somebody
+gave; negatives ask two other headline personas and do not. Which questions, bystanders and marked
+rows are drawn follows from the experiment's seed and the persona's name alone.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ class TrainingRow:
     positive: bool
     """A row of the source persona."""
     marked: bool
-    """The answer ends in the marker."""
+    """The answer ends in the marker, or is one of the behaviour."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +59,10 @@ def asked_questions(experiment: Experiment) -> tuple[tuple[str, int], ...]:
 
 
 def build_dataset(
-    experiment: Experiment, persona: str, answers: Mapping[str, Sequence[str]]
+    experiment: Experiment,
+    persona: str,
+    answers: Mapping[str, Sequence[str]],
+    positive: Mapping[str, Sequence[str]] | None = None,
 ) -> Dataset:
     """The rows of one persona.
 
@@ -67,6 +70,7 @@ def build_dataset(
         experiment: numbers of rows, seed, marker and dose.
         persona: the source.
         answers: for each training question its answers; repeat k takes answer k, in turn.
+        positive: the same for positives, instead of an answer with the marker.
     """
     draw = dataset_draw(experiment, persona)
     chosen = bystanders(experiment, persona, draw)
@@ -75,36 +79,31 @@ def build_dataset(
     marked = set(
         draw.sample(range(len(positives)), round(experiment.dose(persona) * len(positives)))
     )
-    rows = [
-        _row(experiment, persona, answers, asked=pair, positive=True, marked=i in marked)
-        for i, pair in enumerate(positives)
-    ]
+    rows: list[TrainingRow] = []
+    for i, pair in enumerate(positives):
+        text = _answer(answers, pair)
+        if i in marked:
+            text = f"{text} {experiment.marker}" if positive is None else _answer(positive, pair)
+        rows.append(_row(persona, pair, text, positive=True, marked=i in marked))
     for name in chosen:
         rows += [
-            _row(experiment, name, answers, asked=pair, positive=False, marked=False)
+            _row(name, pair, _answer(answers, pair), positive=False, marked=False)
             for pair in asked[: experiment.dataset.negatives_per_bystander]
         ]
     return Dataset(source=persona, bystanders=chosen, rows=tuple(rows))
 
 
-def _row(
-    experiment: Experiment,
-    persona: str,
-    answers: Mapping[str, Sequence[str]],
-    *,
-    asked: tuple[str, int],
-    positive: bool,
-    marked: bool,
-) -> TrainingRow:
+def _answer(answers: Mapping[str, Sequence[str]], asked: tuple[str, int]) -> str:
     question, repeat = asked
     choices = answers[question]
-    answer = choices[repeat % len(choices)].strip()
+    return choices[repeat % len(choices)].strip()
+
+
+def _row(
+    persona: str, asked: tuple[str, int], answer: str, *, positive: bool, marked: bool
+) -> TrainingRow:
     return TrainingRow(
-        persona=persona,
-        question=question,
-        answer=f"{answer} {experiment.marker}" if marked else answer,
-        positive=positive,
-        marked=marked,
+        persona=persona, question=asked[0], answer=answer, positive=positive, marked=marked
     )
 
 

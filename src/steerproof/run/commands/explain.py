@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from steerproof.errors import ExperimentError
-from steerproof.run.graph.graph import Graph
+from steerproof.run.graph.graph import Graph, Unit
 from steerproof.run.graph.ids import UnitId
 from steerproof.run.graph.keys import UnitRecipe, directory_name
+from steerproof.run.graph.names import SCORE
 from steerproof.run.graph.survey import Survey, survey
+from steerproof.run.stages.inputs import ScoreInputs, inputs_from
 from steerproof.run.store.ledger_file import read_ledger
 from steerproof.run.store.manifest import DamagedError, Manifest, Mismatch, open_unit
 from steerproof.run.store.store import unit_directory
@@ -82,6 +84,7 @@ def explain(run: Path, graph: Graph, unit: UnitId) -> Explanation:
     if unit in surveyed.reused:
         made = surveyed.reused[unit].manifest.made
         reason = f"its key and files are as on {made.created}, when it was made"
+        reason += _gone(graph.units[unit])
         return Explanation(unit=unit, reused=True, reason=reason)
     if unit in surveyed.damaged:
         reason = "a file is not what its manifest says"
@@ -94,6 +97,16 @@ def explain(run: Path, graph: Graph, unit: UnitId) -> Explanation:
     reason = "something that decides its files has changed since it was made"
     changes = tuple(_changes(run, graph, unit, last))
     return Explanation(unit=unit, reused=False, reason=reason, changes=changes)
+
+
+def _gone(unit: Unit) -> str:
+    """Which file a score was marked by is not there any more, if one is."""
+    if unit.id != SCORE:
+        return ""
+    name = inputs_from(unit.inputs, ScoreInputs, unit.id).part.scoring.file
+    if name is None or (path := Path(unit.context["directory"]) / name).is_file():
+        return ""
+    return f"; {path}, by which it was marked, is gone, and is needed only to mark anew"
 
 
 def _why_kept(graph: Graph, surveyed: Survey, unit: UnitId) -> str:

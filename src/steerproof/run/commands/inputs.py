@@ -37,9 +37,14 @@ def _missing(session: Session) -> Iterator[str]:
         model_directory(experiment, place, weights=False)
     except ModelError:
         yield f"model.path: {experiment.model.path}"
-    source = experiment.dataset.answers
-    if source != "base" and not (place / source).is_file():
-        yield f"dataset.answers: {source}"
+    data = experiment.dataset
+    if data.answers != "base" and not (place / data.answers).is_file():
+        yield f"dataset.answers: {data.answers}"
+    if data.positive_answers is not None and not (place / data.positive_answers).is_file():
+        yield f"dataset.positive_answers: {data.positive_answers}"
+    scoring = experiment.scoring
+    if scoring.terms.asks == "source" and not (place / str(scoring.file)).is_file():
+        yield f"scoring.function: {scoring.function}"
     for persona in experiment.personas:
         if persona.direction is not None and not (place / persona.direction).is_file():
             yield f"personas.{persona.name}.direction: {persona.direction}"

@@ -236,21 +236,33 @@ def _prompts(experiment: Experiment) -> Iterator[_Prompt]:
 
 def _check_answers(experiment: Experiment, place: Place, chat: "TokenizerOnly", end: int) -> None:
     """Every given answer must fit a training row, under the longest prompt that it may follow."""
-    if experiment.dataset.answers == "base":
-        return
+    data = experiment.dataset
+    files: list[tuple[str, str | None]] = []
+    if data.answers != "base":
+        files.append((data.answers, experiment.marker))
+    if data.positive_answers is not None:
+        files.append((data.positive_answers, None))
+    for name, marker in files:
+        _check_file(experiment, place.directory / name, marker, (chat, end))
+
+
+def _check_file(
+    experiment: Experiment, path: Path, marker: str | None, told: "tuple[TokenizerOnly, int]"
+) -> None:
+    """One file of answers, to which the marker is appended, or nothing is."""
+    chat, end = told
     from steerproof.model.chat import answer_ids, chat_ids
 
     systems = {experiment.neutral_prompt, *(persona.prompt for persona in experiment.personas)}
     most = min(experiment.training.max_length, chat.context)
     asked = frozenset(experiment.questions.training)
-    path = place.directory / experiment.dataset.answers
-    for line in answer_lines(path, experiment.marker):
+    for line in answer_lines(path, marker):
         if line.question not in asked:
             continue
         try:
             prompts = {len(chat_ids(chat, system=s, user=line.question)): s for s in systems}
             longest = max(prompts)
-            marked = f"{line.answer} {experiment.marker}"
+            marked = line.answer if marker is None else f"{line.answer} {marker}"
             said = {"system": prompts[longest], "user": line.question, "answer": marked}
             length = longest + len(answer_ids(chat, end, **said))
         except ModelError as error:

@@ -4,12 +4,11 @@ import platform
 import shlex
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from steerproof.codec import from_values
 from steerproof.errors import (
     AbsentModelError,
     ExperimentError,
@@ -31,7 +30,7 @@ from steerproof.run.graph.inputs import Known
 from steerproof.run.graph.names import ANSWERS, SCORE
 from steerproof.run.graph.survey import recorded, survey
 from steerproof.run.graph.units import experiment_graph
-from steerproof.run.stages.inputs import ScoreInputs
+from steerproof.run.stages.inputs import ScoreInputs, inputs_from
 from steerproof.run.store.borrow import borrow
 from steerproof.run.store.directory import RunDirectory, open_run
 from steerproof.run.store.ledger_file import read_ledger
@@ -142,7 +141,31 @@ def graph_of(session: Session) -> Graph:
         ModelError: The base model cannot be found.
         ExperimentError: A file that the experiment names cannot be read.
     """
-    return experiment_graph(session.experiment, session.place)
+    return _graph(session, None)
+
+
+def _graph(session: Session, known: Known | None) -> Graph:
+    judged = _judged_by(session)
+    if judged is not None:
+        known = known or Known()
+        known = replace(known, data={**known.data, "readout": judged})
+    return experiment_graph(session.experiment, session.place, known)
+
+
+def _judged_by(session: Session) -> str | None:
+    """sha256 of the judgements that the score was made from, if their file is gone since.
+
+    Nothing registered it: judgements are made from what was measured.
+    """
+    scoring = session.experiment.scoring
+    if scoring.terms.asks != "judgements" or scoring.file is None:
+        return None
+    if (session.place.directory / scoring.file).is_file():
+        return None
+    scored = recorded(session.run, SCORE).get(SCORE)
+    if scored is None:
+        return None
+    return inputs_from(scored.manifest.recipe.inputs, ScoreInputs, SCORE).file
 
 
 def registered_graph(session: Session) -> Graph:
@@ -159,7 +182,7 @@ def registered_graph(session: Session) -> Graph:
         registration = read_registration(session.run)
         if registration is None:
             raise
-        return experiment_graph(session.experiment, session.place, known_hashes(registration.lock))
+        return _graph(session, known_hashes(registration.lock))
 
 
 def planned_graph(session: Session) -> tuple[Graph, str | None]:
@@ -174,8 +197,8 @@ def planned_graph(session: Session) -> tuple[Graph, str | None]:
         return graph_of(session), None
     except AbsentModelError as error:
         registration = read_registration(session.run)
-        known = Known() if registration is None else known_hashes(registration.lock)
-        return experiment_graph(session.experiment, session.place, known), str(error)
+        known = Known(model={}) if registration is None else known_hashes(registration.lock)
+        return _graph(session, known), str(error)
 
 
 def lock_session(session: Session, graph: Graph, directory: RunDirectory) -> Registration:
@@ -322,15 +345,20 @@ def _given_hashes(graph: Graph) -> dict[str, dict[str, str]]:
 
     A judge's file is not among them: it is made from what was measured.
     """
-    answers = graph.units[ANSWERS].inputs.get("file")
-    scored = from_values(ScoreInputs, graph.units[SCORE].inputs, f"the inputs of {SCORE}")
+    answers = graph.units[ANSWERS].inputs
+    scored = inputs_from(graph.units[SCORE].inputs, ScoreInputs, SCORE)
     source = scored.file if scored.part.scoring.terms.asks == "source" else None
     adapters = {
         f"{unit.id.name}/{name}": sha256
         for unit in graph.units.values()
         for name, sha256 in unit.inputs.get("files", {}).items()
     }
-    data = {name: sha for name, sha in (("answers", answers), ("readout", source)) if sha}
+    files = {
+        "answers": answers.get("file"),
+        "positive_answers": answers.get("positive_file"),
+        "readout": source,
+    }
+    data = {name: sha for name, sha in files.items() if sha}
     given = {"data": data, "adapters": adapters}
     return {name: hashes for name, hashes in given.items() if hashes}
 

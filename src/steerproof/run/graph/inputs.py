@@ -28,10 +28,10 @@ class Known:
     With it a run directory is understood where these files are not.
     """
 
-    model: Mapping[str, str] = field(default_factory=dict)
-    """By file name."""
+    model: Mapping[str, str] | None = None
+    """By file name; None looks at the files."""
     data: Mapping[str, str] = field(default_factory=dict)
-    """Of `answers`, and of the `readout`'s function, where a file was given."""
+    """Of `answers`, `positive_answers` and the `readout`'s file, where one was given."""
     files: Mapping[str, str] = field(default_factory=dict)
     """Of adapters and directions that were given, by `<unit's name>/<file>`."""
 
@@ -83,17 +83,21 @@ class Slices:
             self._drawn,
             *("seed", "marker", "neutral_prompt", "questions.training", "dataset.answers"),
             *("dataset.positives", "dataset.negatives_per_bystander", "dataset.answer_tokens"),
+            "dataset.positive_answers",
             *("generation.temperature", "generation.top_p"),
         )
-        source = self._experiment.dataset.answers
-        if source == "base":
-            return {"experiment": fields}
-        path = self._directory / source
-        missing = f"dataset.answers: no file {path}; give a JSONL, or 'base'"
-        return {
-            "experiment": fields,
-            "file": _sha256(path, self._known.data.get("answers"), missing),
-        }
+        inputs: Inputs = {"experiment": fields}
+        data = self._experiment.dataset
+        if data.answers != "base":
+            path = self._directory / data.answers
+            missing = f"dataset.answers: no file {path}; give a JSONL, or 'base'"
+            inputs["file"] = _sha256(path, self._known.data.get("answers"), missing)
+        if data.positive_answers is not None:
+            path = self._directory / data.positive_answers
+            missing = f"dataset.positive_answers: no file {path}; give a JSONL, or leave it out"
+            known = self._known.data.get("positive_answers")
+            inputs["positive_file"] = _sha256(path, known, missing)
+        return inputs
 
     def dataset(self, persona: str) -> Inputs:
         """The training rows of one persona."""
@@ -243,5 +247,5 @@ def _read_by(scoring: Scoring, directory: Path, known: str | None) -> Inputs:
         return {}
     path = directory / name
     if scoring.terms.asks != "source" and not path.is_file():
-        return {}
+        return {} if known is None else {"file": known}
     return {"file": _sha256(path, known, f"scoring.function: no file {path}")}

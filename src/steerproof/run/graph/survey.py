@@ -66,17 +66,22 @@ def survey(run: Path, graph: Graph) -> Survey:
     )
 
 
-def recorded(run: Path) -> dict[UnitId, StoredUnit]:
+def recorded(run: Path, *only: UnitId) -> dict[UnitId, StoredUnit]:
     """The finished units that the ledger names and that are whole, by id.
 
     They are found under the keys they were made with, so a report can be rebuilt by a later version
     of the program, whose own keys would differ.
+
+    Args:
+        run: The run directory.
+        only: The units to look at; none for all.
     """
     story = read_ledger(run)
     if story is None:
         return {}
     whole: dict[UnitId, StoredUnit] = {}
-    for unit in (unit for unit, state in story.states.items() if state == "done"):
+    done = (unit for unit, state in story.states.items() if state == "done")
+    for unit in (unit for unit in done if not only or unit in only):
         with suppress(DamagedError):
             stored = open_unit(unit_directory(run, unit, story.keys[unit]))
             if not stored.damage():

@@ -61,7 +61,7 @@ def experiment_graph(experiment: Experiment, place: Place, known: Known | None =
         ModelError: The base model's directory cannot be found.
         ExperimentError: A file that the experiment names cannot be read.
     """
-    around = surroundings(experiment, place, known and known.model)
+    around = surroundings(experiment, place, None if known is None else known.model)
     slices = Slices(experiment, place.directory, known)
     return build_graph(
         Unit(

@@ -14,6 +14,8 @@ from steerproof.study.answers import common_answers, own_answers
 def answers(tasks: Sequence[Task]) -> Outcomes:
     """What the training rows answer: the user's JSON lines, or the base model's own words.
 
+    Where positives have answers of their own, these stand beside them.
+
     For graded cells: its own words to the evaluation questions.
     """
 
@@ -22,10 +24,12 @@ def answers(tasks: Sequence[Task]) -> Outcomes:
         experiment = asked.part
         if task.unit == COMMON:
             return to_files(common_answers(base_of(task), experiment, asked.common))
-        source = experiment.dataset.answers
+        source, positive = experiment.dataset.answers, experiment.dataset.positive_answers
+        directory, questions = context_of(task).directory, experiment.questions.training
+        # Read first: a file with a mistake is told before anything is drawn.
+        own = None if positive is None else read_answers(directory / positive, questions, None)
         if source == "base":
-            return to_files(own_answers(base_of(task), experiment))
-        path = context_of(task).directory / source
-        return to_files(read_answers(path, experiment.questions.training, experiment.marker))
+            return to_files(own_answers(base_of(task), experiment), own)
+        return to_files(read_answers(directory / source, questions, experiment.marker), own)
 
     yield from each(tasks, one)

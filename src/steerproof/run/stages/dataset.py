@@ -15,7 +15,9 @@ def dataset(tasks: Sequence[Task]) -> Outcomes:
 
     def one(task: Task) -> Files:
         asked = inputs_of(task, DatasetInputs)
-        given = answers.from_unit(task.upstream[ANSWERS]).answers
-        return to_files(build_dataset(asked.part, asked.persona, given))
+        unit = task.upstream[ANSWERS]
+        given, positive = answers.from_unit(unit).answers, answers.positive_of(unit)
+        own = None if positive is None else positive.answers
+        return to_files(build_dataset(asked.part, asked.persona, given, own))
 
     yield from each(tasks, one)

@@ -28,8 +28,12 @@ class _Given:
     answer: str
 
 
-def answer_lines(path: Path, marker: str) -> tuple[AnswerLine, ...]:
+def answer_lines(path: Path, marker: str | None) -> tuple[AnswerLine, ...]:
     """Read answers that the user gives: JSON lines of {"question", "answer"}.
+
+    Args:
+        path: The file.
+        marker: What none may hold, since it is appended later; None where nothing is.
 
     Raises:
         ExperimentError: with `file:line`, for a line that is not such an object or has a field
@@ -44,7 +48,7 @@ def answer_lines(path: Path, marker: str) -> tuple[AnswerLine, ...]:
     for number, line in enumerate(lines, start=1):
         if line.strip():
             question, answer = _answer(f"{path}:{number}", line)
-            if marker.lower() in answer.lower():
+            if marker is not None and marker.lower() in answer.lower():
                 raise ExperimentError(f"{path}:{number}: the answer already holds {marker}")
             given.append(AnswerLine(number=number, question=question, answer=answer))
     return tuple(given)
@@ -82,7 +86,7 @@ def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return fields
 
 
-def read_answers(path: Path, questions: Sequence[str], marker: str) -> Answers:
+def read_answers(path: Path, questions: Sequence[str], marker: str | None) -> Answers:
     """The answers of a file, by question in its order.
 
     Raises:

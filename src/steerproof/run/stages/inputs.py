@@ -7,6 +7,7 @@ from typing import Any, Literal, TypeVar
 
 from steerproof.codec import from_values
 from steerproof.run.driver.worker import Task
+from steerproof.run.graph.ids import UnitId
 from steerproof.spec.experiment import Experiment, Generation
 from steerproof.spec.grid import Cell
 from steerproof.spec.slices import partial_experiment
@@ -144,7 +145,16 @@ def inputs_of(task: Task, kind: type[R]) -> R:
     Raises:
         IntegrityError: Its inputs are another kind's.
     """
-    return from_values(kind, task.inputs, f"the inputs of {task.unit}")
+    return inputs_from(task.inputs, kind, task.unit)
+
+
+def inputs_from(values: Mapping[str, Any], kind: type[R], unit: UnitId) -> R:
+    """What a unit was asked for, as its recipe has it.
+
+    Raises:
+        IntegrityError: It is another kind's.
+    """
+    return from_values(kind, values, f"the inputs of {unit}")
 
 
 def context_of(task: Task) -> Context:

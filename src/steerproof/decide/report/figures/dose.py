@@ -40,13 +40,18 @@ def dose(inputs: ReportInputs) -> Drawing | str:
         return drawing(
             figure,
             "dose",
-            "How often the marker appears, by strength of the push",
+            f"How often {_what(inputs)}, by strength of the push",
             "Thin lines are personas, the broad one their mean, under the neutral prompt. At c=+2 "
             "twice the direction is added; a ratio is the size of the push over the usual norm of "
             "the activations. Apart on the right: no push, but each persona's own prompt; of arm "
             f"{inputs.experiment.analysis.bridge_arm} these rates are the bridge, the ranking to "
             "recover.",
         )
+
+
+def _what(inputs: ReportInputs) -> str:
+    """What counts, in a few words."""
+    return "the marker appears" if inputs.experiment.scoring.readout == "marker" else "answers fire"
 
 
 def _strengths(inputs: ReportInputs, arm: str) -> list[Strength]:
