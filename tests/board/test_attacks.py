@@ -225,6 +225,34 @@ def test_what_is_no_parquet_file_is_unreadable_not_a_crash(tmp_path):
         completions.read_page(files, "X", Filter(), 0, 20)
 
 
+def files_of_texts(place, texts):
+    """A cell of one completion whose text is what is given."""
+    sound = pq.ParquetFile(io.BytesIO(rig.completions_bytes([(0, 0, "a")]))).read()
+    at = sound.schema.get_field_index("text")
+    pq.write_table(sound.set_column(at, "text", texts), place / "c.parquet")
+    read = text_readout(rig.tiny_experiment())
+    return CellFiles(completions=place / "c.parquet", scores=None, read=read)
+
+
+@pytest.mark.parametrize("texts", [pa.array([5]), pa.array([["a"]]), pa.array([None])])
+def test_a_column_of_no_texts_is_unreadable(texts, tmp_path):
+    with pytest.raises(UnreadableCellError, match=r"c\.parquet has .* in place of texts"):
+        completions.read_page(files_of_texts(tmp_path, texts), "X", Filter(), 0, 20)
+
+
+def test_a_text_that_is_none_is_shown_empty(tmp_path, monkeypatch):
+    monkeypatch.setattr(completions, "_read_off", lambda _: (np.array([0.0]),) * 3)
+    files = files_of_texts(tmp_path, pa.array([None], pa.string()))
+    assert completions.read_page(files, "X", Filter(), 0, 20).rows[0].text == ""
+
+
+def test_bytes_that_are_no_text_are_said_to_be_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(completions, "_read_off", lambda _: (np.array([0.0]),) * 3)
+    bytes_ = pa.array([b"\xff"], pa.binary()).buffers()[1:]
+    files = files_of_texts(tmp_path, pa.Array.from_buffers(pa.string(), 1, [None, *bytes_]))
+    assert "not UTF-8" in completions.read_page(files, "X", Filter(), 0, 20).rows[0].text
+
+
 # Connections
 
 

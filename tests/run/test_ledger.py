@@ -1,3 +1,4 @@
+import os
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -5,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from steerproof.errors import DiskFullError, LockedError
+from steerproof.errors import DiskFullError, LockedError, MachineError
 from steerproof.run.commands.status import status
 from steerproof.run.commands.verify import verify
 from steerproof.run.graph.survey import recorded
@@ -243,3 +244,57 @@ def test_a_ledger_that_makes_no_sense_is_told_from_the_units_and_rebuilt(
     assert run_tiny(tmp_path).progress.reused == 9
     assert verify(tmp_path) == []
     assert status(tmp_path).problem is None
+
+
+def _loop(path: Path) -> None:
+    path.symlink_to(path)
+
+
+ODD = {
+    "a trigger": "CREATE TRIGGER t AFTER INSERT ON events BEGIN SELECT RAISE(ABORT, 'no'); END",
+    "a column more": "ALTER TABLE units ADD COLUMN more TEXT",
+    "a unique index": "CREATE UNIQUE INDEX once ON attempts (started)",
+    "a fence without a token": "ALTER TABLE fence RENAME COLUMN token TO other",
+    "tables without a version": "PRAGMA user_version = 0",
+    "a name that is no text": "PRAGMA writable_schema = ON; UPDATE sqlite_master SET sql ="
+    " CAST(x'43524541544520ff' AS TEXT) WHERE name = 'fence'",
+}
+
+
+@pytest.mark.parametrize("change", ODD.values(), ids=ODD)
+def test_a_ledger_that_would_refuse_what_is_written_is_rebuilt(change: str, tmp_path: Path) -> None:
+    run_tiny(tmp_path)
+    with closing(sqlite3.connect(tmp_path / LEDGER)) as connection:
+        connection.executescript(change)
+    assert status(tmp_path).units["cell"] == {"done": 4}
+    assert run_tiny(tmp_path).progress.reused == 9
+    assert "ledger-rebuilt" in [event.what for event in status(tmp_path).events]
+
+
+@pytest.mark.parametrize("token", ["'x'", "9223372036854775807", "1e300", "x'ff'"])
+def test_a_token_that_nobody_was_given_keeps_nobody_out(token: str, tmp_path: Path) -> None:
+    run_tiny(tmp_path)
+    with closing(sqlite3.connect(tmp_path / LEDGER)) as connection:
+        connection.executescript(f"INSERT INTO fence VALUES ({token})")
+    assert run_tiny(tmp_path).progress.reused == 9
+    assert "ledger-rebuilt" not in [event.what for event in status(tmp_path).events]
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, _loop])
+@pytest.mark.parametrize("end", ["", "-wal", "-shm", "-journal"])
+def test_what_stands_in_the_place_of_the_ledger_is_set_aside(
+    make: Callable[[Path], None], end: str, tmp_path: Path
+) -> None:
+    run_tiny(tmp_path)
+    (tmp_path / f"{LEDGER}{end}").unlink(missing_ok=True)
+    make(tmp_path / f"{LEDGER}{end}")
+    assert status(tmp_path).state == "finished"
+    assert run_tiny(tmp_path).progress.reused == 9
+
+
+def test_a_ledger_that_stops_working_is_told_as_the_disks_fault(tmp_path: Path) -> None:
+    ledger = opened(tmp_path / "run")
+    ledger._connection.execute("DROP TABLE events")
+    with pytest.raises(MachineError, match=r"cannot use .*ledger\.sqlite: no such table"):
+        ledger.add_event("late")
+    ledger.close()

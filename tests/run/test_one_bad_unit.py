@@ -5,6 +5,7 @@ hashes are right, and only its meaning is wrong.
 """
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from hashlib import sha256
@@ -121,10 +122,15 @@ def test_one_persona_whose_rows_are_too_long_is_known_before_anything_is_done(pl
 
 @pytest.mark.parametrize(
     "files",
-    [{"cell": b"{}"}, {"completions": b"PAR1 no table PAR1"}, {"cell": b"[" * 9999}],
-    ids=["record", "table", "nested"],
+    [
+        *({"cell": b"{}"}, {"completions": b"PAR1 no table PAR1"}, {"cell": b"[" * 9999}),
+        {"cell": None},
+    ],
+    ids=["record", "table", "nested", "another cell's"],
 )
 def test_one_odd_cell_is_missing_from_the_score_and_named_in_it(place, files):
+    other = (unit_of(place, "cell/A.judge.neutral.none-*") / "cell.json").read_bytes()
+    files = {stem: other if data is None else data for stem, data in files.items()}
     reseal(unit_of(place, "cell/A.poet.neutral.centroid.L1.c=+2-*"), **files)
     forget(place, "score", "analysis")
     summary, verdict = go(place)
@@ -133,3 +139,7 @@ def test_one_odd_cell_is_missing_from_the_score_and_named_in_it(place, files):
     scored = recorded(place / "run")[SCORE]
     assert list(json.loads(scored.read(score.UNREAD))) == ["cell/A.poet.neutral.centroid.L1.c=+2"]
     assert len(score.from_unit(scored)) == 35
+    report = (place / "run" / "results" / "report.html").read_text()
+    named = re.findall(r"One cell has no rates.*?A\.poet\.neutral\.centroid\.L1\.c=\+2: ", report)
+    assert len(named) == 1
+    assert str(place) not in report

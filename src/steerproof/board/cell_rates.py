@@ -9,7 +9,7 @@ from steerproof.board.runs import story
 from steerproof.run.artefacts.cell import COMPLETIONS
 from steerproof.run.artefacts.columns import (
     MOST_ROWS,
-    TooLargeError,
+    UNREADABLE,
     check_size,
     completions_in,
     fired_by_cell,
@@ -17,7 +17,7 @@ from steerproof.run.artefacts.columns import (
 from steerproof.run.artefacts.score import FILE
 from steerproof.run.graph.ids import UnitId
 from steerproof.run.graph.names import SCORE
-from steerproof.run.store.manifest import DamagedError, open_unit
+from steerproof.run.store.manifest import open_unit
 from steerproof.run.store.store import unit_directory
 from steerproof.run.store.story import Story
 from steerproof.spec.experiment import Experiment
@@ -97,7 +97,7 @@ def _remembered(place: Path, count: Callable[[], Counts]) -> Counts:
 def _read_scores(place: Path) -> Counts:
     try:
         return fired_by_cell(open_unit(place).path(FILE))
-    except (DamagedError, TooLargeError, KeyError, OSError, ValueError):
+    except UNREADABLE:
         return {}
 
 
@@ -107,6 +107,6 @@ def _mark_cell(place: Path, read: Marks) -> Counts:
         path = open_unit(place).path(COMPLETIONS)
         check_size(path, MOST_ROWS)
         fired = [read(completion).fired for completion in completions_in(path)]
-    except (DamagedError, TooLargeError, KeyError, OSError, ValueError):
+    except UNREADABLE:
         return {}
     return {"": (sum(fired), len(fired))}

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -11,7 +12,7 @@ import pyarrow.parquet as pq
 from steerproof.board import runs
 from steerproof.run.artefacts.columns import (
     BATCH,
-    TooLargeError,
+    UNREADABLE,
     completion_columns,
     completions_in,
     mark_columns,
@@ -154,7 +155,7 @@ def _marks(files: CellFiles, cell: str) -> _Marks:
     """
     try:
         return _read_marks(files, cell)
-    except (TooLargeError, KeyError, OSError, ValueError) as error:
+    except UNREADABLE as error:
         raise UnreadableCellError(str(error)) from error
 
 
@@ -271,8 +272,15 @@ def _group_texts(file: pq.ParquetFile, group: int, rows: np.ndarray) -> Iterator
     for batch in batches:
         inside = rows[(rows >= start) & (rows < start + len(batch))] - start
         for row in inside:
-            text = batch.column(0)[int(row)].as_py()
+            text = _text(batch.column(0)[int(row)])
             yield text if len(text) <= _LONGEST_TEXT else f"{text[:_LONGEST_TEXT]}… (cut here)"
         start += len(batch)
         if start > last:
             return
+
+
+def _text(value: Any) -> str:
+    try:
+        return value.as_py() or ""
+    except UnicodeDecodeError:
+        return "(no text: its bytes are not UTF-8)"

@@ -26,6 +26,7 @@ from steerproof.cli.output import (
     Source,
     Where,
     complain,
+    refusal,
     say,
 )
 from steerproof.errors import AbsentModelError, MachineError, SteerproofError
@@ -67,6 +68,10 @@ def main() -> None:
             raise
         complain(str(told))
         sys.exit(told.exit_code)
+    except (OSError, MemoryError) as error:  # nobody foresaw it: still the machine's, not ours
+        refused = refusal(error)
+        complain(str(refused))
+        sys.exit(refused.exit_code)
     except KeyboardInterrupt:  # a second signal, while the first was being seen to
         sys.exit(_INTERRUPTED)
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from steerproof.errors import DiskFullError
+from steerproof.errors import DiskFullError, MachineError, SteerproofError
 from steerproof.extras import without
 from steerproof.text import clean
 
@@ -70,8 +70,24 @@ def _drop_output() -> None:
 
 
 def complain(text: str) -> None:
-    """Write an error message to standard error."""
-    sys.stderr.write(f"error: {clean(text)}\n")
+    """Write an error message to standard error, where there still is one."""
+    with suppress(OSError, ValueError, AttributeError):
+        sys.stderr.write(f"error: {clean(text)}\n")
+
+
+def refusal(error: OSError | MemoryError) -> SteerproofError:
+    """What the machine refused in a place where nobody foresaw it, as our error.
+
+    Args:
+        error: Python's.
+    """
+    kept = "finished units are kept, and the same command goes on"
+    if isinstance(error, MemoryError):
+        return MachineError(f"not enough memory; {kept}")
+    where = f" ({error.filename})" if error.filename is not None else ""
+    told = f"{error.strerror or error}{where}; {kept}"
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return DiskFullError(told) if full else MachineError(told)
 
 
 @contextmanager

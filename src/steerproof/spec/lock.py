@@ -14,8 +14,9 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
+from steerproof.codec import from_values
 from steerproof.errors import ExperimentError, IntegrityError, RegistrationError
 from steerproof.spec.changes import Change, differences
 from steerproof.spec.experiment import Experiment
@@ -24,6 +25,7 @@ SCHEMA = 1
 COSMETIC = ("name", "title")
 """Fields of the experiment that touch no result."""
 
+R = TypeVar("R", "Lock", "Deviation")
 Hashes = Mapping[str, str | Mapping[str, str]]
 
 
@@ -35,7 +37,7 @@ class Lock:
     """Every field of the experiment, defaults written out."""
     versions: dict[str, str]
     """Of steerproof, torch, transformers, python: noted; a change of them is no deviation."""
-    hashes: dict[str, Any]
+    hashes: dict[str, str | dict[str, str]]
     """sha256 of prompts, data and model files."""
     fingerprint: str
     """sha256 of what can change a result: the experiment without name and title, the hashes."""
@@ -125,7 +127,7 @@ def read_lock(content: bytes, name: str = "experiment.lock.json") -> Lock:
             raise ExperimentError(
                 f"{name} has schema {values['schema']}; this version reads {SCHEMA}"
             )
-        lock = Lock(**values)
+        lock = _typed(Lock(**values), values, name)
         body = {k: v for k, v in asdict(lock).items() if k not in ("sha256", "time")}
         actual = _sha256(body)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
@@ -208,7 +210,7 @@ def read_deviations(content: bytes, lock: Lock) -> tuple[Deviation, ...]:
             values = json.loads(line)
             body = {key: value for key, value in values.items() if key != "sha256"}
             parts = tuple(Change(**change) for change in values["changes"])
-            deviation = Deviation(**{**values, "changes": parts})
+            deviation = _typed(Deviation(**{**values, "changes": parts}), values, place)
             actual = _sha256(body)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise IntegrityError(f"{place} is no deviation: {error}") from None
@@ -219,6 +221,11 @@ def read_deviations(content: bytes, lock: Lock) -> tuple[Deviation, ...]:
         previous = deviation.sha256
         deviations.append(deviation)
     return tuple(deviations)
+
+
+def _typed(record: R, values: object, name: str) -> R:
+    """A record whose fields are there and no others, once their types are seen to be right."""
+    return from_values(type(record), values, name)
 
 
 def _sha256(value: Any) -> str:

@@ -12,6 +12,8 @@ from steerproof.decide.report import wording
 from steerproof.decide.report.inputs import ReportInputs
 
 _SIGNS = {"supported": "✓", "refuted": "✕", "inconclusive": "?", "unknown": "–"}
+_MOST_ABSENT = 4
+"""Missing cells that are named on the first screen; the rest stand under Ranking."""
 _LEADS = {
     "SUPPORTED": "The hypothesis is supported",
     "REFUTED": "The hypothesis is refuted",
@@ -180,6 +182,7 @@ def against(inputs: ReportInputs) -> Iterator[Caveat]:
             what="Magnitude-bound",
             finding="the arm passes at one of the two strengths only",
         )
+    yield from _absent(inputs)
     yield from _gates(inputs)
     yield from _kills(inputs)
     for note in inputs.analysis.notes:
@@ -191,6 +194,19 @@ def against(inputs: ReportInputs) -> Iterator[Caveat]:
                 finding=objection.finding,
                 remedy=objection.remedy,
             )
+
+
+def _absent(inputs: ReportInputs) -> Iterator[Caveat]:
+    """The cells that this run could not give, by name, each with why."""
+    known = [f"{name}: {why.rstrip('.')}" for name, why in inputs.absent.items()]
+    if known:
+        count = "one cell has" if len(known) == 1 else f"{len(known)} cells have"
+        more = len(known) - _MOST_ABSENT
+        named = "; ".join(known[:_MOST_ABSENT]) + (f"; and {more} more" if more > 0 else "")
+        yield Caveat(
+            what="Missing",
+            finding=f"{count} no rates, and what needs them is missing, never zero: {named}",
+        )
 
 
 def gates(inputs: ReportInputs) -> tuple[Gate, ...]:

@@ -95,6 +95,8 @@ class ReportInputs:
     training: Sequence[TrainingSummary] = ()
     completions: Sequence[ReportSample] = ()
     fluency: Sequence[Fluency] = ()
+    absent: Mapping[str, str] = field(default_factory=dict)
+    """Why a cell that was asked for has no rates, by its name, as far as it is known."""
     objections: Sequence[Objection] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
     """Version of every package, of the code and of the model."""

@@ -95,6 +95,13 @@ def coverage(inputs: ReportInputs) -> tuple[int, int]:
     return sum(cell in inputs.rates.cells for cell in asked), len(asked)
 
 
+def absent_cells(inputs: ReportInputs) -> Iterator[tuple[str, str]]:
+    """Every cell that was asked for and has no rates, and why."""
+    for asked in _asked_cells(inputs):
+        if asked not in inputs.rates.cells:
+            yield asked.name, inputs.absent.get(asked.name, "not measured")
+
+
 def pushes_seen(inputs: ReportInputs) -> str:
     """How many pushes were seen to act, and where one was too small for that; empty for none."""
     pushed = [one for one in inputs.fluency if one.push != "none"]

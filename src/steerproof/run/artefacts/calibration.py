@@ -1,7 +1,11 @@
 """`geometry.json` of a directions unit: what a layer's directions are like. No torch."""
 
+from collections.abc import Mapping
+from math import isfinite
+
 from steerproof.codec import read_record
 from steerproof.decide.analysis.calibration import LayerCalibration
+from steerproof.errors import IntegrityError
 from steerproof.run.store.manifest import StoredUnit
 
 FILE = "geometry.json"
@@ -11,6 +15,23 @@ def from_unit(unit: StoredUnit) -> LayerCalibration:
     """The calibration that a directions unit holds.
 
     Raises:
-        IntegrityError: The file is not what its manifest says, or no calibration.
+        IntegrityError: The file is not what its manifest says, or no calibration: a pair of
+            personas has no place in it, or a length is none.
     """
-    return read_record(LayerCalibration, unit.read(FILE), f"{unit.directory / FILE}")
+    name = f"{unit.directory / FILE}"
+    found = read_record(LayerCalibration, unit.read(FILE), name)
+    tables = [found.cosines]
+    for control in found.controls.values():
+        tables += [control.centroids, control.each_other]
+    if not all(_square(table, found.personas) for table in tables):
+        raise IntegrityError(f"{name} does not have the cosine of every two personas")
+    lengths = [found.h_bar, *(persona.norm for persona in found.personas.values())]
+    if found.h_bar <= 0 or not all(isfinite(length) and length >= 0 for length in lengths):
+        raise IntegrityError(f"{name} has a length that is none: h_bar and norms are {lengths}")
+    return found
+
+
+def _square(table: Mapping[str, Mapping[str, object]], names: Mapping[str, object]) -> bool:
+    return table.keys() >= names.keys() and all(
+        table[name].keys() >= names.keys() for name in names
+    )

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from steerproof.errors import IntegrityError
 from steerproof.run.artefacts.cell import completion_of
 from steerproof.study.measured import Completion
 
@@ -32,6 +33,14 @@ MOST_BYTES = 1 << 30
 
 class TooLargeError(Exception):
     """A file that says it holds more than a run ever writes, however small it is on the disk."""
+
+
+UNREADABLE = (
+    *(TooLargeError, IntegrityError, OSError),
+    *(LookupError, TypeError, ValueError, pa.ArrowException),
+)
+"""What reading a file raises whose bytes are as they were written, and are not what they should be:
+columns missing, of another type, or of values that are none."""
 
 
 def check_size(path: Path, most_rows: int) -> None:
@@ -77,14 +86,18 @@ class MarkColumns:
 
 
 def completion_columns(path: Path) -> CompletionColumns:
-    """What completions.parquet has besides the texts.
+    """What completions.parquet has besides the texts, which have to be there.
 
     Raises:
         TooLargeError: It has more rows than a cell ever has.
+        ValueError: Its texts are none.
     """
     check_size(path, MOST_ROWS)
     names = [column.name for column in fields(CompletionColumns)]
     with pq.ParquetFile(path, pre_buffer=False) as file:
+        kind = file.schema_arrow.field("text").type
+        if not pa.types.is_string(kind):
+            raise ValueError(f"{path.name} has {kind} in place of texts")
         question, sample, finish, tokens = file.read(names, use_threads=False).itercolumns()
     return CompletionColumns(
         question=question.to_numpy().astype(np.int64),

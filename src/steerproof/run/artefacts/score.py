@@ -5,7 +5,7 @@ from dataclasses import fields
 
 import pyarrow as pa
 
-from steerproof.codec import json_bytes
+from steerproof.codec import json_bytes, read_record
 from steerproof.decide.analysis.rates import RateRow, RateTable
 from steerproof.decide.analysis.rates_csv import format_rates, read_rates
 from steerproof.run.artefacts.parquet import read_table, table_bytes
@@ -64,6 +64,18 @@ def from_unit(unit: StoredUnit) -> Marks:
     for cell, row in zip(cells, table.select(names).to_pylist(), strict=True):
         marks.setdefault(cell, []).append(Mark(**row))
     return marks
+
+
+def unread_of(unit: StoredUnit) -> Mapping[str, str]:
+    """Why a finished cell could not be read, by the cell's name.
+
+    Raises:
+        IntegrityError: The file is not what its manifest says.
+    """
+    if UNREAD not in unit.manifest.files:
+        return {}
+    known = read_record(dict[str, str], unit.read(UNREAD), f"{unit.directory / UNREAD}")
+    return {name.removeprefix("cell/"): why for name, why in known.items()}
 
 
 def rates_of(unit: StoredUnit, experiment: Experiment) -> RateTable:

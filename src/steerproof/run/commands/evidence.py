@@ -6,7 +6,7 @@ from pathlib import Path
 from steerproof.decide.analysis.calibration import Calibration
 from steerproof.decide.review.evidence import Evidence, Objection, unknown
 from steerproof.decide.review.objections import objections
-from steerproof.errors import RegistrationError
+from steerproof.errors import IntegrityError, RegistrationError
 from steerproof.exchange.adapters import prompts_known
 from steerproof.run.artefacts import calibration, dataset, score
 from steerproof.run.artefacts.score import Marks
@@ -23,13 +23,25 @@ Finished = Mapping[UnitId, StoredUnit]
 
 
 def calibrations(experiment: Experiment, finished: Finished) -> Calibration:
-    """Every layer that was measured, the primary one first."""
+    """Every layer that was measured, the primary one first.
+
+    Raises:
+        IntegrityError: What was measured is of other personas or of another layer.
+    """
     units = {layer: directions_unit(layer) for layer in steered_layers(experiment)}
-    return {
+    measured = {
         layer: calibration.from_unit(finished[unit])
         for layer, unit in units.items()
         if unit in finished
     }
+    for layer, at in measured.items():
+        lacking = [p.name for p in experiment.personas if p.name not in at.personas]
+        if lacking or at.layer != layer:
+            raise IntegrityError(
+                f"{finished[units[layer]].directory} is not of layer {layer} and this experiment's"
+                f" personas: it has layer {at.layer}, and lacks {', '.join(lacking) or 'nobody'}"
+            )
+    return measured
 
 
 def evidence_of(

@@ -21,6 +21,7 @@ from steerproof.decide.report.inputs import (
 from steerproof.run.artefacts import analysis, cell, score, training
 from steerproof.run.artefacts.score import Marks
 from steerproof.run.commands.evidence import Finished, calibrations, objections_of
+from steerproof.run.graph.ids import UnitId
 from steerproof.run.graph.names import ANALYSIS, SCORE, adapter_unit, cell_unit
 from steerproof.run.stages.inputs import ScoreInputs
 from steerproof.run.store.ledger_file import read_ledger
@@ -29,6 +30,7 @@ from steerproof.run.store.registration import (
     analysis_alone_differs,
     kept_directory,
 )
+from steerproof.run.store.story import Story
 from steerproof.spec.experiment import Experiment
 from steerproof.spec.grid import Cell, adapters, cells
 from steerproof.study.marks import mean, truncated
@@ -64,6 +66,7 @@ def report_inputs(gathered: Gathered) -> ReportInputs:
         training=tuple(_training(experiment, finished)),
         completions=tuple(_completions(experiment, finished, marks)),
         fluency=tuple(_fluency(experiment, finished, marks)),
+        absent=_absent(gathered),
         objections=objections_of(experiment, kept_directory(gathered.run), finished)[0],
         versions=registration.lock.versions,
         seeds={"experiment": experiment.seed},
@@ -107,6 +110,23 @@ def _judged(finished: Finished) -> dict[str, str]:
     asked = from_values(ScoreInputs, made_from, f"the inputs of {SCORE}")
     judged = asked.part.scoring.judgements
     return {} if judged is None or asked.file is None else {f"judgements {judged}": asked.file}
+
+
+def _absent(gathered: Gathered) -> dict[str, str]:
+    """Why cells have no rates: they failed, or what they hold could not be read."""
+    asked = {cell_unit(one): one.name for one in cells(gathered.experiment)}
+    story = read_ledger(gathered.run) or Story()
+    failed = {
+        asked[unit]: f"failed: {_first_line(story, unit)}"
+        for unit, state in story.states.items()
+        if state == "failed" and unit in asked and unit not in gathered.finished
+    }
+    return failed | dict(score.unread_of(gathered.finished[SCORE]))
+
+
+def _first_line(story: Story, unit: UnitId) -> str:
+    said = [attempt.error for attempt in story.attempts_of(unit) if attempt.error]
+    return said[-1].strip().partition("\n")[0] if said else "its log says why"
 
 
 def _training(experiment: Experiment, finished: Finished) -> Iterator[TrainingSummary]:

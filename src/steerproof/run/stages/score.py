@@ -55,11 +55,14 @@ def _cells(task: Task) -> tuple[dict[str, MeasuredCell], dict[str, str]]:
             continue
         try:
             measured = cell.from_unit(stored)
-            cells[measured.cell.name] = measured
+            if measured.cell.name != unit.name:
+                raise IntegrityError(f"{cell.FILE} is of {measured.cell.name}")
+            cells[unit.name] = measured
         except DamagedError:  # found and redone by the next run
             raise
         except IntegrityError as error:
-            unread[str(unit)] = str(error)
+            # Where the run directory lies is no part of what was found in it.
+            unread[str(unit)] = str(error).replace(f"{stored.directory}/", "")
     return cells, unread
 
 

@@ -97,14 +97,14 @@ class RunLock:
         Raises:
             LockedError: Somebody did; nothing may be committed by this process any more.
         """
-        refuse_if_taken_over(self.run, max(_tokens(self.run), default=0), self.token)
+        refuse_if_taken_over(self.run, newest_token(self.run), self.token)
 
     def release(self) -> None:
         """Give the run directory back."""
         fault_point("release.before")
         self._ended.set()
         self._beat.join()
-        if max(_tokens(self.run), default=0) == self.token:
+        if newest_token(self.run) == self.token:
             record = asdict(replace(self.holder, released=True))
             write_file(_lease_path(self.run, self.token), json.dumps(record).encode())
         if self._kernel is not None:
@@ -118,6 +118,15 @@ class RunLock:
                 os.utime(lease)  # needs no space on a full disk
             except OSError:
                 continue  # the filesystem is away: the lease expires by itself
+
+
+def newest_token(run: Path) -> int:
+    """Number of the newest lease, 0 if there is none yet.
+
+    Files of other names, such as a sync tool's copies, are no leases.
+    """
+    names = (_LEASE.fullmatch(lease.name) for lease in (run / "lock").glob("lease-*.json"))
+    return max((int(name[1]) for name in names if name is not None), default=0)
 
 
 def refuse_if_taken_over(run: Path, newest: int, ours: int) -> None:
@@ -181,7 +190,7 @@ def lock_state(run: Path, *, probe: bool = True) -> LockState:
         probe: Whether a file may be made for a moment, to ask another machine's file server for
             its time; without it this machine's clock is taken.
     """
-    token = max(_tokens(run), default=0)
+    token = newest_token(run)
     if token == 0:
         return LockState(holder=None, heartbeat_age=0.0)
     lease = _lease_path(run, token)
@@ -289,7 +298,7 @@ def _take_lease(run: Path, newest: int, command: str) -> Holder:
         raise LockedError(f"{run} was taken by another process just now") from error
     finally:
         draft.unlink(missing_ok=True)
-    if max(_tokens(run)) != holder.token:
+    if newest_token(run) != holder.token:
         raise LockedError(f"{run} was taken by another process just now")
     return holder
 
@@ -315,9 +324,3 @@ def _link(draft: Path, lease: Path) -> None:
 
 def _lease_path(run: Path, token: int) -> Path:
     return run / "lock" / f"lease-{token:06d}.json"
-
-
-def _tokens(run: Path) -> list[int]:
-    """Numbers of the leases; files of other names, such as a sync tool's copies, are none."""
-    names = (_LEASE.fullmatch(lease.name) for lease in (run / "lock").glob("lease-*.json"))
-    return [int(name[1]) for name in names if name is not None]

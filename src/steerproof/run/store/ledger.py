@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from steerproof.errors import LockedError
+from steerproof.errors import LockedError, MachineError
 from steerproof.run.graph.ids import UnitId
 from steerproof.run.store.faults import fault_point
 from steerproof.run.store.files import disk_full
@@ -54,11 +54,12 @@ class Ledger:
         Raises:
             LockedError: Another process took the run directory over.
             DiskFullError: No space for the change.
+            MachineError: The file can no longer be read or written.
         """
         if self._connection.in_transaction:
             yield
             return
-        with explained_sqlite(self._path):
+        with _usable(self._path), explained_sqlite(self._path):
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 newest = self._connection.execute("SELECT max(token) FROM fence").fetchone()[0]
@@ -215,3 +216,19 @@ def explained_sqlite(path: Path) -> Iterator[None]:
         if code == sqlite3.SQLITE_BUSY:
             raise LockedError(f"another process is writing to {path}") from error
         raise
+
+
+def unusable(path: Path, error: Exception) -> MachineError:
+    """The error for a ledger that can be neither used nor replaced."""
+    return MachineError(
+        f"cannot use {path}: {error}. Finished units are kept; when the disk is well again, the"
+        " same command goes on, and makes the ledger anew if it must"
+    )
+
+
+@contextmanager
+def _usable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        raise unusable(path, error) from error

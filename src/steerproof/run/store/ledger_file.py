@@ -8,7 +8,8 @@ from pathlib import Path
 
 from steerproof.errors import IntegrityError
 from steerproof.run.store.files import explained, temporary_name
-from steerproof.run.store.ledger import LEDGER, Ledger, explained_sqlite
+from steerproof.run.store.hold import newest_token
+from steerproof.run.store.ledger import LEDGER, Ledger, explained_sqlite, unusable
 from steerproof.run.store.manifest import DamagedError, Manifest, open_unit
 from steerproof.run.store.store import set_aside, unit_directories
 from steerproof.run.store.story import Attempt, Story, read_story
@@ -29,6 +30,13 @@ CREATE TABLE events (
   event INTEGER PRIMARY KEY, time REAL NOT NULL, what TEXT NOT NULL, unit TEXT, detail TEXT NOT NULL
 );
 """
+_SHAPE = """
+SELECT m.type, m.name, c.name FROM sqlite_master m
+LEFT JOIN pragma_table_info(m.name) c ON m.type = 'table'
+WHERE m.name IN ('fence', 'units', 'attempts', 'events')
+  OR m.type = 'trigger' OR m.type = 'index' AND m.sql LIKE '%UNIQUE%'
+"""
+"""Columns of the four tables, and what can change or refuse a row that is written."""
 
 
 def open_ledger(run: Path, token: int, stolen: bool = False) -> Ledger:
@@ -45,21 +53,23 @@ def open_ledger(run: Path, token: int, stolen: bool = False) -> Ledger:
     Raises:
         LockedError: A newer token has written to it.
         DiskFullError: No space.
+        MachineError: The file cannot be opened, whatever is in it.
     """
     path = run / LEDGER
-    if path.exists() and not path.is_file():
-        set_aside(run, path)
+    for part in _odd(run):
+        set_aside(run, part)
     if stolen and path.exists():
         _copy(run, path)
     lost = not path.exists() or path.stat().st_size == 0
+    newest = max(token, newest_token(run))
     try:
-        connection = _connect(path)
-    except (sqlite3.DatabaseError, IntegrityError) as error:
+        connection = _connect(path, newest)
+    except (sqlite3.DatabaseError, IntegrityError, UnicodeDecodeError) as error:
         if isinstance(error, sqlite3.OperationalError) and not _is_damage(error):
-            raise
+            raise unusable(path, error) from error
         _set_aside(run)
         lost = True
-        connection = _connect(path)
+        connection = _connect(path, newest)
     ledger = Ledger(connection, path, token)
     with ledger.transaction():
         connection.execute("INSERT INTO fence VALUES (?)", (token,))
@@ -76,20 +86,30 @@ def read_ledger(run: Path) -> Story | None:
     """
     path = run / LEDGER
     try:
-        if not path.is_file():
-            if not path.exists():
-                return None
-            raise IntegrityError("it is no file")
+        if not os.path.lexists(path):
+            return None
+        for part in _odd(run):  # SQLite would wait for a pipe to be written to
+            raise IntegrityError(f"{part.name} is no file")
         connection = _open_readable(path)
         try:
             if connection.execute("PRAGMA user_version").fetchone()[0] == 0:
-                return None  # its process is creating it just now
+                return _unwritten(connection)
             return read_story(connection)
         finally:
             connection.close()
-    except (sqlite3.DatabaseError, IntegrityError, OSError) as error:
+    except (sqlite3.DatabaseError, IntegrityError, OSError, UnicodeDecodeError) as error:
         problem = f"{path}: {error}. The next run sets it aside and rebuilds it from the units"
         return _told_by_units(run, problem)
+
+
+def _unwritten(connection: sqlite3.Connection) -> None:
+    """Nothing is told by a file that its process is creating just now, with all tables at once.
+
+    Raises:
+        IntegrityError: It has tables without the number that is written with them.
+    """
+    if connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+        raise IntegrityError("it has tables, and does not say of which version")
 
 
 def _told_by_units(run: Path, problem: str) -> Story:
@@ -134,11 +154,19 @@ def _manifests(run: Path) -> Iterator[Manifest]:
     yield from sorted(manifests, key=lambda manifest: manifest.made.ended)
 
 
+def _parts(run: Path) -> list[Path]:
+    """The ledger and what SQLite keeps beside it, as far as something of that name is there."""
+    parts = (run / f"{LEDGER}{end}" for end in ("", "-wal", "-shm", "-journal"))
+    return [part for part in parts if os.path.lexists(part)]
+
+
+def _odd(run: Path) -> list[Path]:
+    return [part for part in _parts(run) if not part.is_file()]
+
+
 def _set_aside(run: Path) -> None:
-    for end in ("", "-wal", "-shm", "-journal"):
-        part = run / f"{LEDGER}{end}"
-        if part.exists():
-            set_aside(run, part)
+    for part in _parts(run):
+        set_aside(run, part)
 
 
 def _copy(run: Path, path: Path) -> None:
@@ -149,7 +177,7 @@ def _copy(run: Path, path: Path) -> None:
             os.close(os.open(copy, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
         with closing(_open(path)) as source, closing(_open(copy)) as target:
             source.backup(target)
-    except sqlite3.DatabaseError:
+    except (sqlite3.DatabaseError, UnicodeDecodeError):
         copy.unlink()  # damaged as well: rebuilt from the manifests
         _set_aside(run)
         return
@@ -163,7 +191,8 @@ def _open_readable(path: Path) -> sqlite3.Connection:
     try:
         return _reader(f"{uri}?mode=rw")
     except sqlite3.OperationalError as error:
-        if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
+        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
+        if code & 0xFF not in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
             raise
     return _reader(f"{uri}?mode=ro&immutable=1")
 
@@ -174,7 +203,7 @@ def _reader(uri: str) -> sqlite3.Connection:
         connection.execute("PRAGMA query_only = ON")
         if connection.execute("PRAGMA user_version").fetchone()[0]:
             connection.execute("SELECT count(*) FROM units").fetchone()
-    except sqlite3.DatabaseError:
+    except (sqlite3.DatabaseError, UnicodeDecodeError):  # a message that quotes no text
         connection.close()
         raise
     return connection
@@ -184,8 +213,13 @@ def _open(path: Path) -> sqlite3.Connection:
     return sqlite3.connect(path, timeout=30, isolation_level=None)
 
 
-def _connect(path: Path) -> sqlite3.Connection:
+def _connect(path: Path, newest: int) -> sqlite3.Connection:
     """Open or create the file.
+
+    Args:
+        path: Of the file.
+        newest: The largest token that was ever given. What stands in the fence and is larger, or
+            no number, was given to nobody, and would keep everybody out for ever.
 
     Raises:
         sqlite3.DatabaseError: It is not a sound database.
@@ -198,6 +232,7 @@ def _connect(path: Path) -> sqlite3.Connection:
         try:
             _prepare(connection)
             read_story(connection)  # quick_check does not look at texts
+            connection.execute("DELETE FROM fence WHERE token > ?", (newest,))
         except BaseException:
             connection.close()
             raise
@@ -218,6 +253,10 @@ def _prepare(connection: sqlite3.Connection) -> None:
         connection.executescript(f"BEGIN; {_TABLES} PRAGMA user_version = {SCHEMA}; COMMIT;")
     elif version != SCHEMA:
         raise sqlite3.DatabaseError(f"schema {version}, this version writes {SCHEMA}")
+    with closing(sqlite3.connect(":memory:")) as fresh:
+        fresh.executescript(_TABLES)
+        if set(fresh.execute(_SHAPE)) != set(connection.execute(_SHAPE)):
+            raise sqlite3.DatabaseError("tables, columns, triggers or indices that are not ours")
 
 
 def _is_damage(error: sqlite3.OperationalError) -> bool:
