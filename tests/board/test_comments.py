@@ -1,11 +1,13 @@
+import fcntl
 import sqlite3
 import threading
 
 import pytest
 
-from steerproof.board import comments, entries
+from steerproof.board import comments, database, entries
 from steerproof.board.comments import CommentError
 from steerproof.board.database import open_board, transaction
+from steerproof.errors import SteerproofError
 
 
 @pytest.fixture
@@ -77,6 +79,17 @@ def test_of_two_edits_of_the_same_version_one_is_told(board):
     comments.edit(board, one, "ada", "here", seen=1)
     with pytest.raises(CommentError, match="meanwhile"):
         comments.edit(board, one, "ada", "there", seen=1)
+
+
+def test_a_new_board_that_another_process_is_making_is_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(database, "BUSY_SECONDS", 0.1)
+    with (tmp_path / f"{database.FILE}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(SteerproofError, match="locked by another process"):
+            open_board(tmp_path)
+        monkeypatch.setattr(database, "BUSY_SECONDS", 10.0)
+        threading.Timer(0.2, fcntl.flock, (file, fcntl.LOCK_UN)).start()
+        assert open_board(tmp_path).is_file()
 
 
 def test_two_processes_that_open_a_new_board_at_once_make_one(tmp_path):

@@ -5,7 +5,10 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from scipy.cluster.hierarchy import linkage
+from scipy.spatial.distance import squareform
 
+from steerproof.decide.report.figures.likeness import alike_beside
 from steerproof.decide.report.figures.matrix import (
     MatrixValues,
     matrix,
@@ -96,3 +99,31 @@ def test_the_tuning_curve_tells_the_three_classes_apart():
 @pytest.mark.parametrize("draw", [matrix, matrix_cosines, tuning, matrix_sheet])
 def test_the_same_arrays_give_the_same_bytes(draw):
     assert draw(given()) == draw(given())
+
+
+def orders(tree: list) -> list[list[int]]:
+    """Every order of its leaves that a tree of two parts everywhere allows."""
+    if isinstance(tree, int):
+        return [[tree]]
+    parts = [orders(part) for part in tree]
+    turned = [(parts[0], parts[1]), (parts[1], parts[0])]
+    return [[*one, *other] for left, right in turned for one in left for other in right]
+
+
+def tree_of(distances: np.ndarray) -> list:
+    """The clustering by mean distance, as scipy makes it."""
+    nodes: list = list(range(len(distances)))
+    for one, other, *_ in linkage(squareform(distances, checks=False), "average").tolist():
+        nodes.append([nodes[int(one)], nodes[int(other)]])
+    return nodes[-1]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 8])
+def test_alike_ones_are_neighbours_in_the_shortest_order_of_the_clustering(count):
+    points = np.random.default_rng(count).normal(size=(count, 3))
+    distances = np.linalg.norm(points[:, None] - points, axis=2)
+    possible = orders(tree_of(distances)) if count > 1 else [[0]]
+    shortest = min(distances[order[:-1], order[1:]].sum() for order in possible)
+    found = alike_beside(distances).tolist()
+    assert found in possible
+    assert distances[found[:-1], found[1:]].sum() == pytest.approx(shortest)

@@ -11,6 +11,7 @@ from steerproof.decide.analysis.rule import Verdict
 from steerproof.errors import IntegrityError
 from steerproof.spec.yaml_io import load_experiment
 from tests.decide import report_example as example
+from tests.decide.recorded import differing
 from tests.decide.test_published import DATA
 
 GOLDEN = DATA.with_name("issue267_analysis.json")
@@ -21,12 +22,13 @@ def text_of(analysis: Analysis) -> str:
     return json.dumps(to_json(analysis), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def test_the_bytes_of_an_analysis_are_those_of_earlier_versions():
+def test_an_analysis_is_that_of_earlier_versions():
     experiment = load_experiment("published-267").experiment
     table = read_rates(DATA.with_name("issue267_rates.csv"), experiment)
     cosines = {"20": {p.name: i / 20 - 0.3 for i, p in enumerate(experiment.personas)}}
     analysis = analyze(table, experiment, arm="C", geometry=cosines)
-    assert text_of(analysis) == GOLDEN.read_text(encoding="utf-8")
+    earlier = json.loads(GOLDEN.read_text(encoding="utf-8"))
+    assert list(differing(json.loads(text_of(analysis)), earlier)) == []
 
 
 def test_an_analysis_of_an_earlier_version_is_read_and_written_as_it_was():

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import scipy.special
 import scipy.stats
 from hypothesis import assume, given
 from hypothesis import strategies as st
@@ -9,6 +10,8 @@ from steerproof.decide.analysis.statistics import (
     average_ranks,
     centred_ranks,
     kendall_tau,
+    logistic,
+    logit,
     spearman,
     wilson_half_width,
     wilson_interval,
@@ -132,3 +135,10 @@ def test_wilson_half_width_of_a_worked_example():
     # No marker in 100: z^2 / (2 n) / (1 + z^2 / n) = 3.8415 / 200 / 1.038415 = 0.018497.
     half = wilson_half_width(np.array(0.0), np.array(100.0))
     assert half == pytest.approx(0.018497, abs=1e-6)
+
+
+def test_log_odds_and_their_rates_agree_with_scipy_however_far_out():
+    logits = np.array([-800.0, -40.0, -1.5, 0.0, 1e-9, 3.0, 40.0, 800.0])
+    np.testing.assert_allclose(logistic(logits), scipy.special.expit(logits), rtol=1e-14, atol=0)
+    rates = np.array([1e-300, 0.002, 0.3, 0.5, 0.998])
+    np.testing.assert_allclose(logit(rates), scipy.special.logit(rates), rtol=1e-14, atol=0)

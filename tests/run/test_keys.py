@@ -51,6 +51,7 @@ def expected(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     monkeypatch.setattr(environment, "sources", sources_of_then)
     monkeypatch.setattr(environment, "_code_version", lambda _: "code")
     monkeypatch.setattr(environment, "_installed", lambda _: "1")
+    monkeypatch.setattr(environment, "_NUMERICS", (*_MODELLED, "numpy", "scipy"))
     return json.loads(KEYS.read_bytes())
 
 

@@ -5,7 +5,9 @@ comment at once both keep their comment. Events and comments are append-only, an
 itself refuses to change them. Nothing here is ever part of a run directory.
 """
 
+import os
 import sqlite3
+import time
 from collections import namedtuple
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,8 +16,6 @@ from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Any
-
-from filelock import FileLock
 
 from steerproof.errors import SteerproofError
 
@@ -82,7 +82,7 @@ def open_board(directory: Path) -> Path:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         # Two processes that create the file at once do it one after the other. SQLite's busy wait
         # is not enough: a new file's change to a write-ahead log gives up at once.
-        with FileLock(directory / f"{FILE}.lock", BUSY_SECONDS, mode=0o600), connect(path) as db:
+        with _alone(directory / f"{FILE}.lock"), connect(path) as db:
             _update(db, path)
         path.chmod(0o600)
     except OSError as error:  # a time-out of the lock is one
@@ -90,6 +90,28 @@ def open_board(directory: Path) -> Path:
     except sqlite3.Error as error:
         raise _unusable(path, str(error)) from error
     return path
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Hold a file's kernel lock, which a dead process cannot keep.
+
+    Raises:
+        TimeoutError: Another process or thread held it all the time that one waits.
+    """
+    import fcntl  # where there is none, what reads run directories says so, and the way out
+
+    end = time.monotonic() + BUSY_SECONDS
+    with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "rb") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > end:
+                    raise TimeoutError(f"{path.name} is locked by another process") from None
+                time.sleep(0.02)
+        yield
 
 
 def _unusable(place: Path, why: str) -> SteerproofError:

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
-from scipy.stats import t
+
+from steerproof.decide.analysis.distributions import t_quantile, t_tail
 
 Batch = Float[np.ndarray, "*batch"]
 
@@ -39,7 +40,7 @@ def mean_bounds(values: Float[np.ndarray, "personas *batch"], confidence: float 
 
 def bounds_around(mean: Batch, error: Batch, freedom: int, confidence: float = 0.95) -> Bounds:
     """Bounds of an estimate with a standard error of so many degrees of freedom."""
-    one_sided, two_sided = (float(t.ppf(q, freedom)) for q in (confidence, (1 + confidence) / 2))
+    one_sided, two_sided = (t_quantile(q, freedom) for q in (confidence, (1 + confidence) / 2))
     return Bounds(
         mean=mean,
         error=error,
@@ -61,4 +62,4 @@ def equivalence(
     bounds = mean_bounds(values)
     distance = np.asarray(margin - np.abs(bounds.mean))
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray(t.sf(distance / bounds.error, len(values) - 1))
+        return t_tail(np.asarray(distance / bounds.error), len(values) - 1)

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float
-from scipy import stats
 
 from steerproof.decide.analysis.answer_records import Confound
 from steerproof.decide.analysis.case import Case, rates_of
+from steerproof.decide.analysis.distributions import t_quantile
 from steerproof.decide.analysis.kinds import steered_kind
 from steerproof.decide.analysis.rig import Rig, push_sizes
 from steerproof.decide.analysis.statistics import average_ranks, defined, is_constant, spearman
@@ -118,5 +118,5 @@ def needed(personas: int, held: int) -> float | None:
     freedom = personas - 2 - held
     if freedom < 1:
         return None
-    t = float(stats.t.ppf(0.975, freedom))
+    t = t_quantile(0.975, freedom)
     return t / float(np.sqrt(t * t + freedom))

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
-from scipy.stats import f as f_distribution
+
+from steerproof.decide.analysis.distributions import f_quantile
 
 Values = Float[np.ndarray, "personas questions *batch"]
 """One number per persona and question: a rate over its samples, or a graded outcome."""
@@ -60,7 +61,7 @@ def reliability(values: Values, confidence: float = 0.95) -> Reliability:
     flat = between <= 1e-12
     noise = np.asarray(np.where(flat, np.nan, error / np.where(flat, 1.0, between)))
     tail = (1 - confidence) / 2
-    wide, narrow = (float(f_distribution.ppf(q, personas - 1, freedom)) for q in (1 - tail, tail))
+    wide, narrow = (f_quantile(q, personas - 1, freedom) for q in (1 - tail, tail))
     return Reliability(
         alpha=np.asarray(1 - noise),
         low=np.asarray(1 - noise * wide),

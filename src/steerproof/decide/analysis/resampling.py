@@ -15,7 +15,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int, UInt
-from scipy.sparse import csr_array
 
 from steerproof.decide.analysis.statistics import centred_ranks, rank_correlation, spearman
 from steerproof.spec.seeds import derived_seed
@@ -145,39 +144,37 @@ def two_level_draws(
         people = rng.integers(0, personas, size=(personas, iterations))
         drawn = _persona_picks(rng, people, steered)
         again = drawn if same_questions else _persona_picks(rng, people, bridge)
-        return spearman(
-            _drawn_rates(drawn, steered, iterations), _drawn_rates(again, bridge, iterations)
-        )
+        return spearman(_drawn_rates(people, drawn, steered), _drawn_rates(people, again, bridge))
 
     return _in_blocks(block, plan)
 
 
 def _persona_picks(
     rng: np.random.Generator, people: Int[np.ndarray, "personas iterations"], counts: Counts
-) -> csr_array:
-    """Draw questions for every drawn persona.
-
-    Returns:
-        One row per (slot, iteration), with a one for every drawn (persona, question); a question
-        drawn twice has two ones, which add up.
-    """
+) -> Float[np.ndarray, "drawn questions"]:
+    """How often each question was drawn for every drawn persona, slot by slot."""
     width = counts.total.shape[1]
     limit = counts.questions[people].ravel()
     chosen = (rng.random((people.size, width)) * limit[:, None]).astype(np.int64)
-    columns = (people.ravel()[:, None] * width + chosen)[np.arange(width) < limit[:, None]]
-    ends = np.concatenate([[0], np.cumsum(limit)])
-    shape = (people.size, counts.total.size)
-    return csr_array((np.ones(len(columns)), columns, ends), shape=shape)
+    places = np.arange(0, people.size * width, width)[:, None] + chosen
+    asked = places[np.arange(width) < limit[:, None]]
+    return np.bincount(asked, minlength=people.size * width).astype(float).reshape(-1, width)
 
 
 def _drawn_rates(
-    drawn: csr_array, counts: Counts, iterations: int
+    people: Int[np.ndarray, "personas iterations"],
+    drawn: Float[np.ndarray, "drawn questions"],
+    counts: Counts,
 ) -> Float[np.ndarray, "personas iterations *batch"]:
     """The rate of every drawn persona on its drawn questions."""
-    fired = drawn @ counts.fired.reshape(counts.total.size, -1)
-    total = drawn @ counts.total.reshape(-1, 1)
-    personas = len(fired) // iterations
-    return (fired / total).reshape(personas, iterations, *counts.fired.shape[2:])
+    who = people.ravel()
+    fired = counts.fired.reshape(*counts.total.shape, -1)
+    rates = np.empty((len(who), fired.shape[2]))
+    for persona in range(len(fired)):
+        mine = np.flatnonzero(who == persona)
+        rows = drawn[mine]
+        rates[mine] = (rows @ fired[persona]) / (rows @ counts.total[persona])[:, None]
+    return rates.reshape(*people.shape, *counts.fired.shape[2:])
 
 
 def _in_blocks(

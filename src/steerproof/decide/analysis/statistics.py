@@ -7,7 +7,8 @@ reason.
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy.special import ndtri
+
+from steerproof.decide.analysis.distributions import normal_quantile
 
 _PairSums = tuple[Float[np.ndarray, "*batch"], Float[np.ndarray, "*batch"]]
 
@@ -121,7 +122,7 @@ def wilson_interval(
     Returns:
         Lower and upper bound.
     """
-    z = float(ndtri(0.5 + confidence / 2))
+    z = normal_quantile(0.5 + confidence / 2)
     rate = fired / total
     shrink = 1 + z * z / total
     centre = (rate + z * z / (2 * total)) / shrink
@@ -133,7 +134,7 @@ def wilson_half_width(
     fired: Float[np.ndarray, "*batch"], total: Float[np.ndarray, "*batch"], confidence: float = 0.95
 ) -> Float[np.ndarray, "*batch"]:
     """Half the width of Wilson's score interval (before it is clipped to [0, 1])."""
-    z = float(ndtri(0.5 + confidence / 2))
+    z = normal_quantile(0.5 + confidence / 2)
     rate = fired / total
     spread = np.sqrt(rate * (1 - rate) / total + z * z / (4 * total * total))
     return np.asarray(z / (1 + z * z / total) * spread)
@@ -158,6 +159,18 @@ def pooled_half_width(
     trials = np.asarray(trials.sum(axis=0))
     half = wilson_half_width(fired, np.asarray(np.maximum(trials, 1.0)), confidence)
     return np.asarray(np.where(trials > 0, half, np.nan))
+
+
+def logistic(logits: Float[np.ndarray, "*batch"] | float) -> Float[np.ndarray, "*batch"]:
+    """The rate whose log odds are these: `1 / (1 + exp(-x))`."""
+    with np.errstate(over="ignore"):  # exp(800) is infinite, and its rate 0
+        return np.asarray(1 / (1 + np.exp(-logits)))
+
+
+def logit(rates: Float[np.ndarray, "*batch"] | float) -> Float[np.ndarray, "*batch"]:
+    """Log odds of rates strictly between 0 and 1."""
+    rates = np.asarray(rates, dtype=float)
+    return np.asarray(np.log(rates / (1 - rates)))
 
 
 def defined(value: float | np.ndarray) -> float | None:

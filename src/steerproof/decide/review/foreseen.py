@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 import numpy as np
-from scipy.special import expit, logit
 
 from steerproof.decide.analysis.answers import warnings
 from steerproof.decide.analysis.case import Case, case_of, rates_of
@@ -13,6 +12,7 @@ from steerproof.decide.analysis.ranking import crossed, deciding, try_strength
 from steerproof.decide.analysis.rates import RateTable, of_seed
 from steerproof.decide.analysis.reliability import reliability
 from steerproof.decide.analysis.rig import Rig, push_sizes
+from steerproof.decide.analysis.statistics import logistic, logit
 from steerproof.decide.review.evidence import Evidence
 from steerproof.decide.review.objections_design import CLIFF
 from steerproof.decide.review.simulation import Margin, RateModel
@@ -73,7 +73,7 @@ def _margin(case: Case, kind: CellKind) -> Margin | None:
     kept = float(np.sqrt(reliability(table.values).signal))
     shrunk = np.clip(rates.mean() + kept * (rates - rates.mean()), _NEAREST, 1 - _NEAREST)
     logits = logit(shrunk)
-    return Margin(median=float(expit(np.median(logits))), spread=float(logits.std(ddof=1)))
+    return Margin(median=float(logistic(np.median(logits))), spread=float(logits.std(ddof=1)))
 
 
 def _case(experiment: Experiment, evidence: Evidence) -> Case:

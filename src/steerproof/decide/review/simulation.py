@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
-from scipy.special import expit, logit
 
 from steerproof.decide.analysis.inversion import pairings
+from steerproof.decide.analysis.statistics import logistic, logit
 
 Cells = Float[np.ndarray, "personas questions simulations"]
 _Latent = Float[np.ndarray, "personas simulations"]
@@ -114,12 +114,12 @@ def simulate(
     def draw(margin: Margin, propensity: _Latent, gain: float = 0.0) -> Cells:
         rate = logit(margin.median) + gain + margin.spread * propensity
         effects = common + own_spread * rng.standard_normal(clusters)
-        chance = expit(rate[:, None] + effects)
-        chance = np.where(expit(rate)[:, None] < model.floor, 0.0, chance)
+        chance = logistic(rate[:, None] + effects)
+        chance = np.where(logistic(rate)[:, None] < model.floor, 0.0, chance)
         return rng.binomial(design.samples, chance).astype(float)
 
-    true_bridge = expit(logit(model.bridge.median) + model.bridge.spread * bridge)
-    true_steered = expit(logit(model.steered.median) + model.steered.spread * steered)
+    true_bridge = logistic(logit(model.bridge.median) + model.bridge.spread * bridge)
+    true_steered = logistic(logit(model.steered.median) + model.steered.spread * steered)
     return SimulatedTables(
         bridge=draw(model.bridge, bridge),
         steered=draw(model.steered, steered),

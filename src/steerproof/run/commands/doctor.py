@@ -20,7 +20,7 @@ from steerproof.run.store.files import make_directory, sync_directory, write_fil
 from steerproof.run.store.hold import kernel_lock_works
 
 _OK, _WARN, FAIL = "ok", "warn", "fail"
-_NEEDED = ("torch", "transformers", "safetensors", "numpy", "scipy", "pyarrow")
+_NEEDED = ("torch", "transformers", "safetensors", "numpy", "pyarrow")
 _OPTIONAL = ("ray",)
 _TOKENS = ("HF_TOKEN",)
 

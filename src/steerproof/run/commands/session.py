@@ -374,5 +374,5 @@ def known_hashes(lock: Lock) -> Known:
 
 def versions() -> dict[str, str]:
     """Version of everything that decides a number."""
-    names = ("steerproof", "torch", "transformers", "safetensors", "numpy", "scipy", "pyarrow")
+    names = ("steerproof", "torch", "transformers", "safetensors", "numpy", "pyarrow")
     return {**{name: version(name) for name in names}, "python": platform.python_version()}

@@ -32,7 +32,7 @@ APART = (
 """Modules that every stage imports and that only carry its bytes: an edit there redoes nothing."""
 _BY_NAME = {"score": tuple(map(module_of, READOUTS))}
 """Modules that a stage finds by their names, which no import shows."""
-_NUMERICS = ("torch", "transformers", "numpy", "scipy")
+_NUMERICS = ("torch", "transformers", "numpy")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,10 +11,9 @@ from jaxtyping import Bool, Float, Int
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MultipleLocator
-from scipy.cluster.hierarchy import leaves_list, linkage, optimal_leaf_ordering
-from scipy.spatial.distance import squareform
 
 from steerproof.decide.report.figures.canvas import Drawing, Layout, drawing, panels, style
+from steerproof.decide.report.figures.likeness import alike_beside
 from steerproof.decide.report.figures.marks import tipped
 from steerproof.decide.report.figures.palette import (
     BLUE,
@@ -61,8 +60,7 @@ class MatrixValues:
             return np.arange(count)
         apart = np.clip(1 - (self.cosines + self.cosines.T) / 2, 0, 2)
         np.fill_diagonal(apart, 0.0)
-        distances = squareform(apart, checks=False)
-        return leaves_list(optimal_leaf_ordering(linkage(distances, "average"), distances))
+        return alike_beside(apart)
 
 
 def matrix(given: MatrixValues, name: str = "matrix") -> Drawing:
@@ -172,8 +170,9 @@ def _short(rate: float) -> str:
 
 
 def _angles(axes: Axes, given: MatrixValues, cosines: Float[np.ndarray, "a b"]) -> None:
-    for row, a in enumerate(given.order):
-        for column, b in enumerate(given.order):
+    order = given.order
+    for row, a in enumerate(order):
+        for column, b in enumerate(order):
             value = float(cosines[a, b])
             words = f"{short_name(given.personas[a])}, {short_name(given.personas[b])}"
             text = "1" if a == b else f"{value:+.1f}".replace("0.", ".").replace("-", "−")
