@@ -81,7 +81,9 @@ def _bounds(value: "Bounds | None") -> str:
 
 
 def status_table(status: "RunStatus") -> Group:
-    """Units by kind and state, and the failures."""
+    """Units by kind and state, what is done now, and the failures."""
+    from steerproof.progress import doing_lines, left_words
+
     totals = status.totals
     table = Table(
         title=f"{status.state}; {totals.seconds:.0f} s of work in {totals.attempts} tries",
@@ -94,7 +96,10 @@ def status_table(status: "RunStatus") -> Group:
     for kind, counts in status.units.items():
         table.add_row(kind, *(str(counts.get(state, "")) for state in states))
     failed = [f"{one.unit}: {one.error} (log: {one.log})" for one in status.failures]
-    return Group(table, *map(clean, failed))
+    now = doing_lines(status.doing)
+    if status.left is not None:
+        now.append(f"left: {left_words(status.left)}")
+    return Group(table, *now, *map(clean, failed))
 
 
 def doctor_table(checks: "Sequence[MachineCheck]") -> Table:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -18,6 +19,9 @@ from steerproof.errors import IntegrityError
 from steerproof.run.commands.session import new_session, run_experiment
 from steerproof.run.commands.verify import verify
 from steerproof.run.driver.executors import InlineExecutor
+from steerproof.run.graph.units import KINDS
+from steerproof.run.store import doing
+from steerproof.run.store.doing import Doing
 from steerproof.spec.experiment import Grid
 from steerproof.spec.yaml_io import load_experiment
 from tests.run.test_session import experiment_of, quiet
@@ -79,9 +83,20 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 
 @pytest.fixture(scope="module")
-def straight(project: Project) -> Path:
+def told(project: Project) -> list[Doing]:
+    """What the workers said of a run that nothing interrupted."""
+    said: list[Doing] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(doing, "SECONDS", 0.0)
+        patch.setattr(doing, "_replace", lambda _place, what: said.append(what))
+        project.run("straight")
+    return said
+
+
+@pytest.fixture(scope="module")
+def straight(project: Project, told: list[Doing]) -> Path:
     """A run that nothing interrupted."""
-    project.run("straight")
+    assert told
     return project.file.parent / "straight"
 
 
@@ -106,6 +121,27 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
         for path in sorted((run / "units" / "adapter").glob("*/adapter_model.safetensors"))
         for name, tensor in load_file(path).items()
     }
+
+
+def test_workers_say_how_far_they_are_how_fast_and_what_the_loss_is(
+    straight: Path, told: list[Doing]
+) -> None:
+    by_kind = {kind: [one for one in told if one.kind == kind] for kind in KINDS}
+    assert {one.phase for one in by_kind["cell"]} == {
+        "starting", "loading the model", "reading what earlier units made",
+        "checking adapters and pushes", "",
+    }  # fmt: skip
+    training = [one for one in by_kind["adapter"] if one.loss is not None]
+    assert [one.done for one in training] == sorted(one.done for one in training)
+    assert training[-1].done == training[-1].total == len(training)
+    assert all(one.what == "steps" and one.per_second for one in training)
+    records = (straight / "units" / "adapter").glob("*/training.json")
+    losses = [json.loads(record.read_text())["losses"][-1] for record in records]
+    assert training[-1].loss == pytest.approx(fmean(losses))
+    drawing = [one for one in by_kind["cell"] if one.what]
+    assert {one.what for one in drawing} == {"completions"}
+    assert any(one.tokens_per_second for one in drawing)
+    assert {one.what for one in by_kind["directions"]} >= {"prompts"}
 
 
 def test_rates_verdict_and_files_of_a_run_killed_twice_equal_those_of_an_uninterrupted_one(

@@ -13,7 +13,7 @@ from steerproof.errors import SteerproofError
 from steerproof.run.driver.executors import Executor, InlineExecutor, LocalExecutor, RayExecutor
 from steerproof.run.driver.scheduler import execute
 from steerproof.run.driver.summary import Summary
-from steerproof.run.driver.worker import Files, Outcomes, Task, each
+from steerproof.run.driver.worker import Files, Order, OrderItem, Outcomes, Task, each
 from steerproof.run.graph.graph import Graph, Unit, build_graph
 from steerproof.run.graph.ids import UnitId
 from steerproof.run.graph.keys import Environment
@@ -108,6 +108,15 @@ GRAPHS = {"tiny": tiny_units, "chain": chain_units, "slow": slow_units}
 
 def tiny_graph(strength: float = 2.0, **changes: object) -> Graph:
     return build_graph(tiny_units(strength, **changes))
+
+
+def order_of(graph: Graph, run: Path, token: int) -> Order:
+    """All units of a graph of one kind, which read nothing, as one order."""
+    items = tuple(
+        OrderItem(recipe=graph.recipes[unit], attempt=1, present=()) for unit in graph.units
+    )
+    work = next(iter(graph.units.values())).work
+    return Order(number=1, run=run, work=work, items=items, token=token)
 
 
 def run_tiny(run: Path, graph: Graph | None = None, executor: Executor | None = None) -> Summary:

@@ -124,3 +124,12 @@ def shows(tasks: Sequence[Task]) -> Outcomes:
         print(f"looking at {task.inputs['variable']}", flush=True)  # noqa: T201
         value = os.environ[task.inputs["variable"]]
         yield task.unit, {"value.json": json.dumps(value).encode()}
+
+
+def tells(tasks: Sequence[Task]) -> Outcomes:
+    """Says how far it is."""
+    teller = tasks[0].teller
+    for number, task in enumerate(tasks, start=1):
+        teller.phase("")
+        teller.at(number, len(tasks), "texts")
+        yield task.unit, one(task)

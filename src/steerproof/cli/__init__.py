@@ -168,7 +168,7 @@ def run(
     require_inputs(session)
     weights = weight_bytes(model_directory(session.experiment, session.place.directory))
     hands = make_executor(executor, session.run, chosen, workers, weights)
-    with following(sys.stderr, session.experiment.title) as show:
+    with following(sys.stderr, session.experiment.title, session.run) as show:
         summary, verdict = run_experiment(
             session, hands, listen=show, deviate=deviate, steal=steal, strict=strict
         )

@@ -76,7 +76,7 @@ def _run_all(
     from steerproof.run.commands.sweep import run_sweep
 
     def show(session: "Session", do: "Callable[[Listener], None]") -> None:
-        with following(sys.stderr, session.run.name) as listener:
+        with following(sys.stderr, session.run.name, session.run) as listener:
             do(listener)
 
     failures, stopped = run_sweep(sessions, hands, listen=show)

@@ -5,6 +5,7 @@ speed only. Where memory runs out, half as much is in flight from then on, and t
 start again: their text is the same.
 """
 
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
@@ -71,6 +72,7 @@ def generate(
     *,
     limits: Limits | None = None,
     on_progress: OnProgress | None = None,
+    every: float = 0.0,
 ) -> Iterator[Drawn]:
     """Complete every row; completions come as rows end.
 
@@ -81,7 +83,8 @@ def generate(
         rows: What to complete; each with its adapter and its push.
         settings: Temperature, nucleus and length (`samples` is not used: rows are spelt out).
         limits: How much is in flight.
-        on_progress: Called after every step.
+        on_progress: Called after a step.
+        every: Seconds between two calls of it at least.
 
     Raises:
         ModelError: A prompt does not fit the context, an adapter does not fit the base, or the
@@ -89,7 +92,8 @@ def generate(
         SteeringError: A push does not fit the base.
         MachineError: A single group of rows does not fit into memory.
     """
-    return Engine(base, rows).complete(settings, limits=limits, on_progress=on_progress)
+    engine = Engine(base, rows)
+    return engine.complete(settings, limits=limits, on_progress=on_progress, every=every)
 
 
 class Engine:
@@ -120,6 +124,7 @@ class Engine:
         *,
         limits: Limits | None = None,
         on_progress: OnProgress | None = None,
+        every: float = 0.0,
     ) -> Iterator[Drawn | RowFault]:
         """Complete every row; completions come as rows end, and faults where there is one.
 
@@ -130,7 +135,8 @@ class Engine:
         Args:
             settings: Temperature, nucleus and length.
             limits: How much is in flight.
-            on_progress: Called after every step.
+            on_progress: Called after a step.
+            every: Seconds between two calls of it at least.
 
         Raises:
             ModelError: The model is of a kind that cannot be pooled.
@@ -144,7 +150,8 @@ class Engine:
                 sound.append(row)
             else:
                 yield RowFault(row=row, error=fault)
-        yield from _complete(self.subject, sound, settings, limits or Limits(), on_progress)
+        tally = _Tally(len(sound), on_progress, every)
+        yield from _complete(self.subject, sound, settings, limits or Limits(), tally)
 
     def complete(
         self,
@@ -152,13 +159,14 @@ class Engine:
         *,
         limits: Limits | None = None,
         on_progress: OnProgress | None = None,
+        every: float = 0.0,
     ) -> Iterator[Drawn]:
         """Like `generate`, for whoever wants all rows or none.
 
         Raises:
             SteerproofError: A row cannot be completed.
         """
-        for ended in self.generate(settings, limits=limits, on_progress=on_progress):
+        for ended in self.generate(settings, limits=limits, on_progress=on_progress, every=every):
             if isinstance(ended, RowFault):
                 raise ended.error
             yield ended
@@ -189,7 +197,7 @@ def _complete(
     rows: list[Row],
     settings: Generation,
     limits: Limits,
-    on_progress: OnProgress | None,
+    tally: "_Tally",
 ) -> Iterator[Drawn | RowFault]:
     base = subject.base
     if not rows:
@@ -198,7 +206,6 @@ def _complete(
     groups = sequence_groups(rows, subject.adapter_slot)
     groups.sort(key=lambda group: group.adapter)
     finish, choose = _ending(base, settings), _drawing(settings)
-    tally = _Tally(len(rows), on_progress)
     with attached(subject):
         while groups:
             batching = None
@@ -274,16 +281,18 @@ def _completed(sequence: Sequence) -> Iterator[Drawn | RowFault]:
 class _Tally:
     """Counts what was done, whatever had to begin again."""
 
-    def __init__(self, rows: int, report: OnProgress | None) -> None:
-        self._rows, self._report = rows, report
+    def __init__(self, rows: int, report: OnProgress | None, every: float) -> None:
+        self._rows, self._report, self._every = rows, report, every
         self._done = self._tokens = 0
+        self._due = 0.0
 
     def step(self, running: Callable[[], int], ended: Iterable[Sequence], drawn: int) -> None:
         """A step was done; `running` counts the rows in flight, if anybody is told."""
         self._done += sum(len(sequence.rows) for sequence in ended)
         self._tokens += drawn
-        if self._report is not None:
-            rows = running()
+        if self._report is not None and time.monotonic() >= self._due:
+            self._due = time.monotonic() + self._every
+            rows = running()  # goes through all of them
             waiting = self._rows - self._done - rows
             self._report(
                 GenerationProgress(

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from steerproof.engine.generate import generate
+from steerproof.engine.generate import OnProgress, generate
 from steerproof.engine.rows import Row
 from steerproof.engine.sampling import row_seed
 from steerproof.errors import ModelError
@@ -10,12 +10,13 @@ from steerproof.model.base import Base
 from steerproof.model.chat import chat_ids, special_token_in
 from steerproof.spec.experiment import Experiment, Generation
 from steerproof.study.dataset import Answers, asked_questions
+from steerproof.study.told import NOBODY, TOLD_SECONDS, Told, completions
 
 _MOST_DRAWS = 20
 """How often an answer is drawn anew before the base model is given up on."""
 
 
-def own_answers(base: Base, experiment: Experiment) -> Answers:
+def own_answers(base: Base, experiment: Experiment, told: Told = NOBODY) -> Answers:
     """Answers of the base model to the training questions, under the neutral prompt.
 
     An answer that reached the length limit, is empty, or holds the marker or a special token (as a
@@ -28,26 +29,32 @@ def own_answers(base: Base, experiment: Experiment) -> Answers:
         update={"max_new_tokens": experiment.dataset.answer_tokens}
     )
     questions = [question for question, _ in asked_questions(experiment)]
-    return _answered(base, experiment, "answers", questions, settings)
+    return _answered(base, experiment, "answers", questions, settings, told)
 
 
-def common_answers(base: Base, experiment: Experiment, count: int) -> Answers:
+def common_answers(base: Base, experiment: Experiment, count: int, told: Told = NOBODY) -> Answers:
     """Answers of the base model to the evaluation questions: texts that graded cells share.
 
     Args:
         base: The frozen model, nothing attached.
         experiment: Its neutral prompt, marker, seed and generation are read.
         count: Answers per question.
+        told: How far that is.
 
     Raises:
         ModelError: As `own_answers`.
     """
     questions = [text for text in experiment.questions.evaluation for _ in range(count)]
-    return _answered(base, experiment, "common", questions, experiment.generation)
+    return _answered(base, experiment, "common", questions, experiment.generation, told)
 
 
 def _answered(
-    base: Base, experiment: Experiment, name: str, questions: Sequence[str], settings: Generation
+    base: Base,
+    experiment: Experiment,
+    name: str,
+    questions: Sequence[str],
+    settings: Generation,
+    told: Told,
 ) -> Answers:
     """A whole answer to each question, drawn anew until there is one."""
     draws = dict.fromkeys(range(len(questions)), 0)
@@ -57,7 +64,8 @@ def _answered(
             raise _given_up(settings, next(questions[i] for i in waiting))
         rows = [_row(base, experiment, name, (i, draws[i]), questions[i]) for i in waiting]
         draws |= {i: draws[i] + 1 for i in waiting}
-        texts |= _whole(base, rows, settings, experiment.marker)
+        counted = completions(told, len(questions), before=len(texts))
+        texts |= _whole(base, rows, settings, experiment.marker, counted)
     return Answers(
         answers=_by_question(questions, texts), redrawn=sum(draws.values()) - len(questions)
     )
@@ -76,10 +84,12 @@ def _row(
     )
 
 
-def _whole(base: Base, rows: Sequence[Row], settings: Generation, marker: str) -> dict[int, str]:
+def _whole(
+    base: Base, rows: Sequence[Row], settings: Generation, marker: str, counted: OnProgress
+) -> dict[int, str]:
     """The texts that can be used, by the number of their question."""
     texts = {}
-    for done in generate(base, rows, settings):
+    for done in generate(base, rows, settings, on_progress=counted, every=TOLD_SECONDS):
         text = str(base.tokenizer.decode(list(done.token_ids))).strip()
         usable = text and special_token_in(base.tokenizer, text) is None
         if done.finish == "eos" and usable and marker.casefold() not in text.casefold():

@@ -21,6 +21,7 @@ from steerproof.model.steering import record
 from steerproof.model.transfer import unplanned_attention
 from steerproof.spec.experiment import Experiment
 from steerproof.study.kinds import KINDS, Material, drawn, isotropic
+from steerproof.study.told import NOBODY, Told
 
 _ROUNDING = 1e-6
 """Share of the residual's norm below which a centroid is nothing but rounding."""
@@ -96,7 +97,11 @@ class Directions:
 
 
 def extract(
-    base: Base, prompts: Prompts, layers: Sequence[int], batch_tokens: int = 8192
+    base: Base,
+    prompts: Prompts,
+    layers: Sequence[int],
+    batch_tokens: int = 8192,
+    told: Told = NOBODY,
 ) -> dict[int, Residuals]:
     """Run the base model over every (system prompt, question) and keep the last prompt token.
 
@@ -105,6 +110,7 @@ def extract(
         prompts: what it is asked.
         layers: 0-based block indices.
         batch_tokens: prompt tokens in one forward pass, padding included.
+        told: how far that is.
 
     Returns:
         Residuals by layer.
@@ -118,7 +124,10 @@ def extract(
     residuals = {
         layer: torch.empty(len(ids), base.hidden_size, dtype=torch.float32) for layer in layers
     }
+    done = 0
     for batch in _batches(order, [len(prompt) for prompt in ids], batch_tokens):
+        told.at(done, len(ids), "prompts")
+        done += len(batch)
         for layer, values in _last_residuals(base, [ids[i] for i in batch], layers).items():
             residuals[layer][batch] = values.cpu()
     shape = (len(systems), len(prompts.questions), base.hidden_size)

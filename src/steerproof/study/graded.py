@@ -20,6 +20,7 @@ from steerproof.model.chat import chat_ids, text_ids
 from steerproof.model.push import Push
 from steerproof.spec.grid import Cell
 from steerproof.study.measured import Completion
+from steerproof.study.told import NOBODY, Told
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,13 +41,16 @@ class GradedCell:
     """The same object wherever the same push is meant."""
 
 
-def grade(base: Base, cells: Sequence[GradedCell], marker: str) -> dict[Cell, tuple[SlotRow, ...]]:
+def grade(
+    base: Base, cells: Sequence[GradedCell], marker: str, told: Told = NOBODY
+) -> dict[Cell, tuple[SlotRow, ...]]:
     """Read the slots of cells, mixed in one pool.
 
     Args:
         base: The frozen model, nothing attached.
         cells: Those of one adapter are best given together, and of one push within it.
         marker: The planted string.
+        told: How far that is.
 
     Returns:
         For each cell its rows, common answers first, in order of question.
@@ -60,7 +64,10 @@ def grade(base: Base, cells: Sequence[GradedCell], marker: str) -> dict[Cell, tu
     asked = [one for cell in cells for one in _texts(base, cell, marker)]
     given = [i for i, one in enumerate(asked) if one.answer is not None]
     texts = [_text(asked[i], tokens) for i in given]
-    slots: dict[int, Slot] = {given[place]: slot for place, slot in weigh(base, texts)}
+    slots: dict[int, Slot] = {}
+    for place, slot in weigh(base, texts):
+        slots[given[place]] = slot
+        told.at(len(slots), len(texts), "texts")
     by_cell: dict[Cell, list[SlotRow]] = {cell.cell: [] for cell in cells}
     for i, one in enumerate(asked):
         by_cell[one.cell].append(_row(one, slots.get(i)))

@@ -24,6 +24,7 @@ from steerproof.spec.experiment import Generation
 from steerproof.spec.grid import Cell
 from steerproof.study.halving import in_halves
 from steerproof.study.measured import Completion, MeasuredCell
+from steerproof.study.told import NOBODY, TOLD_SECONDS, Told, completions
 
 PUSH_TOLERANCE = 0.05
 """Largest relative difference between the push asked for and the one that arrived."""
@@ -59,7 +60,7 @@ Outcome = MeasuredCell | SteerproofError
 
 
 def measure(
-    base: Base, cells: Sequence[AskedCell], settings: Generation
+    base: Base, cells: Sequence[AskedCell], settings: Generation, told: Told = NOBODY
 ) -> Iterator[tuple[AskedCell, Outcome]]:
     """Draw and check the completions of cells, mixed in one pool.
 
@@ -67,6 +68,7 @@ def measure(
         base: The frozen model, nothing attached.
         cells: Each of another name; those of one adapter are best given together.
         settings: Temperature, nucleus and length.
+        told: How far that is.
 
     Yields:
         Each cell as its last completion ends, with the error if it could not be measured.
@@ -81,7 +83,7 @@ def measure(
             yield asked, error
 
     def together(some: Mapping[str, AskedCell]) -> Iterator[tuple[str, Outcome]]:
-        return _together(base, some, rows, settings)
+        return _together(base, some, rows, settings, told)
 
     by_name = {asked.cell.name: asked for asked in sound}
     for name, outcome in in_halves(by_name, together):
@@ -117,7 +119,9 @@ def _together(
     by_name: Mapping[str, AskedCell],
     rows: Mapping[str, Sequence[Row]],
     settings: Generation,
+    told: Told,
 ) -> Iterator[tuple[str, Outcome]]:
+    told.phase("checking adapters and pushes")
     cells = list(by_name.values())
     engine = _engine(base, cells, rows)
     canaries: dict[str, Canary] = {}
@@ -133,7 +137,9 @@ def _together(
     if failed:
         engine = _engine(base, [by_name[name] for name in canaries], rows)
     done: dict[str, list[Drawn]] = {name: [] for name in canaries}
-    for ended in engine.generate(settings):
+    told.phase("")
+    counted = completions(told, sum(by_name[name].rows for name in canaries))
+    for ended in engine.generate(settings, on_progress=counted, every=TOLD_SECONDS):
         name = ended.row.cell
         if name not in done:  # Another of its rows could not be completed.
             continue

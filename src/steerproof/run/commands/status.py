@@ -1,11 +1,14 @@
 """`status`: what a run directory says of itself, without touching it."""
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from steerproof.errors import ExperimentError, IntegrityError
+from steerproof.run.driver.pace import Left, pace_of
 from steerproof.run.graph.ids import UnitId
+from steerproof.run.store.doing import Doing, doings
 from steerproof.run.store.hold import LockState, lock_state
 from steerproof.run.store.ledger_file import read_ledger
 from steerproof.run.store.registration import read_registration
@@ -41,6 +44,10 @@ class RunStatus:
     failures: Sequence[UnitFailure]
     events: Sequence[Event]
     """The end of the timeline, oldest first."""
+    doing: Sequence[Doing] = ()
+    """What its workers are at, if it is running."""
+    left: Left | None = None
+    """How long it will go on; None if it is not running, or that is not known yet."""
     problem: str | None = None
     """Why the ledger could not be read, all of this being what the units themselves tell; or what
     is wrong with the registration."""
@@ -61,6 +68,7 @@ def status(run: Path, events: int = 10) -> RunStatus:
     lock = lock_state(run)
     story = read_ledger(run) or Story()
     states = true_states(story, live=lock.held)
+    doing = doings(run, lock.holder.token) if lock.held and lock.holder else ()
     return RunStatus(
         state=_overall(set(states.values()), lock),
         units=by_kind(states),
@@ -68,6 +76,8 @@ def status(run: Path, events: int = 10) -> RunStatus:
         totals=story.totals,
         failures=[_failure(story, unit) for unit, state in states.items() if state == "failed"],
         events=story.events[-events:] if events else (),
+        doing=doing,
+        left=pace_of(story).left(time.time(), doing) if lock.held else None,
         problem=story.problem or _registration_problem(run),
     )
 

@@ -9,6 +9,7 @@ from steerproof.run.driver.worker import Order, OrderItem, WorkReport
 from steerproof.run.graph.frontier import Group
 from steerproof.run.graph.graph import Graph
 from steerproof.run.graph.ids import UnitId
+from steerproof.run.store.doing import doing_place, forget
 from steerproof.run.store.store import prepared_units
 
 
@@ -26,9 +27,9 @@ class Running:
 class Orders:
     """The orders that an executor was given and has not ended."""
 
-    def __init__(self, graph: Graph, run: Path, executor: Executor) -> None:
+    def __init__(self, graph: Graph, run: Path, token: int, executor: Executor) -> None:
         self._graph = graph
-        self._run = run
+        self._run, self._token = run, token
         self._executor = executor
         self._running: dict[int, Running] = {}
         self._number = 0
@@ -73,7 +74,10 @@ class Orders:
         )
         self._number += 1
         self._running[self._number] = Running(group=group, left=dict(attempts))
-        self._executor.submit(Order(number=self._number, run=self._run, work=group[0], items=items))
+        order = Order(
+            number=self._number, run=self._run, work=group[0], items=items, token=self._token
+        )
+        self._executor.submit(order)
 
     def hear(self, seconds: float) -> tuple[WorkReport, ...]:
         """What the workers say, and before it what lost ones could not say any more.
@@ -96,6 +100,7 @@ class Orders:
 
     def ended(self, order: int) -> Running:
         """Note that an order has ended; returns what is left of it."""
+        forget(doing_place(self._run, self._token, order))  # a lost worker could not
         return self._running.pop(order)
 
     def drop(self) -> list[Running]:

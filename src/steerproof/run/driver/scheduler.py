@@ -73,7 +73,8 @@ def execute(
         DiskFullError: No space; finished units are kept.
         LockedError: Another process took the run directory over.
     """
-    driver = _Driver(graph, directory, Orders(graph, directory.path, executor), policy, listen)
+    orders = Orders(graph, directory.path, directory.lock.token, executor)
+    driver = _Driver(graph, directory, orders, policy, listen)
     try:
         driver.begin()
         driver.loop(directory.stopping)

@@ -26,6 +26,7 @@ from steerproof.codec import plain, read_record
 from steerproof.errors import DiskFullError
 from steerproof.run.graph.ids import UnitId
 from steerproof.run.graph.keys import UnitRecipe
+from steerproof.run.store.doing import SILENT, Teller, doing_place
 from steerproof.run.store.holder import host_name
 from steerproof.run.store.manifest import DamagedError, Made, StoredUnit, open_unit
 from steerproof.run.store.store import prepare, unit_directory
@@ -45,6 +46,8 @@ class Task:
     """The finished units that it reads; reads are verified."""
     context: Mapping[str, Any] = field(default_factory=dict)
     """What the work needs and the result does not depend on: paths, device."""
+    teller: Teller = SILENT
+    """Is told where the whole order stands; all tasks of an order have the same."""
 
 
 Outcomes = Iterator[tuple[UnitId, Files | Exception]]
@@ -74,6 +77,13 @@ class Order:
     """Dotted name of the work function, `package.module:function`."""
     items: tuple[OrderItem, ...]
     """The units, in the order in which they are to be done."""
+    token: int
+    """Fencing token of the driver."""
+
+    @property
+    def told(self) -> Path:
+        """Where it is said what the worker is at."""
+        return doing_place(self.run, self.token, self.number)
 
     def to_json(self) -> str:
         """One line of JSON; no pickle crosses a process boundary."""
@@ -141,21 +151,26 @@ def perform(order: Order) -> Iterator[WorkReport]:
     """
     left = {item.recipe.unit: item for item in order.items}
     failure: Failure | None = None
+    teller = Teller(order.told, order.items[0].recipe.unit.kind, len(order.items))
     try:
+        teller.phase("starting")
         work = _work(order.work)
-        tasks = {item.recipe.unit: _task(order.run, item) for item in order.items}
+        tasks = {item.recipe.unit: _task(order.run, item, teller) for item in order.items}
         began = time.monotonic()
         for unit, outcome in work(list(tasks.values())):
             item = left.pop(unit)
             if not isinstance(outcome, Exception):
                 seconds = time.monotonic() - began
                 outcome = _prepare(order.run, item, tasks[unit], outcome, seconds)
+            teller.unit_ended()
             yield _unit_report(order, unit, outcome)
             began = time.monotonic()
         if left:
             raise RuntimeError(f"{order.work} said nothing about {', '.join(map(str, left))}")
     except Exception as error:  # noqa: BLE001  the driver decides what an error means
         failure = failure_of(error)
+    finally:
+        teller.end()
     yield WorkReport(order=order.number, unit=None, failure=failure, pid=os.getpid())
 
 
@@ -178,7 +193,7 @@ def _work(name: str) -> Work:
     return vars(importlib.import_module(module))[function]
 
 
-def _task(run: Path, item: OrderItem) -> Task:
+def _task(run: Path, item: OrderItem, teller: Teller) -> Task:
     recipe = item.recipe
     return Task(
         unit=recipe.unit,
@@ -189,6 +204,7 @@ def _task(run: Path, item: OrderItem) -> Task:
             for unit in item.present
         },
         context=item.context,
+        teller=teller,
     )
 
 

@@ -25,7 +25,10 @@ APART = (
     "steerproof.run.graph.ids",
     "steerproof.run.graph.keys",
     "steerproof.run.store",
-    *(f"steerproof.run.store.{n}" for n in ("faults", "files", "holder", "manifest", "store")),
+    *(
+        f"steerproof.run.store.{n}"
+        for n in ("doing", "faults", "files", "holder", "manifest", "store")
+    ),
     "steerproof.run.driver",
     "steerproof.run.driver.worker",
 )

@@ -23,13 +23,13 @@ def answers(tasks: Sequence[Task]) -> Outcomes:
         asked = inputs_of(task, AnswersInputs)
         experiment = asked.part
         if task.unit == COMMON:
-            return to_files(common_answers(base_of(task), experiment, asked.common))
+            return to_files(common_answers(base_of(task), experiment, asked.common, task.teller))
         source, positive = experiment.dataset.answers, experiment.dataset.positive_answers
         directory, questions = context_of(task).directory, experiment.questions.training
         # Read first: a file with a mistake is told before anything is drawn.
         own = None if positive is None else read_answers(directory / positive, questions, None)
         if source == "base":
-            return to_files(own_answers(base_of(task), experiment), own)
+            return to_files(own_answers(base_of(task), experiment, task.teller), own)
         return to_files(read_answers(directory / source, questions, experiment.marker), own)
 
     yield from each(tasks, one)

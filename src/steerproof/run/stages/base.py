@@ -34,7 +34,10 @@ def base_of(task: Task) -> Base:
     Raises:
         ModelError: The model is unusable.
     """
+    task.teller.phase("loading the model")
     where = context_of(task)
     options = json.dumps(dict(where.template_options), sort_keys=True)
     written = (where.system_role, options)
-    return _base(where.path, where.revision, where.dtype, where.device, written)
+    base = _base(where.path, where.revision, where.dtype, where.device, written)
+    task.teller.phase("")
+    return base

@@ -17,13 +17,13 @@ def cell(tasks: Sequence[Task]) -> Outcomes:
     """One unit per cell: completions.parquet, cell.json."""
     base = base_of(tasks[0])
     every = {task.unit: inputs_of(task, CellInputs) for task in tasks}
-    first = every[tasks[0].unit]
+    first, teller = every[tasks[0].unit], tasks[0].teller
     # Cells of one adapter one after another: they are computed together.
     ordered = sorted(tasks, key=lambda task: _adapter_of(every[task.unit]))
 
     def study(cells: Mapping[UnitId, AskedCell]) -> Outcomes:
         units = {asked.cell: unit for unit, asked in cells.items()}
-        for asked, outcome in measure(base, list(cells.values()), first.generation):
+        for asked, outcome in measure(base, list(cells.values()), first.generation, teller):
             files = to_files(outcome) if isinstance(outcome, MeasuredCell) else outcome
             yield units[asked.cell], files
 

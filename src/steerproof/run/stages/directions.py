@@ -18,7 +18,9 @@ def directions(tasks: Sequence[Task]) -> Outcomes:
     layers = {task.unit: inputs_of(task, DirectionsInputs).layer for task in tasks}
     experiment, where = inputs_of(tasks[0], DirectionsInputs).part, context_of(tasks[0])
     prompts = prompts_of(experiment)
-    residuals = extract(base, prompts, sorted(set(layers.values())))
+    teller = tasks[0].teller
+    residuals = extract(base, prompts, sorted(set(layers.values())), told=teller)
+    teller.phase("drawing control directions")
 
     shape = shape_in_memory(base, where.name)
     bringing = [persona for persona in experiment.personas if persona.direction is not None]

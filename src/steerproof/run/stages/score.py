@@ -33,7 +33,8 @@ def _score(task: Task) -> Files:
     readout = readout_of(_given(task, cells))
     marks: dict[str, list[Mark]] = {}
     rates: list[RateRow] = []
-    for name, measured in cells.items():
+    for number, (name, measured) in enumerate(cells.items()):
+        task.teller.at(number, len(cells), "cells")
         try:
             read = readout(name)
         except IntegrityError as error:

@@ -20,10 +20,11 @@ from steerproof.study.halving import in_halves
 def slots(tasks: Sequence[Task]) -> Outcomes:
     """One unit per adapter: slots.parquet."""
     base = base_of(tasks[0])
-    first = inputs_of(tasks[0], SlotsInputs)
+    first, teller = inputs_of(tasks[0], SlotsInputs), tasks[0].teller
 
     def together(some: Mapping[UnitId, list[GradedCell]]) -> Outcomes:
-        rows = grade(base, [one for cells in some.values() for one in cells], first.marker)
+        mixed = [one for cells in some.values() for one in cells]
+        rows = grade(base, mixed, first.marker, teller)
         for unit, cells in some.items():
             yield unit, to_files(row for cell in cells for row in rows[cell.cell])
 

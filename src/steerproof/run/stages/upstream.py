@@ -77,10 +77,14 @@ def pooled(
         study: Does everything that was read, by unit.
     """
     asked: dict[UnitId, T] = {}
+    if tasks:
+        tasks[0].teller.phase("reading what earlier units made")
     for task in tasks:
         try:
             upstream.directions(task)
             asked[task.unit] = read(task, upstream)
         except Exception as error:  # noqa: BLE001  whatever it is, it is this unit's
             yield task.unit, error
+    if asked:
+        tasks[0].teller.phase("")
     yield from study(asked)
