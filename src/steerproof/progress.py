@@ -33,6 +33,12 @@ _PHASES = {
     "graded": "gathering what was weighed",
     "analysis": "deciding",
 }
+_NAMED = {
+    "units-planned": "starting",
+    "stopping": "stopping after the unit in hand",
+    "run-ended": "drawing the figures and writing the report",
+}
+"""Phases that are no unit's, by the event with which they begin."""
 _PLURALS = {"adapter": "adapters", "cell": "cells"}
 _LOUD = {"unit-failed", "unit-retried", "unit-set-aside", "stopping"}
 _LOOK_SECONDS = 1.0
@@ -69,7 +75,7 @@ class _Seen:
         self.began = time.monotonic()
         self.lock = threading.Lock()
         self.numbers: Numbers | None = None
-        self.phase = "starting"
+        self.phase = "looking into the model, its tokenizer and every prompt"
         self._run, self._pace = run, Pace()
         self._doing: Sequence[Doing] = ()
         self._looked = 0.0
@@ -81,6 +87,8 @@ class _Seen:
             self._pace.note(event, time.monotonic())
             if event.unit is not None:
                 self.phase = _PHASES.get(event.unit.kind, event.unit.kind)
+            elif event.what in _NAMED:
+                self.phase = _NAMED[event.what]
 
     @property
     def doing(self) -> Sequence[Doing]:
@@ -206,7 +214,7 @@ class _Lines:
         seen.note(event, numbers)
         if event.what in _LOUD:
             self._console.print(_loud(event), markup=False, soft_wrap=True)
-        if event.unit is None:
+        if event.unit is None and event.what != "run-ended":
             return
         step = (seen.phase, 10 * (numbers.reused + numbers.done) // max(1, numbers.total))
         if step not in self._said:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -80,6 +81,12 @@ def test_what_is_written_fits_the_model_and_says_where_it_is_from_its_own_direct
     assert file.read_text("utf-8").count("#") > 20
     with pytest.raises(ExperimentError, match=r"fits.yaml is there already; name another"):
         start("organism", file)
+
+
+def test_a_model_in_a_directory_beside_the_file_is_not_taken_for_one_of_the_hub(place, tmp_path):
+    shutil.copytree(place / "models" / "my model", tmp_path / "models" / "m")
+    (file,) = start(str(tmp_path / "models" / "m"), tmp_path / "beside.yaml")
+    assert load_experiment(file).experiment.model.path == "./models/m"
 
 
 def test_a_shipped_model_has_one_too(tmp_path):

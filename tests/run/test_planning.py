@@ -60,7 +60,8 @@ def test_a_trial_keeps_to_its_budget_in_every_number_type(
     assert found.generation > 0.0
     measured = geometries(experiment, base, seconds=0.0, say=said.append)
     assert {layer.layer for layer in measured} == set(experiment.steered_layers)
-    assert said[:2] == ["trying out generation", "trying out training"]
+    assert said[0] == "trying out generation: 4 completions of at most 8 tokens"
+    assert said[1].startswith("trying out training: ")
     assert said[2].startswith("measuring directions from 2 of ")
     assert len(said) == 3, "there was time for two questions only"
 

@@ -15,7 +15,7 @@ import typer
 
 import steerproof
 from steerproof import tables
-from steerproof.cli import adapters, directions, starting, taken
+from steerproof.cli import adapters, before, directions, starting, taken, waiting
 from steerproof.cli import board as boarding
 from steerproof.cli import sweep as sweeping
 from steerproof.cli.output import (
@@ -29,7 +29,7 @@ from steerproof.cli.output import (
     refusal,
     say,
 )
-from steerproof.errors import AbsentModelError, MachineError, SteerproofError
+from steerproof.errors import AbsentModelError, SteerproofError
 from steerproof.extras import lacking
 from steerproof.text import clean
 
@@ -123,11 +123,14 @@ def _session(
 
 @app.callback(invoke_without_command=True)
 def _root(
+    context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
 ) -> None:
     if version:
         sys.stdout.write(f"steerproof {steerproof.__version__}\n")
         raise typer.Exit
+    if words := waiting.WORDS.get(context.invoked_subcommand or ""):
+        waiting.begin(words)
 
 
 @app.command()
@@ -168,6 +171,7 @@ def run(
     require_inputs(session)
     weights = weight_bytes(model_directory(session.experiment, session.place.directory))
     hands = make_executor(executor, session.run, chosen, workers, weights)
+    waiting.end()
     with following(sys.stderr, session.experiment.title, session.run) as show:
         summary, verdict = run_experiment(
             session, hands, listen=show, deviate=deviate, steal=steal, strict=strict
@@ -302,48 +306,11 @@ def lock(
     )
 
 
-@app.command()
-def doctor(
-    experiment: Source = "zlt",
-    directory: Where = None,
-    device: Device = "auto",
-    as_json: Json = False,
-) -> None:
-    """Is this machine fit for an experiment? Exit 3 if not."""
-    from steerproof.run.commands.basemodel import describe_model, needs_of
-    from steerproof.run.commands.doctor import FAIL
-    from steerproof.run.commands.doctor import doctor as examine
-    from steerproof.run.driver.workers import choose_device
-    from steerproof.spec.yaml_io import load_experiment
-
-    loaded = load_experiment(experiment)
-    place = directory or Path("runs") / loaded.experiment.name
-    needs = needs_of(loaded, device)
-    checks = examine(place, needs, lambda: describe_model(loaded, choose_device(device)))
-    say(checks, as_json, lambda: tables.doctor_table(checks))
-    unfit = [check.name for check in checks if check.level == FAIL]
-    if unfit:
-        raise MachineError(f"unfit for {loaded.experiment.name}: {', '.join(unfit)}")
-
-
+app.command()(before.doctor)
 app.command()(starting.fetch)
 
 
-@app.command()
-def power(
-    experiment: Source,
-    simulations: Annotated[int, typer.Option(help="Simulated experiments per correlation.")] = 400,
-    as_json: Json = False,
-) -> None:
-    """How often the verdict would be right and wrong, by simulation of the real decision."""
-    from steerproof.decide.review.power import operating_characteristics, to_json, trial_of
-    from steerproof.spec.yaml_io import load_experiment
-
-    asked = load_experiment(experiment).experiment
-    characteristics = operating_characteristics(trial_of(asked, simulations=simulations))
-    say(to_json(characteristics), as_json, lambda: tables.power_table(characteristics))
-
-
+app.command()(before.power)
 app.command()(boarding.propose)
 app.command()(boarding.board)
 app.command("add-user")(boarding.add_user)
@@ -384,9 +351,6 @@ def plan(
     from steerproof.run.commands.session import planned_graph
     from steerproof.run.driver.workers import choose_device
 
-    def tell(line: str) -> None:
-        typer.echo(clean(line), err=True)
-
     session = _session(experiment, directory, choose_device(device), settings)
     graph, absent = planned_graph(session)
     asked = (session.experiment, graph, session.run, session.place)
@@ -396,7 +360,7 @@ def plan(
         say(known, False, lambda: tables.plan_tables(known))
     if trial and absent is not None:
         raise AbsentModelError(absent)
-    planned = plan_run(*asked, trial=tell) if trial else known
+    planned = plan_run(*asked, trial=waiting.tell) if trial else known
     say(planned, as_json, lambda: tables.plan_tables(planned))
     if strict:
         refuse_serious(planned.objections)

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from steerproof.cli import waiting
 from steerproof.errors import DiskFullError, MachineError, SteerproofError
 from steerproof.extras import without
 from steerproof.text import clean
@@ -35,6 +36,7 @@ def say(value: Any, as_json: bool, human: Callable[[], object]) -> None:
     Raises:
         DiskFullError: Standard output is a file on a full disk.
     """
+    waiting.end()
     if sys.stdout is None:  # closed before we began
         return
     try:
@@ -71,6 +73,7 @@ def _drop_output() -> None:
 
 def complain(text: str) -> None:
     """Write an error message to standard error, where there still is one."""
+    waiting.end()
     with suppress(OSError, ValueError, AttributeError):
         sys.stderr.write(f"error: {clean(text)}\n")
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from steerproof.cli import waiting
 from steerproof.cli.output import Device, Json, Set, Source, complain, say
 from steerproof.errors import UnitsFailedError
 from steerproof.text import clean
@@ -60,6 +61,7 @@ def sweep(
         return
     typer.echo(clean(ahead.words), err=True)
     failures = _run_all(sessions, lambda session: _executor(session, executor, chosen, workers))
+    waiting.begin("reading what the runs measured, drawing the sweep's figure")
     result = read_sweep(asked, sessions, failures, draws)
     publish_sweep(place, result)
     say(result, as_json, lambda: tables.sweep_tables(result, place))
@@ -74,6 +76,8 @@ def _run_all(
     """Do every run, with progress on stderr; returns what failed, by run. Stopping ends here."""
     from steerproof.progress import following
     from steerproof.run.commands.sweep import run_sweep
+
+    waiting.end()
 
     def show(session: "Session", do: "Callable[[Listener], None]") -> None:
         with following(sys.stderr, session.run.name, session.run) as listener:

@@ -79,11 +79,9 @@ def trial(
     """
     recipe = recipe_of(experiment.training)
     push = _push(experiment, base)
-    say("trying out generation")
-    drawn, drawing = _try_generation(experiment, base, recipe, push, seconds / 2)
-    say("trying out training")
+    drawn, drawing = _try_generation(experiment, base, recipe, push, seconds / 2, say)
     examples = _examples(experiment, base, drawn, recipe.rows_per_step * _STEPS, push)
-    training = _try_training(base, recipe, examples, seconds / 2)
+    training = _try_training(base, recipe, examples, seconds / 2, say)
     # The token that ends a completion was drawn as well, but is not part of it.
     lengths = [len(one.token_ids) + (one.finish == "eos") for one in drawn]
     longest = experiment.generation.max_new_tokens
@@ -162,7 +160,7 @@ def _push(experiment: Experiment, base: Base) -> Push:
 
 
 def _try_generation(
-    experiment: Experiment, base: Base, recipe: Recipe, push: Push, seconds: float
+    experiment: Experiment, base: Base, recipe: Recipe, push: Push, seconds: float, say: Say
 ) -> tuple[list[Drawn], Timed]:
     """Cells of several adapters at once; returns what was drawn in the last round, and its time."""
     sites = lora_sites(base)
@@ -188,6 +186,7 @@ def _try_generation(
     drawn: list[Drawn] = []
 
     def draw(count: int) -> Timed:
+        say(f"trying out generation: {count} completions of at most {most} tokens")
         engine = Engine(base, sorted(rows[:count], key=lambda row: row.cell))
         began = time.perf_counter()
         drawn[:] = engine.complete(settings)
@@ -200,7 +199,7 @@ def _try_generation(
 
 
 def _try_training(
-    base: Base, recipe: Recipe, examples: tuple[Example, ...], seconds: float
+    base: Base, recipe: Recipe, examples: tuple[Example, ...], seconds: float, say: Say
 ) -> Timed:
     """Some adapters, for some steps."""
     once = replace(recipe, epochs=1)
@@ -208,6 +207,7 @@ def _try_training(
     def learn(rows: int) -> Timed:
         adapters = max(1, min(ADAPTERS, rows // recipe.rows_per_step))
         mine = examples[: max(1, rows // adapters)]
+        say(f"trying out training: {len(mine)} rows for each of {adapters} adapters")
         jobs = [AdapterJob(key=str(i), examples=mine, seed=i) for i in range(adapters)]
         tokens = 0
         began = time.perf_counter()

@@ -236,6 +236,7 @@ def _values(model: str, file: Path, *, revision: str | None, name: str | None) -
     path = model
     if local.exists():
         path = Path(os.path.relpath(local.resolve(), file.resolve().parent)).as_posix()
+        path = path if path.startswith(".") else f"./{path}"  # two parts would name a hub model
     plain = re.sub(r"[^A-Za-z0-9_-]+", "-", local.stem if local.is_file() else local.resolve().name)
     called = name or plain.strip("-_")[:64] or "experiment"
     return {
