@@ -14,9 +14,14 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load, save
 
-from steerproof.errors import ExperimentError, UnitsFailedError
+from steerproof.errors import ExperimentError, IntegrityError, UnitsFailedError
 from steerproof.run.artefacts import score
-from steerproof.run.commands.session import new_session, run_experiment
+from steerproof.run.commands.session import (
+    new_session,
+    rebuild_report,
+    run_experiment,
+    session_in,
+)
 from steerproof.run.driver.executors import InlineExecutor
 from steerproof.run.graph.names import SCORE
 from steerproof.run.graph.survey import recorded
@@ -143,3 +148,20 @@ def test_one_odd_cell_is_missing_from_the_score_and_named_in_it(place, files):
     named = re.findall(r"One cell has no rates.*?A\.poet\.neutral\.centroid\.L1\.c=\+2: ", report)
     assert len(named) == 1
     assert str(place) not in report
+
+
+@pytest.mark.parametrize(
+    ("pattern", "stem", "old", "new", "message"),
+    [
+        ("directions/L1-*", "geometry", b'"poet"', b'"bard"', "lacks poet"),
+        ("directions/L1-*", "geometry", b'"cosines": {', b'"cosines": {}, "x": {', "every two"),
+        ("directions/L1-*", "geometry", b'"h_bar": ', b'"h_bar": -', "a length that is none"),
+        ("dataset/judge-*", "dataset", b'"source": "judge"', b'"source": "poet"', "not of judge"),
+    ],
+)
+def test_a_record_of_something_else_is_named(place, pattern, stem, old, new, message):
+    unit = unit_of(place, pattern)
+    (file,) = [path for path in unit.iterdir() if path.name.startswith(f"{stem}.json")]
+    reseal(unit, **{stem: file.read_bytes().replace(old, new)})
+    with pytest.raises(IntegrityError, match=message):
+        rebuild_report(session_in(place / "run"))

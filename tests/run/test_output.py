@@ -56,3 +56,22 @@ def test_json_of_a_status_holds_the_units_by_name(run: Path) -> None:
     ran = subprocess.run([*STATUS, str(run), "--json"], check=True, capture_output=True, text=True)
     assert '"state": "finished"' in ran.stdout
     assert '"unit": "cell/' in ran.stdout or '"unit": "analysis/all"' in ran.stdout
+
+
+def test_no_file_takes_the_number_of_a_stream_that_was_closed(tmp_path: Path) -> None:
+    code = (
+        "import sys; from steerproof.cli.output import fill_streams; fill_streams();"
+        " file = open(sys.argv[1], 'w'); print('lost'); print(file.fileno(), file=file)"
+    )
+    ran = subprocess.run(
+        ["/bin/sh", "-c", '"$0" -c "$1" "$2" <&- >&- 2>&-', sys.executable, code, tmp_path / "n"],
+        check=False,
+    )
+    assert ran.returncode == 0
+    assert int((tmp_path / "n").read_text()) > 2
+
+
+def test_the_version_is_said_to_nobody_without_a_standard_output() -> None:
+    words = f"{sys.executable} -m steerproof --version >&-"
+    ran = subprocess.run(["/bin/sh", "-c", words], check=False, stderr=subprocess.PIPE, text=True)
+    assert (ran.returncode, ran.stderr) == (0, "")

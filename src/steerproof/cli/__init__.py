@@ -26,6 +26,7 @@ from steerproof.cli.output import (
     Source,
     Where,
     complain,
+    fill_streams,
     refusal,
     say,
 )
@@ -55,6 +56,7 @@ app.add_typer(adapters.app, name="adapters")
 
 def main() -> None:
     """The `steerproof` command: every planned error becomes its exit code and one message."""
+    fill_streams()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupted)
     try:

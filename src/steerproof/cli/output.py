@@ -71,6 +71,22 @@ def _drop_output() -> None:
         os.dup2(nowhere, sys.stdout.fileno())
 
 
+def fill_streams() -> None:
+    """Give a standard stream that was closed before we began to nowhere.
+
+    The next file to be opened would take its number, and what some library writes to standard
+    error would stand in that file.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: this one
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115
+
+
 def complain(text: str) -> None:
     """Write an error message to standard error, where there still is one."""
     waiting.end()

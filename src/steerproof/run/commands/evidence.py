@@ -1,6 +1,6 @@
 """What the finished units, or else a trial, have measured that bears on the design."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from steerproof.decide.analysis.calibration import Calibration
@@ -16,6 +16,7 @@ from steerproof.run.graph.units import steered_layers
 from steerproof.run.store.manifest import StoredUnit
 from steerproof.spec.experiment import Experiment
 from steerproof.spec.grid import Cell
+from steerproof.study.dataset import Dataset
 from steerproof.study.marks import rate, truncated
 
 Finished = Mapping[UnitId, StoredUnit]
@@ -55,8 +56,7 @@ def evidence_of(
         finished: The units that are there.
         tried: What a trial measured, for when no directions unit is there yet.
     """
-    units = [dataset_unit(persona.name) for persona in experiment.personas]
-    datasets = [dataset.from_unit(finished[unit]) for unit in units if unit in finished]
+    datasets = list(_datasets(experiment, finished))
     marks = score.from_unit(finished[SCORE]) if SCORE in finished else None
     every = None if marks is None else [mark for cell in marks.values() for mark in cell]
     return Evidence(
@@ -71,6 +71,26 @@ def evidence_of(
             if arm.adapters is not None and prompts_known(experiment, arm, directory)
         ),
     )
+
+
+def _datasets(experiment: Experiment, finished: Finished) -> Iterator[Dataset]:
+    """The training rows of every persona that has some.
+
+    Raises:
+        IntegrityError: They are of other personas.
+    """
+    names = [persona.name for persona in experiment.personas]
+    for name in names:
+        unit = finished.get(dataset_unit(name))
+        if unit is None:
+            continue
+        data = dataset.from_unit(unit)
+        if data.source != name or not set(data.bystanders) <= set(names):
+            raise IntegrityError(
+                f"{unit.directory} holds rows of {data.source}, with the bystanders"
+                f" {', '.join(data.bystanders)}: not of {name} and other personas"
+            )
+        yield data
 
 
 def _bridge(experiment: Experiment, marks: Marks) -> dict[str, float] | None:
