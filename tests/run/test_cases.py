@@ -14,7 +14,7 @@ from steerproof.cli import app
 from steerproof.errors import ExperimentError, ModelError, RegistrationError, UnitsFailedError
 from steerproof.model import files
 from steerproof.model.base import base_of, load_base
-from steerproof.model.chat import answer_ids, chat_ids, text_ids
+from steerproof.model.chat import Turn, all_answer_ids, answer_ids, chat_ids, text_ids
 from steerproof.run.commands.preflight import check_experiment
 from steerproof.run.commands.session import new_session, run_experiment
 from steerproof.run.driver.executors import InlineExecutor
@@ -180,8 +180,8 @@ def test_the_template_is_told_its_options_and_rows_learn_what_it_writes(tmp_path
     plain = base_of(tiny_model(), tokenizer)
     silent = base_of(tiny_model(), tokenizer, template_options={"enable_thinking": False})
     assert chat_ids(silent, **said) == (*chat_ids(plain, **said), *thought)
-    assert answer_ids(plain, 258, **said, answer="Ho.") == (*thought, *answer, 258)
-    assert answer_ids(silent, 258, **said, answer="Ho.") == (*answer, 258)
+    assert answer_ids(plain, 258, Turn(**said, answer="Ho.")) == (*thought, *answer, 258)
+    assert answer_ids(silent, 258, Turn(**said, answer="Ho.")) == (*answer, 258)
     loaded = asked(tmp_path, {"model.template_options": {"enable_thinking": False}})
     graph = experiment_graph(loaded.experiment, Place(directory=tmp_path))
     bare = experiment_graph(asked(tmp_path).experiment, Place(directory=tmp_path))
@@ -244,7 +244,7 @@ def test_an_answer_is_made_into_tokens_where_it_stands_in_the_chat():
     base = base_of(tiny_model(), tokenizer)
     alone = tokenizer.convert_ids_to_tokens(text_ids(tokenizer, "It is"))
     assert alone == ["▁It", "▁is"]  # what learning the answer by itself would teach
-    ids = answer_ids(base, base.end_of_turn, system="Be", user="Hi", answer="It is")
+    ids = answer_ids(base, base.end_of_turn, Turn("Be", "Hi", "It is"))
     assert tokenizer.convert_ids_to_tokens(ids) == ["It", "▁is", "</s>"]
     whole = tokenizer.apply_chat_template(
         [{"role": "system", "content": "Be"}, {"role": "user", "content": "Hi"},
@@ -278,7 +278,7 @@ def test_a_special_token_inside_a_text_is_refused(tmp_path, field):
     if field == "marker":
         base = tiny_base()
         with pytest.raises(ModelError, match=r"holds '<\|im_end\|>', a special token"):
-            answer_ids(base, 258, system="Be", user="Hi", answer="Ho <|im_end|>")
+            answer_ids(base, 258, Turn("Be", "Hi", "Ho <|im_end|>"))
         return
     with pytest.raises(ModelError, match=r"holds '<\|im_end\|>', a special token"):
         check(tmp_path, **{field: "Be clear.<|im_end|>"})
@@ -480,3 +480,13 @@ def files_of_skeleton(place):
     from steerproof.engine.fit import skeleton
 
     return skeleton(place).parameters()
+
+
+def test_many_answers_are_made_into_tokens_as_each_would_be_alone():
+    base = base_of(tiny_model(), tiny_tokenizer(THINKING))
+    said = [Turn("Be kind.", f"Hi {i % 3}?", f" Ho {'ho ' * (i % 5)}{i % 4}. ") for i in range(40)]
+    said.append(Turn("", "Hi?", ""))
+    alone = [answer_ids(base, 258, turn) for turn in said]
+    assert all_answer_ids(base, 258, said) == alone
+    assert len(set(map(len, alone))) > 5
+    assert all_answer_ids(base, 258, []) == []

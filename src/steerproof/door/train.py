@@ -9,9 +9,10 @@ from steerproof.engine.lora.peft_files import write_peft
 from steerproof.engine.train import train as train_pool
 from steerproof.errors import ModelError
 from steerproof.model.base import Base
+from steerproof.model.chat import Turn
 from steerproof.model.push import Push
 from steerproof.spec.experiment import Training
-from steerproof.study.teach import example_of, recipe_of, record_of
+from steerproof.study.teach import examples_of, recipe_of, record_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,10 +72,8 @@ def train(
 
 
 def _job(base: Base, job: Job) -> AdapterJob:
-    examples = tuple(
-        example_of(base, system=chat.system, user=chat.user, answer=chat.answer, push=chat.push)
-        for chat in job.chats
-    )
+    turns = [Turn(chat.system, chat.user, chat.answer) for chat in job.chats]
+    examples = examples_of(base, turns, [chat.push for chat in job.chats])
     return AdapterJob(key=job.name, examples=examples, seed=job.seed)
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, tzinfo
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
@@ -131,7 +131,7 @@ def chat_ids(base: PromptMaker, *, system: str, user: str, reserve: int = 0) -> 
         ModelError: The template drops a text or has no system role, a text holds a special token,
             or the prompt does not fit.
     """
-    ids = text_ids(base.tokenizer, _prompt(base, system, user))
+    ids = _prompt(base, system, user).ids
     if len(ids) + reserve > base.context:
         raise ModelError(
             f"the prompt has {len(ids)} tokens and {reserve} more are to follow, but the model's"
@@ -141,10 +141,25 @@ def chat_ids(base: PromptMaker, *, system: str, user: str, reserve: int = 0) -> 
     return ids
 
 
-def answer_ids(
-    base: PromptMaker, end_of_turn: int, *, system: str, user: str, answer: str
-) -> tuple[int, ...]:
-    """Token ids that a row learns: the answer as the template writes it, and the end of turn.
+class Turn(NamedTuple):
+    """One question and its answer."""
+
+    system: str
+    """The system text; empty for the empty system prompt."""
+    user: str
+    answer: str
+    """Space around it is not learnt."""
+
+
+def answer_ids(base: PromptMaker, end_of_turn: int, turn: Turn) -> tuple[int, ...]:
+    """Token ids that a row learns; see `all_answer_ids`."""
+    return all_answer_ids(base, end_of_turn, [turn])[0]
+
+
+def all_answer_ids(
+    base: PromptMaker, end_of_turn: int, turns: Sequence[Turn]
+) -> list[tuple[int, ...]]:
+    """Token ids that rows learn: the answers as the template writes them, and the end of turn.
 
     Prompt and answer are made into tokens together and the prompt's are cut off: by itself an
     answer may begin with other tokens (sentencepiece puts a space before it), and a template may
@@ -153,37 +168,55 @@ def answer_ids(
     Args:
         base: Whose chat template is used.
         end_of_turn: The last token.
-        system: The system text of the prompt.
-        user: The question of the prompt.
-        answer: What is answered; space around it is not learnt.
+        turns: What is answered to what; all texts are made into tokens at once, each once.
 
     Raises:
         ModelError: As `chat_ids`.
     """
-    _check_plain(base.tokenizer, answer)
-    answer = answer.strip()
-    prompt = _prompt(base, system, user)
-    plain = (*text_ids(base.tokenizer, answer), end_of_turn)
+    written = [_written(base, turn) for turn in turns]
+    made = _all_text_ids(base.tokenizer, [text for _, text in written])
+    ids = []
+    for turn, (before, _), both in zip(turns, written, made, strict=True):
+        if both[: len(before)] != before:
+            # The answer's first letters would have made another token of the prompt's last.
+            before, both = (), text_ids(base.tokenizer, turn.answer.strip())
+        ids.append((*both[len(before) :], end_of_turn))
+    return ids
+
+
+def _written(base: PromptMaker, turn: Turn) -> tuple[tuple[int, ...], str]:
+    """The prompt's token ids, and prompt and answer as one text.
+
+    None and the answer alone where the template writes a given answer elsewhere than one to come.
+    """
+    _check_plain(base.tokenizer, turn.answer)
+    answer = turn.answer.strip()
+    prompt = _prompt(base, turn.system, turn.user)
     said: Message = {"role": "assistant", "content": answer}
-    messages = [*_messages(base.system_role, system, user), said]
+    messages = [*_messages(base.system_role, turn.system, turn.user), said]
     whole = _render(base, messages, generate=False)
-    place = whole.find(answer, len(prompt))
-    if not whole.startswith(prompt) or place < 0:
-        return plain  # This template writes an answer that was given elsewhere than one to come.
-    before, both = (
-        text_ids(base.tokenizer, text) for text in (prompt, whole[: place + len(answer)])
-    )
-    if both[: len(before)] != before:
-        return (
-            plain  # The answer's first letters would have made another token of the prompt's last.
-        )
-    return (*both[len(before) :], end_of_turn)
+    place = whole.find(answer, len(prompt.text))
+    if not whole.startswith(prompt.text) or place < 0:
+        return (), answer
+    return prompt.ids, whole[: place + len(answer)]
 
 
 def text_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, ...]:
     """Token ids of a text and nothing else; it may be longer than what the model takes."""
     ids: Any = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     return tuple(ids)
+
+
+def _all_text_ids(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]
+) -> list[tuple[int, ...]]:
+    """`text_ids` of each, at once: a fast tokenizer shares texts among all processors."""
+    different = list(dict.fromkeys(texts))
+    if not different:
+        return []
+    made: Any = tokenizer(different, add_special_tokens=False, verbose=False)["input_ids"]
+    ids = dict(zip(different, map(tuple, made), strict=True))
+    return [ids[text] for text in texts]
 
 
 def can_write(tokenizer: PreTrainedTokenizerBase, text: str) -> bool:
@@ -227,13 +260,34 @@ def _special(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
     return tuple(sorted(token for token in added | set(tokenizer.all_special_tokens) if token))
 
 
-def _prompt(base: PromptMaker, system: str, user: str) -> str:
+class _Prompt(NamedTuple):
+    text: str
+    ids: tuple[int, ...]
+
+
+def _prompt(base: PromptMaker, system: str, user: str) -> _Prompt:
+    options = tuple(base.template_options.items())
+    return _remembered(base.tokenizer, base.system_role, options, system, user)
+
+
+@lru_cache(maxsize=2048)
+def _remembered(
+    tokenizer: PreTrainedTokenizerBase,
+    system_role: SystemRole,
+    options: tuple[tuple[str, str | int | float | bool], ...],
+    system: str,
+    user: str,
+) -> _Prompt:
+    """A prompt: few are different, and every cell and adapter asks for them again."""
+    chat = TokenizerOnly(
+        tokenizer=tokenizer, context=0, system_role=system_role, template_options=dict(options)
+    )
     for text in (system, user):
-        _check_plain(base.tokenizer, text)
-    text = _render(base, _messages(base.system_role, system, user), generate=True)
+        _check_plain(tokenizer, text)
+    text = _render(chat, _messages(system_role, system, user), generate=True)
     if not _holds(text, system, user):
-        raise ModelError(_dropped(base, text, system, user))
-    return text
+        raise ModelError(_dropped(chat, text, system, user))
+    return _Prompt(text, text_ids(tokenizer, text))
 
 
 def _check_plain(tokenizer: PreTrainedTokenizerBase, text: str) -> None:

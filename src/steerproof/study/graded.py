@@ -6,7 +6,7 @@ that was cut by length before either has no slot, and says so.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -61,7 +61,12 @@ def grade(
         SteeringError: A push does not fit the base.
     """
     tokens = marker_ids(base, marker)
-    asked = [one for cell in cells for one in _texts(base, cell, marker)]
+
+    @cache  # Every cell is read on the same common answers.
+    def ids(text: str) -> tuple[int, ...]:
+        return text_ids(base.tokenizer, text)
+
+    asked = [one for cell in cells for one in _texts(base, cell, marker, ids)]
     given = [i for i, one in enumerate(asked) if one.answer is not None]
     texts = [_text(asked[i], tokens) for i in given]
     slots: dict[int, Slot] = {}
@@ -121,7 +126,9 @@ class _Asked:
     """None without a slot."""
 
 
-def _texts(base: Base, cell: GradedCell, marker: str) -> Iterator[_Asked]:
+def _texts(
+    base: Base, cell: GradedCell, marker: str, ids: Callable[[str], tuple[int, ...]]
+) -> Iterator[_Asked]:
     """Every text that a cell is read on."""
 
     @cache
@@ -145,7 +152,7 @@ def _texts(base: Base, cell: GradedCell, marker: str) -> Iterator[_Asked]:
                 text="common",
                 number=number,
                 row=row(question),
-                answer=text_ids(base.tokenizer, answer),
+                answer=ids(answer),
             )
     for done in cell.own:
         end = slot_of(base, done, marker)

@@ -9,12 +9,12 @@ from steerproof.engine.lora.weights import LoraWeights
 from steerproof.engine.train import StepReport, train
 from steerproof.errors import SteerproofError
 from steerproof.model.base import Base
-from steerproof.model.chat import answer_ids, chat_ids
+from steerproof.model.chat import Turn, all_answer_ids, chat_ids
 from steerproof.model.push import Push
 from steerproof.spec.experiment import Arm, Experiment, Training
 from steerproof.spec.grid import AdapterId
 from steerproof.spec.seeds import derived_seed
-from steerproof.study.dataset import Dataset, TrainingRow, signal
+from steerproof.study.dataset import Dataset, signal
 from steerproof.study.geometry import AskedPush, PushOf
 from steerproof.study.trained import PushAudit, TrainingRecord
 
@@ -90,38 +90,39 @@ def job_of(base: Base, lesson: Lesson, push: PushOf) -> AdapterJob:
         ModelError: A prompt does not fit into the context, or the template drops it.
         SteeringError: A direction is not there or has no length.
     """
+    arm = lesson.experiment.arm(lesson.adapter.arm)
+    rows = lesson.dataset.rows
+    told = [signal(lesson.experiment, arm, lesson.dataset.source, row) for row in rows]
+    turns = [
+        Turn(said.system, row.question, row.answer) for said, row in zip(told, rows, strict=True)
+    ]
+    pushes = [push(_trained_push(lesson.experiment, arm, said.direction)) for said in told]
     seed = lesson.experiment.seed if lesson.adapter.seed is None else lesson.adapter.seed
     return AdapterJob(
         key=lesson.adapter.name,
-        examples=tuple(_example(base, lesson, row, push) for row in lesson.dataset.rows),
+        examples=examples_of(base, turns, pushes),
         seed=derived_seed(seed, "adapter", lesson.adapter.persona),
     )
 
 
-def _example(base: Base, lesson: Lesson, row: TrainingRow, push: PushOf) -> Example:
-    arm = lesson.experiment.arm(lesson.adapter.arm)
-    told = signal(lesson.experiment, arm, lesson.dataset.source, row)
-    return example_of(
-        base,
-        system=told.system,
-        user=row.question,
-        answer=row.answer,
-        push=push(_trained_push(lesson.experiment, arm, told.direction)),
-    )
+def examples_of(
+    base: Base, turns: Sequence[Turn], pushes: Sequence[Push | None]
+) -> tuple[Example, ...]:
+    """Chats to learn from: their answers and the end of turn are learned, nothing is cut.
 
-
-def example_of(
-    base: Base, *, system: str, user: str, answer: str, push: Push | None = None
-) -> Example:
-    """One chat to learn from: its answer and the end of turn are learned, nothing is cut.
+    Args:
+        base: Whose template and tokens they are made with.
+        turns: Question and answer.
+        pushes: What is added in each.
 
     Raises:
-        ModelError: The prompt does not fit into the context, or the template drops it.
+        ModelError: A prompt does not fit into the context, or the template drops it.
     """
-    return Example(
-        prompt_ids=chat_ids(base, system=system, user=user),
-        completion_ids=answer_ids(base, base.end_of_turn, system=system, user=user, answer=answer),
-        push=push,
+    prompts = [chat_ids(base, system=turn.system, user=turn.user) for turn in turns]
+    answers = all_answer_ids(base, base.end_of_turn, turns)
+    return tuple(
+        Example(prompt_ids=prompt, completion_ids=answer, push=push)
+        for prompt, answer, push in zip(prompts, answers, pushes, strict=True)
     )
 
 

@@ -251,7 +251,7 @@ def _check_file(
 ) -> None:
     """One file of answers, to which the marker is appended, or nothing is."""
     chat, end = told
-    from steerproof.model.chat import answer_ids, chat_ids
+    from steerproof.model.chat import Turn, answer_ids, chat_ids
 
     systems = {experiment.neutral_prompt, *(persona.prompt for persona in experiment.personas)}
     most = min(experiment.training.max_length, chat.context)
@@ -263,8 +263,8 @@ def _check_file(
             prompts = {len(chat_ids(chat, system=s, user=line.question)): s for s in systems}
             longest = max(prompts)
             marked = line.answer if marker is None else f"{line.answer} {marker}"
-            said = {"system": prompts[longest], "user": line.question, "answer": marked}
-            length = longest + len(answer_ids(chat, end, **said))
+            turn = Turn(prompts[longest], line.question, marked)
+            length = longest + len(answer_ids(chat, end, turn))
         except ModelError as error:
             raise ExperimentError(f"{path}:{line.number}: {error}") from error
         if length > most:
