@@ -43,6 +43,29 @@ def command(*arguments, cwd=None, without=()):
     return python(code, *arguments, cwd=cwd, without=without)
 
 
+EACH = """
+import contextlib, io, json, sys
+from steerproof.cli import main
+told = []
+for asked in json.loads(sys.argv[1]):
+    sys.argv, out, err = ["steerproof", *asked], io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            code = main()
+        except SystemExit as ended:
+            code = ended.code
+    told.append([code or 0, out.getvalue(), err.getvalue()])
+print(json.dumps(told))
+"""
+
+
+def commands(asked, cwd=None, without=()):
+    """Command lines one after another in one such process: exit code, output, errors of each."""
+    done = python(EACH, json.dumps(asked), cwd=cwd, without=without)
+    assert done.returncode == 0, done.stderr[-1000:]
+    return json.loads(done.stdout)
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     directory = tmp_path_factory.mktemp("init")
@@ -57,7 +80,8 @@ def run(place):
     done = command("init", "../models/my model", "--given-answers", cwd=place / "here")
     assert done.returncode == 0, done.stderr
     asked = ("run", "experiment.yaml", "--executor", "inline", "--device", "cpu", "--dir", "run")
-    fewer = ("--set", "generation.samples=1", "--set", "analysis.iterations=200")
+    fewer = ("generation.samples=1", "analysis.iterations=200", "training.epochs=1")
+    fewer = [word for one in fewer for word in ("--set", one)]
     done = command(*asked, *fewer, cwd=place / "here")
     assert done.returncode == 0, done.stderr[-2000:]
     return place / "here" / "run"
@@ -132,7 +156,7 @@ def test_a_persons_first_experiment_ends_with_a_verdict_and_a_report(run):
 
 
 def test_what_reads_a_run_needs_no_engine(run):
-    for asked in (
+    asked = [
         ("status", str(run)),
         ("verify", str(run)),
         ("report", str(run)),
@@ -141,11 +165,13 @@ def test_what_reads_a_run_needs_no_engine(run):
         ("plan", "zlt", "--no-trial", "--dir", str(run.parent / "zlt")),
         ("power", "zlt", "--simulations", "5"),
         ("schema",),
-    ):
-        done = command(*asked, without=ENGINE)
-        assert done.returncode == 0, (asked, done.stderr[-1000:])
-    told = command("plan", "zlt", "--no-trial", "--json", without=ENGINE)
-    assert any("steerproof[run]" in line for line in json.loads(told.stdout)["not_yet_known"])
+        ("plan", "zlt", "--no-trial", "--json"),
+    ]
+    told = commands(asked, without=ENGINE)
+    for one, (code, _, errors) in zip(asked, told, strict=True):
+        assert code == 0, (one, errors[-1000:])
+    _, planned, _ = told[-1]
+    assert any("steerproof[run]" in line for line in json.loads(planned)["not_yet_known"])
 
 
 def test_the_board_and_a_run_in_a_notebook_need_no_engine(run):
@@ -158,24 +184,31 @@ def test_the_board_and_a_run_in_a_notebook_need_no_engine(run):
     assert told.returncode == 0, told.stderr[-1000:]
 
 
-@pytest.mark.parametrize(
-    "asked",
-    [
-        ("run", "zlt"),
-        ("lock", "zlt"),
-        ("plan", "zlt"),
-        ("init", "organism"),
-        ("directions", "show", "x.safetensors"),
-    ],
+COMPUTE = (
+    ("run", "zlt"),
+    ("lock", "zlt"),
+    ("plan", "zlt"),
+    ("init", "organism"),
+    ("directions", "show", "x.safetensors"),
 )
-def test_what_computes_with_a_model_says_in_a_line_what_installs_it(asked, tmp_path):
-    done = command(*asked, cwd=tmp_path, without=ENGINE)
-    assert done.returncode == MachineError.exit_code
-    last = done.stderr.splitlines()[-1]
+
+
+@pytest.fixture(scope="module")
+def without_engine(tmp_path_factory):
+    """How the commands that compute end where the engine is not installed."""
+    place = tmp_path_factory.mktemp("bare")
+    return dict(zip(COMPUTE, commands(COMPUTE, cwd=place, without=ENGINE), strict=True))
+
+
+@pytest.mark.parametrize("asked", COMPUTE)
+def test_what_computes_with_a_model_says_in_a_line_what_installs_it(asked, without_engine):
+    code, _, errors = without_engine[asked]
+    assert code == MachineError.exit_code
+    last = errors.splitlines()[-1]
     assert last.startswith("error: ")
     assert "is not installed" in last
     assert last.endswith("pip install 'steerproof[run]'")
-    assert "Traceback" not in done.stderr
+    assert "Traceback" not in errors
 
 
 def test_a_name_of_the_package_that_needs_the_engine_says_so():
