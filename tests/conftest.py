@@ -1,10 +1,9 @@
-"""How the whole suite stays short: what takes longest begins first, and nothing waits for a disk."""
+"""How the whole suite stays short: the longest files begin first, and nothing waits for a disk."""
 
 import atexit
 import gc
 import os
 import shutil
-import sys
 from collections.abc import Generator
 from pathlib import Path
 
@@ -14,9 +13,20 @@ from tests import typechecks
 
 typechecks.install()
 
-LONGEST = ()
-"""Files that take longest, the longest first. Under `--dist loadfile` a file belongs to one process;
-one that came last would leave the others idle. The rest follow in whatever order they are in."""
+LONGEST = (
+    "tests/board/test_real_run.py",
+    "tests/door/test_tour.py",
+    "tests/run/test_processes.py",
+    "tests/run/test_init.py",
+    "tests/board/test_browser.py",
+    "tests/door/test_notebooks.py",
+    "tests/run/test_ray.py",
+    "tests/run/test_real_run.py",
+    "tests/decide/test_answers.py",
+    "tests/run/test_sweep.py",
+)
+"""Files that take longest, the longest first: `--dist loadfile` gives a file to one process, and a
+long one that came last would leave the others idle. The rest follow in the order they are in."""
 
 MEMORY = Path("/dev/shm")
 _ROOM = 4 << 30
@@ -24,13 +34,10 @@ _ROOM = 4 << 30
 
 
 def pytest_configure() -> None:
-    """Temporary directories in memory, where flushing costs nothing; what is compiled, kept."""
+    """Put temporary directories in memory, where flushing to the disk costs nothing."""
     roomy = os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free >= _ROOM
     if roomy and "TMPDIR" not in os.environ:
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
-    # Processes that tests start would compile the package again, each.
-    sys.dont_write_bytecode = False
-    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

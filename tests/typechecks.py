@@ -1,15 +1,15 @@
 """Types checked at run time in every call of the package: by beartype, and shapes by jaxtyping.
 
-jaxtyping's import hook binds and checks the arguments of every function three times, for the sake of
-the sizes that its arrays have in common: twenty microseconds a call, which was most of the time of
-tests that read tables. A function that speaks of no array has none, and is checked by beartype alone.
+jaxtyping's import hook binds and checks the arguments of every function three times, for the sizes
+that its arrays have in common: twenty microseconds a call, which was most of the time of tests that
+read tables. A function that speaks of no array has none, and is checked by beartype alone.
 """
 
 import inspect
 from collections.abc import Callable
 from dataclasses import is_dataclass
 from functools import partial
-from typing import Any, get_args
+from typing import Any, Literal, get_args, get_origin
 
 import jaxtyping
 
@@ -17,13 +17,25 @@ _shaped = jaxtyping.jaxtyped
 _CHECKED = "__types_are_checked__"
 
 
-def speaks_of_arrays(annotation: object) -> bool:
-    """Whether an annotation has a shape in it, or may have: a string is not looked into."""
-    if isinstance(annotation, str | list | tuple):
-        return isinstance(annotation, str) or any(map(speaks_of_arrays, annotation))
+def speaks_of_arrays(annotation: object, function: Any) -> bool:
+    """Whether an annotation of a function has a shape in it, or may have."""
+    if isinstance(annotation, str):
+        return _string_speaks_of_arrays(annotation, function)
     if inspect.isclass(annotation) and issubclass(annotation, jaxtyping.AbstractArray):
         return True
-    return any(map(speaks_of_arrays, get_args(annotation)))
+    if get_origin(annotation) is Literal:
+        return False
+    parts = annotation if isinstance(annotation, list | tuple) else get_args(annotation)
+    return any(speaks_of_arrays(part, function) for part in parts)
+
+
+def _string_speaks_of_arrays(text: str, function: Any) -> bool:
+    if text in function.__qualname__.split("."):
+        return False  # the class that it is a method of, which is not there yet
+    try:
+        return speaks_of_arrays(eval(text, function.__globals__), function)
+    except Exception:  # noqa: BLE001  a name for type checkers alone: nobody can say
+        return True
 
 
 def checked(thing: Any = None, *, typechecker: Callable[[Any], Any]) -> Any:
@@ -40,7 +52,7 @@ def checked(thing: Any = None, *, typechecker: Callable[[Any], Any]) -> Any:
     if isinstance(thing, property):
         parts = (thing.fget, thing.fset, thing.fdel)
         return property(*(part and again(part) for part in parts))
-    shaped = any(map(speaks_of_arrays, thing.__annotations__.values()))
+    shaped = any(speaks_of_arrays(one, thing) for one in thing.__annotations__.values())
     checking = _shaped(thing, typechecker=typechecker) if shaped else typechecker(thing)
     setattr(checking, _CHECKED, True)
     return checking
