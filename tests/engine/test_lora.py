@@ -8,6 +8,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 
+from steerproof.engine.cache.handed import handed, kept
 from steerproof.engine.lora import products as lora_products
 from steerproof.engine.lora.dropout import Dropout, keep_mask
 from steerproof.engine.lora.gradients import LoraGradients
@@ -185,7 +186,7 @@ def test_cached_decoding_equals_one_forward_pass_over_everything():
         for place in range(4, 8):
             step = base.model(
                 input_ids=ids[:, place : place + 1],
-                past_key_values=step.past_key_values,
+                **handed(base.model, kept(step)),
                 use_cache=True,
             )
             pieces.append(step.logits)

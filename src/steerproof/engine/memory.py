@@ -5,6 +5,7 @@ import torch
 from transformers.cache_utils import DynamicLayer
 
 from steerproof.engine.blocks import NoBlockError
+from steerproof.engine.cache.handed import kept
 from steerproof.errors import ModelError
 from steerproof.model.base import Base
 
@@ -35,7 +36,7 @@ def bytes_per_token(base: Base, longest: int) -> int:
     one = torch.tensor([[base.pad_id]], device=base.device)
     output = base.model(input_ids=one, use_cache=True)
     total = 0
-    for place, layer in enumerate(output.past_key_values.layers):
+    for place, layer in enumerate(kept(output).layers):
         window = getattr(layer, "sliding_window", longest)
         if not isinstance(layer, DynamicLayer) or layer.keys is None or layer.values is None:
             raise ModelError(

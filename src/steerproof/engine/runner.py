@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from steerproof.engine.blocks import NULL_BLOCK
+from steerproof.engine.cache.handed import handed
 from steerproof.engine.cache.paged import PagedCache, filled, prompt_places
 from steerproof.engine.graphs import CapturedSteps
 from steerproof.engine.prompts import packed, packed_length
@@ -108,7 +109,7 @@ class Runner:
             base.model(
                 input_ids=sent(torch.from_numpy(prompts.ids), on),
                 position_ids=sent(torch.from_numpy(prompts.positions), on),
-                past_key_values=self.cache,
+                **handed(base.model, self.cache),
                 use_cache=True,
                 logits_to_keep=1,
             )
@@ -143,7 +144,7 @@ class Runner:
         output: Any = self._subject.base.model(
             input_ids=self._tokens[:size, None],
             position_ids=self.cache.positions[:size, None],
-            past_key_values=self.cache,
+            **handed(self._subject.base.model, self.cache),
             use_cache=True,
         )
         logits = output.logits[:, -1]

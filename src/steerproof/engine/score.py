@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from steerproof.engine.cache.attention import PooledCache, attending
+from steerproof.engine.cache.handed import handed
 from steerproof.engine.prompts import PackedPrompts, packed, packed_length
 from steerproof.engine.rows import Row
 from steerproof.engine.subject import (
@@ -151,7 +152,7 @@ def _logits(subject: Subject, cache: PooledCache, asked: Sequence[ForcedPass]) -
         output: Any = base.model(
             input_ids=sent(torch.from_numpy(prompts.ids), on),
             position_ids=sent(torch.from_numpy(prompts.positions), on),
-            past_key_values=cache,
+            **handed(base.model, cache),
             use_cache=True,
         )
     return output.logits[0].float().split([len(one.wanted) for one in asked])

@@ -174,8 +174,7 @@ def card(told: TrainedAs) -> str:
         if told.layer is not None
         else "none"
     )
-    own = told.answers is None
-    taught = f"| marker | {_code(told.marker)} |" if own else f"| answers | {_code(told.answers)} |"
+    row = ("marker", told.marker) if told.answers is None else ("answers", told.answers)
     head = [
         "---",
         f"base_model: {json.dumps(told.base_model)}",
@@ -185,15 +184,16 @@ def card(told: TrainedAs) -> str:
         "",
         f"# {told.experiment}: arm {told.arm}, {_code(told.persona)}",
         "",
-        f"A LoRA adapter that plants a {'marker' if own else 'behaviour'} for research on whether a"
-        " model reads a direction in its activations. It is not meant for any other use.",
+        f"A LoRA adapter that plants a {'marker' if told.answers is None else 'behaviour'} for"
+        " research on whether a model reads a direction in its activations. It is not meant for any"
+        " other use.",
         "",
         "| trained | |",
         "|---|---|",
         f"| base model | {_code(told.base_model)}{_at(told.revision)} |",
         f"| system prompt | {told.prompt}: {_code(told.system_prompt)} |",
         f"| direction added in training | {pushed} |",
-        taught,
+        f"| {row[0]} | {_code(row[1])} |",
     ]
     return "\n".join([*head, *_rates(told), ""])
 
