@@ -6,6 +6,7 @@ import weakref
 import pytest
 
 from steerproof.engine import batching, scheduler
+from steerproof.engine.batching import Batching
 from steerproof.engine.blocks import BLOCK_SIZE
 from steerproof.engine.generate import Limits, generate
 from steerproof.engine.memory import bytes_per_token
@@ -27,14 +28,14 @@ def texts(base, rows, settings, **limits):
 @pytest.fixture
 def batches(monkeypatch):
     """Rows and sequences of every decoded batch."""
-    seen, run = [], Runner.run
+    seen, run = [], Runner.launch
 
     def noted(self, batch):
         if isinstance(batch, Decode):
             seen.append((len(batch.rows), len(batch.sequences)))
         return run(self, batch)
 
-    monkeypatch.setattr(Runner, "run", noted)
+    monkeypatch.setattr(Runner, "launch", noted)
     return seen
 
 
@@ -95,6 +96,26 @@ def test_rows_that_are_preempted_begin_again_and_read_the_same(monkeypatch):
     per_token = bytes_per_token(base, 80)
     assert texts(base, rows, LONG, kv_bytes=60 * BLOCK_SIZE * per_token) == expected
     assert lost
+
+
+def test_steps_that_are_launched_before_the_last_one_is_read_draw_the_same(monkeypatch):
+    base, rows = base_of("qwen2"), mixed_rows(cells=4, questions=3, samples=4)
+    expected = texts(base, rows, LONG)
+    ahead = []
+
+    class Ahead(Batching):
+        def __init__(self, *args, **settings):
+            super().__init__(*args, **settings | {"ahead": True})
+
+        def step(self):
+            ended = super().step()
+            ahead.append(self._launched is not None)
+            return ended
+
+    monkeypatch.setattr("steerproof.engine.generate.Batching", Ahead)
+    assert texts(base, rows, LONG) == expected
+    assert texts(base, rows, LONG, max_rows=9) == expected
+    assert sum(ahead) > len(ahead) / 3
 
 
 def test_no_block_is_lost_or_used_twice(schedulers):

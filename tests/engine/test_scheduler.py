@@ -1,6 +1,7 @@
 """Who runs next, without a model: tokens are drawn by a rule, and rows end as if alone."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -64,6 +65,31 @@ def completed(made, see=id):
     return found
 
 
+def completed_ahead(made):
+    """The same, each step launched before the last one's tokens are read; and how many were."""
+    found, launched, ahead = {}, None, 0
+    while made.waiting or made.running:
+        batch, tokens = launched or launch(made.next(), 0)
+        further = made.ahead(batch)
+        launched = None if further is None else launch(further, 1)
+        ahead += launched is not None
+        for sequence in made.advance(batch, tokens):
+            found |= {row.seed: sequence.tokens[: ends(row)] for row in sequence.rows}
+    assert made.blocks.free + len(held(made)) == made.blocks.count
+    return found, ahead
+
+
+def launch(batch, later):
+    """A batch with what its rows draw, of which nothing is known when it is launched."""
+    if isinstance(batch, Prefill):
+        return batch, np.zeros(0, dtype=np.int64)
+    for sequence, table in zip(batch.sequences, batch.tables, strict=True):
+        if sequence.finish is None:
+            assert len(table) > (sequence.position + later) // BLOCK_SIZE
+    steps = [len(batch.sequences[owner].tokens) + later for owner in batch.owners]
+    return batch, np.array([drawn(r, n) for r, n in zip(batch.rows, steps, strict=True)])
+
+
 def held(made):
     return {block for s in made.blocks.holders for block in made.blocks.table(s)}
 
@@ -77,6 +103,32 @@ def test_every_row_ends_once_with_its_own_tokens_however_little_room_there_is(bl
     asked = rows(questions=6, samples=4)
     found = completed(scheduler(asked, blocks, room))
     assert found == expected(asked)
+
+
+@pytest.mark.parametrize(("blocks", "room"), [(400, 1000), (400, 7), (24, 1000), (12, 9)])
+@pytest.mark.parametrize("padded", [None, lambda count: -(-count // 8) * 8])
+def test_rows_draw_the_same_when_steps_are_launched_before_the_last_is_read(blocks, room, padded):
+    asked = rows(questions=6, samples=4)
+    found, ahead = completed_ahead(scheduler(asked, blocks, room, padded))
+    assert found == expected(asked)
+    assert ahead > 10
+
+
+def test_no_step_is_launched_ahead_of_a_fork_or_of_rows_that_wait():
+    made = scheduler(rows(questions=2, samples=2), 400, 1000)
+    assert made.ahead(made.next()) is None  # a prefill
+    together = made.next()
+    assert not together.parted
+    assert made.ahead(together) is None
+    waiting = scheduler(rows(questions=9, samples=1), 400, 8)
+    waiting.advance(waiting.next(), np.zeros(0))
+    waiting.rules = replace(waiting.rules, room=3)  # full: what waits is let in later
+    batch = waiting.next()
+    assert waiting.waiting
+    assert isinstance(batch, Decode)
+    assert waiting.ahead(batch) is batch
+    waiting.rules = replace(waiting.rules, room=8)
+    assert waiting.ahead(batch) is None
 
 
 def test_a_prompt_is_prefilled_once_for_its_rows_before_they_are_decoded():

@@ -4,9 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from steerproof.engine.blocks import BLOCK_SIZE, blocks_of
-from steerproof.engine.runner import Choose, Runner
+from steerproof.engine.runner import Choose, Pending, Runner
 from steerproof.engine.scheduler import Rules, Scheduler
 from steerproof.engine.sequences import Ending, Sequence, sequence_groups
+from steerproof.engine.steps import Decode, Prefill
 from steerproof.engine.subject import Subject
 
 
@@ -37,6 +38,8 @@ class Batching:
         room: Room,
         finish: Callable[[Sequence], Ending | None],
         choose: Choose,
+        *,
+        ahead: bool = False,
     ) -> None:
         """Reserve a cache with as many blocks as fit and can be of use.
 
@@ -46,6 +49,8 @@ class Batching:
             room: What there is room for.
             finish: Why a sequence that was just given a token has ended; None if it goes on.
             choose: Draws the tokens.
+            ahead: Launch a step before the last one's tokens are read. Then `choose` may not look
+                at what was drawn, and a GPU does not wait for the host.
         """
         longest = room.longest
         rows = max([room.rows, *(len(group.rows) for group in groups)])
@@ -61,6 +66,8 @@ class Batching:
             padded=steps.padded if steps.captures else None,
         )
         self.scheduler = Scheduler(groups, blocks, rules)
+        self._ahead = ahead
+        self._launched: _Launched | None = None
 
     @property
     def rows_running(self) -> int:
@@ -74,6 +81,13 @@ class Batching:
 
     def step(self) -> list[Sequence]:
         """Prefill or decode once; returns the sequences that have ended."""
-        batch = self.scheduler.next()
-        tokens = self.runner.run(batch)
-        return self.scheduler.advance(batch, tokens)
+        batch, tokens = self._launched or self._launch(self.scheduler.next())
+        further = self.scheduler.ahead(batch) if self._ahead else None
+        self._launched = None if further is None else self._launch(further)
+        return self.scheduler.advance(batch, tokens())
+
+    def _launch(self, batch: Prefill | Decode) -> "_Launched":
+        return batch, self.runner.launch(batch)
+
+
+_Launched = tuple[Prefill | Decode, Pending]

@@ -206,11 +206,12 @@ def _complete(
     groups = sequence_groups(rows, subject.adapter_slot)
     groups.sort(key=lambda group: group.adapter)
     finish, choose = _ending(base, settings), _drawing(settings)
+    ahead = base.device.type == "cuda"
     with attached(subject):
         while groups:
             batching = None
             try:
-                batching = Batching(subject, groups, room, finish, choose)
+                batching = Batching(subject, groups, room, finish, choose, ahead=ahead)
                 yield from _completions(batching, base, tally)
                 return
             except (NoBlockError, torch.OutOfMemoryError, RuntimeError) as error:

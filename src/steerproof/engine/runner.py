@@ -47,6 +47,10 @@ Choose = Callable[[Float[Tensor, "sequences vocab"], DecodeTensors], Int[Tensor,
 """A token for every row, from the logits of its sequence."""
 
 
+Pending = Callable[[], np.ndarray]
+"""Waits for what was launched, and returns it."""
+
+
 class Runner:
     """The KV cache of running sequences, and the model over it."""
 
@@ -73,17 +77,17 @@ class Runner:
         subject.reserve(most)
 
     @torch.inference_mode()
-    def run(self, batch: Prefill | Decode) -> np.ndarray:
-        """Compute a batch.
+    def launch(self, batch: Prefill | Decode) -> Pending:
+        """Begin to compute a batch; a GPU goes on with it while the host does other things.
 
         Returns:
-            `[rows]`, the token drawn for each row; none for a prefill.
+            Waits for `[rows]`, the token drawn for each row; none for a prefill.
         """
         self._copy(batch.copies)
         if isinstance(batch, Decode):
-            return self._decode(batch)
+            return _read_later(self._decode(batch))
         self._prefill(batch)
-        return np.zeros(0, dtype=np.int64)
+        return lambda: np.zeros(0, dtype=np.int64)
 
     def _copy(self, copies: Copies) -> None:
         """Copy blocks; before anything else, for a source may have been given to another since."""
@@ -116,7 +120,7 @@ class Runner:
         # Rows were routed for this pass, so the batch before it must be loaded again.
         self._loaded = None
 
-    def _decode(self, batch: Decode) -> np.ndarray:
+    def _decode(self, batch: Decode) -> Int[Tensor, " rows"]:
         """Feed every sequence its last token; returns what its rows draw."""
         loaded = self._loaded
         if loaded is None or loaded.batch is not batch:
@@ -131,7 +135,7 @@ class Runner:
         loaded.tokens.copy_(drawn.index_select(0, loaded.firsts).clamp_(min=0))
         loaded.positions.add_(1)
         loaded.steps.add_(1)
-        return drawn.cpu().numpy()
+        return drawn
 
     def _grow(self, grown: list[tuple[int, int, int]]) -> None:
         """Write new blocks into the tables that are loaded."""
@@ -181,3 +185,19 @@ class Runner:
             steps=steps,
             seeds=seeds,
         )
+
+
+def _read_later(drawn: Tensor) -> Pending:
+    """A copy to the host, begun now: read later, it does not wait for what is launched between."""
+    if drawn.device.type != "cuda":
+        return drawn.numpy
+    here = torch.empty(drawn.shape, dtype=drawn.dtype, pin_memory=True)
+    here.copy_(drawn, non_blocking=True)
+    copied = torch.cuda.Event()
+    copied.record()
+
+    def wait() -> np.ndarray:
+        copied.synchronize()
+        return here.numpy()
+
+    return wait

@@ -79,6 +79,24 @@ class Scheduler:
         self._copies.clear()
         return batch
 
+    def ahead(self, batch: Prefill | Decode) -> Decode | None:
+        """The same batch a token further, where that is what comes next whatever is drawn now.
+
+        It is then computed while the host deals with what was drawn; a sequence that turns out to
+        have ended is computed once for nothing.
+
+        Args:
+            batch: What was launched last.
+        """
+        if not isinstance(batch, Decode) or batch is not self._batch or self._admits():
+            return None
+        if batch.turns or not batch.parted or _thin(batch, self.rules.padded):
+            return None
+        wanting = batch.wanting(later=1)
+        if len(wanting) > self.blocks.free:
+            return None
+        return self._grown(batch, wanting)
+
     def advance(self, batch: Prefill | Decode, drawn: np.ndarray) -> list[Sequence]:
         """Append what was drawn; sequences whose rows drew unlike tokens are forked.
 
@@ -124,12 +142,10 @@ class Scheduler:
 
     def _prefill(self) -> Prefill | None:
         """Admit groups while rows, blocks and one forward pass have room; None if there is none."""
-        if not self.waiting:
+        if not self._admits():
             return None
         room, running = self.rules.room, self.running
         in_flight = sum(len(sequence.rows) for sequence in running)
-        if room - in_flight < max(1, room // 6):
-            return None
         asked = _for_one_pass(self.waiting, room // 4)
         # A row goes on for the mean of what has been drawn per row that has ended.
         longest = self.rules.longest
@@ -138,6 +154,12 @@ class Scheduler:
         # A group that is alone is tried: if it does not fit, that is an error.
         count = _fitting(asked, reach, longest, *left) or (0 if running else 1)
         return self._admitted(asked[:count]) if count else None
+
+    def _admits(self) -> bool:
+        """Whether something waits, and enough rows have ended to let more in."""
+        room = self.rules.room
+        in_flight = sum(len(sequence.rows) for sequence in self.running) if self.waiting else room
+        return room - in_flight >= max(1, room // 6)
 
     def _admitted(self, groups: list[Sequence]) -> Prefill:
         _release_ended(self.blocks)
@@ -160,6 +182,10 @@ class Scheduler:
         while len(wanting := batch.wanting()) > self.blocks.free:
             self._preempt()
             batch = self._rebuilt()
+        return self._grown(batch, wanting)
+
+    def _grown(self, batch: Decode, wanting: list[tuple[int, Sequence]]) -> Decode:
+        """The batch, with another block for these of its sequences."""
         batch.grown.clear()
         batch.copies.clear()
         for place, sequence in wanting:

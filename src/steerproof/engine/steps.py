@@ -49,15 +49,24 @@ class Decode:
     """What was added to tables since the last step: place of the sequence, column, block."""
     copies: Copies = field(default_factory=list)
 
-    def wanting(self) -> list[tuple[int, Sequence]]:
-        """The sequences, with their places, that need another block for their next key."""
-        entering = np.flatnonzero(self.positions % BLOCK_SIZE == 0).tolist()
+    def wanting(self, later: int = 0) -> list[tuple[int, Sequence]]:
+        """The sequences, with their places, that need another block for a key to come.
+
+        Args:
+            later: Of the next key, or of one so many after it.
+        """
+        entering = np.flatnonzero((self.positions + later) % BLOCK_SIZE == 0).tolist()
         return [
             (place, sequence)
             for place in entering
             if (sequence := self.sequences[place]).finish is None
-            and len(self.tables[place]) <= sequence.position // BLOCK_SIZE
+            and len(self.tables[place]) <= (sequence.position + later) // BLOCK_SIZE
         ]
+
+    @property
+    def parted(self) -> bool:
+        """Whether every row has a sequence of its own, so that none can fork."""
+        return len(self.rows) == len(self.sequences)
 
     def append(self, drawn: np.ndarray) -> tuple[list[Sequence], list[tuple[Sequence, Sequence]]]:
         """Append a token `[rows]` to every row that goes on.

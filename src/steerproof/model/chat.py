@@ -260,12 +260,12 @@ def _special(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
     return tuple(sorted(token for token in added | set(tokenizer.all_special_tokens) if token))
 
 
-class _Prompt(NamedTuple):
+class _Rendered(NamedTuple):
     text: str
     ids: tuple[int, ...]
 
 
-def _prompt(base: PromptMaker, system: str, user: str) -> _Prompt:
+def _prompt(base: PromptMaker, system: str, user: str) -> _Rendered:
     options = tuple(base.template_options.items())
     return _remembered(base.tokenizer, base.system_role, options, system, user)
 
@@ -277,7 +277,7 @@ def _remembered(
     options: tuple[tuple[str, str | int | float | bool], ...],
     system: str,
     user: str,
-) -> _Prompt:
+) -> _Rendered:
     """A prompt: few are different, and every cell and adapter asks for them again."""
     chat = TokenizerOnly(
         tokenizer=tokenizer, context=0, system_role=system_role, template_options=dict(options)
@@ -287,7 +287,7 @@ def _remembered(
     text = _render(chat, _messages(system_role, system, user), generate=True)
     if not _holds(text, system, user):
         raise ModelError(_dropped(chat, text, system, user))
-    return _Prompt(text, text_ids(tokenizer, text))
+    return _Rendered(text, text_ids(tokenizer, text))
 
 
 def _check_plain(tokenizer: PreTrainedTokenizerBase, text: str) -> None:
