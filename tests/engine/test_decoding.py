@@ -5,7 +5,7 @@ import weakref
 
 import pytest
 
-from steerproof.engine import batching, scheduler
+from steerproof.engine import admission, batching
 from steerproof.engine.batching import Batching
 from steerproof.engine.blocks import BLOCK_SIZE
 from steerproof.engine.generate import Limits, generate
@@ -87,12 +87,12 @@ def test_rows_that_are_preempted_begin_again_and_read_the_same(monkeypatch):
 
     monkeypatch.setattr(Scheduler, "_wait_again", counted)
     # As if rows needed no blocks: too many are let in, so that blocks run out.
-    fitting = scheduler._fitting
+    fitting = admission._fitting
 
     def careless(groups, reach, longest, blocks, rows):
         return fitting(groups, 0, 0, 0, rows)
 
-    monkeypatch.setattr(scheduler, "_fitting", careless)
+    monkeypatch.setattr(admission, "_fitting", careless)
     per_token = bytes_per_token(base, 80)
     assert texts(base, rows, LONG, kv_bytes=60 * BLOCK_SIZE * per_token) == expected
     assert lost

@@ -6,9 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from steerproof.engine.admission import Rules
 from steerproof.engine.blocks import BLOCK_SIZE, NoBlockError
 from steerproof.engine.rows import Row
-from steerproof.engine.scheduler import Rules, Scheduler
+from steerproof.engine.scheduler import Scheduler
 from steerproof.engine.sequences import Sequence, sequence_groups
 from steerproof.engine.steps import Decode, Prefill
 
@@ -118,7 +119,7 @@ def test_no_step_is_launched_ahead_of_a_fork_or_of_rows_that_wait():
     made = scheduler(rows(questions=2, samples=2), 400, 1000)
     assert made.ahead(made.next()) is None  # a prefill
     together = made.next()
-    assert not together.parted
+    assert not together.steady
     assert made.ahead(together) is None
     waiting = scheduler(rows(questions=9, samples=1), 400, 8)
     waiting.advance(waiting.next(), np.zeros(0))
@@ -176,7 +177,7 @@ def test_a_padded_batch_is_made_anew_when_a_smaller_size_will_do():
 
 
 def test_where_blocks_run_out_one_is_preempted_waits_in_front_and_begins_again(monkeypatch):
-    monkeypatch.setattr("steerproof.engine.scheduler._fitting", lambda groups, *_: len(groups))
+    monkeypatch.setattr("steerproof.engine.admission._fitting", lambda groups, *_: len(groups))
     asked = [
         Row(cell="c", question=q, sample=9, seed=36 + 37 * q, prompt_ids=(q,) * BLOCK_SIZE)
         for q in range(2)

@@ -3,9 +3,10 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from steerproof.engine.admission import Rules
 from steerproof.engine.blocks import BLOCK_SIZE, blocks_of
 from steerproof.engine.runner import Choose, Pending, Runner
-from steerproof.engine.scheduler import Rules, Scheduler
+from steerproof.engine.scheduler import Scheduler
 from steerproof.engine.sequences import Ending, Sequence, sequence_groups
 from steerproof.engine.steps import Decode, Prefill
 from steerproof.engine.subject import Subject

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from steerproof.engine.blocks import BLOCK_SIZE
+from steerproof.engine.blocks import BLOCK_SIZE, BlockManager
 from steerproof.engine.rows import Row
 from steerproof.engine.sequences import Sequence
 
@@ -63,10 +63,19 @@ class Decode:
             and len(self.tables[place]) <= (sequence.position + later) // BLOCK_SIZE
         ]
 
+    def grow(self, blocks: BlockManager[Sequence], wanting: list[tuple[int, Sequence]]) -> "Decode":
+        """Give another block to these sequences; returns itself."""
+        self.grown.clear()
+        self.copies.clear()
+        for place, sequence in wanting:
+            column = len(blocks.table(sequence))
+            self.grown.append((place, column, blocks.append(sequence)))
+        return self
+
     @property
-    def parted(self) -> bool:
-        """Whether every row has a sequence of its own, so that none can fork."""
-        return len(self.rows) == len(self.sequences)
+    def steady(self) -> bool:
+        """Whether nothing that is drawn can change it: no push turns, and no row can part."""
+        return not self.turns and len(self.rows) == len(self.sequences)
 
     def append(self, drawn: np.ndarray) -> tuple[list[Sequence], list[tuple[Sequence, Sequence]]]:
         """Append a token `[rows]` to every row that goes on.

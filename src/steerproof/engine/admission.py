@@ -1,0 +1,106 @@
+"""Who is let in: waiting groups, as long as rows, blocks and one forward pass have room for them.
+
+An admission is a guess at how long rows will become.
+"""
+
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
+
+from steerproof.engine.blocks import blocks_of
+from steerproof.engine.rows import Row
+from steerproof.engine.sequences import Ending, Sequence
+
+# Prompt tokens in one forward pass: more would only cost memory.
+_PROMPT_TOKENS = 8192
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """What a scheduler keeps to."""
+
+    room: int
+    """Rows in flight at once, as long as groups are no larger."""
+    most: int
+    """Rows that the largest group may make of them, as it goes in whole."""
+    longest: int
+    """Positions of the longest row, prompt and answer."""
+    finish: Callable[[Sequence], Ending | None]
+    """Why a sequence that was just given a token has ended; None if it goes on."""
+    adapter_slot: Callable[[Row], int]
+    padded: Callable[[int], int] | None
+    """The size to which a batch of so many sequences is padded; None where none is."""
+
+
+def has_room(waiting: Collection[Sequence], running: Iterable[Sequence], room: int) -> bool:
+    """Whether something waits, and enough rows have ended to let more in.
+
+    Args:
+        waiting: Groups.
+        running: The sequences that go on.
+        room: Rows in flight at once.
+    """
+    if not waiting:
+        return False
+    return room - sum(len(sequence.rows) for sequence in running) >= max(1, room // 6)
+
+
+def admissible(
+    waiting: Iterable[Sequence],
+    running: list[Sequence],
+    rules: Rules,
+    reach: int,
+    blocks: int,
+) -> int:
+    """How many of the groups that wait are let in.
+
+    Args:
+        waiting: Groups, in the order of admission.
+        running: The sequences that go on.
+        rules: What to keep to.
+        reach: Tokens that each row is expected to draw.
+        blocks: Of the whole cache.
+    """
+    in_flight = sum(len(sequence.rows) for sequence in running)
+    asked = _for_one_pass(waiting, rules.room // 4)
+    left = blocks - _taken(running, reach, rules.longest), rules.most - in_flight
+    # A group that is alone is tried: if it does not fit, that is an error.
+    return _fitting(asked, reach, rules.longest, *left) or (0 if running else 1)
+
+
+def _for_one_pass(waiting: Iterable[Sequence], rows: int) -> list[Sequence]:
+    """The first groups, until they have more than so many rows, or tokens enough for one pass."""
+    groups: list[Sequence] = []
+    widest = taken = 0
+    for group in waiting:
+        widest = max(widest, group.position + 1)
+        if taken > rows or (groups and widest * (len(groups) + 1) > _PROMPT_TOKENS):
+            break
+        groups.append(group)
+        taken += len(group.rows)
+    return groups
+
+
+def _taken(running: Iterable[Sequence], reach: int, longest: int) -> int:
+    """Blocks of sequences when each of their rows has gone its own way and drawn `reach` more."""
+    return sum(
+        len(sequence.rows) * blocks_of(min(longest, sequence.position + reach))
+        for sequence in running
+    )
+
+
+def _fitting(groups: list[Sequence], reach: int, longest: int, blocks: int, rows: int) -> int:
+    """How many of these groups fit into so many blocks and rows, at the length to be expected.
+
+    Args:
+        groups: In the order of admission.
+        reach: Tokens that each row is expected to draw; it is expected to part from its group.
+        longest: Positions of the longest row.
+        blocks: That are left when all that runs has reached its length; less than 0 for none.
+        rows: That are left.
+    """
+    for count, group in enumerate(groups):
+        blocks -= len(group.rows) * blocks_of(min(longest, group.position + 1 + reach))
+        rows -= len(group.rows)
+        if blocks < 0 or rows < 0:
+            return count
+    return len(groups)
