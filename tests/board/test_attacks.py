@@ -89,6 +89,9 @@ DAMAGED = {
         shutil.rmtree(run / "units"),
         (run / "units").symlink_to("units"),
     ),
+    "deviations a loop of links": lambda run: (run / "deviations.jsonl").symlink_to(
+        "deviations.jsonl"
+    ),
     "verdict of another kind": lambda run: (run / "results" / "verdict.json").write_text(
         '{"verdict": ["x"], "arms": 3}'
     ),

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 
-from steerproof.board import completions
+from steerproof.board import completions, runs
 from steerproof.board.completions import CellFiles
 from steerproof.text import neutralise_csv
 
@@ -109,5 +109,6 @@ def _lines(rows: Iterable[Iterable[object]]) -> Iterator[str]:
 
 def _inside(run: Path, path: Path) -> Path | None:
     """The file, unless it is missing or a link that leads out of the run directory."""
-    real = path.resolve()
-    return real if real.is_file() and real.is_relative_to(run.resolve()) else None
+    real = runs.resolved(path)
+    inside = real is not None and real.is_file() and real.is_relative_to(run.resolve())
+    return real if inside else None

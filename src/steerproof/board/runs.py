@@ -114,18 +114,19 @@ def discover(roots: Iterable[Path]) -> tuple[Path, ...]:
     UTF-8 has no address on a page: it is passed over.
     """
     runs: dict[Path, None] = {}
-    for root in filter(None, map(_resolved, roots)):
+    for root in filter(None, map(resolved, roots)):
         if is_run(root):
             runs[root] = None
             continue
         for child in _children(root):
-            place = _resolved(child)
+            place = resolved(child)
             if place is not None and place.is_relative_to(root) and is_run(place):
                 runs[place] = None
     return tuple(place for place in runs if _is_text(str(place)))
 
 
-def _resolved(path: Path) -> Path | None:
+def resolved(path: Path) -> Path | None:
+    """Where a path leads; None for a loop of links, and where nobody may look."""
     try:
         return path.resolve()
     except (OSError, RuntimeError):  # a loop of symbolic links

@@ -1,6 +1,7 @@
 """Serve a board: check that it may listen where it is asked to, then take the port."""
 
 import getpass
+import os
 import socket
 import sys
 from collections.abc import Callable, Sequence
@@ -71,7 +72,7 @@ def make_board(
     return Board(
         file=file,
         directory=board_dir.resolve(),
-        roots=tuple(path.resolve() for path in run_dirs),
+        roots=tuple(Path(os.path.realpath(path)) for path in run_dirs),  # of a loop: itself
         command=tuple(command),
         cookie=f"steerproof-{port}",
         secret=users.form_secret(file),
