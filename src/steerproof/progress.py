@@ -4,7 +4,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from statistics import fmean
 from typing import TextIO
@@ -226,7 +226,9 @@ class _Lines:
         while not self._over.wait(_LOOK_SECONDS):
             now = time.monotonic()
             patience = min(max(_QUIET_SECONDS, (now - self._seen.began) / 10), _LONGEST)
-            if now - self._last >= patience:
+            if now - self._last < patience:
+                continue
+            with suppress(OSError, ValueError):  # whoever listened is gone
                 self._say(doing_lines(self._seen.doing) or [self._seen.phase])
 
     def _say(self, doing: Sequence[str]) -> None:

@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Group
 from rich.table import Table
+from rich.text import Text
 
 from steerproof.text import clean, duration
 
@@ -42,7 +44,12 @@ def verdict_text(analysis: "Analysis", answers: "ThreeAnswers | None", place: Pa
     )
 
 
-def analysis_table(analysis: "Analysis", answers: "ThreeAnswers | None" = None) -> Table:
+def _headed(table: Table, title: str, *below: str) -> Group:
+    """A table between lines, which are as wide as the terminal and not as the table."""
+    return Group(Text(clean(title), style="bold"), table, *(Text(clean(t)) for t in below if t))
+
+
+def analysis_table(analysis: "Analysis", answers: "ThreeAnswers | None" = None) -> Group:
     """The three answers, and every arm at both strengths as registered.
 
     Args:
@@ -52,24 +59,25 @@ def analysis_table(analysis: "Analysis", answers: "ThreeAnswers | None" = None) 
     title = f"{analysis.verdict}: {analysis.reason}"
     if answers is not None:
         title = "\n".join(answers.lines)
-    table = Table(title=title, caption=analysis.reading, title_justify="left")
-    for column in ("arm", "strength", "rho", "interval", "leave one out", "p", "passes", "kills"):
-        table.add_column(column)
+    # Without borders it fits 80 columns; the kills stand below.
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for column in ("arm", "strength", "rho", "interval", "leave one out", "p", "passes"):
+        table.add_column(column, overflow="fold")
+    kills = []
     for name, arm in analysis.arms.items():
         fired = [kill for kill, result in arm.kills.items() if result.fired]
+        kills += [f"kills that fired in arm {name}: {', '.join(fired)}"] if fired else []
         for result in arm.strengths:
-            first = result is arm.primary
             table.add_row(
-                name if first else "",
+                name if result is arm.primary else "",
                 result.strength,
                 _number(result.rho),
                 _bounds(result.interval),
                 _bounds(result.leave_one_out),
                 _number(result.permutation_p, "{:.4f}"),
                 {True: "yes", False: "no", None: "undecided"}[result.passes],
-                ", ".join(fired) if first else "",
             )
-    return table
+    return _headed(table, title, *kills, analysis.reading)
 
 
 def _number(value: float | None, form: str = "{:+.3f}") -> str:
@@ -85,21 +93,19 @@ def status_table(status: "RunStatus") -> Group:
     from steerproof.progress import doing_lines, left_words
 
     totals = status.totals
-    table = Table(
-        title=f"{status.state}; {totals.seconds:.0f} s of work in {totals.attempts} tries",
-        caption=clean(status.problem or ""),
-    )
+    title = f"{status.state}; {totals.seconds:.0f} s of work in {totals.attempts} tries"
+    table = Table()
     states = sorted({state for kinds in status.units.values() for state in kinds})
-    table.add_column("unit")
+    table.add_column("unit", overflow="fold")
     for state in states:
-        table.add_column(state, justify="right")
+        table.add_column(state, justify="right", overflow="fold")
     for kind, counts in status.units.items():
         table.add_row(kind, *(str(counts.get(state, "")) for state in states))
     failed = [f"{one.unit}: {one.error} (log: {one.log})" for one in status.failures]
     now = doing_lines(status.doing)
     if status.left is not None:
         now.append(f"left: {left_words(status.left)}")
-    return Group(table, *now, *map(clean, failed))
+    return _headed(table, title, status.problem or "", *now, *failed)
 
 
 def doctor_table(checks: "Sequence[MachineCheck]") -> Table:
@@ -111,35 +117,35 @@ def doctor_table(checks: "Sequence[MachineCheck]") -> Table:
     return table
 
 
-def power_table(characteristics: "OperatingCharacteristics") -> Table:
+def power_table(characteristics: "OperatingCharacteristics") -> Group:
     """Verdicts by true correlation."""
     least = characteristics.minimum_detectable_rho
-    table = Table(
-        title="minimum detectable rho "
-        + (f"{least:.2f}" if least is not None else f"none: {characteristics.reason}"),
-        caption=f"{characteristics.trial.simulations} simulated experiments each, "
-        f"{characteristics.trial.iterations} bootstrap iterations inside each",
+    found = f"{least:.2f}" if least is not None else f"none: {characteristics.reason}"
+    of_each = (
+        f"{characteristics.trial.simulations} simulated experiments each, "
+        f"{characteristics.trial.iterations} bootstrap iterations inside each"
     )
+    table = Table()
     for column in ("true rho", "SUPPORTED", "REFUTED", "INCONCLUSIVE", "arm passes"):
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", overflow="fold")
     for point in characteristics.points:
         shares = [point.verdicts[v] for v in ("SUPPORTED", "REFUTED", "INCONCLUSIVE")]
         table.add_row(f"{point.rho:.2f}", *(f"{share:.1%}" for share in (*shares, point.passes)))
-    return table
+    return _headed(table, f"minimum detectable rho {found}", of_each)
 
 
 def plan_tables(planned: "Planned") -> Group:
     """The work, with its estimates, and the objections."""
     plan = planned.plan
     counts = plan.counts
-    work = Table(
-        title=f"{counts.adapters} adapters, {counts.cells} cells, "
-        f"{counts.completions:,} completions, in {planned.run}",
-        caption="\n".join([*_estimates(plan), *plan.reasons]),
-        caption_justify="left",
+    title = (
+        f"{counts.adapters} adapters, {counts.cells} cells, "
+        f"{counts.completions:,} completions, in {planned.run}"
     )
+    work = Table()
     for column in ("work", "arm", "units", "to do", "each", "hours"):
-        work.add_column(column, justify="left" if column in ("work", "arm") else "right")
+        left = column in ("work", "arm")
+        work.add_column(column, justify="left" if left else "right", overflow="fold")
     for line in plan.table:
         work.add_row(
             line.work,
@@ -149,9 +155,9 @@ def plan_tables(planned: "Planned") -> Group:
             _range(line.each_seconds, "{:.3g}", " s"),
             _range(line.total_hours, "{:.2g}", ""),
         )
-    review = Table(title="Objections", show_lines=True)
+    review = Table(show_lines=True)
     for column in ("", "finding", "remedy"):
-        review.add_column(column)
+        review.add_column(column, overflow="fold")
     for objection in planned.objections:
         review.add_row(objection.severity, objection.finding, objection.remedy)
     for gate in planned.gates:
@@ -160,7 +166,8 @@ def plan_tables(planned: "Planned") -> Group:
         review.add_row("gate", clean(f"{name} {state}: {gate.finding}"), clean(gate.remedy))
     for text in planned.not_yet_known:
         review.add_row("", text, "")
-    return Group(work, review)
+    below = (*_estimates(plan), *plan.reasons)
+    return Group(_headed(work, title, *below), _headed(review, "Objections"))
 
 
 def _estimates(plan: "Plan") -> list[str]:
@@ -183,7 +190,7 @@ def _range(value: "Range | None", form: str, unit: str) -> str:
 
 def sweep_tables(result: "SweepResult", place: Path) -> Group:
     """Every run of a sweep, then what was chosen, held against random directions."""
-    table = Table(title="Exploratory sweep", title_justify="left")
+    table = Table()
     places = list(result.runs[0].settings)
     for column in (*places, "verdict", "rho", "effect", "random directions", "shared units"):
         table.add_column(clean(column), overflow="fold", no_wrap=column == "verdict")
@@ -202,7 +209,7 @@ def sweep_tables(result: "SweepResult", place: Path) -> Group:
             f"{min(null):+.2f} to {max(null):+.2f}" if null else "none",
             f"{run.shared} of {run.units}",
         )
-    return Group(table, clean("\n".join(_chosen(result, place))))
+    return _headed(table, "Exploratory sweep", *_chosen(result, place))
 
 
 def _chosen(result: "SweepResult", place: Path) -> list[str]:

@@ -101,6 +101,30 @@ def test_a_trial_gives_the_time_of_a_unit_from_its_tokens():
     assert plan.source == "a trial of 20 s"
 
 
+def test_cells_that_are_read_where_answers_end_are_counted_and_timed():
+    plain_one = small_experiment()  # 3 questions x 2 samples
+    scoring = plain_one.scoring.model_copy(update={"readout": "log_probability", "least": -2.0})
+    experiment = plain_one.model_copy(update={"scoring": scoring})
+    assert not [line for line in make_plan(plain_one).table if line.work == "reading"]
+    every = [f"slots/{a.name}" for a in adapters(experiment)]
+    reading = [
+        line for line in make_plan(experiment, todo=every[:1]).table if line.work == "reading"
+    ]
+    assert sum(line.units for line in reading) == len(every)
+    assert sum(line.to_do for line in reading) == 1
+    trial = Throughput(
+        seconds=20.0,
+        training=100.0,
+        generation=30.0,
+        row_tokens=Range(low=50.0, high=100.0),
+        completion_tokens=Range(low=5.0, high=8.0),
+    )
+    slots = speed_of_throughput(experiment, trial).seconds["slots"]
+    texts = 6 * len(cells(experiment)) / len(every)
+    assert slots.low == pytest.approx(texts * 50 / 100 / 3 * 0.8)
+    assert slots.high == pytest.approx(texts * 100 / 100 * 1.2)
+
+
 def test_memory_and_disk_follow_from_the_shape():
     experiment = small_experiment()  # float32, rank 4, 8 new tokens, 6 completions a cell
     shape = Footprint(parameters=1000, lora_per_rank=10, cache_per_token=5)

@@ -1,9 +1,10 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from steerproof.errors import ExperimentError, IntegrityError
-from steerproof.run.commands.explain import UnitChange, explain, find_unit
+from steerproof.run.commands.explain import UnitChange, explain, find_unit, told_changes
 from steerproof.run.commands.status import status
 from steerproof.run.commands.verify import raise_mismatches, verify
 from steerproof.run.graph.graph import build_graph
@@ -12,7 +13,7 @@ from steerproof.run.store.directory import open_run
 from steerproof.run.store.store import publish, unit_directory
 from steerproof.spec.changes import Change
 from tests.run.forks import Forks
-from tests.run.tiny import run_tiny, tiny_graph, u, unit
+from tests.run.tiny import ENVIRONMENT, run_tiny, tiny_graph, u, unit
 
 
 def test_a_finished_run_says_so_with_its_totals(tmp_path: Path) -> None:
@@ -78,6 +79,44 @@ def test_explain_names_the_input_that_changed_with_old_and_new_value(tmp_path: P
     assert direct.changes == (expected,)
     assert explain(tmp_path, edited, u("cell/A.villain.none")).changes == (expected,)
     assert explain(tmp_path, edited, u("cell/C.villain.none")).reused
+
+
+def test_changes_of_many_units_are_told_in_a_line_with_short_hashes(tmp_path: Path) -> None:
+    run_tiny(tmp_path)
+    other = replace(ENVIRONMENT, code="b" * 64, numerics={})
+    lines = told_changes(
+        explain(tmp_path, tiny_graph(environment=other), u("analysis/all")).changes
+    )
+    named = "analysis/all, cell/C.villain.none, directions/all and 6 more"
+    assert lines == [
+        f"code was 'tiny-1' and is bbbbbbbbbbbb...: {named}",
+        f"numerics.dtype was 'float32' and is not there: {named}",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (
+            {"push": "too small to verify here"},
+            "is too small to verify here: no more than rounding",
+        ),
+        ({"push": "verified"}, "when it was made"),
+        ({"push": "none"}, "when it was made"),
+        (None, "cell.json"),
+    ],
+)
+def test_explain_tells_of_a_push_that_could_not_be_verified(
+    content: dict[str, str] | None, said: str, tmp_path: Path
+) -> None:
+    graph = build_graph(
+        [unit("cell", "x", inputs={"canary": content}, work="tests.run.works:measures")]
+    )
+    run_tiny(tmp_path, graph)
+    told = explain(tmp_path, graph, u("cell/x"))
+    assert told.reused
+    assert said in told.reason
+    assert ("rounding" in told.reason) == (content == {"push": "too small to verify here"})
 
 
 def test_explain_still_names_the_change_when_the_upstream_unit_was_already_redone(

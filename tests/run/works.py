@@ -10,6 +10,7 @@ from pathlib import Path
 
 from steerproof.errors import ModelError
 from steerproof.run.driver.worker import Files, Outcomes, Task, each
+from steerproof.spec.grid import Cell
 from tests.run.tiny import count, one, u
 
 
@@ -133,3 +134,17 @@ def tells(tasks: Sequence[Task]) -> Outcomes:
         teller.phase("")
         teller.at(number, len(tasks), "texts")
         yield task.unit, one(task)
+
+
+def measures(tasks: Sequence[Task]) -> Outcomes:
+    """Gives a cell's record with the canary that its input holds, or no record."""
+    for task in tasks:
+        canary = task.inputs["canary"]
+        record = {
+            "cell": Cell(
+                arm="A", persona="poet", prompt="neutral", direction="none", layer=None
+            ).record(),
+            "coefficient": 0.0, "ratio": 0.0, "asked_norm": 0.0, "achieved_norm": None,
+            "token_ratio": None, "canary": canary,
+        }  # fmt: skip
+        yield task.unit, {"cell.json": json.dumps(record if canary else []).encode()}

@@ -59,6 +59,8 @@ def main() -> None:
     fill_streams()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupted)
+    if words := waiting.WORDS.get(next(iter(sys.argv[1:]), "")):
+        waiting.begin(words)
     try:
         app()
     except SteerproofError as error:
@@ -125,14 +127,11 @@ def _session(
 
 @app.callback(invoke_without_command=True)
 def _root(
-    context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
 ) -> None:
     if version:
         sys.stdout.write(f"steerproof {steerproof.__version__}\n")
         raise typer.Exit
-    if words := waiting.WORDS.get(context.invoked_subcommand or ""):
-        waiting.begin(words)
 
 
 @app.command()
@@ -190,7 +189,7 @@ app.command()(sweeping.sweep)
 
 @app.command()
 def report(directory: RunDir, as_json: Json = False) -> None:
-    """Rebuild the report of a run directory from its finished units."""
+    """Rebuild the report from the units that are finished."""
     from steerproof.run.commands.session import rebuild_report, session_in
 
     session = session_in(directory)
@@ -215,7 +214,10 @@ def analyze(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """The three answers to a rate table, without a model: registered, ranking, direction."""
+    """The three answers to a rate table, without a model.
+
+    As registered, the ranking, the direction.
+    """
     from steerproof.codec import plain
     from steerproof.decide.analysis.analyze import analyze as judge
     from steerproof.decide.analysis.answers import conclude
@@ -256,21 +258,27 @@ def status(
 
 @app.command()
 def explain(directory: RunDir, unit: str, as_json: Json = False) -> None:
-    """Why a unit is, or is not, reused: which input changed, old and new value."""
+    """Why a unit is, or is not, reused.
+
+    Which input changed, old and new value.
+    """
     from steerproof.run.commands.explain import explain as why
-    from steerproof.run.commands.explain import find_unit
+    from steerproof.run.commands.explain import find_unit, told_changes
     from steerproof.run.commands.session import registered_graph, session_in
 
     graph = registered_graph(session_in(directory))
     reason = why(directory, graph, find_unit(graph, unit))
     head = f"{'reused' if reason.reused else 'to be done'}: {reason.reason}"
-    lines = [head, *(f"  {line}" for line in (*reason.changes, *reason.damage))]
+    lines = [head, *(f"  {line}" for line in (*told_changes(reason.changes), *reason.damage))]
     say(reason, as_json, lambda: clean("\n".join(lines)))
 
 
 @app.command()
 def verify(directory: RunDir, as_json: Json = False) -> None:
-    """Hash every file again; exit code 7 if one is not what its manifest says."""
+    """Hash every file again, and compare.
+
+    Exit code 7 if one is not what its manifest says.
+    """
     from steerproof.run.commands.session import to_go_on
     from steerproof.run.commands.verify import raise_mismatches
     from steerproof.run.commands.verify import verify as rehash
@@ -291,7 +299,7 @@ def lock(
     markdown: Annotated[bool, typer.Option(help="Print the text of a registration.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Register the experiment in its run directory without running it."""
+    """Register the experiment without running it."""
     from steerproof.decide.analysis.kills import conditions
     from steerproof.run.commands.session import graph_of, lock_session
     from steerproof.run.store.directory import open_run
@@ -321,7 +329,10 @@ app.command("remove-user")(boarding.remove_user)
 
 @app.command(add_help_option=False, context_settings={"ignore_unknown_options": True})
 def bench(arguments: Annotated[list[str] | None, typer.Argument()] = None) -> None:
-    """Ours against named peers: generation, training or statistics; from a checkout alone."""
+    """Ours against named peers; from a checkout alone.
+
+    Generation, training or statistics.
+    """
     place = Path(__file__).parents[3] / "benchmarks"
     if not (place / "steerproof_bench").is_dir():
         raise SteerproofError(
@@ -347,7 +358,7 @@ def plan(
     ] = True,
     as_json: Json = False,
 ) -> None:
-    """What it takes, how much is done, and what a careful reviewer would object to."""
+    """What it takes, what is done, what a reviewer would object to."""
     from steerproof.run.commands.evidence import refuse_serious
     from steerproof.run.commands.planning import plan_run
     from steerproof.run.commands.session import planned_graph

@@ -33,7 +33,10 @@ def export_adapters(
     persona: Annotated[str | None, typer.Option(help="One persona; default all.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Write a run's adapters: OUT/ARM/PERSONA/ with PEFT's files, a card and steerproof.json."""
+    """Write a run's adapters as PEFT folders.
+
+    OUT/ARM/PERSONA/ with PEFT's files, a card and steerproof.json.
+    """
     from steerproof.engine.lora.peft_files import CONFIG, WEIGHTS
     from steerproof.exchange.adapters import adapter_folder, trained_as
     from steerproof.run.artefacts import score

@@ -44,7 +44,10 @@ def power(
     simulations: Annotated[int, typer.Option(help="Simulated experiments per correlation.")] = 400,
     as_json: Json = False,
 ) -> None:
-    """How often the verdict would be right and wrong, by simulation of the real decision."""
+    """How often the verdict would be right and wrong.
+
+    By simulation of the real decision.
+    """
     from steerproof.decide.review.power import operating_characteristics, to_json, trial_of
     from steerproof.spec.yaml_io import load_experiment
 

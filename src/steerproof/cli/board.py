@@ -70,7 +70,10 @@ def remove_user(
     name: str,
     board_dir: Annotated[Path, typer.Option(help="The board's own data.")] = Path("board"),
 ) -> None:
-    """Remove a user of the board; sessions and tokens end, what they wrote stays."""
+    """Remove a user of the board.
+
+    Sessions and tokens end, what they wrote stays.
+    """
     with needing("board"):
         from steerproof.board.users import remove_user as remove
 

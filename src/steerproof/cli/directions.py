@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # the help needs no torch
     from steerproof.exchange.direction import Direction
 
 app = typer.Typer(
-    help="Directions in the formats of the field: read, written, shown, extracted.",
+    help="Directions in the formats of the field.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -49,7 +49,10 @@ def import_file(
     rows: Rows = None,
     as_json: Json = False,
 ) -> None:
-    """Read somebody's file and write steerproof's own, with all that is known of it."""
+    """Read somebody's file and write steerproof's own.
+
+    With all that is known of it.
+    """
     from steerproof.exchange.files import export
 
     read = _read(file, (model, revision), name=name, layer=layer, rows=rows)
@@ -124,7 +127,7 @@ def extract(
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Extract the directions of an experiment's personas, and nothing else."""
+    """Extract the directions of an experiment, and nothing else."""
     from steerproof.exchange.extracted import extracted
     from steerproof.exchange.files import export
     from steerproof.exchange.shape import shape_of
@@ -230,7 +233,8 @@ def _table(directions: tuple["Direction", ...]) -> "Table":
     ]
     table = Table(caption=clean("\n".join(shared)), caption_justify="left")
     for column in ("name", "block", "norm", "baseline norm", "read from"):
-        table.add_column(column, justify="right" if "norm" in column else "left")
+        right = "norm" in column
+        table.add_column(column, justify="right" if right else "left", overflow="fold")
     for one in directions:
         source, h_bar = one.provenance.source, one.provenance.h_bar
         table.add_row(

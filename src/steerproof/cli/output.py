@@ -54,14 +54,17 @@ def _print(value: Any, as_json: bool, human: Callable[[], object]) -> None:
     if as_json:
         from steerproof.codec import plain  # pydantic, which help and version do without
 
-        sys.stdout.write(json.dumps(plain(value), indent=1, ensure_ascii=False) + "\n")
+        narrow = not (sys.stdout.encoding or "utf-8").lower().startswith("utf")
+        sys.stdout.write(json.dumps(plain(value), indent=1, ensure_ascii=narrow) + "\n")
         return
     shown = human()
     # Without markup: a persona called [red] is a name.
     console = Console(highlight=False, markup=False, soft_wrap=isinstance(shown, str))
     with console.capture() as captured:  # its own answer to a broken pipe is to exit
         console.print(shown)
-    sys.stdout.write(captured.get())
+    text, encoding = captured.get(), sys.stdout.encoding or "utf-8"
+    # A letter that the terminal has not is named, and no reason to fail.
+    sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
 
 
 def _drop_output() -> None:

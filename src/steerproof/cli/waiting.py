@@ -7,6 +7,7 @@ import math
 import sys
 import threading
 import time
+from contextlib import suppress
 
 from steerproof.text import clean_line, duration
 
@@ -85,8 +86,9 @@ class _Waiting:
                 continue
             waited = now - self._since
             after = f" ({duration(waited)} so far)" if waited > 2 * SILENCE else ""
-            sys.stderr.write(f"{clean_line(self._words)} ...{after}\n")
-            sys.stderr.flush()
+            with suppress(OSError, ValueError):  # the terminal was closed
+                sys.stderr.write(f"{clean_line(self._words)} ...{after}\n")
+                sys.stderr.flush()
             self._due = now + 3 * waited
 
 

@@ -1,7 +1,7 @@
 """What an experiment asks for, spelt out: every adapter and every cell."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import product
 from typing import Any
 
@@ -213,6 +213,14 @@ def asked(experiment: Experiment) -> dict[Cell, Asked]:
                     for cell in _cells_of(experiment, grid, arm, seed):
                         wanted[cell] = _more(wanted.get(cell), grid, experiment.generation.samples)
     return wanted
+
+
+def measured(experiment: Experiment) -> dict[Cell, Asked]:
+    """As `asked`, with what the readout asks for besides: some read where own completions end."""
+    found = asked(experiment)
+    if experiment.scoring.terms.asks == "slots":
+        return {cell: replace(wanted, own=True) for cell, wanted in found.items()}
+    return found
 
 
 def by_adapter(measured: Mapping[Cell, Asked]) -> dict[AdapterId, dict[Cell, Asked]]:

@@ -18,7 +18,8 @@ from steerproof.decide.review.shape import (
     weight_bytes,
 )
 from steerproof.spec.experiment import Experiment
-from steerproof.spec.grid import adapters, cells, samples
+from steerproof.spec.grid import adapters, by_adapter, cells, samples
+from steerproof.spec.grid import measured as cells_measured
 
 _LEAST_SPREAD = 0.2
 """A range is at least this share to either side: the next hour is not the last one."""
@@ -26,6 +27,8 @@ _BYTES_PER_TOKEN = 10
 """Stored completion, at most: an id of 4 bytes and about 5 letters with a separator."""
 PROCESS_BYTES = 700_000_000
 """What a worker takes on a CPU before it loads a model: Python, torch, transformers; measured."""
+_READING = "reading"
+"""Work of the graded outcome: cells read where answers end."""
 _POOLED = 16
 """Adapters that train at once, at most."""
 
@@ -223,12 +226,25 @@ def speed_of_throughput(
     completions = len(experiment.questions.evaluation) * fmean(samples(experiment).values())
     adapter = _widened(measured.row_tokens.times(trained / measured.training))
     cell = _widened(measured.completion_tokens.times(completions / measured.generation))
+    # Texts as long as training rows, forwards alone: at least a third of what training takes.
+    read = measured.row_tokens.times(_texts_of_adapter(experiment) / measured.training)
+    slots = _widened(Range(low=read.low / 3, high=read.high))
     return Speed(
         source=f"a trial of {measured.seconds:.0f} s",
-        seconds={"adapter": adapter, "cell": cell},
+        seconds={"adapter": adapter, "cell": cell, "slots": slots},
         devices=devices,
         accelerator=accelerator,
     )
+
+
+def _texts_of_adapter(experiment: Experiment) -> float:
+    """Texts at whose end the cells of an adapter are read; the mean over adapters."""
+    scoring, questions = experiment.scoring, len(experiment.questions.evaluation)
+    texts = [
+        sum(one.common * scoring.common_answers + one.own * one.samples for one in read.values())
+        for read in by_adapter(cells_measured(experiment)).values()
+    ]
+    return questions * fmean(texts) if texts else 0.0
 
 
 def _widened(times: Range) -> Range:
@@ -245,7 +261,9 @@ def _table(
         ids.setdefault((work, adapter.arm), []).append(f"adapter/{adapter.name}")
     for cell in cells(experiment):
         ids.setdefault(("cells", cell.arm), []).append(f"cell/{cell.name}")
-    kinds = {"training": "adapter", "cells": "cell"}
+    for adapter in by_adapter(cells_measured(experiment)):
+        ids.setdefault((_READING, adapter.arm), []).append(f"slots/{adapter.name}")
+    kinds = {"training": "adapter", "cells": "cell", _READING: "slots"}
     lines = []
     for (work, arm), units in ids.items():
         left = len(units) if todo is None else sum(unit in todo for unit in units)

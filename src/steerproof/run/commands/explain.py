@@ -1,12 +1,14 @@
 """`explain`: why the next run reuses a unit, or does not."""
 
 import difflib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from steerproof.errors import ExperimentError
+from steerproof.errors import ExperimentError, IntegrityError
+from steerproof.run.artefacts import cell
 from steerproof.run.graph.graph import Graph, Unit
 from steerproof.run.graph.ids import UnitId
 from steerproof.run.graph.keys import UnitRecipe, directory_name
@@ -14,7 +16,13 @@ from steerproof.run.graph.names import SCORE
 from steerproof.run.graph.survey import Survey, survey
 from steerproof.run.stages.inputs import ScoreInputs, inputs_from
 from steerproof.run.store.ledger_file import read_ledger
-from steerproof.run.store.manifest import DamagedError, Manifest, Mismatch, open_unit
+from steerproof.run.store.manifest import (
+    DamagedError,
+    Manifest,
+    Mismatch,
+    StoredUnit,
+    open_unit,
+)
 from steerproof.run.store.store import unit_directory
 from steerproof.spec.changes import Change, differences
 
@@ -84,7 +92,7 @@ def explain(run: Path, graph: Graph, unit: UnitId) -> Explanation:
     if unit in surveyed.reused:
         made = surveyed.reused[unit].manifest.made
         reason = f"its key and files are as on {made.created}, when it was made"
-        reason += _gone(graph.units[unit])
+        reason += _gone(graph.units[unit]) + _unseen(surveyed.reused[unit])
         return Explanation(unit=unit, reused=True, reason=reason)
     if unit in surveyed.damaged:
         reason = "a file is not what its manifest says"
@@ -107,6 +115,39 @@ def _gone(unit: Unit) -> str:
     if name is None or (path := Path(unit.context["directory"]) / name).is_file():
         return ""
     return f"; {path}, by which it was marked, is gone, and is needed only to mark anew"
+
+
+def _unseen(stored: StoredUnit) -> str:
+    """What a sound cell's record says that a reader should know: its push could not be verified."""
+    if cell.FILE not in stored.manifest.files:
+        return ""
+    try:
+        seen = cell.record_of(stored).push_seen
+    except IntegrityError as error:
+        return f"; but {error}"
+    if seen in ("none", "verified"):
+        return ""
+    return f"; what its push does to the fixed text is {seen}: no more than rounding does"
+
+
+def told_changes(changes: Sequence[UnitChange]) -> list[str]:
+    """A line for each change, with the units that it is of; hashes are shortened."""
+    units: dict[str, list[str]] = {}
+    for one in changes:
+        change = one.change
+        what = f"{change.field} was {_short(change.old)} and is {_short(change.new)}"
+        units.setdefault(what, []).append(str(one.unit))
+    return [
+        f"{what}: {', '.join(names[:3])}" + f" and {len(names) - 3} more" * (len(names) > 3)
+        for what, names in units.items()
+    ]
+
+
+def _short(value: object) -> str:
+    shown = repr(value)
+    if isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value):
+        shown = f"{value[:12]}..."
+    return "not there" if value is None else shown
 
 
 def _why_kept(graph: Graph, surveyed: Survey, unit: UnitId) -> str:

@@ -15,7 +15,6 @@ The three before the last are there only where some cell is graded.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 
 from steerproof.run.graph.environment import Place, surroundings, work_of
 from steerproof.run.graph.graph import Graph, Unit, build_graph
@@ -34,7 +33,7 @@ from steerproof.run.graph.names import (
     slots_unit,
 )
 from steerproof.spec.experiment import Experiment
-from steerproof.spec.grid import AdapterId, Asked, Cell, adapters, asked, by_adapter
+from steerproof.spec.grid import AdapterId, Asked, Cell, adapters, by_adapter, measured
 
 KINDS = (
     *("directions", "answers", "dataset", "adapter", "cell", "score", "slots", "graded"),
@@ -92,31 +91,23 @@ def _units(
         yield dataset_unit(persona), slices.dataset(persona), (ANSWERS,)
     for adapter in trained:
         yield adapter_unit(adapter), slices.adapter(adapter), _read_by_adapter(experiment, adapter)
-    measured = _measured(experiment)
-    for cell, wanted in measured.items():
+    every = measured(experiment)
+    for cell, wanted in every.items():
         yield cell_unit(cell), slices.cell(cell, wanted.samples), _read_by_cell(experiment, cell)
-    graded = by_adapter(measured)
+    graded = by_adapter(every)
     by_slots = tuple(map(slots_unit, graded)) if _reads_slots(experiment) else ()
     if not by_slots:
-        yield SCORE, slices.score(), tuple(map(cell_unit, measured))
+        yield SCORE, slices.score(), tuple(map(cell_unit, every))
     if graded:
         yield COMMON, slices.common_answers(), ()
         for adapter, cells in graded.items():
             yield slots_unit(adapter), slices.slots(cells), _read_by_slots(experiment, cells)
         if by_slots:
-            yield SCORE, slices.score(), (*map(cell_unit, measured), *by_slots)
+            yield SCORE, slices.score(), (*map(cell_unit, every), *by_slots)
         # With the score it is made even if no slot could be read.
         yield GRADED, {}, (SCORE, *map(slots_unit, graded))
     tables = (SCORE, GRADED) if graded else (SCORE,)
     yield ANALYSIS, slices.analysis(), (*tables, *map(directions_unit, layers))
-
-
-def _measured(experiment: Experiment) -> dict[Cell, Asked]:
-    """Every cell with what is asked of it: some readouts ask for more than the grids do."""
-    found = asked(experiment)
-    if _reads_slots(experiment):
-        return {cell: replace(wanted, own=True) for cell, wanted in found.items()}
-    return found
 
 
 def _reads_slots(experiment: Experiment) -> bool:
