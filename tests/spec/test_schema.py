@@ -4,6 +4,7 @@ import copy
 import json
 import subprocess
 import sys
+from functools import cache
 
 import jsonschema
 import pytest
@@ -56,6 +57,7 @@ BROKEN = {
 }
 
 
+@cache
 def shipped_data(name: str):
     return read_tree(shipped()[name].read_text("utf-8")).data
 

@@ -6,6 +6,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError, create_model
@@ -240,13 +241,19 @@ def _usable(data: dict[str, Any], located: list[_Found]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for name, field in Experiment.model_fields.items():
         if name in known:
-            kind: Any = field.annotation
-            alone = create_model("Alone", __base__=Record, value=(kind, field))
             try:
-                fitted = alone.model_validate_json(json.dumps({"value": known[name]}))
+                fitted = _alone(name).model_validate_json(json.dumps({"value": known[name]}))
                 values[name] = dict(fitted)["value"]
             except ValidationError:
                 continue  # reported already, from the whole
         elif name not in meant and not field.is_required():
             values[name] = field.get_default()
     return values
+
+
+@cache
+def _alone(name: str) -> type[Record]:
+    """A record with a field of the experiment and no other, called `value`."""
+    field = Experiment.model_fields[name]
+    kind: Any = field.annotation
+    return create_model("Alone", __base__=Record, value=(kind, field))
