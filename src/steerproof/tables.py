@@ -111,6 +111,8 @@ def status_table(status: "RunStatus") -> Group:
 def doctor_table(checks: "Sequence[MachineCheck]") -> Table:
     """One line per check, the remedy under it."""
     table = Table(show_header=False, box=None)
+    for column in ("level", "name", "text"):
+        table.add_column(column, overflow="fold")
     for check in checks:
         text = f"{check.value}\n  -> {check.remedy}" if check.remedy else check.value
         table.add_row(check.level, check.name, clean(text))
