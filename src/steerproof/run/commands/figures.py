@@ -7,10 +7,12 @@ from typing import Literal
 from steerproof.decide.report.figures import draw_all
 from steerproof.decide.report.figures.canvas import TIP, Drawing, as_file
 from steerproof.decide.report.figures.paper import data_csv, paper, shapes
+from steerproof.decide.report.figures.sweep import sweep_figure
 from steerproof.decide.report.latex import table
 from steerproof.errors import SteerproofError
 from steerproof.run.commands.report_inputs import report_inputs
 from steerproof.run.commands.session import gathered_in, session_in
+from steerproof.run.commands.sweep import is_sweep, selection_in
 from steerproof.run.graph.names import ANALYSIS
 
 Format = Literal["pdf", "svg", "png"]
@@ -42,7 +44,7 @@ def figure_files(run: Path, kind: str, width: float) -> Mapping[str, bytes]:
     """Every figure of a run, with its data, and the table; by file name.
 
     Args:
-        run: The run directory.
+        run: The run directory, or a sweep's.
         kind: `pdf`, `svg` or `png`.
         width: Inches.
 
@@ -52,6 +54,8 @@ def figure_files(run: Path, kind: str, width: float) -> Mapping[str, bytes]:
     """
     if kind not in FORMATS:
         raise SteerproofError(f"no format {kind!r}; choose {', '.join(FORMATS)}")
+    if is_sweep(run):
+        return _of_sweep(run, kind, width)
     session = session_in(run)
     gathered = gathered_in(session)
     if ANALYSIS not in gathered.finished:
@@ -60,10 +64,24 @@ def figure_files(run: Path, kind: str, width: float) -> Mapping[str, bytes]:
     files: dict[str, bytes] = {}
     with paper(width):
         for name, shown in draw_all(inputs).items():
-            if not isinstance(shown, Drawing) or width < _SHEETS.get(name, 0):
-                continue
-            files[f"{name}.{kind}"] = as_file(shown, kind)
-            if shown.figure is not None:
-                files[f"{name}.csv"] = data_csv(shapes(shown.figure, TIP)).encode()
+            if isinstance(shown, Drawing) and width >= _SHEETS.get(name, 0):
+                files |= _files(shown, kind)
     files[TABLE] = table(inputs).encode()
+    return files
+
+
+def _of_sweep(run: Path, kind: str, width: float) -> Mapping[str, bytes]:
+    """The figure over all runs of a sweep; each run has its own besides."""
+    with paper(width):
+        shown = sweep_figure(selection_in(run))
+        if isinstance(shown, str):
+            raise SteerproofError(f"{run}: {shown}")
+        return _files(shown, kind)
+
+
+def _files(shown: Drawing, kind: str) -> dict[str, bytes]:
+    """A figure, and its data."""
+    files = {f"{shown.name}.{kind}": as_file(shown, kind)}
+    if shown.figure is not None:
+        files[f"{shown.name}.csv"] = data_csv(shapes(shown.figure, TIP)).encode()
     return files

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from steerproof.codec import json_bytes, plain
+from steerproof.codec import json_bytes, plain, read_record
 from steerproof.decide.analysis.rates import RateTable
 from steerproof.decide.analysis.selection import Selected, Selection, SweptRun, halves, select
 from steerproof.decide.report.figures.sweep import sweep_figure
@@ -38,6 +38,7 @@ from steerproof.spec.settings import directory_name
 from steerproof.spec.sweep import AskedRun
 from steerproof.text import neutralise_csv
 
+_RESULT = "sweep.json"
 EXPLORATORY = (
     "Exploratory: the best of several settings looks better than it is. Choose one, then run it"
     " once as an experiment of its own, on other questions."
@@ -234,6 +235,21 @@ def _run(
     )
 
 
+def is_sweep(place: Path) -> bool:
+    """Whether a directory is a sweep's, with results."""
+    return (place / "results" / _RESULT).is_file()
+
+
+def selection_in(place: Path) -> Selection:
+    """What a sweep found, as it was published.
+
+    Raises:
+        IntegrityError: The file is not what was written.
+    """
+    path = place / "results" / _RESULT
+    return read_record(Selection, path.read_bytes(), str(path))
+
+
 def publish_sweep(place: Path, result: SweepResult) -> None:
     """Write `results/` of a sweep: sweep.csv, sweep.json, sweep.svg.
 
@@ -242,7 +258,7 @@ def publish_sweep(place: Path, result: SweepResult) -> None:
     """
     results = place / "results"
     make_directory(results)
-    write_file(results / "sweep.json", json_bytes(result.record()))
+    write_file(results / _RESULT, json_bytes(result.record()))
     write_file(results / "sweep.csv", _csv(result).encode())
     drawn = sweep_figure(result.selection)
     if not isinstance(drawn, str):

@@ -309,22 +309,22 @@ class _Panel:
 
 
 def _names(axes: Axes, which: str) -> dict[int, str]:
-    """What is written at whole numbers of an axis, where it is a name and no number."""
+    """What is written at whole numbers of an axis, where it is another thing than the number."""
     axis = axes.xaxis if which == "x" else axes.yaxis
     names: dict[int, str] = {}
     for place, label in zip(axis.get_ticklocs(), axis.get_ticklabels(), strict=False):
         text = clean_line(label.get_text())
-        if abs(place - round(place)) < 1e-6 and text and not _number(text):
+        if abs(place - round(place)) < 1e-6 and text and not _is(text, place):
             names[round(place)] = text
     return names
 
 
-def _number(text: str) -> bool:
+def _is(text: str, place: float) -> bool:
+    """Whether a label is the number of its own place, and so no name."""
     try:
-        float(text.replace("−", "-"))
+        return abs(float(text.replace("−", "-")) - place) < 1e-6
     except ValueError:
         return False
-    return True
 
 
 def data_csv(shapes: Iterator[DrawnShape]) -> str:

@@ -1,6 +1,7 @@
 """A sweep: the effect at each setting, beside what random directions do there. Exploratory."""
 
 from collections.abc import Sequence
+from textwrap import wrap
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -9,8 +10,11 @@ from steerproof.decide.analysis.selection import Selection, SettingRow
 from steerproof.decide.report.figures.canvas import Drawing, Layout, drawing, panels, style
 from steerproof.decide.report.figures.marks import tipped
 from steerproof.decide.report.figures.palette import FAINT, INK, QUIET, SERIES
+from steerproof.decide.report.figures.paper import fitted, paper_width
 
 _WIDTH = 5.4
+_PER_INCH = 17
+"""Letters of the line below the title in an inch."""
 _LONGEST = 18
 """Letters of a value on the axis."""
 
@@ -23,8 +27,10 @@ def sweep_figure(selection: Selection) -> Drawing | str:
     series = _series(selection.rows, place)
     values = list(dict.fromkeys(row.setting.get(place, "all") for row in selection.rows))
     with style():
-        legend = 0.19 * (len(series) if len(series) > 1 else 0)
+        told = wrap(_words(selection), int(_PER_INCH * (paper_width() or _WIDTH)))
+        legend = 0.19 * (len(series) if len(series) > 1 else 0) + 0.15 * (len(told) - 1)
         layout = Layout(height=3.3 + legend, width=_WIDTH, left=0.62, right=0.1, top=0.62 + legend)
+        layout = fitted(layout)
         figure, (axes,) = panels(layout)
         axes.axhline(0, color=INK, linewidth=0.8, zorder=1)
         for i, (label, rows) in enumerate(series.items()):
@@ -37,9 +43,7 @@ def sweep_figure(selection: Selection) -> Drawing | str:
         axes.set_ylabel("rate pushed − rate unpushed")
         height = layout.height
         figure.text(0.012, 1 - 0.08 / height, "Exploratory sweep", va="top", weight="bold")
-        figure.text(
-            0.012, 1 - 0.27 / height, _words(selection), va="top", fontsize=7.5, color=QUIET
-        )
+        figure.text(0.012, 1 - 0.27 / height, "\n".join(told), va="top", fontsize=7.5, color=QUIET)
         if len(series) > 1:
             axes.legend(loc="lower left", bbox_to_anchor=(0, 1), borderpad=0.1)
         return drawing(
