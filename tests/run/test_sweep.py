@@ -177,6 +177,20 @@ def test_the_table_has_a_line_for_each_run(swept):
         assert int(line["units"]) == run["units"]
 
 
+def test_its_figure_is_laid_out_for_a_column_with_the_settings_in_its_data(swept, tmp_path):
+    out, _, found = swept
+    command("figures", out, "--format", "svg", "--width", "3.4in", "--out", tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"sweep.svg", "sweep.csv"}
+    drawn = (tmp_path / "sweep.svg").read_text()
+    assert 'width="244.8' in drawn  # points
+    assert "held out" in drawn
+    with (tmp_path / "sweep.csv").open() as file:
+        lines = [line for line in csv.DictReader(file) if line["series"] == "own direction"]
+    shown = {line["x_name"]: float(line["y"]) for line in lines}
+    told = {row["setting"]["layers.primary"]: row["effects"]["whole"] for row in found["rows"]}
+    assert shown == pytest.approx(told)
+
+
 def test_the_same_command_again_makes_nothing(swept, place):
     out, _, found = swept
     before = {path: path.stat().st_mtime_ns for path in out.rglob("units/*/*/manifest.json")}

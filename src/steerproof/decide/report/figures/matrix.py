@@ -24,7 +24,7 @@ from steerproof.decide.report.figures.palette import (
     QUIET,
     diverging,
 )
-from steerproof.decide.report.figures.paper import VALUE
+from steerproof.decide.report.figures.paper import VALUE, paper_width
 from steerproof.decide.report.inputs import short_name
 
 _SIDE = 4.6
@@ -253,4 +253,5 @@ def _curve(axes: Axes, given: MatrixValues, cosines: Float[np.ndarray, "a b"]) -
     axes.xaxis.set_major_locator(MultipleLocator(0.5))
     axes.set_xlabel("cosine with the adapter's own direction")
     axes.set_ylabel(given.quantity)
-    axes.legend(loc="upper left")
+    # In a column there may be points in that corner; a page's figure stays where it was.
+    axes.legend(loc="upper left" if paper_width() is None else "best")

@@ -322,7 +322,7 @@ def _names(axes: Axes, which: str) -> dict[int, str]:
 def _is(text: str, place: float) -> bool:
     """Whether a label is the number of its own place, and so no name."""
     try:
-        return abs(float(text.replace("−", "-")) - place) < 1e-6
+        return bool(abs(float(text.replace("−", "-")) - place) < 1e-6)
     except ValueError:
         return False
 
