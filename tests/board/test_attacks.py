@@ -256,6 +256,18 @@ def test_bytes_that_are_no_text_are_said_to_be_so(tmp_path, monkeypatch):
     assert "not UTF-8" in completions.read_page(files, "X", Filter(), 0, 20).rows[0].text
 
 
+def test_texts_that_cannot_be_decoded_say_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(completions, "_read_off", lambda _: (np.array([0.0]),) * 3)
+    files = files_of_texts(tmp_path, pa.array(["a"]))
+
+    def refuse(*_):
+        raise OSError("Not yet implemented")
+
+    monkeypatch.setattr(completions, "_group_texts", refuse)
+    shown = completions.read_page(files, "X", Filter(), 0, 20).rows[0].text
+    assert shown == "(no text: Not yet implemented)"
+
+
 # Connections
 
 

@@ -88,7 +88,7 @@ def layer_calibration() -> LayerCalibration:
         h_bar=10.0,
         personas={"villain": measured, "a.b": measured},
         neutral_cosine_max=0.25,
-        cosines={"villain": {"villain": 1.0}},
+        cosines={one: dict.fromkeys(("villain", "a.b"), 1.0) for one in ("villain", "a.b")},
     )
 
 

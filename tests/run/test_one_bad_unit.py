@@ -4,6 +4,7 @@ A finished unit is written anew with another content and sealed again, as no acc
 hashes are right, and only its meaning is wrong.
 """
 
+import io
 import json
 import re
 import shutil
@@ -11,11 +12,13 @@ from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from safetensors.torch import load, save
 
 from steerproof.errors import ExperimentError, IntegrityError, UnitsFailedError
-from steerproof.run.artefacts import score
+from steerproof.run.artefacts import cell, score
 from steerproof.run.commands.session import (
     new_session,
     rebuild_report,
@@ -165,3 +168,14 @@ def test_a_record_of_something_else_is_named(place, pattern, stem, old, new, mes
     reseal(unit, **{stem: file.read_bytes().replace(old, new)})
     with pytest.raises(IntegrityError, match=message):
         rebuild_report(session_in(place / "run"))
+
+
+@pytest.mark.parametrize("question", [None, -1, 7])
+def test_a_completion_of_no_question_is_none(place, question):
+    unit = unit_of(place, "cell/A.poet.neutral.none-*")
+    table = pq.ParquetFile(unit / "completions.parquet").read(use_threads=False)
+    spoilt, file = pa.array([question] * len(table), pa.int32()), io.BytesIO()
+    pq.write_table(table.set_column(0, "question", spoilt), file)
+    reseal(unit, completions=file.getvalue())
+    with pytest.raises(IntegrityError, match="holds no completions: a "):
+        cell.completions_of(open_unit(unit))

@@ -1,12 +1,15 @@
 """The exit code is the one that was earned, whatever becomes of standard output."""
 
+import errno
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from steerproof import cli
 from tests.run.tiny import run_tiny
 
 STATUS = [sys.executable, "-m", "steerproof", "status"]
@@ -75,3 +78,82 @@ def test_the_version_is_said_to_nobody_without_a_standard_output() -> None:
     words = f"{sys.executable} -m steerproof --version >&-"
     ran = subprocess.run(["/bin/sh", "-c", words], check=False, stderr=subprocess.PIPE, text=True)
     assert (ran.returncode, ran.stderr) == (0, "")
+
+
+LATE = """
+import os, signal, time
+from steerproof import cli
+
+class Late:
+    def __del__(self, kill=os.kill, me=os.getpid()):
+        kill(me, {second})  # when Python has given the signals back their own meaning
+
+late = Late()
+cli.app = lambda: (os.kill(os.getpid(), {first}), time.sleep(5))
+cli.main()
+"""
+
+
+@pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_second_signal_while_the_program_ends_changes_no_exit_code(second: int) -> None:
+    code = LATE.format(first=int(signal.SIGTERM), second=int(second))
+    ran = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert (ran.returncode, ran.stderr.count("\n")) == (130, 1), ran.stderr
+
+
+IGNORED = """
+import os, signal, sys
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
+from steerproof import cli
+from steerproof.run.driver.signals import stop_on_signals
+
+def app():
+    os.kill(os.getpid(), signal.SIGHUP)
+    with stop_on_signals() as stopping:
+        os.kill(os.getpid(), signal.SIGHUP)
+        sys.exit(int(stopping.is_set()))
+
+cli.app = app
+cli.main()
+"""
+
+
+def test_what_nohup_ignores_stays_ignored() -> None:
+    ran = subprocess.run([sys.executable, "-c", IGNORED], check=False, capture_output=True)
+    assert (ran.returncode, ran.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize(
+    ("error", "exit_code"),
+    [
+        (OSError(errno.EMFILE, "Too many open files", "x"), 3),
+        (OSError(errno.ENOSPC, "No space left on device"), 6),
+        (MemoryError(), 3),
+        (RuntimeError("can't start new thread"), 3),
+    ],
+)
+def test_what_the_machine_refuses_is_one_line_and_a_code(
+    error: Exception,
+    exit_code: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def app() -> None:
+        raise error
+
+    monkeypatch.setattr(cli, "app", app)
+    monkeypatch.setattr(cli, "_answer_signals", lambda _: None)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == exit_code
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_an_error_of_ours_is_not_called_the_machines(monkeypatch: pytest.MonkeyPatch) -> None:
+    def app() -> None:
+        raise RuntimeError("a mistake")
+
+    monkeypatch.setattr(cli, "app", app)
+    monkeypatch.setattr(cli, "_answer_signals", lambda _: None)
+    with pytest.raises(RuntimeError, match="a mistake"):
+        cli.main()

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -252,6 +253,17 @@ def _number(value: float) -> float | None:
 
 
 def _texts(path: Path, rows: np.ndarray) -> Iterator[str]:
+    """The texts of these rows (ascending), or why there is none."""
+    shown = 0
+    try:
+        for text in _read_texts(path, rows):
+            yield text
+            shown += 1
+    except UNREADABLE as error:
+        yield from repeat(f"(no text: {error})", len(rows) - shown)
+
+
+def _read_texts(path: Path, rows: np.ndarray) -> Iterator[str]:
     """The texts of these rows (ascending), decoding only the row groups that hold them."""
     start = 0
     # A text that many rows share is held once, however long it is.

@@ -3,9 +3,12 @@
 People read standard output; progress and errors go to standard error; `--json` gives one value.
 """
 
+import atexit
 import importlib
+import os
 import signal
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -57,8 +60,8 @@ app.add_typer(adapters.app, name="adapters")
 def main() -> None:
     """The `steerproof` command: every planned error becomes its exit code and one message."""
     fill_streams()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupted)
+    _answer_signals(_interrupted)
+    atexit.register(_answer_signals, signal.SIG_IGN)  # first in, last out
     if words := waiting.WORDS.get(next(iter(sys.argv[1:]), "")):
         waiting.begin(words)
     try:
@@ -72,17 +75,36 @@ def main() -> None:
             raise
         complain(str(told))
         sys.exit(told.exit_code)
-    except (OSError, MemoryError) as error:  # nobody foresaw it: still the machine's, not ours
+    except (OSError, MemoryError, RuntimeError) as error:
         refused = refusal(error)
+        if refused is None:
+            raise
         complain(str(refused))
         sys.exit(refused.exit_code)
     except KeyboardInterrupt:  # a second signal, while the first was being seen to
         sys.exit(_INTERRUPTED)
 
 
+def _answer_signals(answer: Callable[[int, FrameType | None], None] | signal.Handlers) -> None:
+    """What the signals that end a program do from now on.
+
+    While the interpreter takes itself down they do nothing: the exit code is settled by then, and
+    Python would give them back their own, which is to end without one. What whoever started us
+    chose to ignore (`nohup` does) stays ignored.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, answer)
+
+
 def _interrupted(_signal: int, _frame: FrameType | None) -> None:
+    _answer_signals(_at_once)
     complain("interrupted; finished units are kept, and the same command goes on")
     raise SystemExit(_INTERRUPTED)
+
+
+def _at_once(_signal: int, _frame: FrameType | None) -> None:
+    os._exit(_INTERRUPTED)
 
 
 def _say_verdict(verdict: "RunVerdict | None", place: Path, as_json: bool) -> None:

@@ -97,8 +97,8 @@ def complain(text: str) -> None:
         sys.stderr.write(f"error: {clean(text)}\n")
 
 
-def refusal(error: OSError | MemoryError) -> SteerproofError:
-    """What the machine refused in a place where nobody foresaw it, as our error.
+def refusal(error: OSError | MemoryError | RuntimeError) -> SteerproofError | None:
+    """What the machine refused where nobody foresaw it, as our error; None if it was not that.
 
     Args:
         error: Python's.
@@ -106,6 +106,9 @@ def refusal(error: OSError | MemoryError) -> SteerproofError:
     kept = "finished units are kept, and the same command goes on"
     if isinstance(error, MemoryError):
         return MachineError(f"not enough memory; {kept}")
+    if isinstance(error, RuntimeError):
+        thread = "can't start new thread" in str(error)
+        return MachineError(f"no more threads, or no memory for one; {kept}") if thread else None
     where = f" ({error.filename})" if error.filename is not None else ""
     told = f"{error.strerror or error}{where}; {kept}"
     full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

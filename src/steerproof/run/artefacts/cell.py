@@ -89,19 +89,33 @@ def completions_of(unit: StoredUnit) -> tuple[Completion, ...]:
     Raises:
         IntegrityError: The file is not what its manifest says.
     """
-    names = [f.name for f in fields(Completion)]
-    schema = pa.schema([(name, _COLUMNS[name]) for name in names])
     table = read_table(unit, COMPLETIONS)
     try:
-        return tuple(map(completion_of, table.select(names).cast(schema).to_pylist()))
+        done = completions_from(table)
+        asked = len(unit.manifest.recipe.inputs.get("questions", ()))
+        if asked and not all(0 <= one.question < asked for one in done):
+            raise ValueError(f"a question is none of the {asked}")
     except (KeyError, TypeError, ValueError, pa.ArrowException) as error:
         place = unit.directory / COMPLETIONS
         raise IntegrityError(f"{place} holds no completions: {error}") from error
+    return done
 
 
-def completion_of(row: Mapping[str, Any]) -> Completion:
-    """A completion from its row of the table."""
-    return Completion(**{name: _frozen(value) for name, value in row.items()})
+def completions_from(table: pa.Table) -> tuple[Completion, ...]:
+    """The completions that rows of such a table hold.
+
+    Raises:
+        KeyError, ValueError, pa.ArrowException: They hold none.
+    """
+    names = [f.name for f in fields(Completion)]
+    schema = pa.schema([(name, _COLUMNS[name]) for name in names])
+    rows = table.select(names).cast(schema)
+    if any(column.null_count for column in rows.columns):
+        raise ValueError("a value is missing")
+    return tuple(
+        Completion(**{name: _frozen(value) for name, value in row.items()})
+        for row in rows.to_pylist()
+    )
 
 
 def _frozen(value: Any) -> Any:

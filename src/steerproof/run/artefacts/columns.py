@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from steerproof.errors import IntegrityError
-from steerproof.run.artefacts.cell import completion_of
+from steerproof.run.artefacts.cell import completions_from
 from steerproof.study.measured import Completion
 
 BATCH = 512
@@ -112,7 +112,7 @@ def completions_in(path: Path) -> Iterator[Completion]:
     names = [field.name for field in fields(Completion)]
     with pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as file:
         for batch in file.iter_batches(batch_size=BATCH, columns=names):
-            yield from map(completion_of, batch.to_pylist())
+            yield from completions_from(pa.Table.from_batches([batch]))
 
 
 def mark_columns(path: Path, cell: str) -> MarkColumns:

@@ -9,7 +9,10 @@ from types import FrameType
 
 @contextmanager
 def stop_on_signals() -> Iterator[threading.Event]:
-    """Turn Ctrl-C, SIGTERM and SIGHUP into an event; a second one interrupts at once."""
+    """Turn Ctrl-C, SIGTERM and SIGHUP into an event; a second one interrupts at once.
+
+    What whoever started us chose to ignore (`nohup` does) stays ignored.
+    """
     stopping = threading.Event()
 
     def handle(_signal: int, _frame: FrameType | None) -> None:
@@ -21,7 +24,8 @@ def stop_on_signals() -> Iterator[threading.Event]:
         yield stopping
         return
     signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, handle) for number in signals}
+    heard = [number for number in signals if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, handle) for number in heard}
     try:
         yield stopping
     finally:
