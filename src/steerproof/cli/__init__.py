@@ -62,9 +62,9 @@ def main() -> None:
     fill_streams()
     _answer_signals(_interrupted)
     atexit.register(_answer_signals, signal.SIG_IGN)  # first in, last out
-    if words := waiting.WORDS.get(next(iter(sys.argv[1:]), "")):
-        waiting.begin(words)
     try:
+        if words := waiting.WORDS.get(next(iter(sys.argv[1:]), "")):
+            waiting.begin(words)
         app()
     except SteerproofError as error:
         complain(str(error))
