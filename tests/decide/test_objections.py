@@ -141,6 +141,11 @@ DESIGNS: dict[str, tuple[dict[str, Any], str]] = {
         {"questions": CLEAN_QUESTIONS.model_copy(update={"evaluation": EVALUATION[:9]})},
         "9 evaluation questions",
     ),
+    "few_orders": (
+        {"cells": (*clean().cells,
+                   Grid(arms=("B",), prompt="neutral", strengths=("c=+2",), of="all"))},
+        "whether adapters read their own direction stays unknown",
+    ),
 }  # fmt: skip
 
 

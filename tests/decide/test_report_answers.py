@@ -82,6 +82,16 @@ def test_each_answer_is_first_said_without_a_word_of_statistics(organism, smollm
                 assert not any(word in card.plain for word in words), card.plain
 
 
+def test_a_matrix_from_which_nothing_follows_says_why_and_not_that_there_is_none(organism):
+    answers = organism.answers
+    assert answers is not None
+    assert answers.direction.tested is not None
+    unread = replace(answers.direction.tested, s=None, p=None, reason="3 cells are missing")
+    changed = replace(answers.direction, reads=Reads.NOT_MEASURED, tested=unread)
+    card = cards(replace(organism, answers=replace(answers, direction=changed)))[2]
+    assert card.plain.endswith("cannot be said: 3 cells are missing.")
+
+
 def test_what_was_not_measured_is_called_so(smollm2):
     assert [card.word for card in cards(smollm2)] == ["REFUTED", "CANNOT ANSWER", "NOT MEASURED"]
     assert answered(smollm2) == {}

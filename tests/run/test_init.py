@@ -152,6 +152,7 @@ def test_the_first_marker_that_can_be_written_is_taken(place, tmp_path, monkeypa
 def test_a_persons_first_experiment_ends_with_a_verdict_and_a_report(run):
     verdict = json.loads((run / "results" / "verdict.json").read_text())
     assert verdict["verdict"] in ("SUPPORTED", "REFUTED", "INCONCLUSIVE")
+    assert verdict["answers"]["direction"]["reads"] != "not measured"
     assert (run / "results" / "report.html").stat().st_size > 10_000
 
 

@@ -12,7 +12,8 @@ from steerproof.text import clean
 
 def init(
     model: Annotated[
-        str, typer.Argument(help="A checkpoint's directory, a .gguf file, a hub id; or organism.")
+        str,
+        typer.Argument(help="A checkpoint's directory, .gguf file or hub id; organism, smollm2."),
     ],
     file: Annotated[Path, typer.Option(help="Where to write it.")] = Path("experiment.yaml"),
     revision: Annotated[str | None, typer.Option(help="Commit of a hub id, 40 hex digits.")] = None,
@@ -30,6 +31,7 @@ def init(
 
     from steerproof.run.commands.starting import start
 
+    typer.echo(clean(f"looking into {model}: configuration, tokenizer, template"), err=True)
     files = start(model, file, revision=revision, name=name, given=given_answers)
     written, place = " and ".join(map(str, files)), shlex.quote(str(file))
     text = f"wrote {written}; next:\n  steerproof plan {place}\n  steerproof run {place}"

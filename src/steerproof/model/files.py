@@ -108,7 +108,8 @@ def _hub_model(path: str | Path, revision: str | None) -> tuple[str, str]:
     if revision is None or not _REVISION.fullmatch(revision):
         raise ModelError(
             f"model.path: no such model directory: {path!r}; and as a hub id it needs"
-            f" model.revision, the 40 hexadecimal digits of a commit, not {revision!r}"
+            f" model.revision, the 40 hexadecimal digits of a commit, not {revision!r} (the hub's"
+            " page of the model lists its commits; `init` takes one as --revision)"
         )
     return path, revision
 
@@ -120,8 +121,9 @@ def _snapshot(name: str, commit: str, patterns: Sequence[str]) -> Path:
         return Path(snapshot_download(name, revision=commit, allow_patterns=list(patterns)))
     except (OSError, ValueError) as error:
         raise AbsentModelError(
-            f"cannot fetch {name!r} at revision {commit}: {error}; if this machine has no network,"
-            " fetch it on one that has, and give its directory as model.path"
+            f"cannot fetch {name!r} at revision {commit}: {str(error).partition(chr(10))[0]}; if"
+            " this machine has no network, fetch it on one that has, and give its directory as"
+            " model.path"
         ) from error
 
 

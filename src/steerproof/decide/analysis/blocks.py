@@ -176,7 +176,9 @@ def judge_block(case: Case, rig: Rig, block: Block) -> MatrixResult:
 
 
 def _unread(missing: int) -> str:
-    return f"{missing} cells are missing" if missing else "too few directions were never trained"
+    if missing:
+        return f"{missing} cells are missing"
+    return "too few directions are left that it never saw in training"
 
 
 def _named(

@@ -91,11 +91,16 @@ _READ = {
 }
 
 
+_UNREAD = "Whether an adapter tells its own push from others cannot be said"
+
+
 def _read(inputs: ReportInputs) -> str:
     """What the adapters answer to, with how often in brackets."""
     if inputs.answers is None:
         return _READ[Reads.NOT_MEASURED]
     found = inputs.answers.direction
+    if found.reads is Reads.NOT_MEASURED and found.tested is not None:
+        return f"{_UNREAD}: {found.tested.reason or 'it was not measured'}."
     own, others = (
         "" if share is None else f" ({share:.0%} of answers)"
         for share in (found.tested and found.tested.own, found.tested and found.tested.held_out)

@@ -3,9 +3,13 @@
 import re
 from collections.abc import Collection, Iterator, Sequence
 
+import numpy as np
+
 from steerproof.decide.analysis.calibration import CLIFF
 from steerproof.decide.analysis.kills import criteria
 from steerproof.decide.analysis.kinds import arm_cells
+from steerproof.decide.analysis.matrix import restricted_orders
+from steerproof.decide.analysis.rig import negatives_of
 from steerproof.decide.review.evidence import Objection
 from steerproof.spec.check_texts import normalised
 from steerproof.spec.experiment import Arm, Experiment
@@ -15,6 +19,8 @@ _NEAR_DUPLICATE = 0.8
 """Share of common words (Jaccard) from which two questions count as the same one."""
 _FEW_QUESTIONS = 10
 """Below this, resampling questions gives intervals that are clearly too narrow."""
+_ENOUGH_ORDERS = 19
+"""Orders besides the true one with which a p of 0.05 can be reached."""
 
 
 def design_objections(
@@ -38,6 +44,7 @@ def design_objections(
     yield from _beyond_cliff(experiment)
     yield from _unmeasured_kills(experiment)
     yield from _few_questions(experiment)
+    yield from _few_orders(experiment)
 
 
 def _exploratory(experiment: Experiment) -> Iterator[Objection]:
@@ -285,3 +292,24 @@ def _few_questions(experiment: Experiment) -> Iterator[Objection]:
             remedy=f"ask at least {_FEW_QUESTIONS}; more questions help more than more samples",
             numbers={"questions": count, "limit": _FEW_QUESTIONS},
         )
+
+
+def _few_orders(experiment: Experiment) -> Iterator[Objection]:
+    """A matrix whose every result is possible by chance: its p compares orders of directions."""
+    if not any(grid.of == "all" for grid in experiment.cells):
+        return
+    arm = experiment.arm(experiment.analysis.arm)
+    trained = negatives_of(experiment, arm)
+    if restricted_orders(~trained, np.random.default_rng(0), _ENOUGH_ORDERS) is not None:
+        return
+    count, each = len(trained), int(trained.sum(axis=1).max(initial=0))
+    yield Objection(
+        code="few_orders",
+        severity="serious",
+        finding=f"with {count} personas, of which an adapter is trained to ignore {each}, too few"
+        " directions are left that it never saw: no result of the matrix can reach p = 0.05, so"
+        " whether adapters read their own direction stays unknown",
+        remedy="add personas (seven with two bystanders each are enough), or lower"
+        " dataset.bystanders",
+        numbers={"personas": count, "ignored": each},
+    )
