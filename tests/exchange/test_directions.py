@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import gguf
 import numpy as np
+import pyarrow
 import pytest
 import torch
 from safetensors import safe_open
@@ -189,6 +190,27 @@ def test_a_vector_for_vllm_lens_does_there_what_it_does_here_and_comes_back(tmp_
     back = read_one(path, 2)
     assert torch.equal(back.vector, one.vector)
     assert back.provenance.coefficient == 2.0
+
+
+def test_a_vector_as_vllm_lens_itself_writes_it_is_read_and_a_broken_one_is_refused(tmp_path, rows):
+    one = Direction(name="villain", layer=2, vector=rows[2])
+    path = written([one], "vllm-lens", tmp_path / "villain.json")
+    told = json.loads(path.read_text())
+    half = rows[2].bfloat16()[None]
+    packed = pyarrow.compress(half.view(torch.int16).numpy().tobytes(), codec="zstd", asbytes=True)
+    told["activations"] = {
+        "data": base64.b64encode(packed).decode(),
+        "dtype": "int16",
+        "original_dtype": "torch.bfloat16",
+        "shape": [1, HIDDEN],
+        "compression": "zstd",
+    }
+    path.write_text(json.dumps(told))
+    assert torch.equal(read_one(path, 2).vector, half[0].float())
+    for wrong in ({"shape": [1, 2 * HIDDEN]}, {"shape": [2**20, 2**20]}, {"compression": "xz"}):
+        path.write_text(json.dumps({**told, "activations": {**told["activations"], **wrong}}))
+        with pytest.raises(ModelError, match="no SteeringVector"):
+            read_directions(path, SHAPE)
 
 
 def test_a_vllm_lens_vector_that_does_more_than_add_is_refused(tmp_path, rows):

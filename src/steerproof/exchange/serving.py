@@ -2,16 +2,21 @@
 
 import base64
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pyarrow
 import torch
 
 from steerproof.errors import ModelError
 from steerproof.exchange.direction import Direction, one_name
 from steerproof.exchange.tables import Reading, read_tensors
+
+_LARGEST = 2**30
+"""Most bytes of a vector's file, unpacked."""
 
 
 def vllm_lens(directions: Sequence[Direction], coefficient: float) -> bytes:
@@ -49,7 +54,7 @@ def read_vllm_lens(content: bytes, reading: Reading) -> tuple[Direction, ...]:
         found = json.loads(content)
         table = _tensor(found["activations"])
         layers = [int(layer) for layer in found["layer_indices"]]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OSError, RuntimeError) as error:
         raise ModelError(f"{file} is no SteeringVector of vllm-lens: {error!r}") from None
     if found.get("norm_match") or found.get("position_indices") or table.ndim != 2:
         raise ModelError(
@@ -64,10 +69,18 @@ def read_vllm_lens(content: bytes, reading: Reading) -> tuple[Direction, ...]:
 
 
 def _tensor(told: dict[str, Any]) -> torch.Tensor:
-    if told.get("compression") is not None:
-        raise ValueError(f"compression {told['compression']!r} is not read; write it without")
-    values = np.frombuffer(base64.b64decode(told["data"]), dtype=np.dtype(told["dtype"]))
-    tensor = torch.from_numpy(values.copy()).reshape(told["shape"])
+    """The numbers of a tensor as vllm-lens writes it: plain, or since its version 1 with zstd."""
+    content, kind = base64.b64decode(told["data"]), np.dtype(told["dtype"])
+    shape = [int(size) for size in told["shape"]]
+    how = told.get("compression")
+    if how == "zstd":
+        size = math.prod(shape) * kind.itemsize
+        if min(shape, default=0) < 1 or size > _LARGEST:
+            raise ValueError(f"shape {shape} is none of a steering vector")
+        content = pyarrow.decompress(content, decompressed_size=size, codec="zstd", asbytes=True)
+    elif how is not None:
+        raise ValueError(f"compression {how!r} is not read; vllm-lens writes zstd")
+    tensor = torch.from_numpy(np.frombuffer(content, dtype=kind).copy()).reshape(shape)
     return tensor.view(torch.bfloat16) if "bfloat16" in told.get("original_dtype", "") else tensor
 
 

@@ -314,7 +314,7 @@ def _names(axes: Axes, which: str) -> dict[int, str]:
     names: dict[int, str] = {}
     for place, label in zip(axis.get_ticklocs(), axis.get_ticklabels(), strict=False):
         text = clean_line(label.get_text())
-        if abs(place - round(place)) < 1e-6 and text and not _is(text, place):
+        if abs(place - round(place)) < 1e-6 and text and not _is(text, float(place)):
             names[round(place)] = text
     return names
 
@@ -322,7 +322,7 @@ def _names(axes: Axes, which: str) -> dict[int, str]:
 def _is(text: str, place: float) -> bool:
     """Whether a label is the number of its own place, and so no name."""
     try:
-        return bool(abs(float(text.replace("−", "-")) - place) < 1e-6)
+        return abs(float(text.replace("−", "-")) - place) < 1e-6
     except ValueError:
         return False
 
