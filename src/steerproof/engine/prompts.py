@@ -8,6 +8,7 @@ which often is most of what they are.
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
 import numpy as np
 import torch
@@ -39,7 +40,7 @@ class PackedPrompts:
     """`[sequences, width]`, where there is a token."""
     mask: np.ndarray | None
     """`[sequences, 1, width, width]`, who attends to whom; None when each to all before it."""
-    paths: list[list[int]]
+    paths: Sequence[Sequence[int]]
     """Of each prompt, the places of its tokens in the flattened sequences."""
 
 
@@ -60,6 +61,8 @@ def packed(
             without masks will do.
         pad: Token for places without one.
     """
+    if not longest:
+        return _apart(rows, prompts, pad)
     sequences: list[_Tree] = []
     places: list[tuple[int, list[int]]] = []
     latest: dict[Hashable, int] = {}
@@ -83,6 +86,24 @@ def packed(
         real=real,
         mask=None if alone else np.stack([one.mask(width) for one in sequences])[:, None],
         paths=[[at * width + node for node in path] for at, path in places],
+    )
+
+
+def _apart(rows: Sequence[Row], prompts: Sequence[Sequence[int]], pad: int) -> PackedPrompts:
+    """Each prompt as a sequence of its own."""
+    lengths = np.array([len(prompt) for prompt in prompts])
+    width = max(1, int(lengths.max(initial=0)))
+    column = np.arange(width)
+    real = column < lengths[:, None]
+    ids = np.full(real.shape, pad)
+    ids[real] = np.fromiter(chain(*prompts), dtype=ids.dtype, count=int(lengths.sum()))
+    return PackedPrompts(
+        rows=list(rows),
+        ids=ids,
+        positions=np.where(real, column, 0),
+        real=real,
+        mask=None,
+        paths=[range(at * width, at * width + count) for at, count in enumerate(lengths.tolist())],
     )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from steerproof.engine.cache.attention import PooledCache, attending
@@ -59,7 +59,8 @@ def score(base: Base, rows: Sequence[Row], texts: Sequence[Sequence[int]]) -> li
         for row, text in zip(rows, texts, strict=True)
     ]
     scores = {
-        place: log_probs(logits, texts[place]).cpu() for place, logits in read_logits(base, asked)
+        place: log_probs(logits, token_ids(texts[place], logits.device)).cpu()
+        for place, logits in read_logits(base, asked)
     }
     return [scores[place] for place in range(len(rows))]
 
@@ -87,10 +88,16 @@ class ForcedPass:
         )
 
 
-def log_probs(logits: Float[Tensor, "tokens vocab"], told: Sequence[int]) -> Tensor:
-    """Log-probabilities of the tokens that really follow, `[tokens]`."""
-    ids = torch.tensor(list(told), dtype=torch.int64, device=logits.device)
-    return logits.gather(1, ids[:, None])[:, 0] - logits.logsumexp(1)
+def log_probs(
+    logits: Float[Tensor, "tokens vocab"], told: Int[Tensor, " tokens"]
+) -> Float[Tensor, " tokens"]:
+    """Log-probabilities of the tokens that really follow."""
+    return logits.gather(1, told[:, None])[:, 0] - logits.logsumexp(1)
+
+
+def token_ids(ids: Sequence[int], device: torch.device) -> Int[Tensor, " tokens"]:
+    """Tokens as a tensor."""
+    return torch.tensor(list(ids), dtype=torch.int64, device=device)
 
 
 def read_logits(base: Base, asked: Sequence[ForcedPass]) -> Iterator[tuple[int, Tensor]]:

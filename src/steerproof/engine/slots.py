@@ -9,11 +9,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from steerproof.engine.rows import Row
-from steerproof.engine.score import ForcedPass, log_probs, read_logits
+from steerproof.engine.score import ForcedPass, log_probs, read_logits, token_ids
 from steerproof.engine.subject import attached, subject_of
 from steerproof.errors import ModelError
 from steerproof.model.base import Base
@@ -31,7 +31,7 @@ class SlotText:
     """Token ids of the whole marker, at least one."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Slot:
     """What was weighed at the end of one answer, in nats."""
 
@@ -71,18 +71,27 @@ def weigh(base: Base, texts: Sequence[SlotText]) -> Iterator[tuple[int, Slot]]:
         )
         for text in texts
     ]
+    markers = {text.marker: token_ids(text.marker, base.device) for text in texts}
+    places: list[int] = []
+    numbers: list[Tensor] = []
     for place, logits in read_logits(base, asked):
-        yield place, _slot(base, texts[place], logits)
+        places.append(place)
+        numbers.append(_numbers(base, markers[texts[place].marker], logits))
+    if not numbers:
+        return
+    # One copy from the device: each would wait for all that the device was given.
+    for place, row in zip(places, torch.stack(numbers).tolist(), strict=True):
+        yield place, Slot(*row)
 
 
-def _slot(base: Base, text: SlotText, logits: Float[Tensor, "marker vocab"]) -> Slot:
-    scores = log_probs(logits, text.marker)
-    return Slot(
-        z_marker=float(logits[0, text.marker[0]]),
-        z_end=float(logits[0, base.end_of_turn]),
-        log_z=float(logits[0].logsumexp(dim=0)),
-        log_prob_marker=float(scores.double().sum()),
-    )
+def _numbers(
+    base: Base, marker: Int[Tensor, " marker"], logits: Float[Tensor, "marker vocab"]
+) -> Float[Tensor, "4"]:
+    """The fields of a `Slot`, in their order, float64 and still on the device."""
+    first, scores = logits[0], log_probs(logits, marker)
+    z_marker = first.gather(0, marker[:1])[0]  # An index that is a tensor would be waited for.
+    values = (z_marker, first[base.end_of_turn], first.logsumexp(dim=0))
+    return torch.stack([*(value.double() for value in values), scores.double().sum()])
 
 
 def weigh_alone(base: Base, text: SlotText) -> Slot:
@@ -94,4 +103,5 @@ def weigh_alone(base: Base, text: SlotText) -> Slot:
     with attached(subject), torch.inference_mode():
         subject.route([text.row], mask, None)
         logits = base.model(input_ids=ids, use_cache=False).logits[0].float()
-    return _slot(base, text, logits[-len(text.marker) - 1 : -1])
+    marker = token_ids(text.marker, base.device)
+    return Slot(*_numbers(base, marker, logits[-len(text.marker) - 1 : -1]).tolist())
