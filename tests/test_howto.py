@@ -43,6 +43,12 @@ def test_each_readout_on_the_page_is_one(line):
     assert f"`{experiment.scoring.readout}` |" in PAGE
 
 
+def test_the_dataset_that_teaches_a_behaviour_is_one():
+    taught = re.sub(r"(?m)^dataset:.*\n", TAUGHT, SMALL)
+    data, small = parse_experiment(taught).dataset, parse_experiment(SMALL).dataset
+    assert data == small.model_copy(update={"positive_answers": "loud.jsonl"})
+
+
 @pytest.mark.parametrize(
     ("line", "told"),
     [
