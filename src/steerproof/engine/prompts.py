@@ -40,7 +40,7 @@ class PackedPrompts:
     """`[sequences, width]`, where there is a token."""
     mask: np.ndarray | None
     """`[sequences, 1, width, width]`, who attends to whom; None when each to all before it."""
-    paths: Sequence[Sequence[int]]
+    paths: list[list[int]]
     """Of each prompt, the places of its tokens in the flattened sequences."""
 
 
@@ -103,7 +103,7 @@ def _apart(rows: Sequence[Row], prompts: Sequence[Sequence[int]], pad: int) -> P
         positions=np.where(real, column, 0),
         real=real,
         mask=None,
-        paths=[range(at * width, at * width + count) for at, count in enumerate(lengths.tolist())],
+        paths=[[*range(at * width, at * width + n)] for at, n in enumerate(lengths.tolist())],
     )
 
 
