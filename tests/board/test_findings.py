@@ -123,6 +123,7 @@ def test_compare_says_correlation_interval_and_answers_of_both_runs(two):
     for line in LINES:
         assert left.count(line) == right.count(line) == 1
     assert words(left)[0] == ("no", "REFUTED")
+    assert "By the rule that was fixed beforehand, the claim fails." in left
     assert words(right)[2] == ("no", "reads any push")
     assert "models/other" not in right
     assert "other, seed 7, lr 0.003" in right

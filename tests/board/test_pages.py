@@ -144,6 +144,8 @@ def test_two_arms_are_compared_on_the_same_axes(one):
     assert html.count(">firing rate under the push<") == 1
     assert html.count("; bridge ") == 8  # a point per persona and arm says both of its rates
     assert "Right − left" in html
+    assert html.count('class="answers"') == 1  # of one run, whose verdict is about one of the two
+    assert "which are about its arm A" in html
     assert one.get("/compare?left=9:A&right=1:%3Cx%3E").status_code == 200
 
 

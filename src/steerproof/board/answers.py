@@ -7,6 +7,7 @@ were three answers has the first one alone.
 from dataclasses import dataclass
 
 from steerproof.decide.analysis.answer_records import Carries, Ranking, Reads
+from steerproof.decide.report.plainly import plainly
 from steerproof.run.artefacts.verdict import StrengthHead, VerdictHead
 
 _TONES: dict[str, str] = {
@@ -37,6 +38,8 @@ class Answer:
     """`REFUTED`, `cannot answer`, `reads its own direction`, `not judged`."""
     tone: str
     """`yes`, `no`, `open` or `none`: its sign and colour."""
+    plain: str = ""
+    """What that is, for a reader who knows neither statistics nor the words of this field."""
     text: str = ""
     """Why, in whole sentences with their numbers."""
 
@@ -48,9 +51,10 @@ def answers_of(head: VerdictHead | None) -> tuple[Answer, ...]:
     said = head.answers
     words = (head.verdict, said.ranking.answer, said.direction.reads)
     texts = said.lines if len(said.lines) == len(words) else (head.reason, "", "")
+    plain = plainly(*words)
     return tuple(
-        Answer(question=question, word=_shown(word), tone=_TONES.get(word, "none"), text=text)
-        for question, word, text in zip(_QUESTIONS, words, texts, strict=True)
+        Answer(question=q, word=_shown(word), tone=_TONES.get(word, "none"), plain=p, text=text)
+        for q, word, p, text in zip(_QUESTIONS, words, plain, texts, strict=True)
     )
 
 

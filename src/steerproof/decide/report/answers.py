@@ -7,9 +7,9 @@ from steerproof.decide.analysis.answer_records import Ranking, Reads
 from steerproof.decide.analysis.answer_words import reading, three_lines
 from steerproof.decide.analysis.gates import Gate
 from steerproof.decide.analysis.kills import criteria
-from steerproof.decide.analysis.rule import Verdict
 from steerproof.decide.report import wording
 from steerproof.decide.report.inputs import ReportInputs
+from steerproof.decide.report.plainly import RANKED, READ, RULE, UNREAD
 
 _SIGNS = {"supported": "✓", "refuted": "✕", "inconclusive": "?", "unknown": "–"}
 _MOST_ABSENT = 4
@@ -64,48 +64,18 @@ _TONES = {
 }
 
 
-_RULE = {
-    Verdict.SUPPORTED: "By the rule that was fixed beforehand, the claim holds.",
-    Verdict.REFUTED: "By the rule that was fixed beforehand, the claim fails.",
-    Verdict.INCONCLUSIVE: "By the rule that was fixed beforehand, the claim stays open.",
-}
-_RANKED = {
-    Ranking.CANNOT_ANSWER: "Whether pushes put the personas in the same order as prompts do, this "
-    "run could not have shown.",
-    Ranking.SUPPORTED: "Pushes put the personas in the same order as prompts do.",
-    Ranking.REFUTED: "Pushes do not put the personas in the order that prompts do.",
-    Ranking.INCONCLUSIVE: "Whether pushes put the personas in the same order as prompts do stays "
-    "open.",
-}
-_READ = {
-    Reads.OWN: "An adapter answers to the push that it was trained with{own}, and less often to "
-    "those of other personas{others}.",
-    Reads.SUBSPACE: "An adapter answers to the push of any persona alike, not to its own.",
-    Reads.NEGATIVES: "An adapter is silent at the pushes it was trained to ignore, and answers to "
-    "all other personas' alike.",
-    Reads.ANY: "An adapter answers to any push of that size, even a random one.",
-    Reads.NONE: "An adapter does not answer to the push that it was trained with.",
-    Reads.UNDECIDED: "Whether an adapter tells its own push from others stays open.",
-    Reads.NOT_MEASURED: "No adapter was pushed along another persona's direction, so whether it "
-    "tells its own from others was not asked.",
-}
-
-
-_UNREAD = "Whether an adapter tells its own push from others cannot be said"
-
-
 def _read(inputs: ReportInputs) -> str:
     """What the adapters answer to, with how often in brackets."""
     if inputs.answers is None:
-        return _READ[Reads.NOT_MEASURED]
+        return READ[Reads.NOT_MEASURED]
     found = inputs.answers.direction
     if found.reads is Reads.NOT_MEASURED and found.tested is not None:
-        return f"{_UNREAD}: {found.tested.reason or 'it was not measured'}."
+        return f"{UNREAD}: {found.tested.reason or 'it was not measured'}."
     own, others = (
         "" if share is None else f" ({share:.0%} of answers)"
         for share in (found.tested and found.tested.own, found.tested and found.tested.held_out)
     )
-    return _READ[found.reads].format(own=own, others=others)
+    return READ[found.reads].format(own=own, others=others)
 
 
 def cards(inputs: ReportInputs) -> tuple[AnswerCard, AnswerCard, AnswerCard]:
@@ -119,14 +89,14 @@ def cards(inputs: ReportInputs) -> tuple[AnswerCard, AnswerCard, AnswerCard]:
             question="As registered",
             word=verdict,
             tone=verdict.lower(),
-            plain=_RULE[verdict],
+            plain=RULE[verdict],
             text=registered,
         ),
         AnswerCard(
             question="The ranking of the personas",
             word="NOT JUDGED" if ranked is None else ranked,
             tone="unknown" if ranked is None else _TONES[ranked],
-            plain="" if ranked is None else _RANKED[ranked],
+            plain="" if ranked is None else RANKED[ranked],
             text=ranking,
         ),
         AnswerCard(
