@@ -179,3 +179,11 @@ def test_a_completion_of_no_question_is_none(place, question):
     reseal(unit, completions=file.getvalue())
     with pytest.raises(IntegrityError, match="holds no completions: a "):
         cell.completions_of(open_unit(unit))
+
+
+def test_one_odd_record_of_training_is_named_and_the_report_made(place):
+    reseal(unit_of(place, "adapter/A.poet-*"), training=b"{}")
+    verdict = rebuild_report(session_in(place / "run"))
+    assert verdict is not None
+    report = (place / "run" / "results" / "report.html").read_text()
+    assert "adapter/A.poet: training.json is no TrainingRecord" in report

@@ -100,6 +100,17 @@ def test_every_file_is_synced_before_the_manifest_and_all_before_the_rename(
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("seconds", ["Infinity", "NaN", "1e999"])
+def test_a_manifest_with_a_number_without_an_end_is_an_altered_one(tmp_path, seconds):
+    directory = stored(tmp_path)
+    path = directory / "manifest.json"
+    text = path.read_text()
+    assert '"seconds": 1.5' in text
+    path.write_text(text.replace('"seconds": 1.5', f'"seconds": {seconds}'))
+    with pytest.raises(DamagedError):
+        open_unit(directory)
+
+
 @pytest.mark.parametrize("name", ["/etc/x", "../x", "a/../../x", "manifest.json", ""])
 def test_a_unit_cannot_write_outside_of_its_directory(name: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="cannot be a file of a unit"):

@@ -30,6 +30,7 @@ from steerproof.cli.output import (
     Where,
     complain,
     fill_streams,
+    flush,
     refusal,
     say,
 )
@@ -65,7 +66,10 @@ def main() -> None:
     try:
         if words := waiting.WORDS.get(next(iter(sys.argv[1:]), "")):
             waiting.begin(words)
-        app()
+        try:
+            app()
+        finally:
+            flush()
     except SteerproofError as error:
         complain(str(error))
         sys.exit(error.exit_code)

@@ -31,17 +31,33 @@ Device = Annotated[str, typer.Option(help="A torch device: cpu, cuda, cuda:1; au
 def say(value: Any, as_json: bool, human: Callable[[], object]) -> None:
     """Print a value or record as JSON, or what `human` makes of it.
 
-    Whoever reads it may stop before the end (`| head`): that is no error of ours.
-
     Raises:
         DiskFullError: Standard output is a file on a full disk.
     """
     waiting.end()
     if sys.stdout is None:  # closed before we began
         return
-    try:
+    with _writing():
         _print(value, as_json, human)
         sys.stdout.flush()
+
+
+def flush() -> None:
+    """Write what was printed and still waits: help, which `say` does not print.
+
+    Raises:
+        DiskFullError: Standard output is a file on a full disk.
+    """
+    if sys.stdout is not None:
+        with _writing():
+            sys.stdout.flush()
+
+
+@contextmanager
+def _writing() -> Iterator[None]:
+    """Around what is printed. A reader may stop before the end (`| head`): that is no error."""
+    try:
+        yield
     except BrokenPipeError:
         _drop_output()
     except OSError as error:

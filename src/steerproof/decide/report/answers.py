@@ -1,6 +1,6 @@
 """The first screen in words: the three answers, and what stands against them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from steerproof.decide.analysis.answer_records import Ranking, Reads
@@ -173,15 +173,24 @@ def against(inputs: ReportInputs) -> Iterator[Caveat]:
 
 def _absent(inputs: ReportInputs) -> Iterator[Caveat]:
     """The cells that this run could not give, by name, each with why."""
-    known = [f"{name}: {why.rstrip('.')}" for name, why in inputs.absent.items()]
-    if known:
-        count = "one cell has" if len(known) == 1 else f"{len(known)} cells have"
-        more = len(known) - _MOST_ABSENT
-        named = "; ".join(known[:_MOST_ABSENT]) + (f"; and {more} more" if more > 0 else "")
+    if count := len(inputs.absent):
+        cells = "one cell has" if count == 1 else f"{count} cells have"
+        named = _named(inputs.absent)
         yield Caveat(
             what="Missing",
-            finding=f"{count} no rates, and what needs them is missing, never zero: {named}",
+            finding=f"{cells} no rates, and what needs them is missing, never zero: {named}",
         )
+    if inputs.unread:
+        yield Caveat(
+            what="Unread",
+            finding=f"how training went is not shown for all adapters: {_named(inputs.unread)}",
+        )
+
+
+def _named(reasons: Mapping[str, str]) -> str:
+    known = [f"{name}: {why.rstrip('.')}" for name, why in reasons.items()]
+    more = len(known) - _MOST_ABSENT
+    return "; ".join(known[:_MOST_ABSENT]) + (f"; and {more} more" if more > 0 else "")
 
 
 def gates(inputs: ReportInputs) -> tuple[Gate, ...]:

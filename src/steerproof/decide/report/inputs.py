@@ -97,6 +97,8 @@ class ReportInputs:
     fluency: Sequence[Fluency] = ()
     absent: Mapping[str, str] = field(default_factory=dict)
     """Why a cell that was asked for has no rates, by its name, as far as it is known."""
+    unread: Mapping[str, str] = field(default_factory=dict)
+    """Why the record of an adapter's training could not be read, by its unit."""
     objections: Sequence[Objection] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
     """Version of every package, of the code and of the model."""

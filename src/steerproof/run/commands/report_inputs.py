@@ -18,6 +18,7 @@ from steerproof.decide.report.inputs import (
     RunFacts,
     TrainingSummary,
 )
+from steerproof.errors import IntegrityError
 from steerproof.run.artefacts import analysis, cell, score, training
 from steerproof.run.artefacts.score import Marks
 from steerproof.run.commands.evidence import Finished, calibrations, objections_of
@@ -25,6 +26,7 @@ from steerproof.run.graph.ids import UnitId
 from steerproof.run.graph.names import ANALYSIS, SCORE, adapter_unit, cell_unit
 from steerproof.run.stages.inputs import ScoreInputs
 from steerproof.run.store.ledger_file import read_ledger
+from steerproof.run.store.manifest import DamagedError
 from steerproof.run.store.registration import (
     Registration,
     analysis_alone_differs,
@@ -57,16 +59,18 @@ def report_inputs(gathered: Gathered) -> ReportInputs:
     table = score.rates_of(finished[SCORE], experiment)
     marks = score.from_unit(finished[SCORE])
     result = analysis.from_unit(finished[ANALYSIS])
+    unread: dict[str, str] = {}
     return ReportInputs(
         experiment=experiment,
         rates=table,
         analysis=result.analysis,
         answers=result.answers,
         calibration=measured,
-        training=tuple(_training(experiment, finished)),
+        training=tuple(_training(experiment, finished, unread)),
         completions=tuple(_completions(experiment, finished, marks)),
         fluency=tuple(_fluency(experiment, finished, marks)),
         absent=_absent(gathered),
+        unread=unread,
         objections=objections_of(experiment, kept_directory(gathered.run), finished)[0],
         versions=registration.lock.versions,
         seeds={"experiment": experiment.seed},
@@ -129,12 +133,21 @@ def _first_line(story: Story, unit: UnitId) -> str:
     return said[-1].strip().partition("\n")[0] if said else "its log says why"
 
 
-def _training(experiment: Experiment, finished: Finished) -> Iterator[TrainingSummary]:
+def _training(
+    experiment: Experiment, finished: Finished, unread: dict[str, str]
+) -> Iterator[TrainingSummary]:
+    """How training went, adapter by adapter; why a record cannot be read is added to `unread`."""
     for adapter in adapters(experiment):
         unit = adapter_unit(adapter)
         if unit not in finished:
             continue
-        record = training.from_unit(finished[unit])
+        try:
+            record = training.from_unit(finished[unit])
+        except DamagedError:  # found and redone by the next run
+            raise
+        except IntegrityError as error:
+            unread[str(unit)] = str(error).replace(f"{finished[unit].directory}/", "")
+            continue
         yield TrainingSummary(
             arm=adapter.arm,
             persona=adapter.persona,

@@ -100,7 +100,7 @@ def _marker(verdict: RunVerdict, inputs: ReportInputs, tables: Mapping[str, Stor
             "verdict": plain(verdict),
             "experiment": inputs.experiment.model_dump(mode="json"),
             "objections": plain(inputs.objections),
-            "absent": dict(inputs.absent),
+            "absent": {**inputs.absent, **inputs.unread},
             "deviations": [deviation.sha256 for deviation in inputs.deviations],
             "code": code_version(("steerproof.decide", "steerproof.run.commands")),
             "page": [file_sha256(path) for path in SOURCES],

@@ -1,6 +1,7 @@
 """The manifest: the record that makes a directory a unit, and the check at every read."""
 
 import json
+import math
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -234,14 +235,25 @@ def open_unit(directory: Path) -> StoredUnit:
         raise DamagedError(_mismatch(path, "missing", "a manifest", "no file")) from error
     except (OSError, IntegrityError) as error:
         raise DamagedError(_mismatch(path, "manifest", "a manifest", str(error))) from error
-    # Written again from what was read, the bytes differ if any of them, the seal too, was altered.
-    if manifest.to_bytes() != data:
+    if not _is_whole(manifest, data):
         raise DamagedError(_mismatch(path, "manifest", "what its seal says", "an altered file"))
     place = f"{directory.parent.name}/{directory.name}"
     own = directory_name(manifest.unit, manifest.key)
     if own != place and not directory.name.startswith(TEMPORARY):
         raise DamagedError(_mismatch(path, "key", place, own))
     return StoredUnit(directory=directory, manifest=manifest)
+
+
+def _is_whole(manifest: Manifest, data: bytes) -> bool:
+    """Whether it is what was written.
+
+    Written again from what was read, the bytes differ if any of them, the seal too, was altered;
+    of a number without an end, or a date that is none, nothing can be written.
+    """
+    try:
+        return manifest.to_bytes() == data and math.isfinite(manifest.made.ended)
+    except (ValueError, OverflowError):
+        return False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,7 @@
 """What a ledger tells, read once: units, attempts and events as records."""
 
 import json
+import math
 import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,6 +10,8 @@ from typing import Any
 from steerproof.errors import ExperimentError, IntegrityError
 from steerproof.run.graph.ids import UnitId
 
+_AGES = (-6e10, 2.5e11)
+"""Unix times of the years that a date can have; no work took longer either."""
 _STATES = ("waiting", "running", "done", "failed", "interrupted")
 
 
@@ -131,9 +134,12 @@ def read_story(connection: sqlite3.Connection) -> Story:
 
 def _attempt(row: tuple[Any, ...]) -> Attempt:
     attempt, unit, key, state, started, ended, seconds, host, pid, peak_memory, error, log = row
-    for number in (attempt, started, ended, seconds, pid, peak_memory):
-        if not isinstance(number, int | float | None):
+    for number in (attempt, pid, peak_memory):
+        if number is not None and not _is_number(number, 0.0, math.inf):
             raise ValueError(f"attempt {attempt!r} has {number!r} in place of a number")
+    for number in (started, ended, seconds):
+        if number is not None and not _is_number(number, *_AGES):
+            raise ValueError(f"attempt {attempt!r} has {number!r} in place of a time")
     if started is None or pid is None:
         raise ValueError(f"attempt {attempt!r} has no start or process")
     return Attempt(
@@ -155,7 +161,7 @@ def _attempt(row: tuple[Any, ...]) -> Attempt:
 def _event(row: tuple[Any, ...]) -> Event:
     time, what, unit, detail = row
     known = json.loads(_text(detail))
-    if not isinstance(known, dict) or not isinstance(time, int | float):
+    if not isinstance(known, dict) or not _is_number(time, *_AGES):
         raise ValueError(f"event {what!r} has no time or no detail")
     return Event(
         time=time,
@@ -163,6 +169,10 @@ def _event(row: tuple[Any, ...]) -> Event:
         unit=None if unit is None else UnitId.parse(_text(unit)),
         detail=known,
     )
+
+
+def _is_number(value: object, low: float, high: float) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value) and low <= value <= high
 
 
 def _text(value: object) -> str:
