@@ -28,12 +28,14 @@ def sleeps(tasks: Sequence[Task]) -> Outcomes:
 
 
 def _sleep(task: Task) -> Files:
-    time.sleep(0.1)
+    time.sleep(task.context["seconds"])
     return {"x": task.unit.name.encode()}
 
 
-def run_for(run: Path, seconds: float) -> tuple[Allowance, Summary]:
-    units = [unit("cell", str(i), work="tests.run.test_allowance:sleeps") for i in range(UNITS)]
+def run_for(run: Path, seconds: float, apiece: float = 0.1) -> tuple[Allowance, Summary]:
+    """Units that take so many seconds each, in a run that may take so many."""
+    work = {"work": "tests.run.test_allowance:sleeps", "context": {"seconds": apiece}}
+    units = [unit("cell", str(i), **work) for i in range(UNITS)]
     allowed, hands = Allowance(hours=seconds / 3600), InlineExecutor()
     with open_run(run, "x") as directory, allowed.watching(directory, hands):
         return allowed, execute(build_graph(units), directory, hands)
@@ -53,7 +55,7 @@ def test_a_run_stops_at_its_cap_and_goes_on_when_more_is_allowed(tmp_path, monke
         run_for(tmp_path / "run", 0.3)
     assert len(read_ledger(tmp_path / "run").attempts) == len(story.attempts)
 
-    allowed, second = run_for(tmp_path / "run", 60)
+    allowed, second = run_for(tmp_path / "run", 60, apiece=0.0)
     assert (second.stopped, allowed.reached) == (False, False)
     assert second.progress.done + second.progress.reused == UNITS
     states = [a.state for a in read_ledger(tmp_path / "run").attempts]
@@ -61,7 +63,7 @@ def test_a_run_stops_at_its_cap_and_goes_on_when_more_is_allowed(tmp_path, monke
 
 
 def test_device_time_is_that_of_workers_not_of_units(tmp_path):
-    run_for(tmp_path / "run", 60)
+    run_for(tmp_path / "run", 60, apiece=0.0)
     story = read_ledger(tmp_path / "run")
     pooled = tuple(
         replace(a, pid=7 + i % 2, started=100.0, ended=110.0 + i, seconds=0.1)
