@@ -17,6 +17,8 @@ from steerproof.model.base import load_base
 from steerproof.model.chat import chat_ids
 from steerproof.model.fetch import FETCHABLE, Fetchable, fetch
 from steerproof.model.files import file_hashes, find_directory
+from steerproof.run.commands.starting import start
+from steerproof.spec.yaml_io import load_experiment
 from tests.tiny import CHATML, HIDDEN, LAYERS, SPECIAL, tiny_model, tiny_tokenizer
 
 NAMES = {
@@ -126,6 +128,14 @@ def test_it_is_converted_once_and_says_of_what(tmp_path, caplog):
     assert source == {"file": "tiny.gguf", "sha256": digest}
     assert {"source.json", "model.safetensors", "tokenizer.json"} <= set(file_hashes(directory))
     assert [path.name for path in directory.parent.iterdir()] == [directory.name]
+
+
+def test_a_first_experiment_is_written_for_a_file(tmp_path):
+    write_gguf(tmp_path / "tiny.gguf")
+    (written,) = start(str(tmp_path / "tiny.gguf"), tmp_path / "e.yaml")
+    model = load_experiment(written).experiment.model
+    assert (tmp_path / model.path).resolve() == (tmp_path / "tiny.gguf").resolve()
+    assert model.blocks == LAYERS
 
 
 def test_what_cannot_be_read_is_refused_by_name(tmp_path):
