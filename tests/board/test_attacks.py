@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from steerproof.board import completions, database, entries, live, protocol, security, server
+from steerproof.board import cards, completions, database, entries, live, protocol, security, server
 from steerproof.board.completions import CellFiles, Filter, UnreadableCellError
 from steerproof.errors import MachineError, SteerproofError
 from steerproof.run.artefacts import columns
@@ -266,6 +266,11 @@ def test_texts_that_cannot_be_decoded_say_so(tmp_path, monkeypatch):
     monkeypatch.setattr(completions, "_group_texts", refuse)
     shown = completions.read_page(files, "X", Filter(), 0, 20).rows[0].text
     assert shown == "(no text: Not yet implemented)"
+
+
+@pytest.mark.parametrize("time", [1e18, -1e18, float("inf"), float("nan")])
+def test_a_time_that_is_no_date_breaks_no_page(time):
+    assert cards.moment(time) == "no date"
 
 
 # Connections

@@ -103,6 +103,20 @@ def test_a_second_signal_while_the_program_ends_changes_no_exit_code(second: int
     assert (ran.returncode, ran.stderr.count("\n")) == (130, 1), ran.stderr
 
 
+ENDING = """
+import atexit, os, signal
+from steerproof import cli
+
+cli.app = lambda: atexit.register(os.kill, os.getpid(), signal.SIGTERM)
+cli.main()
+"""
+
+
+def test_a_signal_among_what_runs_at_exit_ends_without_a_word() -> None:
+    ran = subprocess.run([sys.executable, "-c", ENDING], check=False, capture_output=True)
+    assert (ran.returncode, ran.stderr) == (130, b"")
+
+
 IGNORED = """
 import os, signal, sys
 signal.signal(signal.SIGHUP, signal.SIG_IGN)

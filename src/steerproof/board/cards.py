@@ -129,7 +129,10 @@ def moment(value: float | str) -> str:
             value = datetime.fromisoformat(value).timestamp()
         except ValueError:
             return value
-    return datetime.fromtimestamp(value, UTC).strftime("%Y-%m-%d %H:%M")
+    try:
+        return datetime.fromtimestamp(value, UTC).strftime("%Y-%m-%d %H:%M")
+    except (OverflowError, OSError, ValueError):  # of a file whose time somebody set
+        return "no date"
 
 
 def _status(entry: Entry, condition: Condition | None, mine: Sequence[BoardJob]) -> str:

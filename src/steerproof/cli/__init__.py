@@ -87,6 +87,8 @@ def main() -> None:
         sys.exit(refused.exit_code)
     except KeyboardInterrupt:  # a second signal, while the first was being seen to
         sys.exit(_INTERRUPTED)
+    finally:
+        _answer_signals(_at_once)  # an error in the middle of what runs at exit would be shown
 
 
 def _answer_signals(answer: Callable[[int, FrameType | None], None] | signal.Handlers) -> None:
