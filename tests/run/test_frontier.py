@@ -1,6 +1,6 @@
 """Which units a worker gets, and which it waits for."""
 
-from steerproof.run.graph.frontier import ENOUGH, Frontier
+from steerproof.run.graph.frontier import ENOUGH, Frontier, Group
 from steerproof.run.graph.graph import Unit, build_graph
 from steerproof.run.graph.ids import UnitId
 from steerproof.run.graph.keys import UnitRecipe
@@ -34,6 +34,10 @@ def two_adapters(cells: int) -> list[Unit]:
     return [*adapters, *readers]
 
 
+def size(taken: tuple[Group, list[UnitId]] | None) -> int:
+    return 0 if taken is None else len(taken[1])
+
+
 def test_a_few_units_wait_for_the_rest_of_their_group_while_others_are_at_work(tmp_path) -> None:
     held = frontier(two_adapters(cells=3), tmp_path)
     assert held.take(1) == (
@@ -41,18 +45,23 @@ def test_a_few_units_wait_for_the_rest_of_their_group_while_others_are_at_work(t
         [u("adapter/A"), u("adapter/B")],
     )
     held.finish(u("adapter/A"), done(tmp_path, u("adapter/A")))
-    assert held.take(1, busy=True) is None, "adapter/B will make three more cells ready"
+    assert held.take(1, busy=1) is None, "adapter/B will make three more cells ready"
     held.finish(u("adapter/B"), done(tmp_path, u("adapter/B")))
-    taken = held.take(1, busy=True)
-    assert taken is not None
-    assert len(taken[1]) == 6, "all of the group in one batch"
+    assert size(held.take(1)) == 6, "all of the group in one batch"
+
+
+def test_a_worker_leaves_the_others_their_share_though_they_are_at_work(tmp_path) -> None:
+    held = frontier([unit("adapter", str(number)) for number in range(7)], tmp_path)
+    sizes = [size(held.take(1, busy=2)) for _ in range(3)]
+    assert sizes == [3, 3, 1]
+    assert held.take(1, busy=2) is None
 
 
 def test_they_do_not_wait_when_nobody_is_at_work(tmp_path) -> None:
     held = frontier(two_adapters(cells=3), tmp_path)
     held.take(1)
     held.finish(u("adapter/A"), done(tmp_path, u("adapter/A")))
-    taken = held.take(1, busy=False)
+    taken = held.take(1, busy=0)
     assert taken is not None
     assert len(taken[1]) == 3
 
@@ -61,7 +70,7 @@ def test_they_do_not_wait_when_they_are_enough(tmp_path) -> None:
     held = frontier(two_adapters(cells=ENOUGH), tmp_path)
     held.take(1)
     held.finish(u("adapter/A"), done(tmp_path, u("adapter/A")))
-    taken = held.take(1, busy=True)
+    taken = held.take(1, busy=1)
     assert taken is not None
     assert len(taken[1]) == ENOUGH
 
@@ -72,7 +81,7 @@ def test_a_failed_unit_ends_the_waiting_for_what_it_blocks(tmp_path) -> None:
     held.finish(u("adapter/A"), done(tmp_path, u("adapter/A")))
     held.give_up(u("adapter/B"))
     assert len(held.blocked) == 3
-    taken = held.take(1, busy=True)
+    taken = held.take(1, busy=1)
     assert taken is not None
     assert len(taken[1]) == 3
 
@@ -82,6 +91,6 @@ def test_a_group_that_waits_does_not_hold_up_another(tmp_path) -> None:
     held = frontier(units, tmp_path)
     held.take(1)
     held.finish(u("adapter/A"), done(tmp_path, u("adapter/A")))
-    taken = held.take(1, busy=True)
+    taken = held.take(1, busy=1)
     assert taken == (("tests.run.tiny:work", "dataset"), [u("dataset/late")])
-    assert held.take(1, busy=True) is None
+    assert held.take(1, busy=1) is None

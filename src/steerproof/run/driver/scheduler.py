@@ -158,7 +158,7 @@ class _Driver:
 
     def _dispatch(self) -> None:
         """Begin work on every unit that can begin and finds a worker."""
-        while taken := self._frontier.take(self._orders.free, busy=bool(self._orders)):
+        while taken := self._frontier.take(self._orders.free, busy=len(self._orders)):
             group, units = taken
             keys = {unit: self._graph.keys[unit] for unit in units}
             attempts = self._directory.ledger.start(keys, host_name().partition(" ")[0])

@@ -74,7 +74,7 @@ class Frontier:
         self._release(unit, decisions)
         return decisions
 
-    def take(self, free: int, *, busy: bool = False) -> tuple[Group, list[UnitId]] | None:
+    def take(self, free: int, *, busy: int = 0) -> tuple[Group, list[UnitId]] | None:
         """Units for one order, of the group that comes first in the graph.
 
         Units of a group share a batch, so a handful that could begin now waits for those that
@@ -82,7 +82,8 @@ class Frontier:
 
         Args:
             free: How many orders can begin now: what is queued is shared among them.
-            busy: Whether other orders are in hand, so that more can become ready.
+            busy: How many are in hand. They can make more ready, and whoever has one will want a
+                share too: no order gets more than that of a whole group.
         """
         if not self._queues or free < 1:
             return None
@@ -93,7 +94,8 @@ class Frontier:
         queue = self._queues[group]
         share = -(-len(queue) // free)
         limit = self._graph.units[queue[0]].limit
-        size = min(share, limit or share, self._largest.get(group, share))
+        fair = -(-sum(map(group.__eq__, map(self._group, self._graph.units))) // (free + busy))
+        size = min(share, fair, limit or share, self._largest.get(group, share))
         units = [queue.popleft() for _ in range(size)]
         if not queue:
             del self._queues[group]
