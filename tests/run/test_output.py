@@ -12,6 +12,7 @@ import pytest
 from steerproof import cli
 from tests.run.tiny import run_tiny
 
+BUFFERED = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
 STATUS = [sys.executable, "-m", "steerproof", "status"]
 
 
@@ -42,10 +43,22 @@ def test_a_full_disk_behind_standard_output_is_one_line_and_its_code(
         pytest.skip("no /dev/full on this system")
     typed = [*STATUS, *(word.format(run=run) for word in words)]
     with Path("/dev/full").open("w") as full:
-        ran = subprocess.run(typed, check=False, stdout=full, stderr=subprocess.PIPE, text=True)
+        ran = subprocess.run(
+            typed, check=False, stdout=full, stderr=subprocess.PIPE, text=True, env=BUFFERED
+        )
     assert ran.returncode == 6
     assert "No space left on device" in ran.stderr
     assert "Traceback" not in ran.stderr
+
+
+@pytest.mark.parametrize("words", ["{run}", "--help", "nowhere"])
+def test_full_disks_behind_both_streams_change_no_exit_code(run: Path, words: str) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full on this system")
+    typed = [*STATUS, words.format(run=run)]
+    with Path("/dev/full").open("w") as full:
+        ran = subprocess.run(typed, check=False, stdout=full, stderr=full, env=BUFFERED)
+    assert ran.returncode == (2 if words == "nowhere" else 6)
 
 
 def test_a_closed_standard_output_changes_no_exit_code(run: Path) -> None:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 import typer
 from rich.console import Console
@@ -46,8 +46,14 @@ def flush() -> None:
     """Write what was printed and still waits: help, which `say` does not print.
 
     Raises:
-        DiskFullError: Standard output is a file on a full disk.
+        DiskFullError: Standard output is a file on a full disk. Of standard error there is nobody
+            to be told.
     """
+    try:
+        if sys.stderr is not None:
+            sys.stderr.flush()
+    except OSError:
+        _drop(sys.stderr)
     if sys.stdout is not None:
         with _writing():
             sys.stdout.flush()
@@ -59,9 +65,9 @@ def _writing() -> Iterator[None]:
     try:
         yield
     except BrokenPipeError:
-        _drop_output()
+        _drop(sys.stdout)
     except OSError as error:
-        _drop_output()
+        _drop(sys.stdout)
         if error.errno != errno.EBADF:
             raise DiskFullError(f"standard output cannot be written: {error.strerror}") from error
 
@@ -83,11 +89,11 @@ def _print(value: Any, as_json: bool, human: Callable[[], object]) -> None:
     sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
 
 
-def _drop_output() -> None:
+def _drop(stream: TextIO) -> None:
     """Send the rest nowhere, so that the interpreter has nothing to complain of at its end."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     with suppress(OSError, ValueError):
-        os.dup2(nowhere, sys.stdout.fileno())
+        os.dup2(nowhere, stream.fileno())
 
 
 def fill_streams() -> None:
@@ -109,8 +115,12 @@ def fill_streams() -> None:
 def complain(text: str) -> None:
     """Write an error message to standard error, where there still is one."""
     waiting.end()
-    with suppress(OSError, ValueError, AttributeError):
-        sys.stderr.write(f"error: {clean(text)}\n")
+    try:
+        if sys.stderr is not None:
+            sys.stderr.write(f"error: {clean(text)}\n")
+            sys.stderr.flush()
+    except (OSError, ValueError):
+        _drop(sys.stderr)
 
 
 def refusal(error: OSError | MemoryError | RuntimeError) -> SteerproofError | None:
