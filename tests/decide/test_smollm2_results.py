@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from steerproof.decide.analysis.answers import conclude
 from steerproof.decide.analysis.rates_csv import read_rates
 from steerproof.decide.analysis.records import to_json
@@ -10,6 +12,7 @@ from steerproof.spec.yaml_io import load_experiment
 from tests.decide.recorded import differing
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results" / "zlt-smollm2"
+ONE_CARD = RESULTS.with_name("zlt-smollm2-one-card")
 
 
 def test_the_committed_rates_give_the_committed_verdict():
@@ -30,3 +33,25 @@ def test_the_committed_rates_give_the_committed_verdict():
     said = (RESULTS / "README.md").read_text("utf-8").replace("\n> ", " ")
     for line in recorded["answers"]["lines"]:
         assert line in said
+
+
+def test_the_page_of_the_run_on_one_card_says_what_was_recorded():
+    recorded = json.loads((ONE_CARD / "verdict.json").read_text("utf-8"))
+    said = (ONE_CARD / "README.md").read_text("utf-8").replace("\n> ", " ")
+    for line in recorded["answers"]["lines"]:
+        assert line in said
+    ran = json.loads((ONE_CARD / "run.json").read_text("utf-8"))
+    assert ran["failed_units"] == 0
+    assert ran["runs"][0]["cards"] == "1 x NVIDIA H100 80GB HBM3"
+
+
+@pytest.mark.nightly
+def test_the_rates_of_the_run_on_one_card_give_its_answers():
+    experiment = load_experiment("zlt-smollm2").experiment.model_copy(update={"seeds": None})
+    recorded = json.loads((ONE_CARD / "verdict.json").read_text("utf-8"))
+    _, answers = conclude(read_rates(ONE_CARD / "rates.csv", experiment), experiment)
+    kept = recorded["answers"]
+    assert answers.registered == kept["registered"] == "REFUTED"
+    assert answers.ranking.answer == kept["ranking"]["answer"] == "CANNOT ANSWER"
+    assert answers.direction.reads == kept["direction"]["reads"] == "reads its own direction"
+    assert answers.direction.tested.s.value == kept["direction"]["tested"]["s"]["value"]
