@@ -63,6 +63,13 @@ def odd_key(run):
     db.close()
 
 
+def edit_lock(run, **scoring):
+    path = run / "experiment.lock.json"
+    lock = json.loads(path.read_text())
+    lock["experiment"]["scoring"] |= scoring
+    path.write_text(json.dumps(lock))
+
+
 DAMAGED = {
     "one bit of the ledger's text": lambda run: flip(run / "ledger.sqlite", b"done", b"d\xefne"),
     "ledger text that is not UTF-8": odd_key,
@@ -89,6 +96,7 @@ DAMAGED = {
         shutil.rmtree(run / "units"),
         (run / "units").symlink_to("units"),
     ),
+    "registration with a pattern that is none": lambda run: edit_lock(run, near_marker="*a"),
     "deviations a loop of links": lambda run: (run / "deviations.jsonl").symlink_to(
         "deviations.jsonl"
     ),

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from steerproof import cli
+from steerproof.run.commands.session import to_go_on
 from tests.run.tiny import run_tiny
 
 BUFFERED = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
@@ -98,6 +99,7 @@ def test_the_version_is_said_to_nobody_without_a_standard_output() -> None:
 LATE = """
 import os, signal, time
 from steerproof import cli
+from steerproof.run.commands.session import to_go_on
 
 class Late:
     def __del__(self, kill=os.kill, me=os.getpid()):
@@ -119,6 +121,7 @@ def test_a_second_signal_while_the_program_ends_changes_no_exit_code(second: int
 ENDING = """
 import atexit, os, signal
 from steerproof import cli
+from steerproof.run.commands.session import to_go_on
 
 cli.app = lambda: atexit.register(os.kill, os.getpid(), signal.SIGTERM)
 cli.main()
@@ -134,6 +137,7 @@ IGNORED = """
 import os, signal, sys
 signal.signal(signal.SIGHUP, signal.SIG_IGN)
 from steerproof import cli
+from steerproof.run.commands.session import to_go_on
 from steerproof.run.driver.signals import stop_on_signals
 
 def app():
@@ -186,3 +190,7 @@ def test_an_error_of_ours_is_not_called_the_machines(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(cli, "_answer_signals", lambda _: None)
     with pytest.raises(RuntimeError, match="a mistake"):
         cli.main()
+
+
+def test_a_path_that_begins_with_a_dash_is_typed_as_one() -> None:
+    assert to_go_on(Path("-run"), "--dir", Path("b c")) == "steerproof run ./-run --dir 'b c'"

@@ -39,6 +39,7 @@ from steerproof.run.store.store import unit_directory
 from steerproof.run.store.story import Event, Story
 from steerproof.spec.experiment import Experiment
 from steerproof.spec.grid import AdapterId
+from steerproof.study.readouts.load import text_readout
 from steerproof.text import clean
 
 _MOST_EVENTS = 5000
@@ -226,9 +227,11 @@ def experiment(run: Path) -> Experiment | None:
 def _experiment(run: Path, changed: Stamp) -> Experiment | None:
     del changed  # part of the cache key only
     try:
-        return _locked(run).experiment
-    except (OSError, ValueError, IntegrityError):
+        found = _locked(run).experiment
+        text_readout(found)  # of a pattern that is none, no page could say what fired
+    except (OSError, ValueError, SteerproofError):
         return None
+    return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

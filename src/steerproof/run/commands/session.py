@@ -127,7 +127,13 @@ def session_in(
 
 def to_go_on(*arguments: object) -> str:
     """The command to type: `steerproof run` with these arguments."""
-    return shlex.join(("steerproof", "run", *map(str, arguments)))
+    return shlex.join(("steerproof", "run", *map(_word, arguments)))
+
+
+def _word(argument: object) -> str:
+    """An argument as it is typed; a path that begins with a dash is no option."""
+    word = str(argument)
+    return f"./{word}" if isinstance(argument, Path) and word.startswith("-") else word
 
 
 def _typed(settings: Sequence[Setting]) -> list[str]:
