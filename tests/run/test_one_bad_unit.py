@@ -6,6 +6,7 @@ hashes are right, and only its meaning is wrong.
 
 import io
 import json
+import os
 import re
 import shutil
 from dataclasses import replace
@@ -25,7 +26,7 @@ from steerproof.run.commands.session import (
     run_experiment,
     session_in,
 )
-from steerproof.run.driver.executors import InlineExecutor
+from steerproof.run.driver.executors import InlineExecutor, LocalExecutor
 from steerproof.run.graph.names import SCORE
 from steerproof.run.graph.survey import recorded
 from steerproof.run.store.manifest import MANIFEST, FileHash, open_unit
@@ -187,3 +188,11 @@ def test_one_odd_record_of_training_is_named_and_the_report_made(place):
     assert verdict is not None
     report = (place / "run" / "results" / "report.html").read_text()
     assert "adapter/A.poet: training.json is no TrainingRecord" in report
+
+
+def test_a_directory_whose_name_is_no_text_is_refused_before_workers_are_told(tmp_path):
+    run = tmp_path / os.fsdecode(b"odd-\xff")
+    session = new_session(asked(tmp_path), run)
+    with pytest.raises(ExperimentError, match=r"not UTF-8, .*--executor inline"):
+        run_experiment(session, LocalExecutor(tmp_path / "logs"), listen=lambda *_: None)
+    assert not run.exists()

@@ -21,7 +21,7 @@ from steerproof.run.commands.preflight import check_runnable
 from steerproof.run.commands.report_inputs import Gathered
 from steerproof.run.commands.results import publish_results
 from steerproof.run.driver.allowance import Allowance
-from steerproof.run.driver.executors import Executor
+from steerproof.run.driver.executors import Executor, InlineExecutor
 from steerproof.run.driver.scheduler import execute
 from steerproof.run.driver.summary import Listener, Summary, raise_failures
 from steerproof.run.graph.environment import Place
@@ -47,6 +47,7 @@ from steerproof.spec.experiment import Experiment
 from steerproof.spec.lock import Lock, make_lock, prompt_hashes
 from steerproof.spec.settings import Setting, with_settings
 from steerproof.spec.yaml_io import Loaded, load_experiment
+from steerproof.text import clean
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -245,6 +246,8 @@ def run_experiment(
         UnitsFailedError: Some units failed; what the others allow is published.
         LockedError, DiskFullError, MachineError, RegistrationError, IntegrityError: as they say.
     """
+    if not isinstance(executor, InlineExecutor):
+        _refuse_untellable(session)
     graph = graph_of(session)
     if strict:
         refuse_serious(
@@ -265,6 +268,22 @@ def run_experiment(
             verdict = _conclude(session, graph, directory, registration)
     raise_failures(summary, session.command)
     return summary, verdict
+
+
+def _refuse_untellable(session: Session) -> None:
+    """Workers are told of their work in JSON, which has no word for bytes that are no text.
+
+    Raises:
+        ExperimentError: The run directory, or where its inputs are, has such a name.
+    """
+    for place in (session.run.absolute(), session.place.directory.absolute()):
+        try:
+            str(place).encode()
+        except UnicodeEncodeError:
+            raise ExperimentError(
+                f"{clean(str(place))} has a name that is not UTF-8, and workers cannot be told of"
+                " it; rename it, or work in this process: --executor inline"
+            ) from None
 
 
 def _conclude(
