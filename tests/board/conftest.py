@@ -166,9 +166,12 @@ def chromium() -> str | None:
     )
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser():
-    """A headless Chromium; in CI its absence is a failure."""
+    """A headless Chromium; in CI its absence is a failure.
+
+    It is closed with its module: another cannot be driven from the same process before.
+    """
     path = chromium()
     if path is None:
         lack = "no Chromium: install one or set STEERPROOF_CHROMIUM to its path"

@@ -41,5 +41,8 @@ def plainly(verdict: str, ranking: str, reads: str) -> tuple[str, str, str]:
         ranking: Of `Ranking`.
         reads: Of `Reads`.
     """
-    read = f"{UNREAD}." if reads == Reads.NOT_MEASURED else READ.get(reads, "")
-    return RULE.get(verdict, ""), RANKED.get(ranking, ""), read.format(own="", others="")
+    known = {**READ, Reads.NOT_MEASURED: f"{UNREAD}."}
+    ruled = {str(word): said for word, said in RULE.items()}
+    ranked = {str(word): said for word, said in RANKED.items()}
+    read = {str(word): said.format(own="", others="") for word, said in known.items()}
+    return ruled.get(verdict, ""), ranked.get(ranking, ""), read.get(reads, "")
