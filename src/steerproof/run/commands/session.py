@@ -276,13 +276,14 @@ def _refuse_untellable(session: Session) -> None:
     Raises:
         ExperimentError: The run directory, or where its inputs are, has such a name.
     """
-    for place in (session.run.absolute(), session.place.directory.absolute()):
+    here = "rename it, or work in this process: --executor inline"
+    for place, way in ((session.run, here), (session.place.directory, "rename it")):
         try:
-            str(place).encode()
+            str(place.absolute()).encode()
         except UnicodeEncodeError:
             raise ExperimentError(
-                f"{clean(str(place))} has a name that is not UTF-8, and workers cannot be told of"
-                " it; rename it, or work in this process: --executor inline"
+                f"{clean(str(place.absolute()))} has a name that is not UTF-8, and workers cannot"
+                f" be told of it; {way}"
             ) from None
 
 
