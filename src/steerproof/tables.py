@@ -168,7 +168,8 @@ def plan_tables(planned: "Planned") -> Group:
         review.add_row("gate", clean(f"{name} {state}: {gate.finding}"), clean(gate.remedy))
     for text in planned.not_yet_known:
         review.add_row("", text, "")
-    below = (*_estimates(plan), *plan.reasons)
+    refused = (f"this machine will not do: {why}" for why in planned.unfit)
+    below = (*_estimates(plan), *plan.reasons, *refused)
     return Group(_headed(work, title, *below), _headed(review, "Objections"))
 
 

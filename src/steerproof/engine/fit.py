@@ -5,7 +5,8 @@ there. What a pool could not compute shows before anything is loaded: attention 
 experts that no adapter reaches, layers that take rows apart.
 """
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,18 +21,24 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
 )
+from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.pytorch_utils import Conv1D
 
 from steerproof.errors import ModelError
 from steerproof.model.base import find_blocks, token_ids
 from steerproof.model.chat import UNREADABLE
-from steerproof.model.files import tensor_shapes
+from steerproof.model.files import tensors
 
 _PROBE = "steerproof_fit"
 _ODD = ("softcap", "s_aux", "position_bias")
 """What attention may be given that the pool's does not compute."""
 _BATCH, _LENGTH = 2, 5
+_FLOATS = ("F32", "BF16", "F16", "F64")
+"""Number types of weights, as safetensors calls them."""
+_NEW_NAMES = {".gamma": ".weight", ".beta": ".bias"}
+_OLD_NAMES = re.compile(r"^(?:model\.)?language_model\.|\.gamma$|\.beta$")
+"""What transformers reads under other names, whatever the model."""
 # Positions of a row turn on how long the longest row beside it is.
 _SHARED_ROTARY = ("longrope", "dynamic")
 
@@ -97,19 +104,50 @@ def skeleton(directory: Path) -> PreTrainedModel:
                 " attention is not plain scaled dot products (a soft cap, a bias by position, or"
                 " sinks), which a pool does not compute"
             ) from error
-        raise ModelError(f"model.path: cannot read {str(directory)!r}: {error}") from error
+        lacking = isinstance(error, KeyError)
+        why = f"transformers has no {error}, which config.json asks for" if lacking else error
+        raise ModelError(f"model.path: cannot read {str(directory)!r}: {why}") from error
 
 
 def _check_shapes(model: PreTrainedModel, directory: Path) -> None:
     """The weights, as far as they are there, are those of the configuration."""
-    wanted = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
+    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    weights = {name for name, _ in model.named_parameters()}
+    found: set[str] = set()
     for path in sorted(directory.glob("*.safetensors")):
-        for name, shape in tensor_shapes(path).items():
-            if wanted.get(name, shape) != shape:
+        stored = tensors(path)
+        found |= stored.keys()
+        for name, tensor in stored.items():
+            if wanted.get(name, tensor.shape) != tensor.shape:
                 raise ModelError(
-                    f"model.path: {name} in {str(path)!r} is {shape}, and config.json makes it"
-                    f" {wanted[name]}: the two are of different models"
+                    f"model.path: {name} in {str(path)!r} is {list(tensor.shape)}, and config.json"
+                    f" makes it {list(wanted[name])}: the two are of different models"
                 )
+            if name in weights and tensor.dtype not in _FLOATS:
+                raise ModelError(
+                    f"model.path: {name} in {str(path)!r} is of type {tensor.dtype}; weights are"
+                    f" {', '.join(_FLOATS)}"
+                )
+    missing = _missing(model, found) if found else []
+    if missing:
+        more = f" and {len(missing) - 3} more" * (len(missing) > 3)
+        raise ModelError(
+            f"model.path: the weights in {str(directory)!r} lack {', '.join(missing[:3])}{more},"
+            f" which config.json gives {type(model).__name__}: they are of another model, or torn"
+        )
+
+
+def _missing(model: PreTrainedModel, found: Collection[str]) -> list[str]:
+    """Parameters that no file has, under the names by which transformers looks for them.
+
+    Of a kind whose files are rearranged when they are read nothing is said: loading does.
+    """
+    if get_checkpoint_conversion_mapping(model.config.model_type):
+        return []
+    prefix = f"{model.base_model_prefix}."
+    told = (_OLD_NAMES.sub(lambda old: _NEW_NAMES.get(old[0], ""), name) for name in found)
+    bare = {name.removeprefix(prefix) for name in told}
+    return [name for name, _ in model.named_parameters() if name.removeprefix(prefix) not in bare]
 
 
 def _check_linear(model: PreTrainedModel, path: str, blocks: nn.ModuleList) -> None:

@@ -9,6 +9,7 @@ import json
 import re
 import stat
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,13 @@ _INDEX = "model.safetensors.index.json"
 _ADAPTER = "adapter_config.json"
 _MAX_SMALL = 64 << 20
 """Longest file of JSON that is read, bytes."""
+_SIZES = (
+    *("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"),
+    *("vocab_size", "max_position_embeddings"),
+)
+_SIZES_OR_NULL = ("num_key_value_heads", "head_dim")
+"""Keys of config.json that say how large a model is; where they are left out, others say so."""
+_DTYPE = re.compile(r"(torch\.)?(b?float[0-9]\w*|half|double|auto)")
 _POINTER = b"version https://git-lfs.github.com/spec/"
 
 
@@ -191,7 +199,13 @@ def check_files(directory: Path, *, weights: bool = True) -> None:
             " transformers would put it on; move the adapter elsewhere, and name it under"
             " arms[].adapters if it is to be measured"
         )
-    quantised = read_config(directory).get("quantization_config")
+    config = read_config(directory)
+    for key, allowed in _faults(config):
+        raise ModelError(
+            f"config.json in {str(directory)!r}: {key} is {json.dumps(config[key])}; it must be"
+            f" {allowed}"
+        )
+    quantised = config.get("quantization_config")
     if quantised:
         method = quantised.get("quant_method") if isinstance(quantised, dict) else quantised
         raise ModelError(
@@ -225,12 +239,37 @@ def read_config(directory: Path) -> dict[str, Any]:
     """
     path = directory / "config.json"
     try:
-        config = json.loads(small_file(path))
+        config = json.loads(small_file(path), parse_constant=_no_number)
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"cannot read {str(path)!r}: {error}") from error
     if not isinstance(config, dict):
         raise ModelError(f"{str(path)!r} holds no JSON object")
     return config
+
+
+def _no_number(name: str) -> float:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _faults(config: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Keys of a configuration with values that no model can have, and what is allowed.
+
+    Others' errors about these name a tensor or a division, and not the key.
+    """
+    for key in (*_SIZES, *_SIZES_OR_NULL):
+        value = config.get(key, 1)
+        null = value is None and key in _SIZES_OR_NULL
+        if not null and (type(value) is not int or value < 1):
+            yield key, f"a whole number of at least 1{' or null' * (key in _SIZES_OR_NULL)}"
+    if not isinstance(config.get("model_type", ""), str):
+        yield "model_type", "text, such as 'llama'"
+    for key in ("dtype", "torch_dtype"):
+        value = config.get(key)
+        if value is not None and not (isinstance(value, str) and _DTYPE.fullmatch(value)):
+            yield key, "null or a number type, such as 'float32' or 'bfloat16'"
+    pad, rows = config.get("pad_token_id"), config.get("vocab_size")
+    if isinstance(pad, int) and isinstance(rows, int) and pad >= rows:
+        yield "pad_token_id", f"null or a token below vocab_size, {rows}"
 
 
 def _torn(directory: Path) -> Iterator[str]:
@@ -243,12 +282,24 @@ def _torn(directory: Path) -> Iterator[str]:
     for path in sorted(directory.glob("*.safetensors")):
         with path.open("rb") as file:
             size = int.from_bytes(file.read(8), "little")
-        if not 0 < size <= path.stat().st_size - 8:
+        whole = path.stat().st_size - 8 - size
+        if not size or whole < max((t.end for t in tensors(path).values()), default=0):
             yield f"{str(path)!r} is no whole safetensors file; fetch it again"
 
 
-def tensor_shapes(path: Path) -> dict[str, list[int]]:
-    """The shapes that the header of a safetensors file names.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredTensor:
+    """What a safetensors file says of one of its tensors."""
+
+    dtype: str
+    """`F32`, `BF16`, ..."""
+    shape: tuple[int, ...]
+    end: int
+    """Where it ends, in bytes after the header."""
+
+
+def tensors(path: Path) -> dict[str, StoredTensor]:
+    """The tensors that the header of a safetensors file names.
 
     Raises:
         ModelError: It has none.
@@ -257,10 +308,16 @@ def tensor_shapes(path: Path) -> dict[str, list[int]]:
         with path.open("rb") as file:
             size = int.from_bytes(file.read(8), "little")
             header = json.loads(file.read(min(size, _MAX_SMALL)))
-        return {name: list(of["shape"]) for name, of in header.items() if name != "__metadata__"}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        header.pop("__metadata__", None)
+        return {
+            name: StoredTensor(
+                dtype=str(of["dtype"]), shape=tuple(of["shape"]), end=int(of["data_offsets"][1])
+            )
+            for name, of in header.items()
+        }
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise ModelError(
-            f"{str(path)!r} is no whole safetensors file: {error!r}; fetch it again"
+            f"{str(path)!r} is no whole safetensors file; fetch it again ({error!r})"
         ) from error
 
 

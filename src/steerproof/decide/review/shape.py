@@ -25,24 +25,32 @@ class Footprint:
 def shape_of(config: Mapping[str, Any]) -> Footprint | None:
     """Read the shape of a decoder with gated feed-forward blocks (Llama, Qwen, Mistral, Gemma).
 
-    Returns None for another structure. Norms and biases, less than 0.1%, are left out.
+    Returns None for another structure, or where a size is no whole number above 0. Norms and
+    biases, less than 0.1%, are left out.
     """
     needed = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-    if any(name not in config for name in needed) or "vocab_size" not in config:
+    sizes = [config.get(name) for name in (*needed, "vocab_size")]
+    more = [config.get(name) for name in ("num_key_value_heads", "head_dim")]
+    if not all(map(_is_size, [*sizes, *(size for size in more if size is not None)])):
         return None
-    hidden, wide, blocks, heads = (int(config[name]) for name in needed)
-    key_heads = int(config.get("num_key_value_heads") or heads)
-    width = int(config.get("head_dim") or hidden // heads)
+    hidden, wide, blocks, heads, words = map(int, sizes)
+    key_heads, width = (
+        int(size or usual) for size, usual in zip(more, (heads, hidden // heads), strict=True)
+    )
     attention = [(hidden, heads * width), (heads * width, hidden)]
     attention += [(hidden, key_heads * width)] * 2
     feed_forward = [(hidden, wide)] * 2 + [(wide, hidden)]
     linear = attention + feed_forward
     tables = 1 if config.get("tie_word_embeddings") else 2
     return Footprint(
-        parameters=blocks * sum(a * b for a, b in linear) + tables * hidden * config["vocab_size"],
+        parameters=blocks * sum(a * b for a, b in linear) + tables * hidden * words,
         lora_per_rank=blocks * sum(a + b for a, b in linear),
         cache_per_token=2 * blocks * key_heads * width,
     )
+
+
+def _is_size(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
 def adapter_bytes(shape: Footprint, rank: int) -> int:

@@ -3,14 +3,16 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from steerproof.decide.review.plan import make_plan
+from steerproof.decide.review.plan import Plan, make_plan
 from steerproof.decide.review.shape import Footprint, shape_of
 from steerproof.errors import ModelError
 from steerproof.model.files import find_directory, read_config
 from steerproof.run.commands.doctor import Needs
 from steerproof.run.commands.preflight import check_experiment
-from steerproof.run.graph.environment import Place, model_path
+from steerproof.run.graph.environment import Place, model_directory, model_path
+from steerproof.run.graph.inputs import Slices
 from steerproof.spec.experiment import Experiment
+from steerproof.spec.grid import adapters
 from steerproof.spec.yaml_io import Loaded
 
 if TYPE_CHECKING:
@@ -60,7 +62,11 @@ def needs_of(loaded: Loaded, device: str) -> Needs:
         shape = model_shape(loaded.experiment, place)
     except ModelError:  # doctor's own look at the model says what is wrong with it
         return Needs()
-    plan = make_plan(loaded.experiment, shape=shape)
+    return needs_of_plan(make_plan(loaded.experiment, shape=shape), device)
+
+
+def needs_of_plan(plan: Plan, device: str) -> Needs:
+    """What a plan asks of a machine on which it runs on this device."""
     disk, memory = plan.disk_bytes, plan.memory_bytes
     gpus = int(device.startswith("cuda"))
     return Needs(
@@ -77,7 +83,15 @@ def describe_model(loaded: Loaded, device: str) -> str:
         ModelError: As `check_experiment`.
         ExperimentError: As `check_experiment`.
     """
-    kind = check_experiment(loaded.experiment, Place(directory=loaded.directory, device=device))
+    experiment, place = loaded.experiment, Place(directory=loaded.directory, device=device)
+    model_directory(experiment, place.directory, weights=False)
+    # What `plan` and `run` meet first: the files that the experiment names are there.
+    named = Slices(experiment, place.directory)
+    named.answers()
+    named.score()
+    for adapter in adapters(experiment):
+        named.adapter(adapter)
+    kind = check_experiment(experiment, place)
     return (
         f"{kind.name}, {kind.blocks} blocks, {kind.parameters:,} parameters, context"
         f" {kind.context}; every prompt fits"

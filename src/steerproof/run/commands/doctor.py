@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -86,6 +86,17 @@ def doctor(
     if model is not None:
         checks.append(_model(model))
     return checks
+
+
+def unfit(directory: Path, needs: Needs) -> list[str]:
+    """What of memory and disk will not do for a run here, in the words of `doctor`.
+
+    Args:
+        directory: The run directory, which need not exist; what it holds already is there.
+        needs: What the experiment's plan says.
+    """
+    checks = (_memory(needs), _disk(directory, needs))
+    return [f"{one.name}: {one.value}; {one.remedy}" for one in checks if one.level == FAIL]
 
 
 def _package(name: str) -> MachineCheck:
@@ -196,12 +207,23 @@ def _wal(place: Path) -> MachineCheck:
 
 
 def _disk(directory: Path, needs: Needs) -> MachineCheck:
-    free = shutil.disk_usage(directory).free
+    there = next(place for place in (directory, *directory.absolute().parents) if place.is_dir())
+    free, written = shutil.disk_usage(there).free, _bytes_below(directory / "units")
     value = f"{_size(free)} free"
-    if free >= needs.disk:
+    if free >= needs.disk - written:
         return MachineCheck(name="disk", level=_OK, value=value)
     remedy = f"the plan needs {_size(needs.disk)}: free space or choose another --dir"
     return MachineCheck(name="disk", level=FAIL, value=value, remedy=remedy)
+
+
+def _bytes_below(directory: Path) -> int:
+    """Size of all files of a directory that others may be writing into."""
+    total = 0
+    for place, _, names in os.walk(directory):
+        for name in names:
+            with suppress(OSError):
+                total += (Path(place) / name).lstat().st_size
+    return total
 
 
 def _token(name: str) -> MachineCheck:

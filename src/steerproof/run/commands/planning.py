@@ -21,7 +21,8 @@ from steerproof.decide.review.plan import (
 )
 from steerproof.extras import engine_installed, require_engine
 from steerproof.model.files import weight_bytes
-from steerproof.run.commands.basemodel import load_model, model_shape
+from steerproof.run.commands.basemodel import load_model, model_shape, needs_of_plan
+from steerproof.run.commands.doctor import Needs, unfit
 from steerproof.run.commands.evidence import evidence_of, objections_of
 from steerproof.run.commands.preflight import check_runnable, check_stated
 from steerproof.run.driver.workers import threads_of_a_worker, workers_on
@@ -59,6 +60,8 @@ class Planned:
     """What cannot be objected to before something is measured."""
     run: Path
     """The run directory."""
+    unfit: Sequence[str] = ()
+    """Why `run` would refuse to begin on this machine: memory, disk."""
 
     def record(self) -> Mapping[str, Any]:
         """As `plan --json` gives it."""
@@ -68,6 +71,7 @@ class Planned:
             "gates": plain(self.gates),
             "not_yet_known": list(self.not_yet_known),
             "dir": str(self.run),
+            "unfit": list(self.unfit),
         }
 
 
@@ -119,7 +123,15 @@ def plan_run(
         later = [f"whether the model, its template and every prompt will do: {absent}", *later]
     elif not engine_installed():
         later = [*later, _UNLOOKED]
-    return Planned(plan=plan, objections=raised, gates=gates, not_yet_known=later, run=run)
+    needs = Needs() if absent else needs_of_plan(plan, place.device)
+    return Planned(
+        plan=plan,
+        objections=raised,
+        gates=gates,
+        not_yet_known=later,
+        run=run,
+        unfit=unfit(run, needs),
+    )
 
 
 def _look(experiment: Experiment, graph: Graph, run: Path, place: Place, *, trial: bool) -> None:

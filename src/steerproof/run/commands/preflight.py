@@ -16,7 +16,7 @@ from steerproof.extras import require_engine
 from steerproof.model.files import check_files, read_config
 from steerproof.run.graph.environment import Place, model_directory, model_path
 from steerproof.run.graph.graph import Graph
-from steerproof.run.stages.given import answer_lines
+from steerproof.run.stages.given import answer_lines, read_answers
 from steerproof.run.store.store import unit_directory
 from steerproof.spec.experiment import Experiment
 from steerproof.spec.grid import adapters, cells
@@ -41,19 +41,21 @@ class _Prompt:
     """The field that says so."""
 
 
-def check_runnable(experiment: Experiment, place: Place, graph: Graph, run: Path) -> None:
+def check_runnable(experiment: Experiment, place: Place, graph: Graph, run: Path) -> bool:
     """Refuse a run that cannot work; a finished run needs no model.
+
+    Returns:
+        Whether there is anything to do with the model.
 
     Raises:
         ModelError, SteeringError, ExperimentError: As `check_experiment`.
     """
-    if all(
-        unit_directory(run, unit.id, graph.keys[unit.id]).is_dir()
-        for unit in graph.units.values()
-        if unit.environment.model
-    ):
-        return
+    # A directory without any file of a model gives units that hash none.
+    modelled = [unit.id for unit in graph.units.values() if unit.environment.model]
+    if modelled and all(unit_directory(run, id_, graph.keys[id_]).is_dir() for id_ in modelled):
+        return False
     check_experiment(experiment, place)
+    return True
 
 
 def check_experiment(experiment: Experiment, place: Place) -> "Kind":
@@ -256,6 +258,7 @@ def _check_file(
     systems = {experiment.neutral_prompt, *(persona.prompt for persona in experiment.personas)}
     most = min(experiment.training.max_length, chat.context)
     asked = frozenset(experiment.questions.training)
+    read_answers(path, experiment.questions.training, marker)  # every question has one
     for line in answer_lines(path, marker):
         if line.question not in asked:
             continue

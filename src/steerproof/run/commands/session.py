@@ -13,9 +13,12 @@ from steerproof.errors import (
     AbsentModelError,
     ExperimentError,
     IntegrityError,
+    MachineError,
     ModelError,
 )
 from steerproof.run.artefacts.verdict import RunVerdict
+from steerproof.run.commands.basemodel import needs_of
+from steerproof.run.commands.doctor import unfit
 from steerproof.run.commands.evidence import Finished, objections_of, refuse_serious
 from steerproof.run.commands.preflight import check_runnable
 from steerproof.run.commands.report_inputs import Gathered
@@ -255,7 +258,8 @@ def run_experiment(
                 session.experiment, session.place.directory, survey(session.run, graph).reused
             )[0]
         )
-    check_runnable(session.experiment, session.place, graph, session.run)
+    if check_runnable(session.experiment, session.place, graph, session.run):
+        _require_room(session)
     with open_run(session.run, session.command, steal=steal) as directory:
         registration = _register(session, graph, directory, deviate)
         if session.others:
@@ -285,6 +289,17 @@ def _refuse_untellable(session: Session) -> None:
                 f"{clean(str(place.absolute()))} has a name that is not UTF-8, and workers cannot"
                 f" be told of it; {way}"
             ) from None
+
+
+def _require_room(session: Session) -> None:
+    """Refuse to begin what memory or disk cannot hold, in the words of `doctor`.
+
+    Raises:
+        MachineError: They will not do; nothing was begun.
+    """
+    lacking = unfit(session.run, needs_of(session.loaded, session.place.device))
+    if lacking:
+        raise MachineError("\n".join(lacking))
 
 
 def _conclude(
