@@ -21,7 +21,7 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
 )
-from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+from transformers.conversion_mapping import WeightRenaming, get_model_conversion_mapping
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.pytorch_utils import Conv1D
 
@@ -36,9 +36,6 @@ _ODD = ("softcap", "s_aux", "position_bias")
 _BATCH, _LENGTH = 2, 5
 _FLOATS = ("F32", "BF16", "F16", "F64")
 """Number types of weights, as safetensors calls them."""
-_NEW_NAMES = {".gamma": ".weight", ".beta": ".bias"}
-_OLD_NAMES = re.compile(r"^(?:model\.)?language_model\.|\.gamma$|\.beta$")
-"""What transformers reads under other names, whatever the model."""
 # Positions of a row turn on how long the longest row beside it is.
 _SHARED_ROTARY = ("longrope", "dynamic")
 
@@ -142,11 +139,14 @@ def _missing(model: PreTrainedModel, found: Collection[str]) -> list[str]:
 
     Of a kind whose files are rearranged when they are read nothing is said: loading does.
     """
-    if get_checkpoint_conversion_mapping(model.config.model_type):
-        return []
+    names = list(found)
+    for renaming in get_model_conversion_mapping(model):
+        if not isinstance(renaming, WeightRenaming):
+            return []
+        for old in renaming.source_patterns:
+            names = [re.sub(old, renaming.target_patterns[0], name) for name in names]
     prefix = f"{model.base_model_prefix}."
-    told = (_OLD_NAMES.sub(lambda old: _NEW_NAMES.get(old[0], ""), name) for name in found)
-    bare = {name.removeprefix(prefix) for name in told}
+    bare = {name.removeprefix(prefix) for name in (*names, *found)}
     return [name for name, _ in model.named_parameters() if name.removeprefix(prefix) not in bare]
 
 
