@@ -287,6 +287,13 @@ def _torn(directory: Path) -> Iterator[str]:
             yield f"{str(path)!r} is no whole safetensors file; fetch it again"
 
 
+_NO_HEADER = (
+    *(OSError, ValueError, ArithmeticError, LookupError, TypeError, AttributeError),
+    RecursionError,
+)
+"""What reading a header can end in that is none."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredTensor:
     """What a safetensors file says of one of its tensors."""
@@ -315,7 +322,7 @@ def tensors(path: Path) -> dict[str, StoredTensor]:
             )
             for name, of in header.items()
         }
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+    except _NO_HEADER as error:
         raise ModelError(
             f"{str(path)!r} is no whole safetensors file; fetch it again ({error!r})"
         ) from error
