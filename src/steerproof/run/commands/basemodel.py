@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 
 from steerproof.decide.review.plan import Plan, make_plan
 from steerproof.decide.review.shape import Footprint, shape_of
-from steerproof.errors import ModelError
+from steerproof.errors import MachineError, ModelError
 from steerproof.model.files import find_directory, read_config
-from steerproof.run.commands.doctor import Needs
+from steerproof.run.commands.doctor import Needs, unfit
 from steerproof.run.commands.preflight import check_experiment
 from steerproof.run.graph.environment import Place, model_directory, model_path
 from steerproof.run.graph.inputs import Slices
@@ -74,6 +74,16 @@ def needs_of_plan(plan: Plan, device: str) -> Needs:
         memory=int(memory.low) if memory and not gpus else 0,
         gpus=gpus,
     )
+
+
+def require_room(loaded: Loaded, run: Path, device: str) -> None:
+    """Refuse to begin what memory or disk cannot hold, in the words of `doctor`.
+
+    Raises:
+        MachineError: They will not do; nothing was begun.
+    """
+    if lacking := unfit(run, needs_of(loaded, device)):
+        raise MachineError("\n".join(lacking))
 
 
 def describe_model(loaded: Loaded, device: str) -> str:

@@ -21,6 +21,7 @@ from steerproof.run.store.store import unit_directory
 from steerproof.spec.experiment import Experiment
 from steerproof.spec.grid import adapters, cells
 from steerproof.study.readouts.load import text_readout
+from steerproof.text import clean
 
 if TYPE_CHECKING:
     from steerproof.engine.fit import Kind
@@ -290,3 +291,20 @@ def _check_adapters(experiment: Experiment, place: Place) -> None:
                 check_adapter_files(adapter_directory(arm, adapter.persona, place.directory))
             except ModelError as error:
                 raise ModelError(f"arms.{arm.name}.adapters: {error}") from error
+
+
+def refuse_untellable(run: Path, inputs: Path) -> None:
+    """Workers are told of their work in JSON, which has no word for bytes that are no text.
+
+    Raises:
+        ExperimentError: The run directory, or where its inputs are, has such a name.
+    """
+    here = "rename it, or work in this process: --executor inline"
+    for place, way in ((run, here), (inputs, "rename it")):
+        try:
+            str(place.absolute()).encode()
+        except UnicodeEncodeError:
+            raise ExperimentError(
+                f"{clean(str(place.absolute()))} has a name that is not UTF-8, and workers cannot"
+                f" be told of it; {way}"
+            ) from None

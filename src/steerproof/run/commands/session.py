@@ -13,14 +13,12 @@ from steerproof.errors import (
     AbsentModelError,
     ExperimentError,
     IntegrityError,
-    MachineError,
     ModelError,
 )
 from steerproof.run.artefacts.verdict import RunVerdict
-from steerproof.run.commands.basemodel import needs_of
-from steerproof.run.commands.doctor import unfit
+from steerproof.run.commands.basemodel import require_room
 from steerproof.run.commands.evidence import Finished, objections_of, refuse_serious
-from steerproof.run.commands.preflight import check_runnable
+from steerproof.run.commands.preflight import check_runnable, refuse_untellable
 from steerproof.run.commands.report_inputs import Gathered
 from steerproof.run.commands.results import publish_results
 from steerproof.run.driver.allowance import Allowance
@@ -50,7 +48,6 @@ from steerproof.spec.experiment import Experiment
 from steerproof.spec.lock import Lock, make_lock, prompt_hashes
 from steerproof.spec.settings import Setting, with_settings
 from steerproof.spec.yaml_io import Loaded, load_experiment
-from steerproof.text import clean
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -250,7 +247,7 @@ def run_experiment(
         LockedError, DiskFullError, MachineError, RegistrationError, IntegrityError: as they say.
     """
     if not isinstance(executor, InlineExecutor):
-        _refuse_untellable(session)
+        refuse_untellable(session.run, session.place.directory)
     graph = graph_of(session)
     if strict:
         refuse_serious(
@@ -259,7 +256,7 @@ def run_experiment(
             )[0]
         )
     if check_runnable(session.experiment, session.place, graph, session.run):
-        _require_room(session)
+        require_room(session.loaded, session.run, session.place.device)
     with open_run(session.run, session.command, steal=steal) as directory:
         registration = _register(session, graph, directory, deviate)
         if session.others:
@@ -272,34 +269,6 @@ def run_experiment(
             verdict = _conclude(session, graph, directory, registration)
     raise_failures(summary, session.command)
     return summary, verdict
-
-
-def _refuse_untellable(session: Session) -> None:
-    """Workers are told of their work in JSON, which has no word for bytes that are no text.
-
-    Raises:
-        ExperimentError: The run directory, or where its inputs are, has such a name.
-    """
-    here = "rename it, or work in this process: --executor inline"
-    for place, way in ((session.run, here), (session.place.directory, "rename it")):
-        try:
-            str(place.absolute()).encode()
-        except UnicodeEncodeError:
-            raise ExperimentError(
-                f"{clean(str(place.absolute()))} has a name that is not UTF-8, and workers cannot"
-                f" be told of it; {way}"
-            ) from None
-
-
-def _require_room(session: Session) -> None:
-    """Refuse to begin what memory or disk cannot hold, in the words of `doctor`.
-
-    Raises:
-        MachineError: They will not do; nothing was begun.
-    """
-    lacking = unfit(session.run, needs_of(session.loaded, session.place.device))
-    if lacking:
-        raise MachineError("\n".join(lacking))
 
 
 def _conclude(
