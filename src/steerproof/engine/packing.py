@@ -8,6 +8,7 @@ and positions begin anew in each.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -122,6 +123,18 @@ def _line(
     return tokens.packed(tiles, longest, rounded)
 
 
+class _Learnt(NamedTuple):
+    """The tokens of one completion, to be learnt."""
+
+    predicting: np.ndarray
+    """Positions in the line whose hidden states predict them."""
+    targets: np.ndarray
+    weights: np.ndarray
+    """In the loss of the adapter's step."""
+    owners: np.ndarray
+    """The adapter's slot, for each."""
+
+
 class _Tokens:
     """A line that is being filled."""
 
@@ -132,10 +145,7 @@ class _Tokens:
         self.push_slots, self.keys = self.positions.copy(), self.positions.copy()
         self.mask = np.zeros(total, dtype=bool)
         self.ends = [0]
-        self.predicting: list[np.ndarray] = []
-        self.targets: list[np.ndarray] = []
-        self.weights: list[np.ndarray] = []
-        self.owners: list[np.ndarray] = []
+        self.learnt: list[_Learnt] = []
         self.steered: set[int] = set()
 
     def put(self, step: StepRows, row: int, at: int) -> None:
@@ -149,10 +159,14 @@ class _Tokens:
         self.keys[here] = step.dropout_keys[row]
         self.mask[here] = True
         self.ends.append(at + length)
-        self.predicting.append(np.arange(at + prompt - 1, at + length - 1))
-        self.targets.append(self.ids[at + prompt : at + length])
-        self.weights.append(np.full(length - prompt, 1.0 / step.completion_tokens))
-        self.owners.append(np.full(length - prompt, step.slot))
+        self.learnt.append(
+            _Learnt(
+                predicting=np.arange(at + prompt - 1, at + length - 1),
+                targets=self.ids[at + prompt : at + length],
+                weights=np.full(length - prompt, 1.0 / step.completion_tokens),
+                owners=np.full(length - prompt, step.slot),
+            )
+        )
         if step.push_slots[row]:
             self.steered.add(step.slot)
 
@@ -167,13 +181,13 @@ class _Tokens:
         """The line as tensors."""
         ends = self.ends
         if rounded:
-            count = sum(map(len, self.targets))
+            count = sum(len(part.targets) for part in self.learnt)
             lacking = rounded_up(count, max(1, self.total // _PARTS)) - count
             # What is added weighs nothing, and is nobody's.
-            for parts in (self.predicting, self.targets, self.owners):
-                parts.append(np.zeros(lacking, dtype=np.int64))
-            self.weights.append(np.zeros(lacking))
+            nothing = np.zeros(lacking, dtype=np.int64)
+            self.learnt.append(_Learnt(nothing, nothing, np.zeros(lacking), nothing))
             ends = ends + [self.total] * (rounded_up(len(ends), 32) - len(ends))
+        predicting, targets, weights, owners = map(np.concatenate, zip(*self.learnt, strict=True))
         return PackedRows(
             ids=torch.from_numpy(self.ids)[None],
             positions=torch.from_numpy(self.positions)[None],
@@ -183,9 +197,9 @@ class _Tokens:
             tiles=torch.from_numpy(tiles),
             ends=torch.tensor(ends, dtype=torch.int32),
             longest=longest,
-            predicting=torch.from_numpy(np.concatenate(self.predicting)),
-            targets=torch.from_numpy(np.concatenate(self.targets)),
-            weights=torch.from_numpy(np.concatenate(self.weights)),
-            owners=torch.from_numpy(np.concatenate(self.owners)),
+            predicting=torch.from_numpy(predicting),
+            targets=torch.from_numpy(targets),
+            weights=torch.from_numpy(weights),
+            owners=torch.from_numpy(owners),
             steered=frozenset(self.steered),
         )

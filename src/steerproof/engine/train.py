@@ -101,9 +101,8 @@ class _Pool:
         master = torch.float64 if base.dtype == torch.float64 else torch.float32
         slots = adapters_at_once(base, recipe.spec, pooling, len(jobs))
         lora = LoraPool(base, slots=slots, spec=recipe.spec, dtype=master)
-        self._packed = packs(base)
         self._longest = max(example.length for job in jobs for example in job.examples)
-        gradients = TiledGradients(lora) if self._packed else LoraGradients(lora)
+        gradients = TiledGradients(lora) if packs(base) else LoraGradients(lora)
         self.passes = Passes(gradients, steering, dropout=recipe.dropout)
         self.free = list(range(1, slots + 1))
         self._captured = capturing(base, checkpointing=pooling.checkpointing)
@@ -176,7 +175,7 @@ class _Pool:
 
     def _batches(self, steps: Sequence[StepRows]) -> Iterator[MicroBatch | PackedRows]:
         budget, pad_id = self._budget, self.passes.gradients.pool.base.pad_id
-        if self._packed:
+        if isinstance(self.passes.gradients, TiledGradients):
             return packed_batches(
                 steps, budget.tokens, pad_id, longest=self._longest, rounded=self._captured
             )

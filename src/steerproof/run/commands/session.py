@@ -26,8 +26,8 @@ from steerproof.run.driver.executors import Executor, InlineExecutor
 from steerproof.run.driver.scheduler import execute
 from steerproof.run.driver.summary import Listener, Summary, raise_failures
 from steerproof.run.graph.environment import Place
+from steerproof.run.graph.given_files import Known
 from steerproof.run.graph.graph import Graph
-from steerproof.run.graph.inputs import Known
 from steerproof.run.graph.names import ANSWERS, SCORE
 from steerproof.run.graph.survey import recorded, survey
 from steerproof.run.graph.units import experiment_graph

@@ -17,9 +17,10 @@ The three before the last are there only where some cell is graded.
 from collections.abc import Iterator, Mapping
 
 from steerproof.run.graph.environment import Place, surroundings, work_of
+from steerproof.run.graph.given_files import Known
 from steerproof.run.graph.graph import Graph, Unit, build_graph
 from steerproof.run.graph.ids import UnitId
-from steerproof.run.graph.inputs import Inputs, Known, Slices
+from steerproof.run.graph.inputs import Inputs, Slices
 from steerproof.run.graph.names import (
     ANALYSIS,
     ANSWERS,
