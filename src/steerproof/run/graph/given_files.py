@@ -8,7 +8,7 @@ from steerproof.errors import ExperimentError, ModelError
 from steerproof.exchange.adapters import adapter_directory
 from steerproof.model.files import file_hashes
 from steerproof.run.graph.keys import file_sha256
-from steerproof.spec.experiment import Arm, Persona
+from steerproof.spec.experiment import Arm, DatasetSettings, Persona
 from steerproof.spec.grid import AdapterId
 from steerproof.spec.scoring import Scoring
 
@@ -45,10 +45,18 @@ class GivenFiles:
         """
         self._directory, self._known = directory, known
 
-    def answers(self, source: str, field: str) -> str:
-        """Of the answers to the training questions that a field of `dataset` names."""
+    def answers(self, dataset: DatasetSettings) -> dict[str, str]:
+        """Of the answers to the training questions, as a unit's inputs name them."""
+        hashes = {}
+        if dataset.answers != "base":
+            hashes["file"] = self._data("answers", dataset.answers, "'base'")
+        if dataset.positive_answers is not None:
+            given = dataset.positive_answers
+            hashes["positive_file"] = self._data("positive_answers", given, "leave it out")
+        return hashes
+
+    def _data(self, field: str, source: str, instead: str) -> str:
         path = self._directory / source
-        instead = "'base'" if field == "answers" else "leave it out"
         missing = f"dataset.{field}: no file {path}; give a JSONL, or {instead}"
         return _sha256(path, self._known.data.get(field), missing)
 

@@ -63,14 +63,7 @@ class Slices:
             "dataset.positive_answers",
             *("generation.temperature", "generation.top_p"),
         )
-        data = self._experiment.dataset
-        inputs: Inputs = {"experiment": fields}
-        if data.answers != "base":
-            inputs |= {"file": self._files.answers(data.answers, "answers")}
-        if data.positive_answers is not None:
-            file = self._files.answers(data.positive_answers, "positive_answers")
-            inputs |= {"positive_file": file}
-        return inputs
+        return {"experiment": fields, **self._files.answers(self._experiment.dataset)}
 
     def dataset(self, persona: str) -> Inputs:
         """The training rows of one persona."""

@@ -33,6 +33,7 @@ _FINISH = (
 _INTERRUPT = (
     "UPDATE attempts SET state = 'interrupted', error = 'its process died' WHERE state = 'running'"
 )
+_INTERRUPT_UNITS = "UPDATE units SET state = 'interrupted' WHERE state = 'running'"
 _ADOPT = (
     "INSERT INTO attempts (unit, key, state, started, ended, seconds, host, pid, peak_memory)"
     " VALUES (?, ?, 'done', ?, ?, ?, ?, 0, ?)"
@@ -163,9 +164,7 @@ class Ledger:
         """Call what a dead process left `running` by its name; returns how many attempts."""
         with self.transaction():
             cursor = self._connection.execute(_INTERRUPT)
-            self._connection.execute(
-                "UPDATE units SET state = 'interrupted' WHERE state = 'running'"
-            )
+            self._connection.execute(_INTERRUPT_UNITS)
         return cursor.rowcount
 
     def add_event(self, what: str, unit: UnitId | None = None, **detail: Any) -> Event:
