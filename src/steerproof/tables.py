@@ -122,7 +122,7 @@ def doctor_table(checks: "Sequence[MachineCheck]") -> Table:
 def power_table(characteristics: "OperatingCharacteristics") -> Group:
     """Verdicts by true correlation."""
     least = characteristics.minimum_detectable_rho
-    found = f"{least:.2f}" if least is not None else f"none: {characteristics.reason}"
+    shown = f"{least:.2f}" if least is not None else f"none: {characteristics.reason}"
     of_each = (
         f"{characteristics.trial.simulations} simulated experiments each, "
         f"{characteristics.trial.iterations} bootstrap iterations inside each"
@@ -133,7 +133,7 @@ def power_table(characteristics: "OperatingCharacteristics") -> Group:
     for point in characteristics.points:
         shares = [point.verdicts[v] for v in ("SUPPORTED", "REFUTED", "INCONCLUSIVE")]
         table.add_row(f"{point.rho:.2f}", *(f"{share:.1%}" for share in (*shares, point.passes)))
-    return _headed(table, f"minimum detectable rho {found}", of_each)
+    return _headed(table, f"minimum detectable rho {shown}", of_each)
 
 
 def plan_tables(planned: "Planned") -> Group:

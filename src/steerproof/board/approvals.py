@@ -44,7 +44,7 @@ def approve(path: Path, number: int, who: str, hours: str) -> Approval:
     """Allow so many device hours in all.
 
     Raises:
-        SteerproofError: the text is no number of hours.
+        SteerproofError: The text is no number of hours.
     """
     try:
         cap = float(hours.replace(",", "."))
@@ -78,7 +78,7 @@ def think(path: Path, number: int, who: str, confidence: str, note: str) -> None
     """Say how sure one is of the verdict.
 
     Raises:
-        SteerproofError: the confidence is no percentage, or the note is too long.
+        SteerproofError: The confidence is no percentage, or the note is too long.
     """
     sure = int(confidence) if confidence.isascii() and confidence.isdigit() else -1
     if len(confidence) > 3 or not 0 <= sure <= 100:
@@ -100,14 +100,14 @@ def opinions(path: Path, number: int) -> tuple[Opinion, ...]:
             f"SELECT who, confidence, note, at FROM opinion WHERE number IN ({ITS}) ORDER BY id",
             (number, number),
         ).fetchall()
-    found: dict[str, Opinion] = {}
+    newest: dict[str, Opinion] = {}
     for row in rows:
-        before = found.get(row.who)
-        found[row.who] = Opinion(
+        before = newest.get(row.who)
+        newest[row.who] = Opinion(
             who=row.who,
             confidence=row.confidence,
             note=row.note,
             at=row.at,
             earlier=0 if before is None else before.earlier + 1,
         )
-    return tuple(found.values())
+    return tuple(newest.values())

@@ -98,13 +98,13 @@ class Brake:
         """Count a try, let its password be looked at, and take it back if it was right.
 
         Args:
-            name: who it says it is.
-            address: where it comes from.
-            browser: the sealed token of a known browser of that name; none of a stranger.
+            name: Who it says it is.
+            address: Where it comes from.
+            browser: The sealed token of a known browser of that name; none of a stranger.
 
         Raises:
-            SignInError: there were too many wrong ones.
-            BusyError: too many passwords are being looked at.
+            SignInError: There were too many wrong ones.
+            BusyError: Too many passwords are being looked at.
         """
         counts = self._counts(name, address, browser)
         one = Try()

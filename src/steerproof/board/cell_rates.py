@@ -102,7 +102,7 @@ def _read_scores(place: Path) -> Counts:
 
 
 def _mark_cell(place: Path, read: Marks) -> Counts:
-    """Fired and total of one unscored cell, under the key ``""``; empty if it is damaged."""
+    """Fired and total of one unscored cell, under the key `""`; empty if it is damaged."""
     try:
         path = open_unit(place).path(COMPLETIONS)
         check_size(path, MOST_ROWS)

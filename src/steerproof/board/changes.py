@@ -77,7 +77,7 @@ async def fields_of(request: Request) -> Fields:
     """The form's fields.
 
     Raises:
-        RefusedError: it is no form, or too large.
+        RefusedError: It is no form, or too large.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != _FORM:

@@ -55,7 +55,7 @@ def add(path: Path, number: int, author: str, text: str, cell: str | None = None
     """Append a comment; return its id.
 
     Raises:
-        CommentError: the text is empty or too long.
+        CommentError: The text is empty or too long.
     """
     body = _checked(text)
     at = now()
@@ -72,15 +72,15 @@ def edit(path: Path, comment: int, author: str, text: str, seen: int) -> int:
     """Append a new version to one's own comment; return its number.
 
     Args:
-        path: the board's file.
-        comment: id of the comment.
-        author: who edits; only the author may.
-        text: the new text.
-        seen: version that the author started from; an edit of an older one is refused, so that
+        path: The board's file.
+        comment: Id of the comment.
+        author: Who edits; only the author may.
+        text: The new text.
+        seen: Version that the author started from; an edit of an older one is refused, so that
             two windows cannot overwrite each other.
 
     Raises:
-        CommentError: not the author's, empty, too long, or changed meanwhile.
+        CommentError: Not the author's, empty, too long, or changed meanwhile.
     """
     body = _checked(text)
     with transaction(path) as db:

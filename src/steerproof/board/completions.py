@@ -100,7 +100,7 @@ def files_of(run: Path, cell: str, read: Marks) -> CellFiles | None:
     """The cell's files, hashed once; none until it is finished.
 
     Raises:
-        UnreadableError: a file does not match its hash.
+        UnreadableError: A file does not match its hash.
     """
     stored = runs.unit(run, UnitId("cell", cell))
     if stored is None:
@@ -152,7 +152,7 @@ def _marks(files: CellFiles, cell: str) -> _Marks:
     """Everything but the texts.
 
     Raises:
-        UnreadableError: a file is not what it should be, or holds more than a run ever writes.
+        UnreadableError: A file is not what it should be, or holds more than a run ever writes.
     """
     try:
         return _read_marks(files, cell)

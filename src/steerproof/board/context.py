@@ -93,7 +93,7 @@ def find_entry(board: Board, number: int) -> Entry:
     """The entry of this number.
 
     Raises:
-        NotFoundError: there is none.
+        NotFoundError: There is none.
     """
     try:
         return entries.entry(board.file, number)

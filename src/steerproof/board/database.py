@@ -75,7 +75,7 @@ def open_board(directory: Path) -> Path:
     """Create the board's directory and file if needed, bring an older file up to date; return it.
 
     Raises:
-        SteerproofError: the place cannot be used, is no board's, or belongs to a newer board.
+        SteerproofError: The place cannot be used, is no board's, or belongs to a newer board.
     """
     path = directory / FILE
     try:

@@ -66,13 +66,13 @@ def propose(file: Path, experiment_yaml: str | None, board_dir: Path) -> Entry:
 
     Args:
         file: Markdown with front matter, or the text of a proposal.
-        experiment_yaml: experiment file, or the name of a shipped one; overrides the front
+        experiment_yaml: Experiment file, or the name of a shipped one; overrides the front
             matter's `experiment`, which is relative to `file`.
-        board_dir: directory of the board's own data.
+        board_dir: Directory of the board's own data.
 
     Raises:
-        ExperimentError: the file cannot be read, or its number belongs to another experiment.
-        SteerproofError: the board's data cannot be kept there.
+        ExperimentError: The file cannot be read, or its number belongs to another experiment.
+        SteerproofError: The board's data cannot be kept there.
     """
     proposal = read_proposal(file)
     experiment = _experiment_of(proposal, experiment_yaml, file.parent)
@@ -90,7 +90,7 @@ def write(path: Path, proposal: Proposal, experiment: str | None, who: str) -> i
     """Put a proposal that was written in the page on the board; return its number.
 
     Raises:
-        ExperimentError: there is one of that title or number.
+        ExperimentError: There is one of that title or number.
     """
     with transaction(path) as db:
         number = proposal.number or _next(db)
@@ -167,8 +167,8 @@ def adopt(path: Path, run_paths: dict[Path, str]) -> None:
     """Give a number to every run directory that has none yet.
 
     Args:
-        path: the board's file.
-        run_paths: title of each run directory.
+        path: The board's file.
+        run_paths: Title of each run directory.
     """
     with connect(path) as db:
         known = {row[0] for row in db.execute("SELECT directory FROM entry")}

@@ -70,9 +70,9 @@ def matrix(experiment: Experiment, cells: Iterable[Cell], rates: Mapping[str, Ce
     """Lay the cells out.
 
     Args:
-        experiment: gives the order of arms and personas.
-        cells: every cell that is asked for.
-        rates: what is known of each, by name.
+        experiment: Gives the order of arms and personas.
+        cells: Every cell that is asked for.
+        rates: What is known of each, by name.
     """
     asked = {(cell.kind, cell.persona): cell for cell in cells}
     order = {arm.name: place for place, arm in enumerate(experiment.arms)}

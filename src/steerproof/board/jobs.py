@@ -67,12 +67,12 @@ def start(file: Path, logs: Path, order: JobOrder) -> int:
     """Start a job in the background; return its id.
 
     Args:
-        file: the board's file.
-        logs: directory for `ID.out` (standard output) and `ID.log` (standard error).
-        order: what to start.
+        file: The board's file.
+        logs: Directory for `ID.out` (standard output) and `ID.log` (standard error).
+        order: What to start.
 
     Raises:
-        JobError: a job of this experiment still runs, or the command cannot be started.
+        JobError: A job of this experiment still runs, or the command cannot be started.
     """
     logs.mkdir(parents=True, exist_ok=True, mode=0o700)
     with transaction(file) as db:
@@ -95,7 +95,7 @@ def stop(file: Path, number: int) -> BoardJob:
     """Ask the living job of an experiment to stop (SIGTERM): it finishes or drops its unit.
 
     Raises:
-        JobError: there is none that this board started.
+        JobError: There is none that this board started.
     """
     with connect(file) as db:
         row = db.execute(

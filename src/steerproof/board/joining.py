@@ -20,8 +20,8 @@ def take_in(file: Path, places: Iterable[Path]) -> None:
     """Give every run directory its entry: that of its proposal, or a new one.
 
     Args:
-        file: the board's file.
-        places: run directories that were found.
+        file: The board's file.
+        places: Run directories that were found.
     """
     listed = entries.entries(file)
     waiting = {e.number: e for e in listed if e.experiment is not None and e.directory is None}

@@ -61,8 +61,8 @@ def kept(make: Maker, *, ages: bool = False) -> Callable[[Request], Awaitable[Re
     """A route for a page that is kept.
 
     Args:
-        make: makes the page, in a thread.
-        ages: whether the page says how long ago something was.
+        make: Makes the page, in a thread.
+        ages: Whether the page says how long ago something was.
     """
 
     async def route(request: Request) -> Response:

@@ -31,9 +31,9 @@ def render(text: str, link: NumberLink = lambda _number: None, *, top: int = 3) 
     """HTML of a Markdown text.
 
     Args:
-        text: the Markdown, hostile.
-        link: turns `#267` into an address; unknown numbers stay text.
-        top: level of the highest heading in the page around it; deeper ones follow.
+        text: The Markdown, hostile.
+        link: Turns `#267` into an address; unknown numbers stay text.
+        top: Level of the highest heading in the page around it; deeper ones follow.
     """
     parser = _parser()
     env = {"link": link, "top": top}

@@ -77,7 +77,7 @@ def read_proposal(path: Path) -> Proposal:
     """Read a proposal file.
 
     Raises:
-        ExperimentError: the file is missing, too long, not UTF-8, or has wrong front matter.
+        ExperimentError: The file is missing, too long, not UTF-8, or has wrong front matter.
     """
     try:
         raw = path.read_bytes()
@@ -96,7 +96,7 @@ def parse_proposal(text: str, *, source: str = "the proposal") -> Proposal:
     """Parse a proposal's text, in either form.
 
     Raises:
-        ExperimentError: it is empty or its front matter is wrong.
+        ExperimentError: It is empty or its front matter is wrong.
     """
     lines = text.replace("\r\n", "\n").split("\n")
     if not any(line.strip() for line in lines):

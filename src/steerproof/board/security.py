@@ -58,12 +58,12 @@ def allowed_for(host: str, port: int, names: Iterable[str] = ()) -> Allowed:
     """What is answered when listening on `host`.
 
     Args:
-        host: bind address.
-        port: bind port.
-        names: further `name` or `name:port` values of Host, for a bind beyond loopback.
+        host: Bind address.
+        port: Bind port.
+        names: Further `name` or `name:port` values of Host, for a bind beyond loopback.
 
     Raises:
-        SteerproofError: a wildcard bind without names: any Host would have to be believed.
+        SteerproofError: A wildcard bind without names: any Host would have to be believed.
     """
     given = list(names)
     if host in _WILDCARDS and not given:

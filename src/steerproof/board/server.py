@@ -35,16 +35,16 @@ def serve(
     """Serve until interrupted.
 
     Args:
-        run_dirs: run directories, or directories of run directories.
-        board_dir: directory of the board's own data: proposals, comments, users.
-        port: port to listen on; 0 takes a free one.
-        host: address to listen on; beyond loopback, users with passwords must exist.
-        names: further names under which the board is reached (`lab.example.org`).
-        announce: told, line by line, what the person at the terminal must know.
+        run_dirs: Run directories, or directories of run directories.
+        board_dir: Directory of the board's own data: proposals, comments, users.
+        port: Port to listen on; 0 takes a free one.
+        host: Address to listen on; beyond loopback, users with passwords must exist.
+        names: Further names under which the board is reached (`lab.example.org`).
+        announce: Told, line by line, what the person at the terminal must know.
 
     Raises:
-        SteerproofError: the address may not be listened on; nothing was opened.
-        MachineError: the port is taken.
+        SteerproofError: The address may not be listened on; nothing was opened.
+        MachineError: The port is taken.
     """
     file = open_board(board_dir)
     check_bind(file, host, names)
@@ -84,7 +84,7 @@ def check_bind(file: Path, host: str, names: Sequence[str]) -> None:
     """Refuse an address that would let strangers in, before the port is taken.
 
     Raises:
-        SteerproofError: beyond loopback without users, or on every address without names.
+        SteerproofError: Beyond loopback without users, or on every address without names.
     """
     if not security.is_loopback(host) and not users.has_users(file):
         raise SteerproofError(

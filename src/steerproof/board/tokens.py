@@ -34,7 +34,7 @@ def create(path: Path, user: str, name: str) -> str:
     """Make a token; the text that is returned is kept nowhere.
 
     Raises:
-        SteerproofError: no name, or too many tokens.
+        SteerproofError: No name, or too many tokens.
     """
     words = " ".join(name.split())
     if not 0 < len(words) <= LONGEST_NAME:
@@ -65,7 +65,7 @@ def revoke(path: Path, user: str, number: int) -> None:
     """End one of one's own tokens.
 
     Raises:
-        SteerproofError: it is nobody's, or another's.
+        SteerproofError: It is nobody's, or another's.
     """
     with transaction(path) as db:
         done = db.execute(

@@ -52,7 +52,7 @@ def add_user(board_dir: Path, name: str, password: str) -> None:
     """Create a user, or give an existing one a new password and end their sessions.
 
     Raises:
-        SteerproofError: the name or the password is not acceptable.
+        SteerproofError: The name or the password is not acceptable.
     """
     if not _NAME.fullmatch(name):
         raise SteerproofError(
@@ -77,7 +77,7 @@ def remove_user(board_dir: Path, name: str) -> None:
     """Remove a user: sessions and tokens end; what they wrote stays, under their name.
 
     Raises:
-        SteerproofError: there is no such user.
+        SteerproofError: There is no such user.
     """
     path = open_board(board_dir)
     with transaction(path) as db:

@@ -88,7 +88,7 @@ def _written(fields: Fields, lineage: tuple[int, ...] = ()) -> Proposal:
     """The proposal that the fields make, kept as a file would be: front matter, then the text.
 
     Raises:
-        ExperimentError: it is empty, or a field is wrong.
+        ExperimentError: It is empty, or a field is wrong.
     """
     text = fields.get("text", "").replace("\r\n", "\n").strip()
     title = " ".join(fields.get("title", "").split())

@@ -146,7 +146,7 @@ def needing(extra: str) -> Iterator[None]:
     """Around imports that an extra brings: one that is missing says how to install it.
 
     Raises:
-        MachineError: a library of the extra is not installed.
+        MachineError: A library of the extra is not installed.
     """
     try:
         yield

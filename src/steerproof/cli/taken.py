@@ -69,11 +69,11 @@ def requests(
     from steerproof.run.commands.session import session_in
     from steerproof.run.store.files import make_directory, write_file
 
-    found = requests_of(session_in(directory), cell)
-    for name, content in found.files.items():
+    handed = requests_of(session_in(directory), cell)
+    for name, content in handed.files.items():
         make_directory((out / name).parent)
         write_file(out / name, content)
-    lines = [f"{found.cells} cells in {out}"]
-    lines += [f"left out: {name}: {why}" for name, why in found.left_out.items()]
-    told = {"cells": found.cells, "left_out": dict(found.left_out), "dir": str(out)}
+    lines = [f"{handed.cells} cells in {out}"]
+    lines += [f"left out: {name}: {why}" for name, why in handed.left_out.items()]
+    told = {"cells": handed.cells, "left_out": dict(handed.left_out), "dir": str(out)}
     say(told, as_json, lambda: clean("\n".join(lines)))

@@ -31,7 +31,7 @@ def bytes_per_token(base: Base, longest: int) -> int:
     """Bytes of the keys and values of one position, measured on a forward pass of one token.
 
     Raises:
-        ModelError: the model keeps something else than keys and values of all positions.
+        ModelError: The model keeps something else than keys and values of all positions.
     """
     one = torch.tensor([[base.pad_id]], device=base.device)
     output = base.model(input_ids=one, use_cache=True)

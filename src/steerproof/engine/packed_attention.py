@@ -133,8 +133,8 @@ def packable(base: Base) -> bool:
             position_ids=torch.tensor([[*range(lengths[0]), *range(lengths[1])]]).to(base.device),
             use_cache=False,
         )
-        found = output.logits[0].float()
-        return bool((found - wanted).norm() <= _ROUNDING * wanted.norm()) and _fits_kernel(base)
+        logits = output.logits[0].float()
+        return bool((logits - wanted).norm() <= _ROUNDING * wanted.norm()) and _fits_kernel(base)
     return False
 
 

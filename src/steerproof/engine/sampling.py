@@ -36,10 +36,10 @@ def row_seed(experiment_seed: int, cell: str, question: int, sample: int) -> int
     """Seed of one completion, in `[0, 2^63)`: its identity, hashed.
 
     Args:
-        experiment_seed: root of every draw of the experiment.
-        cell: the cell's name.
-        question: index of the question.
-        sample: index of the sample of that question.
+        experiment_seed: Root of every draw of the experiment.
+        cell: The cell's name.
+        question: Index of the question.
+        sample: Index of the sample of that question.
     """
     return derived_seed("row", experiment_seed, cell, question, sample)
 
@@ -53,10 +53,10 @@ def gumbel(
     """Standard Gumbel noise keyed by (row seed, step, token id), float64.
 
     Args:
-        seeds: seed of each row.
-        steps: index of the token being drawn in each row, 0 for the first of the completion.
-        row: for each draw, its place in `seeds` and `steps`.
-        token: for each draw, its token id.
+        seeds: Seed of each row.
+        steps: Index of the token being drawn in each row, 0 for the first of the completion.
+        row: For each draw, its place in `seeds` and `steps`.
+        token: For each draw, its token id.
     """
     state = _states(seeds, steps)
     bits = shifted(mixed(state[row] + (token + 1) * GAMMA), 12)
@@ -72,9 +72,9 @@ def in_nucleus(
     """Whether a token of probability `candidate` lies in its row's nucleus.
 
     Args:
-        probabilities: float32 softmax of the logits at temperature.
-        candidate: probability of one token of each row, taken from `probabilities`.
-        top_p: mass of the nucleus, in (0, 1].
+        probabilities: Float32 softmax of the logits at temperature.
+        candidate: Probability of one token of each row, taken from `probabilities`.
+        top_p: Mass of the nucleus, in (0, 1].
     """
     if top_p >= 1.0:
         return torch.ones_like(candidate, dtype=torch.bool)
@@ -95,12 +95,12 @@ def sample(
     """Draw one token per row from the nucleus of the softmax at a temperature.
 
     Args:
-        logits: next-token logits; computed on in float32 whatever their type.
-        seeds: seed of each row (`row_seed`).
-        steps: index of the token being drawn, 0 for the first of the completion.
-        temperature: divisor of the logits, above 0.
-        top_p: mass of the nucleus, in (0, 1]; 1 keeps every token.
-        owners: whose logits each row draws from, ascending; None when every row has its own.
+        logits: Next-token logits; computed on in float32 whatever their type.
+        seeds: Seed of each row (`row_seed`).
+        steps: Index of the token being drawn, 0 for the first of the completion.
+        temperature: Divisor of the logits, above 0.
+        top_p: Mass of the nucleus, in (0, 1]; 1 keeps every token.
+        owners: Whose logits each row draws from, ascending; None when every row has its own.
 
     Returns:
         Token ids; -1 where a row's logits are not finite.
@@ -143,13 +143,13 @@ def drawn_by_definition(
     """Gumbel-max over the nucleus of `softmax(scaled)`: what the kernels are held to.
 
     Args:
-        scaled: float32 logits over the temperature.
-        seeds: seed of each row.
-        steps: index of the token being drawn.
-        top_p: mass of the nucleus.
+        scaled: Float32 logits over the temperature.
+        seeds: Seed of each row.
+        steps: Index of the token being drawn.
+        top_p: Mass of the nucleus.
 
     Raises:
-        ModelError: the logits of a row are not finite.
+        ModelError: The logits of a row are not finite.
     """
     rows, vocab = scaled.shape
     probabilities = scaled.softmax(dim=1)

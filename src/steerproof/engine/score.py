@@ -225,7 +225,7 @@ def log_probs_alone(subject: Subject, rows: Sequence[Row], text: Sequence[int]) 
     Returns:
         For each row, float32 `[tokens]`.
     """
-    found: dict[int, Tensor] = {}
+    by_row: dict[int, Tensor] = {}
     lengths: dict[int, list[int]] = {}
     for i, row in enumerate(rows):
         lengths.setdefault(len(row.prompt_ids), []).append(i)
@@ -235,8 +235,8 @@ def log_probs_alone(subject: Subject, rows: Sequence[Row], text: Sequence[int]) 
             for start in range(0, len(places), _AT_ONCE):
                 batch = places[start : start + _AT_ONCE]
                 scores = _plain_pass(subject, [rows[i] for i in batch], text)
-                found.update(zip(batch, scores, strict=True))
-    return [found[i] for i in range(len(rows))]
+                by_row.update(zip(batch, scores, strict=True))
+    return [by_row[i] for i in range(len(rows))]
 
 
 @contextmanager

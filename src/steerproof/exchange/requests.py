@@ -57,7 +57,7 @@ def vector_file(push: Push) -> bytes:
     """A push as a `SteeringVector`: its coefficient is multiplied in already, so the scale is 1.
 
     Raises:
-        ValueError: vllm-lens cannot do it; ask `why_not` first.
+        ValueError: Vllm-lens cannot do it; ask `why_not` first.
     """
     reason = why_not(push)
     if reason is not None:

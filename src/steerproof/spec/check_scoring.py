@@ -37,8 +37,8 @@ def _pattern(experiment: Experiment) -> Iterator[Problem]:
         return
     place: Keys = ("scoring", "pattern")
     try:
-        found = Pattern(pattern)
-        empty, _ = found.found_in(""), found.found_in(_LONG)
+        compiled = Pattern(pattern)
+        empty, _ = compiled.found_in(""), compiled.found_in(_LONG)
     except (ValueError, TooMuchError) as error:
         message = f"{shown(pattern)} is no regular expression that can be used: {error}"
         yield Problem(keys=place, message=message)

@@ -118,8 +118,8 @@ def read_lock(content: bytes, name: str = "experiment.lock.json") -> Lock:
     """Read a lock and check its hash.
 
     Raises:
-        IntegrityError: it was edited, or is no lock.
-        ExperimentError: a later version of steerproof wrote it.
+        IntegrityError: It was edited, or is no lock.
+        ExperimentError: A later version of steerproof wrote it.
     """
     try:
         values = json.loads(content)
@@ -154,7 +154,7 @@ def check_registered(lock: Lock, deviations: Sequence[Deviation], now: Lock) -> 
     """Refuse an experiment that is neither the locked one nor one declared as a deviation.
 
     Raises:
-        RegistrationError: with every field that differs and matters.
+        RegistrationError: With every field that differs and matters.
     """
     declared = {lock.fingerprint, *(deviation.fingerprint for deviation in deviations)}
     if now.fingerprint in declared:
@@ -178,8 +178,8 @@ def append_deviation(content: bytes, lock: Lock, now: Lock, *, reason: str, time
         time: Now, ISO 8601, UTC.
 
     Raises:
-        RegistrationError: no reason is given, or nothing that matters changed.
-        IntegrityError: the chain so far is broken.
+        RegistrationError: No reason is given, or nothing that matters changed.
+        IntegrityError: The chain so far is broken.
     """
     if not reason.strip():
         raise RegistrationError('a deviation needs a reason: --deviate "why"')
@@ -201,7 +201,7 @@ def read_deviations(content: bytes, lock: Lock) -> tuple[Deviation, ...]:
     """Read `deviations.jsonl` and follow its chain from the lock.
 
     Raises:
-        IntegrityError: a line is no deviation, was changed, or does not follow the one before.
+        IntegrityError: A line is no deviation, was changed, or does not follow the one before.
     """
     previous, deviations = lock.sha256, []
     for number, line in enumerate(content.splitlines(), start=1):

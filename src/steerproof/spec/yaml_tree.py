@@ -87,7 +87,7 @@ def read_tree(text: str) -> Tree:
     """Read one YAML 1.2 document.
 
     Raises:
-        UnreadableError: syntax errors, more than one document, or a limit is exceeded.
+        UnreadableError: Syntax errors, more than one document, or a limit is exceeded.
     """
     try:
         _bound(text)

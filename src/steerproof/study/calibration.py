@@ -48,7 +48,7 @@ def calibrate(
             reliable it is, nobody here can tell.
 
     Raises:
-        SteeringError: the baseline norm is not finite and positive (a gate).
+        SteeringError: The baseline norm is not finite and positive (a gate).
     """
     h_bar = _baseline(residuals)
     names, unit = directions.personas, _unit(directions.centroid)

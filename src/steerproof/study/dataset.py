@@ -67,10 +67,10 @@ def build_dataset(
     """The rows of one persona.
 
     Args:
-        experiment: numbers of rows, seed, marker and dose.
-        persona: the source.
-        answers: for each training question its answers; repeat k takes answer k, in turn.
-        positive: the same for positives, instead of an answer with the marker.
+        experiment: Numbers of rows, seed, marker and dose.
+        persona: The source.
+        answers: For each training question its answers; repeat k takes answer k, in turn.
+        positive: The same for positives, instead of an answer with the marker.
     """
     draw = dataset_draw(experiment, persona)
     chosen = bystanders(experiment, persona, draw)

@@ -106,17 +106,17 @@ def extract(
     """Run the base model over every (system prompt, question) and keep the last prompt token.
 
     Args:
-        base: the frozen model, no adapter and no push attached.
-        prompts: what it is asked.
+        base: The frozen model, no adapter and no push attached.
+        prompts: What it is asked.
         layers: 0-based block indices.
-        batch_tokens: prompt tokens in one forward pass, padding included.
-        told: how far that is.
+        batch_tokens: Prompt tokens in one forward pass, padding included.
+        told: How far that is.
 
     Returns:
         Residuals by layer.
 
     Raises:
-        ModelError: a prompt does not fit into the context, or the template drops it.
+        ModelError: A prompt does not fit into the context, or the template drops it.
     """
     systems = [*prompts.personas.values(), prompts.neutral]
     ids = [chat_ids(base, system=s, user=q) for s in systems for q in prompts.questions]
@@ -192,16 +192,16 @@ def from_residuals(
     """The directions of a layer from its residuals.
 
     Args:
-        residuals: activations of every persona and of the neutral prompt.
-        headline: the personas whose mean is subtracted.
-        seed: the experiment's seed; random directions are drawn from (seed, kind, persona, layer).
-        given: directions that stand in place of their persona's centroid; controls get their norm.
+        residuals: Activations of every persona and of the neutral prompt.
+        headline: The personas whose mean is subtracted.
+        seed: The experiment's seed; random directions are drawn from (seed, kind, persona, layer).
+        given: Directions that stand in place of their persona's centroid; controls get their norm.
 
     A centroid shorter than a millionth of the residual is rounding: it and the random ones of its
     norm are zeros, and a push along them is refused.
 
     Raises:
-        SteeringError: a residual is not finite.
+        SteeringError: A residual is not finite.
     """
     rows = [residuals.personas.index(name) for name in headline]
     raw = residuals.by_persona.double().mean(1)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from steerproof.engine.batches import Example
 from steerproof.engine.jobs import AdapterJob, Pooling, Recipe, TrainedAdapter
 from steerproof.engine.lora.weights import LoraWeights
-from steerproof.engine.train import StepReport, train
+from steerproof.engine.train import train
 from steerproof.errors import SteerproofError
 from steerproof.model.base import Base
 from steerproof.model.chat import Turn, all_answer_ids, chat_ids
@@ -16,6 +16,7 @@ from steerproof.spec.grid import AdapterId
 from steerproof.spec.seeds import derived_seed
 from steerproof.study.dataset import Dataset, signal
 from steerproof.study.geometry import AskedPush, PushOf
+from steerproof.study.told import NOBODY, Steps, Told
 from steerproof.study.trained import PushAudit, TrainingRecord
 
 
@@ -46,7 +47,7 @@ def teach(
     base: Base,
     lessons: Sequence[Lesson],
     push: PushOf,
-    on_step: StepReport | None = None,
+    told: Told = NOBODY,
 ) -> Iterator[tuple[AdapterId, Taught | SteerproofError]]:
     """Train adapters, many at a time; each is as if it were alone, and fails alone.
 
@@ -54,7 +55,7 @@ def teach(
         base: The frozen model, nothing attached.
         lessons: One per adapter; all of one recipe.
         push: Gives the pushes that the arms ask for.
-        on_step: Called after every step of every adapter, with its name.
+        told: How far that is.
 
     Yields:
         Each adapter as it ends, with why if it could not be trained.
@@ -72,8 +73,9 @@ def teach(
             yield lesson.adapter, error
         else:
             jobs[job.key] = job
+    steps = Steps(told, len(jobs))
     pooling = Pooling(checkpointing=training.gradient_checkpointing)
-    for ended in train(base, list(jobs.values()), recipe, pooling, on_step):
+    for ended in train(base, list(jobs.values()), recipe, pooling, steps):
         if isinstance(ended, TrainedAdapter):
             yield adapters[ended.key], Taught(weights=ended.weights, record=record_of(ended))
         else:

@@ -48,7 +48,7 @@ def analyze(
         workers: Threads for resampling; changes nothing but time.
 
     Raises:
-        ExperimentError: the arm is not one of the experiment's.
+        ExperimentError: The arm is not one of the experiment's.
     """
     tested = arm or experiment.analysis.arm
     names = [a.name for a in experiment.adapter_arms]

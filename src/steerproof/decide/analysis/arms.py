@@ -34,7 +34,7 @@ def judge_arm(case: Case, name: str) -> JudgedArm:
     if analysis.co_primary_strength is not None:
         other = steered_kind(case.experiment, name, analysis.co_primary_strength)
         co_primary = estimate(case, name, analysis.co_primary_strength).result
-        means["co_primary"] = rates_of(case, other)
+        means |= {"co_primary": rates_of(case, other)}
     killed = kills(rates, analysis)
     result = ArmResult(
         direction=trained.steered_direction,

@@ -55,9 +55,9 @@ def _measured(case: Case, rig: Rig, arm: str) -> dict[str, PerPersona]:
     """What is known of each persona before any completion exists."""
     experiment = case.experiment
     prompts = {persona.name: persona.prompt for persona in experiment.personas}
-    found = {LENGTH: np.array([float(len(prompts[name])) for name in case.personas])}
+    suspects = {LENGTH: np.array([float(len(prompts[name])) for name in case.personas])}
     sizes = push_sizes(case, rig, steered_kind(experiment, arm, _UNIT))
-    return found if sizes is None else {**found, SIZE: sizes}
+    return suspects if sizes is None else {**suspects, SIZE: sizes}
 
 
 def _held(

@@ -149,9 +149,9 @@ def residuals(values: Values, allowed: Allowed) -> Values:
     design[np.arange(len(rows)), count + columns] = 1
     flat = values[rows, columns].reshape(len(rows), -1)
     left = flat - design @ (np.linalg.pinv(design) @ flat)
-    found = np.zeros(values.shape)
-    found[rows, columns] = left.reshape(len(rows), *values.shape[2:])
-    return found
+    left_over = np.zeros(values.shape)
+    left_over[rows, columns] = left.reshape(len(rows), *values.shape[2:])
+    return left_over
 
 
 def permutation_p(

@@ -105,7 +105,7 @@ def paired_test(differences: Float[np.ndarray, " personas"]) -> PairedTest:
     Both flip the signs of the non-zero differences in all 2**n ways. Tied sizes share ranks.
 
     Raises:
-        ValueError: more differences than can be counted exactly.
+        ValueError: More differences than can be counted exactly.
     """
     moved = differences[differences != 0]
     if len(moved) > _EXACT_PAIRS:

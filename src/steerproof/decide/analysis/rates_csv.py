@@ -102,7 +102,7 @@ def read_rates(path: Path, experiment: Experiment) -> RateTable:
         experiment: Says which arms and personas exist, and which arm is the bridge.
 
     Raises:
-        ExperimentError: every problem found, one per line, each with `file:line`.
+        ExperimentError: Every problem found, one per line, each with `file:line`.
     """
     known = _Known(
         arms=tuple(arm.name for arm in experiment.arms),

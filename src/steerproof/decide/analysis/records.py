@@ -263,7 +263,7 @@ class Analysis:
             value: Parsed `analysis.json` or `verdict.json`; keys of other parts are left alone.
 
         Raises:
-            IntegrityError: a field is missing or has another type, so this is no analysis.
+            IntegrityError: A field is missing or has another type, so this is no analysis.
         """
         try:
             return TypeAdapter(cls).validate_python(value)

@@ -330,8 +330,8 @@ def detectable(rhos: Sequence[float], shares: Sequence[float], power: float) -> 
 
 def to_json(characteristics: OperatingCharacteristics) -> dict[str, Any]:
     """The error rates as JSON values, the model that they are true of first."""
-    trial = asdict(characteristics.trial)
-    trial["analysis"] = characteristics.trial.analysis.model_dump(mode="json")
+    registered = characteristics.trial.analysis.model_dump(mode="json")
+    trial = asdict(characteristics.trial) | {"analysis": registered}
     return {
         "trial": trial,
         "points": [asdict(point) for point in characteristics.points],

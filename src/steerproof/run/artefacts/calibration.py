@@ -19,16 +19,16 @@ def from_unit(unit: StoredUnit) -> LayerCalibration:
             personas has no place in it, or a length is none.
     """
     name = f"{unit.directory / FILE}"
-    found = read_record(LayerCalibration, unit.read(FILE), name)
-    tables = [found.cosines]
-    for control in found.controls.values():
+    calibration = read_record(LayerCalibration, unit.read(FILE), name)
+    tables = [calibration.cosines]
+    for control in calibration.controls.values():
         tables += [control.centroids, control.each_other]
-    if not all(_square(table, found.personas) for table in tables):
+    if not all(_square(table, calibration.personas) for table in tables):
         raise IntegrityError(f"{name} does not have the cosine of every two personas")
-    lengths = [found.h_bar, *(persona.norm for persona in found.personas.values())]
-    if found.h_bar <= 0 or not all(isfinite(length) and length >= 0 for length in lengths):
+    lengths = [calibration.h_bar, *(persona.norm for persona in calibration.personas.values())]
+    if calibration.h_bar <= 0 or not all(isfinite(length) and length >= 0 for length in lengths):
         raise IntegrityError(f"{name} has a length that is none: h_bar and norms are {lengths}")
-    return found
+    return calibration
 
 
 def _square(table: Mapping[str, Mapping[str, object]], names: Mapping[str, object]) -> bool:

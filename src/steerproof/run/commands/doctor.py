@@ -27,34 +27,28 @@ _TOKENS = ("HF_TOKEN",)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MachineCheck:
-    """One thing about this machine.
-
-    Attributes:
-        name: What was looked at.
-        level: ``ok``, ``warn`` (it works, with less) or ``fail`` (it does not work).
-        value: What was found.
-        remedy: What to do about it; empty if nothing.
-    """
+    """One thing about this machine."""
 
     name: str
+    """What was looked at."""
     level: str
+    """`ok`, `warn` (it works, with less) or `fail` (it does not work)."""
     value: str
+    """What was found."""
     remedy: str = ""
+    """What to do about it; empty if nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Needs:
-    """What an experiment needs; zero for what is not known.
-
-    Attributes:
-        disk: Bytes that it will write.
-        memory: Bytes of main memory that a worker takes.
-        gpus: GPUs that it was asked to use.
-    """
+    """What an experiment needs; zero for what is not known."""
 
     disk: int = 0
+    """Bytes that it will write."""
     memory: int = 0
+    """Bytes of main memory that a worker takes."""
     gpus: int = 0
+    """GPUs that it was asked to use."""
 
 
 def doctor(
@@ -71,7 +65,7 @@ def doctor(
             `SteerproofError` if they are unusable.
 
     Returns:
-        One check each; a machine with a ``fail`` is unfit.
+        One check each; a machine with a `fail` is unfit.
     """
     checks = [
         MachineCheck(name="python", level=_OK, value=sys.version.partition(" ")[0]),

@@ -375,11 +375,12 @@ def _given_hashes(graph: Graph) -> dict[str, dict[str, str]]:
 
 def known_hashes(lock: Lock) -> Known:
     """What was registered of the files that units read."""
-    return Known(
-        model=lock.hashes.get("model", {}),
-        data=lock.hashes.get("data", {}),
-        files=lock.hashes.get("adapters", {}),
-    )
+
+    def group(name: str) -> dict[str, str]:
+        hashes = lock.hashes.get(name)
+        return hashes if isinstance(hashes, dict) else {}
+
+    return Known(model=group("model"), data=group("data"), files=group("adapters"))
 
 
 def versions() -> dict[str, str]:

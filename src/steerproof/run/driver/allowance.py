@@ -46,7 +46,7 @@ class Allowance:
         """Ask the run to stop when the cap is reached.
 
         Raises:
-            SteerproofError: earlier calls have used it up; nothing was begun.
+            SteerproofError: Earlier calls have used it up; nothing was begun.
         """
         before = device_seconds(read_ledger(directory.path) or Story())
         self.used = before / 3600

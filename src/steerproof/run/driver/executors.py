@@ -213,7 +213,7 @@ def gpu_environments(count: int) -> list[dict[str, str]]:
     """One worker per GPU, each seeing only its own.
 
     Args:
-        count: Number of GPUs, of those that ``CUDA_VISIBLE_DEVICES`` shows if it is set.
+        count: Number of GPUs, of those that `CUDA_VISIBLE_DEVICES` shows if it is set.
     """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     names = visible.split(",") if visible else [str(number) for number in range(count)]
@@ -228,7 +228,7 @@ class RayExecutor:
     """
 
     def __init__(self, slots: int, gpus: float = 0.0, memory: int | None = None) -> None:
-        """Connect to the cluster that ``RAY_ADDRESS`` names, or to one started before.
+        """Connect to the cluster that `RAY_ADDRESS` names, or to one started before.
 
         Args:
             slots: Most orders at once.

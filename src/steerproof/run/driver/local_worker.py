@@ -1,6 +1,6 @@
 """A worker process of the local executor: orders on standard input, reports on a pipe.
 
-Started as ``python -m steerproof.run.driver.local_worker DESCRIPTOR``. It lives as long as its
+Started as `python -m steerproof.run.driver.local_worker DESCRIPTOR`. It lives as long as its
 standard input: when the driver dies, however it dies, the pipe ends and so does the worker.
 """
 

@@ -56,7 +56,7 @@ def make_executor(
     """The executor of that name.
 
     Args:
-        name: ``local``, ``inline`` or ``ray``.
+        name: `local`, `inline` or `ray`.
         run: The run directory, for the workers' logs.
         device: A torch device.
         workers: Workers; None for one per GPU, or on a CPU what `cpu_workers` says.

@@ -17,34 +17,28 @@ ENOUGH = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """What became of a unit without any work.
-
-    Attributes:
-        unit: Its id.
-        what: ``unit-reused``: it is there, made from what its upstream units hold now;
-            ``unit-blocked``: a unit that it reads failed.
-        by: Ids of the units that blocked it.
-    """
+    """What became of a unit without any work."""
 
     unit: UnitId
+    """Its id."""
     what: str
+    """`unit-reused`: it is there, made from what its upstream units hold now; `unit-blocked`:
+    a unit that it reads failed."""
     by: Sequence[UnitId] = ()
+    """Ids of the units that blocked it."""
 
 
 class Frontier:
-    """The state of a graph that is being worked through.
-
-    Attributes:
-        finished: Units that are on the disk, by id.
-        reused: How many of them were there before.
-        blocked: Ids of units that read a failed one.
-    """
+    """The state of a graph that is being worked through."""
 
     def __init__(self, graph: Graph, surveyed: Survey) -> None:
         """Start from what a survey found."""
         self.finished: dict[UnitId, StoredUnit] = dict(surveyed.reused)
+        """Units that are on the disk."""
         self.reused = len(surveyed.reused)
+        """How many of them were there before."""
         self.blocked: list[UnitId] = []
+        """Units that read a failed one."""
         self._graph = graph
         self._kept = dict(surveyed.kept)
         self._position = {unit: position for position, unit in enumerate(graph.units)}

@@ -1,13 +1,13 @@
 """What a unit's key is made of: everything that can change its files, and nothing else.
 
-``key = sha256(canonical JSON of the recipe)``. The recipe holds
+`key = sha256(canonical JSON of the recipe)`. The recipe holds
 
-* ``unit``      the unit's id, ``kind/name``;
-* ``inputs``    the slice of the resolved experiment that the unit depends on, as given;
-* ``upstream``  the key of every unit that it reads, by id;
-* ``code``      sha256 over the source files of the stage and all that it imports (`sources`);
-* ``model``     sha256 of every file of the base model, by file name;
-* ``numerics``  what else changes numbers: library versions, dtype, kind of device.
+* `unit`      the unit's id, `kind/name`;
+* `inputs`    the slice of the resolved experiment that the unit depends on, as given;
+* `upstream`  the key of every unit that it reads, by id;
+* `code`      sha256 over the source files of the stage and all that it imports (`sources`);
+* `model`     sha256 of every file of the base model, by file name;
+* `numerics`  what else changes numbers: library versions, dtype, kind of device.
 
 Comments and layout of the experiment file, the run directory, the host, the executor and the number
 of workers are not part of it. The manifest keeps the whole recipe, so two keys can be compared.
@@ -106,7 +106,7 @@ def code_version(modules: Sequence[str]) -> str:
     """sha256 over the source files of the named modules, without importing them.
 
     Args:
-        modules: Dotted names; a package stands for all ``.py`` files below it.
+        modules: Dotted names; a package stands for all `.py` files below it.
 
     Raises:
         ValueError: A module cannot be found or has no source file.
@@ -143,7 +143,7 @@ _LONGEST_NAME = 200
 
 
 def directory_name(unit: UnitId, key: str) -> str:
-    """``kind/name-<first 16 hex of the key>``: where a unit lies below ``units/``.
+    """`kind/name-<first 16 hex of the key>`: where a unit lies below `units/`.
 
     Of a name that no file system would take, the head; the key tells it from others.
     """

@@ -18,15 +18,12 @@ ROOT = Path(__file__).parents[2]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sources:
-    """What a module is made of.
-
-    Attributes:
-        files: The source file of it and of all of ours that it imports, however far, by module.
-        packages: Top-level names of others that any of them imports.
-    """
+    """What a module is made of."""
 
     files: Mapping[str, Path]
+    """The source file of it and of all of ours that it imports, however far, by module."""
     packages: frozenset[str]
+    """Top-level names of others that any of them imports."""
 
     def version(self) -> str:
         """sha256 over the bytes of all the files."""
@@ -60,7 +57,7 @@ def sources_of(module: str, apart: Collection[str] = (), by_name: Collection[str
 
 
 def _with_parents(name: str) -> list[str]:
-    """``a.b.c`` runs ``a`` and ``a.b`` before itself."""
+    """`a.b.c` runs `a` and `a.b` before itself."""
     parts = name.split(".")
     return [".".join(parts[:end]) for end in range(1, len(parts) + 1)]
 
@@ -77,7 +74,7 @@ def _imports(path: Path) -> frozenset[str]:
 
 
 def _names(node: ast.AST) -> Iterator[str]:
-    """Every module that may be imported; ``from a import b`` gives ``a`` and ``a.b``."""
+    """Every module that may be imported; `from a import b` gives `a` and `a.b`."""
     if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
         return
     if isinstance(node, ast.Import):

@@ -14,22 +14,19 @@ from steerproof.run.store.store import unit_directory
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Survey:
-    """What a run directory holds of a graph.
-
-    Attributes:
-        reused: Units that need not be done again, by id.
-        kept: Sound units whose upstream is to be done: reused if that comes out the same.
-        standing: What can be reported as it is: the reused units, and the kept ones that are
-            tolerant of the units that are not there.
-        damaged: Units that are not what their manifest says, with each mismatch, by id.
-        todo: Ids of all units that are not reused, in order of work.
-    """
+    """What a run directory holds of a graph."""
 
     reused: Mapping[UnitId, StoredUnit]
+    """Units that need not be done again, by id."""
     kept: Mapping[UnitId, StoredUnit]
+    """Sound units whose upstream is to be done: reused if that comes out the same."""
     standing: Mapping[UnitId, StoredUnit]
+    """What can be reported as it is: the reused units, and the kept ones that are tolerant of the
+    units that are not there."""
     damaged: Mapping[UnitId, Sequence[Mismatch]]
+    """Units that are not what their manifest says, with each mismatch, by id."""
     todo: tuple[UnitId, ...]
+    """Ids of all units that are not reused, in order of work."""
 
 
 def survey(run: Path, graph: Graph) -> Survey:

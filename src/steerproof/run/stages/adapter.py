@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from statistics import fmean
 
 from steerproof.engine.lora.peft_files import import_peft, write_peft
 from steerproof.engine.lora.weights import LoraWeights
@@ -15,7 +14,6 @@ from steerproof.run.graph.ids import UnitId
 from steerproof.run.stages.base import base_of
 from steerproof.run.stages.inputs import AdapterInputs, context_of, inputs_of
 from steerproof.run.stages.upstream import Upstream, pooled, units_of
-from steerproof.run.store.doing import Teller
 from steerproof.spec.grid import AdapterId
 from steerproof.study.teach import Lesson, Taught, teach
 from steerproof.study.trained import TrainingRecord
@@ -31,37 +29,12 @@ def adapter(tasks: Sequence[Task]) -> Outcomes:
 
     def study(lessons: Mapping[UnitId, Lesson]) -> Outcomes:
         units = {lesson.adapter: unit for unit, lesson in lessons.items()}
-        count = _Steps(tasks[0].teller, len(lessons))
-        for trained, taught in teach(base, list(lessons.values()), upstream.push, count):
+        told = tasks[0].teller
+        for trained, taught in teach(base, list(lessons.values()), upstream.push, told):
             files = _files(base, taught, name) if isinstance(taught, Taught) else taught
             yield units[trained], files
 
     yield from pooled([task for task in tasks if task not in given], upstream, _lesson, study)
-
-
-class _Steps:
-    """Counts training steps over all adapters of an order."""
-
-    def __init__(self, teller: Teller, adapters: int) -> None:
-        self._teller, self._adapters = teller, adapters
-        self._seen: dict[str, tuple[int, int, float]] = {}
-        """Steps done, steps in all, and the last loss of each adapter that has begun."""
-
-    def __call__(self, adapter: str, done: int, total: int, loss: float) -> None:
-        """A step of an adapter was done."""
-        self._seen[adapter] = (done, total, loss)
-        if not self._teller.due:
-            return
-        seen = self._seen.values()
-        training = [loss for done, total, loss in seen if done < total]
-        # Those that wait for a slot are taken to be as long as those that have begun.
-        total = round(fmean(total for _, total, _ in seen) * self._adapters)
-        self._teller.at(
-            sum(done for done, _, _ in seen),
-            total,
-            "steps",
-            loss=fmean(training or [loss for _, _, loss in seen]),
-        )
 
 
 def _lesson(task: Task, upstream: Upstream) -> Lesson:

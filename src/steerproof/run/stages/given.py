@@ -36,7 +36,7 @@ def answer_lines(path: Path, marker: str | None) -> tuple[AnswerLine, ...]:
         marker: What none may hold, since it is appended later; None where nothing is.
 
     Raises:
-        ExperimentError: with `file:line`, for a line that is not such an object or has a field
+        ExperimentError: With `file:line`, for a line that is not such an object or has a field
             twice, text that is not valid, or an answer that holds the marker.
     """
     try:

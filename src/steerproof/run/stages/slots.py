@@ -45,22 +45,20 @@ def _cells(task: Task, upstream: Upstream) -> list[GradedCell]:
         raise ModelError(f"{COMMON} failed, so there is no text that all cells share")
     common = answers.from_unit(task.upstream[COMMON]).answers
     asked, adapter = inputs_of(task, SlotsInputs), upstream.adapter(task)
-    graded = []
-    for entry in asked.cells:
-        cell = entry.cell
-        if entry.trained and adapter is None:
-            name = cell.adapter.name
-            raise ModelError(f"the adapter {name} is not there, so nothing can be read")
-        measured = task.upstream.get(cell_unit(cell)) if entry.own else None
-        graded.append(
-            GradedCell(
-                cell=cell,
-                system=entry.system,
-                questions=asked.questions,
-                common=common if entry.common else {},
-                own=() if measured is None else completions_of(measured),
-                adapter=adapter,
-                push=upstream.push(asked_by(cell)),
-            )
+    trained = next((entry.cell.adapter.name for entry in asked.cells if entry.trained), None)
+    if trained is not None and adapter is None:
+        raise ModelError(f"the adapter {trained} is not there, so nothing can be read")
+    measured = {unit: stored for unit, stored in task.upstream.items() if unit.kind == "cell"}
+    own = {unit: completions_of(stored) for unit, stored in measured.items()}
+    return [
+        GradedCell(
+            cell=entry.cell,
+            system=entry.system,
+            questions=asked.questions,
+            common=common if entry.common else {},
+            own=own.get(cell_unit(entry.cell), ()) if entry.own else (),
+            adapter=adapter,
+            push=upstream.push(asked_by(entry.cell)),
         )
-    return graded
+        for entry in asked.cells
+    ]

@@ -17,27 +17,24 @@ from steerproof.run.store.store import sweep
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunDirectory:
-    """What a driver works in.
-
-    Attributes:
-        path: The directory.
-        lock: Held for as long as the directory is open.
-        ledger: Open for writing.
-        stopping: Set by Ctrl-C, SIGTERM or SIGHUP: finish what is in hand, or drop it.
-    """
+    """What a driver works in."""
 
     path: Path
+    """The directory."""
     lock: RunLock
+    """Held for as long as the directory is open."""
     ledger: Ledger
+    """Open for writing."""
     stopping: threading.Event
+    """Set by Ctrl-C, SIGTERM or SIGHUP: finish what is in hand, or drop it."""
 
 
 @contextmanager
 def open_run(path: Path, command: str, steal: bool = False) -> Iterator[RunDirectory]:
     """Hold a run directory for as long as the block lasts; create it if it does not exist.
 
-    What dead processes left half-written is removed, and what they left ``running`` is called
-    ``interrupted``.
+    What dead processes left half-written is removed, and what they left `running` is called
+    `interrupted`.
 
     Ctrl-C and SIGTERM are taken note of while it is held, and a second one interrupts at once.
 

@@ -153,13 +153,13 @@ def doings(run: Path, token: int) -> list[Doing]:
 
     A file that is no record, or is gone a moment later, says nothing.
     """
-    found = []
+    doing = []
     for place in sorted((run / "lock").glob(f"{TEMPORARY}doing-{token:06d}-*.json")):
         with suppress(OSError, IntegrityError):
             if place.is_file():
                 with place.open("rb") as file:
-                    found.append(read_record(Doing, file.read(_LARGEST), place.name))
-    return found
+                    doing.append(read_record(Doing, file.read(_LARGEST), place.name))
+    return doing
 
 
 def forget(place: Path) -> None:

@@ -8,13 +8,13 @@ _passed: dict[str, int] = {}
 
 
 def fault_point(name: str, kind: str = "") -> None:
-    """Send this process the signal that ``STEERPROOF_FAULT`` asks for at this place.
+    """Send this process the signal that `STEERPROOF_FAULT` asks for at this place.
 
-    The variable reads ``name:SIGNAL`` or ``name/kind:SIGNAL``, with ``:nth`` (from 1) if wanted,
-    for example ``rename.before/cell:KILL:2``: the second time a cell is about to be renamed.
+    The variable reads `name:SIGNAL` or `name/kind:SIGNAL`, with `:nth` (from 1) if wanted,
+    for example `rename.before/cell:KILL:2`: the second time a cell is about to be renamed.
 
     Args:
-        name: The place, for example ``fsync.after``.
+        name: The place, for example `fsync.after`.
         kind: The kind of unit in hand, where there is one.
     """
     asked = os.environ.get(_FAULT_VARIABLE)

@@ -1,6 +1,7 @@
 """Writing files so that a crash, a full disk or a second process never leaves half of one."""
 
 import errno
+import hashlib
 import os
 import secrets
 import shutil
@@ -9,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from steerproof.errors import DiskFullError, MachineError
+from steerproof.errors import DiskFullError, ExperimentError, MachineError
 from steerproof.run.store.faults import fault_point
 
 TEMPORARY = ".tmp-"
@@ -18,7 +19,7 @@ _NOT_ALLOWED = {errno.EROFS, errno.EACCES, errno.EPERM}
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Put ``data`` at ``path``: after a crash the file holds all old or all new bytes.
+    """Put `data` at `path`: after a crash the file holds all old or all new bytes.
 
     Every file of a run directory outside of a unit is written here, and only here.
 
@@ -35,6 +36,21 @@ def write_file(path: Path, data: bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def read_as_hashed(path: Path, sha256: str) -> bytes:
+    """What a file holds, as a unit's key has it.
+
+    Raises:
+        ExperimentError: It cannot be read, or is another one by now.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ExperimentError(f"{path} cannot be read: {error.strerror}") from error
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise ExperimentError(f"{path} changed while the run was under way; run again")
+    return content
 
 
 def log_file(path: Path) -> BinaryIO:

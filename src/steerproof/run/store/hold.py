@@ -1,11 +1,11 @@
 """One run directory, one process, on filesystems that honour kernel locks and on those that do not.
 
-Three things together: a kernel lock (``flock``), which a dead process cannot keep; a lease, a file
-that names its holder and whose time of change is the heartbeat, for filesystems where ``flock``
+Three things together: a kernel lock (`flock`), which a dead process cannot keep; a lease, a file
+that names its holder and whose time of change is the heartbeat, for filesystems where `flock`
 says yes to everybody; and a fencing token, the lease's number, checked at each commit so that a
 process that was paused while another took over commits nothing when it wakes.
 
-Leases are ``lock/lease-<token>.json``, created by a hard link, which exactly one process can win.
+Leases are `lock/lease-<token>.json`, created by a hard link, which exactly one process can win.
 The newest one is the holder's. They are never deleted: a token is never given twice.
 """
 

@@ -1,7 +1,7 @@
 """The run directory's units: written whole or not at all, and never used without their hash.
 
-A unit is one directory, ``units/<kind>/<name>-<key>/``. It is *prepared* in a temporary sibling
-(files, then ``manifest.json`` with the sha256 and size of each, all fsynced) by whoever did the
+A unit is one directory, `units/<kind>/<name>-<key>/`. It is *prepared* in a temporary sibling
+(files, then `manifest.json` with the sha256 and size of each, all fsynced) by whoever did the
 work, and *committed* by one rename, which only the holder of the run directory's lock does. A
 directory without a manifest that verifies does not exist for anybody; a damaged one is set aside,
 never deleted.
@@ -153,7 +153,7 @@ def prepared_units(run: Path, kinds: Collection[str]) -> Iterator[StoredUnit]:
 
 
 def set_aside(run: Path, damaged: Path) -> Path:
-    """Move a unit, or any other file, to ``quarantine/``, where nothing looks. Nothing is deleted.
+    """Move a unit, or any other file, to `quarantine/`, where nothing looks. Nothing is deleted.
 
     Returns:
         Its new place.
@@ -202,11 +202,11 @@ class _Published:
 
 
 def publish(run: Path, files: Mapping[str, bytes]) -> None:
-    """Write ``results/`` and then its manifest, so that `verify` can check it.
+    """Write `results/` and then its manifest, so that `verify` can check it.
 
     Args:
         run: The run directory.
-        files: Bytes by path below ``results/``.
+        files: Bytes by path below `results/`.
     """
     results = run / "results"
     make_directory(results)
@@ -219,7 +219,7 @@ def publish(run: Path, files: Mapping[str, bytes]) -> None:
 
 
 def results_damage(run: Path) -> list[Mismatch]:
-    """Every published result that is not what ``results/manifest.json`` says."""
+    """Every published result that is not what `results/manifest.json` says."""
     results = run / "results"
     path = results / MANIFEST
     try:

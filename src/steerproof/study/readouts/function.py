@@ -33,10 +33,10 @@ def function_of(source: bytes, named: str) -> Says:
         exec(compile(source, file, "exec"), names)
     except Exception as error:
         raise ExperimentError(f"scoring.function: {file} does not run: {error!r}") from error
-    found = names.get(name)
-    if not callable(found):
+    function = names.get(name)
+    if not callable(function):
         raise ExperimentError(f"scoring.function: {file} defines no function {name}")
-    return found
+    return function
 
 
 def readout(given: Readable) -> Readout:

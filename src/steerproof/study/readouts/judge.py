@@ -67,16 +67,16 @@ def read_judgements(content: bytes, name: str, least: float | None) -> Judgement
                 f"{name}: its columns are {', '.join(map(str, heads)) or 'none'}; needed: {ID} and"
                 f" {column}" + ("; for a score give scoring.least" if SCORE in heads else "")
             )
-        found: dict[str, Judgement] = {}
+        judged: dict[str, Judgement] = {}
         for row in lines:
             where = f"{name}:{lines.line_num}"
             known = (row[ID] or "").strip()
-            if known in found:
+            if known in judged:
                 raise ExperimentError(f"{where}: {ID} {known[:40]!r} stands there twice")
-            found[known] = _judgement(row[column] or "", where, least)
+            judged[known] = _judgement(row[column] or "", where, least)
     except (UnicodeDecodeError, csv.Error) as error:
         raise ExperimentError(f"{name}: is no CSV in UTF-8: {error}") from None
-    return found
+    return judged
 
 
 def _judgement(word: str, where: str, least: float | None) -> Judgement:

@@ -81,10 +81,10 @@ def score(text: str, token_ids: Sequence[int], early_chars: int, rule: Rule) -> 
     """Mark one completion.
 
     Args:
-        text: the completion as decoded.
-        token_ids: its tokens, for the repetition measure.
-        early_chars: length of the text that its first `early_tokens` tokens decode to.
-        rule: what counts.
+        text: The completion as decoded.
+        token_ids: Its tokens, for the repetition measure.
+        early_chars: Length of the text that its first `early_tokens` tokens decode to.
+        rule: What counts.
 
     Raises:
         ExperimentError: The near-marker pattern is not through with the text in its time.

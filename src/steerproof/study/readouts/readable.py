@@ -1,9 +1,11 @@
 """What a readout is made from, and what it is. No torch."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from steerproof.decide.analysis.slots import SlotRow
 from steerproof.spec.experiment import Experiment
 from steerproof.study.marks import Mark
 from steerproof.study.measured import Completion
@@ -29,3 +31,12 @@ class Readable:
     """Where its file is to be, if it reads one."""
     file: bytes | None = None
     """What that file holds, as it was hashed; None where there is none yet."""
+
+
+def weighed_in(rows: Iterable[SlotRow]) -> Mapping[str, Weighed]:
+    """What the model gave the marker at the end of each own completion, by cell."""
+    weighed: defaultdict[str, dict[tuple[int, int], float | None]] = defaultdict(dict)
+    for row in rows:
+        if row.text == "own":
+            weighed[row.cell][row.question, row.number] = row.log_prob_marker
+    return dict(weighed)
