@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from steerproof.codec import from_values
 from steerproof.decide.analysis.analyze import analyze
 from steerproof.decide.analysis.rates_csv import read_rates
 from steerproof.decide.analysis.records import Analysis, SignCheck, to_json
@@ -33,7 +34,7 @@ def test_an_analysis_is_that_of_earlier_versions():
 
 def test_an_analysis_of_an_earlier_version_is_read_and_written_as_it_was():
     text = GOLDEN.read_text(encoding="utf-8")
-    analysis = Analysis.from_json(json.loads(text))
+    analysis = from_values(Analysis, json.loads(text), "a")
     assert text_of(analysis) == text
     assert (analysis.verdict, analysis.outcome) == (Verdict.REFUTED, "sign_inverted")
     assert analysis.tested.kills["sign_inverted"].numbers == {"n_inverted": 10, "n": 10}
@@ -44,23 +45,23 @@ def test_an_analysis_with_every_part_comes_back_as_the_same_record():
     assert isinstance(analysis.controls.sign_check, SignCheck)
     assert analysis.geometry is not None
     assert analysis.tested.primary.distribution is not None
-    assert Analysis.from_json(json.loads(text_of(analysis))) == analysis
+    assert from_values(Analysis, json.loads(text_of(analysis)), "a") == analysis
 
 
 def test_what_stands_beside_the_analysis_in_verdict_json_is_left_alone():
     analysis = example.inputs().analysis
     published = {**to_json(analysis), "gates": [{"layer": 4}], "lock": "a1b2"}
-    assert Analysis.from_json(published) == analysis
+    assert from_values(Analysis, published, "verdict.json") == analysis
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"verdict": "PROBABLY"}, "not an analysis: verdict"),
-        ({"personas": None}, "not an analysis: personas"),
-        ({"arms": {"A": {}}}, "not an analysis: arms.A.direction"),
+        ({"verdict": "PROBABLY"}, "verdict.json is no Analysis: verdict"),
+        ({"personas": None}, "verdict.json is no Analysis: personas"),
+        ({"arms": {"A": {}}}, "verdict.json is no Analysis: arms.A.direction"),
     ],
 )
 def test_what_is_no_analysis_is_refused_with_the_place(change, message):
     with pytest.raises(IntegrityError, match=message):
-        Analysis.from_json({**to_json(example.inputs().analysis), **change})
+        from_values(Analysis, {**to_json(example.inputs().analysis), **change}, "verdict.json")

@@ -1,6 +1,5 @@
 """Every unit's files hold the record that was written, and are told apart from other files."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -218,7 +217,7 @@ def test_an_analysis_its_answers_and_its_gates_come_back(tmp_path: Path) -> None
         split_half={"villain": 0.9},
     )
     written = Path(__file__).parents[1] / "data" / "issue267_analysis.json"
-    whole = Analysis.from_json(json.loads(written.read_bytes()))
+    whole = read_record(Analysis, written.read_bytes(), written.name)
     experiment = load_experiment("published-267").experiment
     table = read_rates(written.with_name("issue267_rates.csv"), experiment)
     answers = answer(table, experiment, whole)

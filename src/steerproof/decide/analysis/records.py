@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 import numpy as np
-from pydantic import BeforeValidator, TypeAdapter, ValidationError
+from pydantic import BeforeValidator
 
 from steerproof.codec import plain
 from steerproof.decide.analysis.rule import Verdict
-from steerproof.errors import IntegrityError
 
 Bounds = tuple[float, float]
 
@@ -254,23 +253,6 @@ class Analysis:
     def tested(self) -> ArmResult:
         """The arm that the verdict is about."""
         return self.arms[self.arm]
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> "Analysis":
-        """The record that `to_json` wrote, typed again.
-
-        Args:
-            value: Parsed `analysis.json` or `verdict.json`; keys of other parts are left alone.
-
-        Raises:
-            IntegrityError: A field is missing or has another type, so this is no analysis.
-        """
-        try:
-            return TypeAdapter(cls).validate_python(value)
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(key) for key in first["loc"])
-            raise IntegrityError(f"not an analysis: {where}: {first['msg']}") from error
 
 
 def to_json(analysis: Analysis) -> dict[str, Any]:

@@ -45,7 +45,7 @@ def to_files(
         for name, kind in _COLUMNS.items()
     }
     if any(mark.value is not None for mark in rows):
-        columns["value"] = pa.array([mark.value for mark in rows], pa.float64())
+        columns |= {"value": pa.array([mark.value for mark in rows], pa.float64())}
     table = pa.table({"cell": pa.array(names, pa.string()), **columns})
     files = {FILE: table_bytes(table), RATES: format_rates(list(rates)).encode()}
     return files if not unread else {**files, UNREAD: json_bytes(unread)}
