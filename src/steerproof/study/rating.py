@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from steerproof.decide.analysis.rates import RateRow
 from steerproof.errors import IntegrityError
@@ -13,6 +13,7 @@ from steerproof.study.measured import MeasuredCell
 from steerproof.study.readouts.readable import Readout
 
 
+@runtime_checkable
 class CellsTold(Protocol):
     """Is told how many cells are marked, as `told.Told`, which knows the engine."""
 
