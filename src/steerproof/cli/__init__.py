@@ -355,23 +355,7 @@ app.command("add-user")(boarding.add_user)
 app.command("remove-user")(boarding.remove_user)
 
 
-@app.command(add_help_option=False, context_settings={"ignore_unknown_options": True})
-def bench(arguments: Annotated[list[str] | None, typer.Argument()] = None) -> None:
-    """Ours against named peers; from a checkout alone.
-
-    Generation, training or statistics.
-    """
-    place = Path(__file__).parents[3] / "benchmarks"
-    if not (place / "steerproof_bench").is_dir():
-        raise SteerproofError(
-            "the benchmarks are not part of the installed package; get the source tree of"
-            f" steerproof {steerproof.__version__}, run `make` in it, then"
-            " `.venv/bin/steerproof bench` there"
-        )
-    if str(place) not in sys.path:
-        sys.path.append(str(place))
-    command = typer.main.get_command(importlib.import_module("steerproof_bench.command").app)
-    command.main(arguments or [], prog_name="steerproof bench", standalone_mode=False)
+app.command(add_help_option=False, context_settings={"ignore_unknown_options": True})(before.bench)
 
 
 @app.command()

@@ -1,14 +1,17 @@
-"""`doctor` and `power`: whether this machine, and this design, will do."""
+"""`doctor`, `power`, `bench`: whether this machine, and this design, will do, and how fast."""
 
+import importlib
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+import steerproof
 from steerproof import tables
 from steerproof.cli import waiting
 from steerproof.cli.output import Device, Json, Source, Where, say
-from steerproof.errors import MachineError
+from steerproof.errors import MachineError, SteerproofError
 
 
 def doctor(
@@ -54,3 +57,21 @@ def power(
     asked = load_experiment(experiment).experiment
     characteristics = operating_characteristics(trial_of(asked, simulations=simulations))
     say(to_json(characteristics), as_json, lambda: tables.power_table(characteristics))
+
+
+def bench(arguments: Annotated[list[str] | None, typer.Argument()] = None) -> None:
+    """Ours against named peers; from a checkout alone.
+
+    Generation, training or statistics.
+    """
+    place = Path(__file__).parents[3] / "benchmarks"
+    if not (place / "steerproof_bench").is_dir():
+        raise SteerproofError(
+            "the benchmarks are not part of the installed package; get the source tree of"
+            f" steerproof {steerproof.__version__}, run `make` in it, then"
+            " `.venv/bin/steerproof bench` there"
+        )
+    if str(place) not in sys.path:
+        sys.path.append(str(place))
+    command = typer.main.get_command(importlib.import_module("steerproof_bench.command").app)
+    command.main(arguments or [], prog_name="steerproof bench", standalone_mode=False)
