@@ -4,7 +4,6 @@ People read standard output; progress and errors go to standard error; `--json` 
 """
 
 import atexit
-import importlib
 import os
 import signal
 import sys
