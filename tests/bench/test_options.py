@@ -67,7 +67,9 @@ def test_the_help_names_every_benchmark():
 
 
 def test_outside_a_checkout_the_command_says_how_to_get_the_benchmarks(monkeypatch, tmp_path):
-    monkeypatch.setattr("steerproof.cli.__file__", str(tmp_path / "a" / "b" / "c" / "__init__.py"))
+    monkeypatch.setattr(
+        "steerproof.cli.before.__file__", str(tmp_path / "a" / "b" / "c" / "before.py")
+    )
     done = CliRunner().invoke(app, ["bench", "statistics"])
     assert isinstance(done.exception, SteerproofError)
     assert done.exception.exit_code == 2

@@ -141,6 +141,7 @@ AS_NOBODY = """
 import os, sys
 from pathlib import Path
 from steerproof.board import runs
+from steerproof.study.readouts import marker  # Python itself may be where nobody may read.
 
 root = Path(sys.argv[1])
 os.chdir(root)

@@ -125,7 +125,7 @@ def test_other_prompts_are_all_but_the_own_one_with_the_neutral_among_them():
                 cells[cell] = counted(kind, 0.10 if i < 5 else 0.20, questions=True)
     given = case_of(RateTable(cells=cells), ten_personas(AnalysisSettings(iterations=200)))
     (gate,) = (g for g in deciding(given, Rig(), "A").decides.gates if g.name == "installed")
-    assert gate.numbers["prompts"] == 4
+    assert gate.numbers.prompts == 4
     few, many = (0.30 + 2 * 0.10) / 3, (0.30 + 3 * 0.10) / 4  # p0 to p2 have two others here
     higher = (0.30 + 3 * 0.20) / 4
-    assert gate.numbers["others"] == pytest.approx((3 * few + 2 * many + 5 * higher) / 10)
+    assert gate.numbers.others == pytest.approx((3 * few + 2 * many + 5 * higher) / 10)

@@ -72,7 +72,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Experiment, dict, Pat
     return experiment, recorded(session.run), session.run
 
 
-def told(base: object, experiment: Experiment, count: int) -> Answers:
+def told(base: object, experiment: Experiment, count: int, teller: object = None) -> Answers:
     """The common answers, given."""
     texts = ("It is so.",) * count
     return Answers(answers=dict.fromkeys(experiment.questions.evaluation, texts), redrawn=0)

@@ -88,6 +88,7 @@ def told(project: Project) -> list[Doing]:
     said: list[Doing] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(doing, "SECONDS", 0.0)
+        patch.setattr("steerproof.study.measure.TOLD_SECONDS", 0.0)
         patch.setattr(doing, "_replace", lambda _place, what: said.append(what))
         project.run("straight")
     return said

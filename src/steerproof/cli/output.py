@@ -89,11 +89,12 @@ def _print(value: Any, as_json: bool, human: Callable[[], object]) -> None:
     sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
 
 
-def _drop(stream: TextIO) -> None:
+def _drop(stream: TextIO | None) -> None:
     """Send the rest nowhere, so that the interpreter has nothing to complain of at its end."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     with suppress(OSError, ValueError):
-        os.dup2(nowhere, stream.fileno())
+        if stream is not None:
+            os.dup2(nowhere, stream.fileno())
 
 
 def fill_streams() -> None:

@@ -33,7 +33,7 @@ def shape_of(config: Mapping[str, Any]) -> Footprint | None:
     more = [config.get(name) for name in ("num_key_value_heads", "head_dim")]
     if not all(map(_is_size, [*sizes, *(size for size in more if size is not None)])):
         return None
-    hidden, wide, blocks, heads, words = map(int, sizes)
+    hidden, wide, blocks, heads, words = (int(size) for size in sizes if size is not None)
     key_heads, width = (
         int(size or usual) for size, usual in zip(more, (heads, hidden // heads), strict=True)
     )

@@ -99,9 +99,10 @@ def _as_registered(
 
 
 def _hashes(registration: Registration, finished: Finished) -> dict[str, str]:
-    model = registration.lock.hashes.get("model", {})
+    model = registration.lock.hashes.get("model")
+    files = model.items() if isinstance(model, dict) else ()
     return {
-        **{f"model {name}": value for name, value in model.items()},
+        **{f"model {name}": value for name, value in files},
         **_judged(finished),
         "rate table": finished[SCORE].manifest.files[score.RATES].sha256,
         "analysis": finished[ANALYSIS].manifest.content,
