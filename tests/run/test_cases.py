@@ -490,3 +490,13 @@ def test_many_answers_are_made_into_tokens_as_each_would_be_alone():
     assert all_answer_ids(base, 258, said) == alone
     assert len(set(map(len, alone))) > 5
     assert all_answer_ids(base, 258, []) == []
+
+
+def test_a_tokenizer_that_is_given_another_template_writes_other_prompts():
+    tokenizer = tiny_tokenizer(THINKING)
+    base = base_of(tiny_model(), tokenizer)
+    before = chat_ids(base, system="Be kind.", user="Hi?")
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content }} {% endfor %}"
+    assert chat_ids(base, system="Be kind.", user="Hi?") != before
+    tokenizer.chat_template = THINKING
+    assert chat_ids(base, system="Be kind.", user="Hi?") == before

@@ -59,7 +59,7 @@ def score(base: Base, rows: Sequence[Row], texts: Sequence[Sequence[int]]) -> li
         for row, text in zip(rows, texts, strict=True)
     ]
     scores = {
-        place: log_probs(logits, token_ids(texts[place], logits.device)).cpu()
+        place: log_probs(logits, torch.tensor(list(texts[place]), device=logits.device)).cpu()
         for place, logits in read_logits(base, asked)
     }
     return [scores[place] for place in range(len(rows))]
@@ -93,11 +93,6 @@ def log_probs(
 ) -> Float[Tensor, " tokens"]:
     """Log-probabilities of the tokens that really follow."""
     return logits.gather(1, told[:, None])[:, 0] - logits.logsumexp(1)
-
-
-def token_ids(ids: Sequence[int], device: torch.device) -> Int[Tensor, " tokens"]:
-    """Tokens as a tensor."""
-    return torch.tensor(list(ids), dtype=torch.int64, device=device)
 
 
 def read_logits(base: Base, asked: Sequence[ForcedPass]) -> Iterator[tuple[int, Tensor]]:

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from steerproof.engine.rows import Row
-from steerproof.engine.score import ForcedPass, log_probs, read_logits, token_ids
+from steerproof.engine.score import ForcedPass, log_probs, read_logits
 from steerproof.engine.subject import attached, subject_of
 from steerproof.errors import ModelError
 from steerproof.model.base import Base
@@ -71,7 +71,7 @@ def weigh(base: Base, texts: Sequence[SlotText]) -> Iterator[tuple[int, Slot]]:
         )
         for text in texts
     ]
-    markers = {text.marker: token_ids(text.marker, base.device) for text in texts}
+    markers = {text.marker: torch.tensor(text.marker, device=base.device) for text in texts}
     places: list[int] = []
     numbers: list[Tensor] = []
     for place, logits in read_logits(base, asked):
@@ -103,5 +103,5 @@ def weigh_alone(base: Base, text: SlotText) -> Slot:
     with attached(subject), torch.inference_mode():
         subject.route([text.row], mask, None)
         logits = base.model(input_ids=ids, use_cache=False).logits[0].float()
-    marker = token_ids(text.marker, base.device)
+    marker = torch.tensor(text.marker, device=base.device)
     return Slot(*_numbers(base, marker, logits[-len(text.marker) - 1 : -1]).tolist())

@@ -267,18 +267,24 @@ class _Rendered(NamedTuple):
 
 def _prompt(base: PromptMaker, system: str, user: str) -> _Rendered:
     options = tuple(base.template_options.items())
-    return _remembered(base.tokenizer, base.system_role, options, system, user)
+    written = repr(base.tokenizer.chat_template), len(base.tokenizer)
+    return _remembered(base.tokenizer, written, base.system_role, options, system, user)
 
 
 @lru_cache(maxsize=2048)
 def _remembered(
     tokenizer: PreTrainedTokenizerBase,
+    written: tuple[str, int],
     system_role: SystemRole,
     options: tuple[tuple[str, str | int | float | bool], ...],
     system: str,
     user: str,
 ) -> _Rendered:
-    """A prompt: few are different, and every cell and adapter asks for them again."""
+    """A prompt: few are different, and every cell and adapter asks for them again.
+
+    A tokenizer that somebody has in hand can be given another template, or more tokens (`written`).
+    """
+    del written
     chat = TokenizerOnly(
         tokenizer=tokenizer, context=0, system_role=system_role, template_options=dict(options)
     )

@@ -9,6 +9,8 @@ from steerproof.spec.scoring import READOUTS
 
 _LONG = "the answer " * 400
 """A text that a pattern has to be through with in its time."""
+_DIFFICULT = "a1 " * 700 + "a" * 2_000 + " " * 2_000 + "!"
+"""Long runs of one kind of character, which patterns with nested repeats never get through."""
 
 
 def _fields(experiment: Experiment) -> Iterator[Problem]:
@@ -33,12 +35,29 @@ def _fields(experiment: Experiment) -> Iterator[Problem]:
 
 def _pattern(experiment: Experiment) -> Iterator[Problem]:
     pattern = experiment.scoring.pattern
+    if pattern is not None:
+        yield from _unusable(("scoring", "pattern"), pattern, _LONG)
+
+
+def _near_marker(experiment: Experiment) -> Iterator[Problem]:
+    pattern, marker = experiment.scoring.near_marker, experiment.marker
     if pattern is None:
         return
-    place: Keys = ("scoring", "pattern")
+    place: Keys = ("scoring", "near_marker")
+    unusable = list(_unusable(place, pattern, marker, _DIFFICULT, ignore_case=True))
+    yield from unusable
+    if not unusable and not Pattern(pattern, ignore_case=True).found_in(marker):
+        message = f"{shown(pattern)} does not match the marker {shown(marker)} itself"
+        yield Problem(keys=place, message=message)
+
+
+def _unusable(
+    place: Keys, pattern: str, *texts: str, ignore_case: bool = False
+) -> Iterator[Problem]:
+    """Whether a pattern is none, is not through with these texts in time, or matches anything."""
     try:
-        compiled = Pattern(pattern)
-        empty, _ = compiled.found_in(""), compiled.found_in(_LONG)
+        compiled = Pattern(pattern, ignore_case=ignore_case)
+        empty, *_ = map(compiled.found_in, ("", *texts))
     except (ValueError, TooMuchError) as error:
         message = f"{shown(pattern)} is no regular expression that can be used: {error}"
         yield Problem(keys=place, message=message)
@@ -66,5 +85,6 @@ def _function(experiment: Experiment) -> Iterator[Problem]:
 CHECKS = (
     Check(reads={"scoring"}, find=_fields),
     Check(reads={"scoring"}, find=_pattern),
+    Check(reads={"marker", "scoring"}, find=_near_marker),
     Check(reads={"scoring"}, find=_function),
 )

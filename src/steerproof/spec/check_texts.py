@@ -2,12 +2,9 @@
 
 from collections.abc import Iterable, Iterator
 
-from steerproof.limits import Pattern, TooMuchError
 from steerproof.spec.experiment import Experiment
 from steerproof.spec.problems import Check, Keys, Problem, did_you_mean, shown, twice
 
-_DIFFICULT = "a1 " * 700 + "a" * 2_000 + " " * 2_000 + "!"
-"""Long runs of one kind of character, which patterns with nested repeats never get through."""
 _MIN_HEADLINE = 3
 """Fewest personas that a rank correlation can be about."""
 
@@ -118,25 +115,6 @@ def _marker_apart(experiment: Experiment) -> Iterator[Problem]:
             )
 
 
-def _near_marker(experiment: Experiment) -> Iterator[Problem]:
-    pattern = experiment.scoring.near_marker
-    if pattern is None:
-        return
-    place: Keys = ("scoring", "near_marker")
-    try:
-        near = Pattern(pattern, ignore_case=True)
-        empty, own, _ = map(near.found_in, ("", experiment.marker, _DIFFICULT))
-    except (ValueError, TooMuchError) as error:
-        message = f"{shown(pattern)} is no regular expression that can be used: {error}"
-        yield Problem(keys=place, message=message)
-        return
-    if empty:
-        yield Problem(keys=place, message=f"{shown(pattern)} matches empty text, so every answer")
-    elif not own:
-        message = f"{shown(pattern)} does not match the marker {shown(experiment.marker)} itself"
-        yield Problem(keys=place, message=message)
-
-
 def _lists(experiment: Experiment) -> Iterable[tuple[str, tuple[str, ...]]]:
     questions = experiment.questions
     yield "evaluation", questions.evaluation
@@ -154,5 +132,4 @@ CHECKS = (
     Check(reads={"questions"}, find=_questions),
     Check(reads={"questions"}, find=_training_apart),
     Check(reads={"marker", "neutral_prompt", "personas", "questions"}, find=_marker_apart),
-    Check(reads={"marker", "scoring"}, find=_near_marker),
 )

@@ -88,7 +88,8 @@ class Frontier:
         queue = self._queues[group]
         share = -(-len(queue) // free)
         limit = self._graph.units[queue[0]].limit
-        fair = -(-sum(map(group.__eq__, map(self._group, self._graph.units))) // (free + busy))
+        whole = sum(self._group(unit) == group for unit in self._graph.units)
+        fair = -(-whole // (free + busy))
         size = min(share, fair, limit or share, self._largest.get(group, share))
         units = [queue.popleft() for _ in range(size)]
         if not queue:
