@@ -32,7 +32,7 @@ def doctor(
     needs = needs_of(loaded, device)
 
     def model() -> str:
-        waiting.begin("looking into the model, its tokenizer and every prompt")
+        waiting.begin(waiting.MODEL)
         return describe_model(loaded, choose_device(device))
 
     checks = examine(place, needs, model)

@@ -16,9 +16,9 @@ SILENCE = 1.5
 _LOOK = 0.1
 _APART = 1.0
 """Seconds between two lines of `tell` at least: rounds of a trial may be quicker."""
-_MODEL = "looking into the model, its tokenizer and every prompt"
+MODEL = "looking into the model, its tokenizer and every prompt"
 WORDS = {
-    "init": _MODEL,
+    "init": MODEL,
     "run": "reading the experiment",
     "sweep": "reading the experiment",
     "report": "drawing the figures and writing the report",
@@ -29,11 +29,11 @@ WORDS = {
     "status": "reading the ledger",
     "explain": "comparing what the unit was made from with what is there",
     "verify": "hashing every file",
-    "lock": _MODEL,
+    "lock": MODEL,
     "doctor": "trying the machine",
     "power": "simulating experiments",
     "propose": "reading the experiment",
-    "plan": _MODEL,
+    "plan": MODEL,
     "directions": "reading directions",
     "adapters": "reading adapters",
 }
