@@ -1,8 +1,8 @@
 """The size of what is written: what a reader can hold in mind, held by a test.
 
 A record (a frozen dataclass, a model of the experiment's file) has as many fields as its file has;
-everything else that keeps state has few. The kernels are written for a GPU, where a part cannot be
-called without a cost: they may be longer.
+everything else that keeps state has few. A kernel holds its numbers in registers, and may be a
+little longer.
 """
 
 import ast
@@ -58,7 +58,7 @@ def test_no_file_is_longer_than_400_lines():
     assert not long
 
 
-@pytest.mark.parametrize(("kernels", "most"), [(False, 40), (True, 60)])
+@pytest.mark.parametrize(("kernels", "most"), [(False, 40), (True, 50)])
 def test_no_function_has_more_lines_of_code_than_a_screen(kernels, most):
     long = [
         f"{path}: {node.name} has {code_lines(node)}"

@@ -94,10 +94,8 @@ def _attention(
     if split == newest // share:
         block = tl.load(own_blocks + newest // BLOCK)
         place = _token(block, newest, kv_head, BLOCK) * WIDTH + d
-        key = new_keys + row * key_row + kv_head * key_head + d
-        value = new_values + row * value_row + kv_head * value_head + d
-        tl.store(keys + place, tl.load(key, mask=narrow, other=0.0), mask=narrow)
-        tl.store(values + place, tl.load(value, mask=narrow, other=0.0), mask=narrow)
+        _copy(keys + place, new_keys + row * key_row + kv_head * key_head + d, narrow)
+        _copy(values + place, new_values + row * value_row + kv_head * value_head + d, narrow)
         tl.debug_barrier()  # This program reads them below, with other threads.
     best = tl.full([GROUP_PAD], -float("inf"), tl.float32)
     total = tl.zeros([GROUP_PAD], tl.float32)
@@ -112,14 +110,8 @@ def _attention(
         k = tl.load(keys + place, mask=wanted, other=0.0)
         scores = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
         scores = tl.where(inside[None, :], scores, -float("inf"))
-        # Online softmax: what was summed so far is rescaled when a larger score turns up.
-        higher = tl.maximum(best, tl.max(scores, 1))
-        weights = tl.exp(scores - higher[:, None])
-        shrink = tl.exp(best - higher)
         v = tl.load(values + place, mask=wanted, other=0.0)
-        result = result * shrink[:, None] + tl.dot(weights.to(v.dtype), v, input_precision="ieee")
-        total = total * shrink + tl.sum(weights, 1)
-        best = higher
+        best, total, result = _online_softmax(best, total, result, scores, v)
     mine = row * HEADS + head
     if SPLITS == 1:
         result = result / total[:, None]
@@ -132,6 +124,30 @@ def _attention(
         tl.store(parts + mine[:, None] * WIDTH + d[None, :], result, mask=real)
         tl.store(sums + mine, best, mask=g < GROUP)
         tl.store(sums + SPLITS * rows * HEADS + mine, total, mask=g < GROUP)
+
+
+@triton.jit
+def _copy(to, source, wanted):
+    """Copy numbers from one place to another."""
+    tl.store(to, tl.load(source, mask=wanted, other=0.0), mask=wanted)
+
+
+@triton.jit
+def _online_softmax(best, total, result, scores, v):
+    """Take a tile into account: what was summed so far is rescaled when a larger score turns up.
+
+    Args:
+        best: `[queries]`, the largest score so far.
+        total: `[queries]`, the sum of all exponentials of scores, less the largest.
+        result: `[queries, width]`, the values' sum by these weights.
+        scores: `[queries, tile]`, of the tile's keys.
+        v: `[tile, width]`, its values.
+    """
+    higher = tl.maximum(best, tl.max(scores, 1))
+    weights = tl.exp(scores - higher[:, None])
+    shrink = tl.exp(best - higher)
+    result = result * shrink[:, None] + tl.dot(weights.to(v.dtype), v, input_precision="ieee")
+    return higher, total * shrink + tl.sum(weights, 1), result
 
 
 @triton.jit

@@ -265,12 +265,10 @@ def _inputs_back(
             change = tl.zeros([TILE, CHANNELS], tl.float32)
             of_slot = (slot - 1).to(tl.int64) * m_stride + matrix
             for layer in tl.static_range(LAYERS):
-                if layer == 0:
-                    m, number = m0, number0
-                elif layer == 1:
-                    m, number = m1, number1
-                else:
-                    m, number = m2, number2
+                m, number = (
+                    _of_layer(layer, m0, m1, m2),
+                    _of_layer(layer, number0, number1, number2),
+                )
                 t = narrow + (layer * tokens + token).to(tl.int64)[:, None] * WIDE + rank[None, :]
                 tile_t = tl.load(t)
                 kept = tile_x
@@ -294,14 +292,29 @@ def _inputs_back(
                 tl.store(dx + place, total, mask=inside[None, :])
             if after != slot:
                 grad = (slot - 1).to(tl.int64) * g_stride + matrix
-                tl.atomic_add(g0 + grad, scaling * sums0, mask=real, sem="relaxed")
-                sums0 = tl.zeros([WIDE, CHANNELS], tl.float32)
+                sums0 = _emptied(g0 + grad, scaling * sums0, real)
                 if LAYERS > 1:
-                    tl.atomic_add(g1 + grad, scaling * sums1, mask=real, sem="relaxed")
-                    sums1 = tl.zeros([WIDE, CHANNELS], tl.float32)
+                    sums1 = _emptied(g1 + grad, scaling * sums1, real)
                 if LAYERS > 2:
-                    tl.atomic_add(g2 + grad, scaling * sums2, mask=real, sem="relaxed")
-                    sums2 = tl.zeros([WIDE, CHANNELS], tl.float32)
+                    sums2 = _emptied(g2 + grad, scaling * sums2, real)
+
+
+@triton.jit
+def _of_layer(layer: tl.constexpr, first, second, third):
+    """Which of the three is this layer's."""
+    chosen = first
+    if layer == 1:
+        chosen = second
+    if layer == 2:
+        chosen = third
+    return chosen
+
+
+@triton.jit
+def _emptied(gradient, sums, wanted):
+    """Add sums to a gradient that other programs add to as well, and begin again at zero."""
+    tl.atomic_add(gradient, sums, mask=wanted, sem="relaxed")
+    return tl.zeros_like(sums)
 
 
 @triton.jit
