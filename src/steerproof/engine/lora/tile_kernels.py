@@ -248,7 +248,7 @@ def _inputs_back(
     """Grid `[blocks of inputs, spans of tiles]`."""
     start, first = tl.program_id(0) * CHANNELS, tl.program_id(1) * span
     rank, at = tl.arange(0, WIDE), start + tl.arange(0, CHANNELS)
-    inside, real = at < inputs, (rank < RANK)[:, None] & (at < inputs)[None, :]
+    inside, real = (at < inputs)[None, :], (rank < RANK)[:, None] & (at < inputs)[None, :]
     sums0 = tl.zeros([WIDE, CHANNELS], tl.float32)
     sums1 = tl.zeros([WIDE, CHANNELS], tl.float32)
     sums2 = tl.zeros([WIDE, CHANNELS], tl.float32)
@@ -261,7 +261,7 @@ def _inputs_back(
         if slot > 0:
             token = tile * TILE + tl.arange(0, TILE)
             place = token[:, None].to(tl.int64) * inputs + at[None, :]
-            tile_x = tl.load(x + place, mask=inside[None, :], other=0.0)
+            tile_x = tl.load(x + place, mask=inside, other=0.0)
             change = tl.zeros([TILE, CHANNELS], tl.float32)
             of_slot = (slot - 1).to(tl.int64) * m_stride + matrix
             for layer in tl.static_range(LAYERS):
@@ -287,9 +287,10 @@ def _inputs_back(
                 else:
                     sums2 += grown
             if WANTED:
-                before = tl.load(dx + place, mask=inside[None, :], other=0.0).to(tl.float32)
-                total = (before + scaling * change).to(dx.dtype.element_ty)
-                tl.store(dx + place, total, mask=inside[None, :])
+                before = tl.load(dx + place, mask=inside, other=0.0).to(tl.float32)
+                tl.store(
+                    dx + place, (before + scaling * change).to(dx.dtype.element_ty), mask=inside
+                )
             if after != slot:
                 grad = (slot - 1).to(tl.int64) * g_stride + matrix
                 sums0 = _emptied(g0 + grad, scaling * sums0, real)
