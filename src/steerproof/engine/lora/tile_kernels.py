@@ -249,9 +249,8 @@ def _inputs_back(
     start, first = tl.program_id(0) * CHANNELS, tl.program_id(1) * span
     rank, at = tl.arange(0, WIDE), start + tl.arange(0, CHANNELS)
     inside, real = (at < inputs)[None, :], (rank < RANK)[:, None] & (at < inputs)[None, :]
-    sums0 = tl.zeros([WIDE, CHANNELS], tl.float32)
-    sums1 = tl.zeros([WIDE, CHANNELS], tl.float32)
-    sums2 = tl.zeros([WIDE, CHANNELS], tl.float32)
+    empty = tl.zeros([WIDE, CHANNELS], tl.float32)
+    sums0, sums1, sums2 = empty, empty, empty
     matrix = rank[:, None] * inputs + at[None, :]
     last = tl.minimum(first + span, count)
     for tile in range(first, last):
@@ -288,9 +287,8 @@ def _inputs_back(
                     sums2 += grown
             if WANTED:
                 before = tl.load(dx + place, mask=inside, other=0.0).to(tl.float32)
-                tl.store(
-                    dx + place, (before + scaling * change).to(dx.dtype.element_ty), mask=inside
-                )
+                total = (before + scaling * change).to(dx.dtype.element_ty)
+                tl.store(dx + place, total, mask=inside)
             if after != slot:
                 grad = (slot - 1).to(tl.int64) * g_stride + matrix
                 sums0 = _emptied(g0 + grad, scaling * sums0, real)
