@@ -24,6 +24,7 @@ from typing import Any
 
 from steerproof.codec import plain, read_record
 from steerproof.errors import DiskFullError
+from steerproof.run.driver.spent import Spent
 from steerproof.run.graph.ids import UnitId
 from steerproof.run.graph.keys import UnitRecipe
 from steerproof.run.store.doing import SILENT, Teller, doing_place
@@ -48,6 +49,8 @@ class Task:
     """What the work needs and the result does not depend on: paths, device."""
     teller: Teller = SILENT
     """Is told where the whole order stands; all tasks of an order have the same."""
+    spent: Spent = field(default_factory=Spent)
+    """Is told what a unit took by itself; all tasks of an order have the same."""
 
 
 Outcomes = Iterator[tuple[UnitId, Files | Exception]]
@@ -137,10 +140,13 @@ def report_from_json(text: str) -> WorkReport:
 def each(tasks: Sequence[Task], do: Callable[[Task], Files]) -> Outcomes:
     """Do tasks one after another; one that raises fails alone, the others go on."""
     for task in tasks:
+        began = time.monotonic()
         try:
-            yield task.unit, do(task)
+            outcome = do(task)
         except Exception as error:  # noqa: BLE001  whatever it is, it is this unit's
-            yield task.unit, error
+            outcome = error
+        task.spent.alone(time.monotonic() - began)
+        yield task.unit, outcome
 
 
 def perform(order: Order) -> Iterator[WorkReport]:
@@ -155,16 +161,17 @@ def perform(order: Order) -> Iterator[WorkReport]:
     try:
         teller.phase("starting")
         work = _work(order.work)
-        tasks = {item.recipe.unit: _task(order.run, item, teller) for item in order.items}
-        began = time.monotonic()
+        spent = Spent()
+        tasks = {item.recipe.unit: _task(order.run, item, teller, spent) for item in order.items}
+        spent.go_on()
         for unit, outcome in work(list(tasks.values())):
+            seconds = spent.on_next(len(left), teller.in_hand)
             item = left.pop(unit)
             if not isinstance(outcome, Exception):
-                seconds = time.monotonic() - began
                 outcome = _prepare(order.run, item, tasks[unit], outcome, seconds)
             teller.unit_ended()
             yield _unit_report(order, unit, outcome)
-            began = time.monotonic()
+            spent.go_on()
         if left:
             raise RuntimeError(f"{order.work} said nothing about {', '.join(map(str, left))}")
     except Exception as error:  # noqa: BLE001  the driver decides what an error means
@@ -193,7 +200,7 @@ def _work(name: str) -> Work:
     return vars(importlib.import_module(module))[function]
 
 
-def _task(run: Path, item: OrderItem, teller: Teller) -> Task:
+def _task(run: Path, item: OrderItem, teller: Teller, spent: Spent) -> Task:
     recipe = item.recipe
     return Task(
         unit=recipe.unit,
@@ -205,6 +212,7 @@ def _task(run: Path, item: OrderItem, teller: Teller) -> Task:
         },
         context=item.context,
         teller=teller,
+        spent=spent,
     )
 
 

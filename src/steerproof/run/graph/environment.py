@@ -30,6 +30,7 @@ APART = (
         for n in ("doing", "faults", "files", "holder", "manifest", "store")
     ),
     "steerproof.run.driver",
+    "steerproof.run.driver.spent",
     "steerproof.run.driver.worker",
 )
 """Modules that every stage imports and that only carry its bytes: an edit there redoes nothing."""

@@ -72,6 +72,7 @@ class Teller:
         """
         self._place, self._kind, self._units = place, kind, units
         self._ended = 0
+        self._done = self._total = 0
         self._phase = ""
         self._due = 0.0
         self._seen: deque[tuple[float, int, int]] = deque()
@@ -80,6 +81,7 @@ class Teller:
     def phase(self, words: str) -> None:
         """Something else than the main work begins; empty words begin that."""
         self._phase = words
+        self._done = self._total = 0
         self._seen.clear()
         self._write(0, 0, "", 0, None)
 
@@ -100,8 +102,16 @@ class Teller:
             tokens: Tokens so far, where they are what tells the speed.
             loss: Of the last step.
         """
+        self._done, self._total = done, total
         if self.due:
             self._write(done, total, what, tokens, loss)
+
+    @property
+    def in_hand(self) -> float | None:
+        """Units' worth of work that is done in units that have not ended; None if not known."""
+        if not self._total:
+            return None
+        return max(0.0, self._units * min(1.0, self._done / self._total) - self._ended)
 
     def unit_ended(self) -> None:
         """One of the order's units has ended."""
