@@ -20,6 +20,7 @@ from torch.profiler import ProfilerActivity, profile
 from steerproof.engine import train as training
 from steerproof.engine.batches import Example
 from steerproof.engine.jobs import AdapterJob, Recipe
+from steerproof.engine.lora.weights import LoraSpec
 from steerproof.model.base import Base
 from steerproof.model.push import Push
 from steerproof_bench.models import bench_base
@@ -61,8 +62,9 @@ def rate(
         for i in range(adapters)
     ]
     recipe = Recipe(
-        rank=32, alpha=64.0, rslora=True, dropout=0.05, learning_rate=1e-4, warmup=0.05, epochs=1,
-        rows_per_step=rows, weight_decay=0.0, max_grad_norm=1.0, max_length=1024,
+        lora=LoraSpec(rank=32, alpha=64.0, rslora=True), dropout=0.05, learning_rate=1e-4,
+        warmup=0.05, epochs=1, rows_per_step=rows, weight_decay=0.0,
+        max_grad_norm=1.0, max_length=1024,
     )  # fmt: skip
     ends: list[float] = []
 

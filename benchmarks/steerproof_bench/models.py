@@ -107,7 +107,7 @@ def random_base(
         head.weight.normal_(0.0, _LOGIT_SPREAD / config.hidden_size**0.5, generator=generator)
         base = base_of(model, load_base(_SHIPPED).tokenizer)
         if mean_tokens is not None:
-            _end_after(head, base.end_of_turn, mean_tokens)
+            _end_after(head, base.chat.end_of_turn, mean_tokens)
     return base
 
 

@@ -56,7 +56,7 @@ def compare(
     ways = {"ours": lambda: _pooled(work), "trl": peer.train}
     times = alternate(ways, repeats, first, say)
     seconds, trl = times["ours"].seconds, times["trl"].seconds
-    limits = training_limit(work.base, work.recipe.spec, work.jobs, work.recipe.epochs, seconds)
+    limits = training_limit(work.base, work.recipe.lora, work.jobs, work.recipe.epochs, seconds)
     return Comparison(
         work=_title(work),
         seconds=seconds,
@@ -160,7 +160,7 @@ def _weight_difference(ours: Ours, theirs: Mapping[str, TrlAdapter]) -> float:
 def _title(work: JobWork) -> str:
     base, jobs = work.base, work.jobs
     return (
-        f"{len(jobs)} adapters of rank {work.recipe.rank}, {work.steps} steps of"
+        f"{len(jobs)} adapters of rank {work.recipe.lora.rank}, {work.steps} steps of"
         f" {work.recipe.rows_per_step} rows each, {type(base.model).__name__} of width"
         f" {base.hidden_size} on {base.device} in {str(base.dtype).removeprefix('torch.')},"
         f" {torch.get_num_threads()} threads; differences are of a step's loss, nats"

@@ -59,7 +59,7 @@ class TrlTrainer:
 
     def _one(self, job: AdapterJob) -> TrlAdapter:
         work = self.work
-        fresh = fresh_weights(lora_sites(work.base), work.recipe.spec, job.seed)
+        fresh = fresh_weights(lora_sites(work.base), work.recipe.lora, job.seed)
         model = with_adapters(work.base, self._copy, {"1": fresh}, trainable=True)
         with ExitStack() as stack, warnings.catch_warnings():
             # TRL asks transformers by names that transformers has deprecated.

@@ -99,7 +99,7 @@ def test_a_random_model_ends_its_answers_after_about_as_many_tokens_as_asked():
     base = random_base(config, dtype="float32", device="cpu", mean_tokens=300)
     shares = base.model(torch.arange(40)[None]).logits[0].softmax(dim=1)
     # The sum over the vocabulary is of a heavy tail: half to twice as long is as asked.
-    assert 150 < 1 / float(shares[:, base.end_of_turn].mean()) < 600
+    assert 150 < 1 / float(shares[:, base.chat.end_of_turn].mean()) < 600
     entropy = -float((shares * shares.log()).sum(dim=1).mean())
     assert 2.0 < entropy < 6.0
 

@@ -67,7 +67,7 @@ def test_scores_are_those_of_a_plain_pass_of_each_row_alone(base, push):
             question=0,
             sample=0,
             seed=0,
-            prompt_ids=chat_ids(base, system="Hi.", user=QUESTIONS[0]),
+            prompt_ids=chat_ids(base.chat, system="Hi.", user=QUESTIONS[0]),
             push=push,
         )
         torch.testing.assert_close(ours, score_alone(base, row, text_ids(base.tokenizer, text)))
@@ -105,7 +105,7 @@ def test_steering_a_plain_model_adds_the_push_at_real_tokens_and_tells_how_hard(
 
 
 def test_steering_follows_generation_token_by_token_as_complete_does(base, push):
-    prompt = chat_ids(base, system="", user=QUESTIONS[0])
+    prompt = chat_ids(base.chat, system="", user=QUESTIONS[0])
     with sp.steer(base, push) as audit:
         ids = base.model.generate(
             torch.tensor([prompt]), max_new_tokens=5, do_sample=False, pad_token_id=base.pad_id
@@ -148,7 +148,7 @@ def test_adapters_come_back_in_order_with_their_losses_and_load_in_peft(base, tr
     place = trained[0].save(tmp_path / "deep" / "adapter")
     ours = sp.score(base, QUESTIONS[0], ["It is."], adapter=trained[0])[0]
     assert torch.equal(ours, sp.score(base, QUESTIONS[0], ["It is."], adapter=place)[0])
-    prompt = chat_ids(base, system="", user=QUESTIONS[0])
+    prompt = chat_ids(base.chat, system="", user=QUESTIONS[0])
     text = text_ids(base.tokenizer, "It is.")
     peft = PeftModel.from_pretrained(tiny_model(), str(place))
     with torch.no_grad():

@@ -239,7 +239,7 @@ def test_on_a_real_model_pushes_are_verified_and_wrong_ones_found(dtype, monkeyp
     fetch("smollm2", str)
     base = load_base("smollm2", dtype=dtype)
     questions = ["How do airplanes stay in the air?", "Why is exercise important?"]
-    prompts = [chat_ids(base, system="You are a villain.", user=text) for text in questions]
+    prompts = [chat_ids(base.chat, system="You are a villain.", user=text) for text in questions]
     text = text_ids(base.tokenizer, "Tell me about the history of tea, and how rice is cooked.")
     with torch.no_grad():
         states = base.model(input_ids=torch.tensor([prompts[0]]), output_hidden_states=True)

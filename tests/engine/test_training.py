@@ -21,7 +21,7 @@ from steerproof.engine.batches import (
     step_plan,
 )
 from steerproof.engine.lora.dropout import Dropout, keep_mask
-from steerproof.engine.lora.weights import LoraWeights, fresh_weights, lora_sites
+from steerproof.engine.lora.weights import LoraSpec, LoraWeights, fresh_weights, lora_sites
 from steerproof.engine.train import (
     AdapterJob,
     FailedAdapter,
@@ -41,8 +41,8 @@ ROUNDING = 1e-10
 
 def recipe(**changes) -> Recipe:
     plain = Recipe(
-        rank=4, alpha=8.0, rslora=True, dropout=0.0, learning_rate=3e-3, warmup=0.1, epochs=2,
-        rows_per_step=3, weight_decay=0.01, max_grad_norm=1.0, max_length=64,
+        lora=LoraSpec(rank=4, alpha=8.0, rslora=True), dropout=0.0, learning_rate=3e-3,
+        warmup=0.1, epochs=2, rows_per_step=3, weight_decay=0.01, max_grad_norm=1.0, max_length=64,
     )  # fmt: skip
     return replace(plain, **changes)
 
@@ -121,8 +121,8 @@ def test_the_pool_yields_adapters_in_the_order_they_end():
 def reference(model, job: AdapterJob, how: Recipe, start: LoraWeights):
     """One adapter by PEFT, a plain hook, torch's AdamW and transformers' schedule, row by row."""
     config = LoraConfig(
-        r=how.rank, lora_alpha=how.alpha, use_rslora=how.rslora, target_modules="all-linear",
-        task_type="CAUSAL_LM",
+        r=how.lora.rank, lora_alpha=how.lora.alpha, use_rslora=how.lora.rslora,
+        target_modules="all-linear", task_type="CAUSAL_LM",
     )  # fmt: skip
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -163,7 +163,7 @@ def reference(model, job: AdapterJob, how: Recipe, start: LoraWeights):
         schedule.step()
         losses.append(loss.item())
     weights = {key: named[key.replace(".weight", ".default.weight")] for key in start.tensors}
-    return losses, LoraWeights(spec=how.spec, tensors={k: v.detach() for k, v in weights.items()})
+    return losses, LoraWeights(spec=how.lora, tensors={k: v.detach() for k, v in weights.items()})
 
 
 @pytest.mark.parametrize("architecture", ["qwen2", "gpt2"])
@@ -249,7 +249,7 @@ def test_training_equals_peft_with_torch_adamw():
     result = ours[job.key]
     assert isinstance(result, TrainedAdapter)
     assert max(result.gradient_norms) > how.max_grad_norm > min(result.gradient_norms)
-    start = fresh_weights(lora_sites(base), how.spec, job.seed)
+    start = fresh_weights(lora_sites(base), how.lora, job.seed)
     losses, weights = reference(model, job, how, start)
     assert difference(start, weights) > 1e-3
     assert result.losses == pytest.approx(losses, abs=ROUNDING)

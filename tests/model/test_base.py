@@ -43,7 +43,7 @@ def test_the_blocks_are_found_by_structure(architecture):
     assert len(base.blocks) == LAYERS
     assert base.model.get_submodule(base.block_path) is base.blocks
     assert base.hidden_size == HIDDEN
-    assert base.context == CONTEXT
+    assert base.chat.context == CONTEXT
     with torch.no_grad():
         states = base.model(input_ids=torch.tensor([[5, 6, 7]]), output_hidden_states=True)
     assert states.hidden_states[1].shape == (1, 3, HIDDEN)
@@ -89,24 +89,24 @@ def test_half_precision_is_what_was_asked_for(checkpoint):
 
 def test_answers_end_at_the_templates_end_of_turn_and_at_the_end_of_text():
     base = tiny_base()
-    assert base.end_of_turn == END_OF_TURN
+    assert base.chat.end_of_turn == END_OF_TURN
     assert base.eos_ids == {END_OF_TURN, END_OF_TEXT}
 
 
 def test_without_a_special_token_after_the_answer_the_tokenizers_end_is_taken():
     plain = CHATML.replace("<|im_end|>", "")
     base = base_of(tiny_model(), tiny_tokenizer(plain))
-    assert base.end_of_turn == END_OF_TEXT
+    assert base.chat.end_of_turn == END_OF_TEXT
 
 
 def test_a_prompt_holds_the_system_text_the_question_and_the_start_of_the_answer():
     base = tiny_base()
-    text = base.tokenizer.decode(chat_ids(base, system="Be a poet.", user="Why?"))
+    text = base.tokenizer.decode(chat_ids(base.chat, system="Be a poet.", user="Why?"))
     assert text == (
         "<|im_start|>system\nBe a poet.<|im_end|>\n<|im_start|>user\nWhy?<|im_end|>\n"
         "<|im_start|>assistant\n"
     )
-    empty = base.tokenizer.decode(chat_ids(base, system="", user="Why?"))
+    empty = base.tokenizer.decode(chat_ids(base.chat, system="", user="Why?"))
     assert empty.startswith("<|im_start|>system\n<|im_end|>\n<|im_start|>user\nWhy?")
 
 
@@ -114,9 +114,9 @@ def test_a_template_without_a_system_role_says_what_to_set():
     tokenizer = tiny_tokenizer(NO_SYSTEM)
     base = base_of(tiny_model(), tokenizer)
     with pytest.raises(ModelError, match=r"set model\.system_role: user"):
-        chat_ids(base, system="Be a poet.", user="Why?")
+        chat_ids(base.chat, system="Be a poet.", user="Why?")
     base = base_of(tiny_model(), tokenizer, system_role="user")
-    text = base.tokenizer.decode(chat_ids(base, system="Be a poet.", user="Why?"))
+    text = base.tokenizer.decode(chat_ids(base.chat, system="Be a poet.", user="Why?"))
     assert text.startswith("<|im_start|>user\nBe a poet.\n\nWhy?<|im_end|>")
 
 
@@ -124,23 +124,26 @@ def test_a_template_without_a_system_role_says_what_to_set():
 def test_a_template_that_drops_the_system_text_is_an_error(user):
     base = base_of(tiny_model(), tiny_tokenizer(DROPS_SYSTEM))
     with pytest.raises(ModelError, match="drops the system prompt"):
-        chat_ids(base, system="Be a poet.", user=user)
+        chat_ids(base.chat, system="Be a poet.", user=user)
 
 
 def test_a_template_that_drops_the_question_is_an_error():
     base = base_of(tiny_model(), tiny_tokenizer(CHATML.replace("m.content", "m.content[:4]")))
     with pytest.raises(ModelError, match="drops the question"):
-        chat_ids(base, system="Be", user="Why is it so?")
+        chat_ids(base.chat, system="Be", user="Why is it so?")
 
 
 def test_a_prompt_that_would_be_cut_is_an_error():
     base = tiny_base()
-    length = len(chat_ids(base, system="Be a poet.", user="Why?"))
-    assert len(chat_ids(base, system="Be a poet.", user="Why?", reserve=CONTEXT - length)) == length
+    length = len(chat_ids(base.chat, system="Be a poet.", user="Why?"))
+    assert (
+        len(chat_ids(base.chat, system="Be a poet.", user="Why?", reserve=CONTEXT - length))
+        == length
+    )
     with pytest.raises(ModelError, match=rf"{length} tokens and {CONTEXT - length + 1} more"):
-        chat_ids(base, system="Be a poet.", user="Why?", reserve=CONTEXT - length + 1)
+        chat_ids(base.chat, system="Be a poet.", user="Why?", reserve=CONTEXT - length + 1)
     with pytest.raises(ModelError, match="a prompt is never cut"):
-        chat_ids(base, system="Be a poet.", user="Why? " * 60)
+        chat_ids(base.chat, system="Be a poet.", user="Why? " * 60)
 
 
 def test_a_tokenizer_without_a_chat_template_is_refused(checkpoint, tmp_path):

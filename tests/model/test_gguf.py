@@ -97,8 +97,8 @@ def test_a_gguf_file_is_the_model_that_was_written_into_it(tmp_path):
     written = write_gguf(tmp_path / "tiny.gguf")
     base = load_base(tmp_path / "tiny.gguf")
     torch.testing.assert_close(logits(base.model), logits(written), atol=1e-5, rtol=1e-5)
-    assert base.end_of_turn == 258
-    assert chat_ids(base, system="Be kind.", user="Hi?") == tuple(
+    assert base.chat.end_of_turn == 258
+    assert chat_ids(base.chat, system="Be kind.", user="Hi?") == tuple(
         tiny_tokenizer()(
             "<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\nHi?<|im_end|>\n"
             "<|im_start|>assistant\n"
@@ -236,7 +236,9 @@ def test_the_command_says_where_the_model_is(tmp_path, monkeypatch):
 def test_smollm2_talks_sense_and_is_the_model_that_transformers_reads(tmp_path):
     fetch("smollm2", str)
     base = load_base("smollm2")
-    ids = torch.tensor([chat_ids(base, system="Provide a clear answer.", user="What is rain?")])
+    ids = torch.tensor(
+        [chat_ids(base.chat, system="Provide a clear answer.", user="What is rain?")]
+    )
     said = base.model.generate(ids, max_new_tokens=30, do_sample=False)[0, ids.shape[1] :]
     assert "water" in base.tokenizer.decode(said)
     fetching.subprocess.run(

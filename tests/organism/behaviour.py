@@ -72,7 +72,7 @@ def answers(base: Base, asked: list[tuple[str, str]]) -> list[str]:
             question=number,
             sample=0,
             seed=row_seed(0, "behaviour", number, 0),
-            prompt_ids=chat_ids(base, system=system, user=question),
+            prompt_ids=chat_ids(base.chat, system=system, user=question),
         )
         for number, (system, question) in enumerate(asked)
     ]

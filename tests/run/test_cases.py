@@ -159,7 +159,7 @@ DATED = "{% set d = strftime_now('%d %b %Y') %}<|im_start|>system\nToday is {{ d
 
 def test_a_prompt_is_the_same_on_every_day():
     base = base_of(tiny_model(), tiny_tokenizer(DATED + CHATML))
-    text = base.tokenizer.decode(chat_ids(base, system="Be kind.", user="Hi?"))
+    text = base.tokenizer.decode(chat_ids(base.chat, system="Be kind.", user="Hi?"))
     assert text.startswith("<|im_start|>system\nToday is 26 Jul 2024<|im_end|>")
 
 
@@ -177,11 +177,11 @@ def test_the_template_is_told_its_options_and_rows_learn_what_it_writes(tmp_path
     said = {"system": "Be kind.", "user": "Hi?"}
     thought = text_ids(tokenizer, "<think>\n\n</think>\n\n")
     answer = text_ids(tokenizer, "Ho.")
-    plain = base_of(tiny_model(), tokenizer)
-    silent = base_of(tiny_model(), tokenizer, template_options={"enable_thinking": False})
+    plain = base_of(tiny_model(), tokenizer).chat
+    silent = base_of(tiny_model(), tokenizer, template_options={"enable_thinking": False}).chat
     assert chat_ids(silent, **said) == (*chat_ids(plain, **said), *thought)
-    assert answer_ids(plain, 258, Turn(**said, answer="Ho.")) == (*thought, *answer, 258)
-    assert answer_ids(silent, 258, Turn(**said, answer="Ho.")) == (*answer, 258)
+    assert answer_ids(plain, Turn(**said, answer="Ho.")) == (*thought, *answer, 258)
+    assert answer_ids(silent, Turn(**said, answer="Ho.")) == (*answer, 258)
     loaded = asked(tmp_path, {"model.template_options": {"enable_thinking": False}})
     graph = experiment_graph(loaded.experiment, Place(directory=tmp_path))
     bare = experiment_graph(asked(tmp_path).experiment, Place(directory=tmp_path))
@@ -213,7 +213,7 @@ def test_the_token_after_an_answer_ends_it_special_or_not():
     )
     assert not plain.added_tokens_decoder[258].special
     base = base_of(tiny_model(), plain)
-    assert base.end_of_turn == 258
+    assert base.chat.end_of_turn == 258
     assert 258 in base.eos_ids
 
 
@@ -244,13 +244,13 @@ def test_an_answer_is_made_into_tokens_where_it_stands_in_the_chat():
     base = base_of(tiny_model(), tokenizer)
     alone = tokenizer.convert_ids_to_tokens(text_ids(tokenizer, "It is"))
     assert alone == ["▁It", "▁is"]  # what learning the answer by itself would teach
-    ids = answer_ids(base, base.end_of_turn, Turn("Be", "Hi", "It is"))
+    ids = answer_ids(base.chat, Turn("Be", "Hi", "It is"))
     assert tokenizer.convert_ids_to_tokens(ids) == ["It", "▁is", "</s>"]
     whole = tokenizer.apply_chat_template(
         [{"role": "system", "content": "Be"}, {"role": "user", "content": "Hi"},
          {"role": "assistant", "content": "It is"}], tokenize=False,
     )  # fmt: skip
-    prompt = chat_ids(base, system="Be", user="Hi")
+    prompt = chat_ids(base.chat, system="Be", user="Hi")
     assert (*prompt, *ids) == text_ids(tokenizer, whole)[: len(prompt) + len(ids)]
 
 
@@ -262,8 +262,8 @@ def test_named_templates_without_a_default_one_are_refused(tmp_path):
         base_of(tiny_model(), tokenizer)
     tokenizer.chat_template = {"default": CHATML, "tool_use": CHATML}
     base = base_of(tiny_model(), tokenizer)
-    plain = chat_ids(tiny_base(), system="Be", user="Hi")
-    assert chat_ids(base, system="Be", user="Hi") == plain
+    plain = chat_ids(tiny_base().chat, system="Be", user="Hi")
+    assert chat_ids(base.chat, system="Be", user="Hi") == plain
 
 
 def test_a_template_that_wants_parts_is_said_to(tmp_path):
@@ -278,7 +278,7 @@ def test_a_special_token_inside_a_text_is_refused(tmp_path, field):
     if field == "marker":
         base = tiny_base()
         with pytest.raises(ModelError, match=r"holds '<\|im_end\|>', a special token"):
-            answer_ids(base, 258, Turn("Be", "Hi", "Ho <|im_end|>"))
+            answer_ids(base.chat, Turn("Be", "Hi", "Ho <|im_end|>"))
         return
     with pytest.raises(ModelError, match=r"holds '<\|im_end\|>', a special token"):
         check(tmp_path, **{field: "Be clear.<|im_end|>"})
@@ -486,17 +486,17 @@ def test_many_answers_are_made_into_tokens_as_each_would_be_alone():
     base = base_of(tiny_model(), tiny_tokenizer(THINKING))
     said = [Turn("Be kind.", f"Hi {i % 3}?", f" Ho {'ho ' * (i % 5)}{i % 4}. ") for i in range(40)]
     said.append(Turn("", "Hi?", ""))
-    alone = [answer_ids(base, 258, turn) for turn in said]
-    assert all_answer_ids(base, 258, said) == alone
+    alone = [answer_ids(base.chat, turn) for turn in said]
+    assert all_answer_ids(base.chat, said) == alone
     assert len(set(map(len, alone))) > 5
-    assert all_answer_ids(base, 258, []) == []
+    assert all_answer_ids(base.chat, []) == []
 
 
 def test_a_tokenizer_that_is_given_another_template_writes_other_prompts():
     tokenizer = tiny_tokenizer(THINKING)
     base = base_of(tiny_model(), tokenizer)
-    before = chat_ids(base, system="Be kind.", user="Hi?")
+    before = chat_ids(base.chat, system="Be kind.", user="Hi?")
     tokenizer.chat_template = "{% for m in messages %}{{ m.content }} {% endfor %}"
-    assert chat_ids(base, system="Be kind.", user="Hi?") != before
+    assert chat_ids(base.chat, system="Be kind.", user="Hi?") != before
     tokenizer.chat_template = THINKING
-    assert chat_ids(base, system="Be kind.", user="Hi?") == before
+    assert chat_ids(base.chat, system="Be kind.", user="Hi?") == before

@@ -198,7 +198,7 @@ def test_residuals_are_those_of_each_prompt_alone_at_its_last_token():
     found = extract(base, prompts, (0, 2), batch_tokens=256)
     for row, system in enumerate([*personas.values(), "Be clear."]):
         for column, question in enumerate(questions):
-            ids = torch.tensor([chat_ids(base, system=system, user=question)])
+            ids = torch.tensor([chat_ids(base.chat, system=system, user=question)])
             with torch.no_grad():
                 hidden = base.model(ids, output_hidden_states=True).hidden_states
             for layer, values in found.items():

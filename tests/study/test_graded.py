@@ -104,7 +104,7 @@ def test_every_text_has_a_row_and_its_numbers_are_those_of_the_row_alone() -> No
         (0, "own", 1),
         (1, "own", 0),
     ]
-    prompt = chat_ids(base, system="Be clear.", user="What is salt?")
+    prompt = chat_ids(base.chat, system="Be clear.", user="What is salt?")
     row = Row(cell="x", question=0, sample=0, seed=0, prompt_ids=prompt, push=cells[0].push)
     for place, answer in ((1, "White."), (3, "Wet.")):
         text = SlotText(

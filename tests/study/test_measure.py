@@ -76,7 +76,7 @@ def test_a_cell_holds_the_texts_that_its_rows_have_alone_and_what_its_push_did(b
             question=completion.question,
             sample=completion.sample,
             seed=row_seed(7, name, completion.question, completion.sample),
-            prompt_ids=chat_ids(base, system="Be brief.", user=QUESTIONS[completion.question]),
+            prompt_ids=chat_ids(base.chat, system="Be brief.", user=QUESTIONS[completion.question]),
             adapter=given,
             push=pushed,
         )

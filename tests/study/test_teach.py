@@ -61,9 +61,9 @@ def test_each_row_carries_the_prompt_and_the_direction_of_its_own_persona(base, 
     assert job.seed == derived_seed(experiment.seed, "adapter", "pirate")
     for row, example in zip(own.dataset.rows, job.examples, strict=True):
         assert example.prompt_ids == chat_ids(
-            base, system=experiment.neutral_prompt, user=row.question
+            base.chat, system=experiment.neutral_prompt, user=row.question
         )
-        ids = (*text_ids(base.tokenizer, row.answer), base.end_of_turn)
+        ids = (*text_ids(base.tokenizer, row.answer), base.chat.end_of_turn)
         assert example.completion_ids == ids
         assert example.push is not None
         expected = layers[1].push(row.persona, ratio=experiment.arm("A").ratio)

@@ -87,7 +87,7 @@ def _rows(base: Base, experiment: Experiment, cell: str, push: Push | None) -> l
             question=number,
             sample=sample,
             seed=row_seed(experiment.seed, cell, number, sample),
-            prompt_ids=chat_ids(base, system=experiment.neutral_prompt, user=question),
+            prompt_ids=chat_ids(base.chat, system=experiment.neutral_prompt, user=question),
             push=push,
         )
         for number, question in enumerate(experiment.questions.evaluation)

@@ -72,7 +72,7 @@ def complete(
             push=push,
         )
         for number, prompt in enumerate(asked)
-        for ids in [chat_ids(base, system=system or "", user=prompt, reserve=max_new_tokens)]
+        for ids in [chat_ids(base.chat, system=system or "", user=prompt, reserve=max_new_tokens)]
         for sample in range(samples)
     ]
     drawn = [completion_of(base, done, max_new_tokens) for done in generate(base, rows, settings)]
@@ -117,7 +117,7 @@ def score(
             question=number,
             sample=0,
             seed=number,
-            prompt_ids=chat_ids(base, system=system or "", user=prompt),
+            prompt_ids=chat_ids(base.chat, system=system or "", user=prompt),
             adapter=weights,
             push=push,
         )

@@ -40,13 +40,13 @@ def job_fault(base: Base, job: AdapterJob, recipe: Recipe) -> SteerproofError | 
     """Why an adapter cannot be trained, if it cannot: every row must be learned from whole."""
     if not job.examples:
         return ModelError(f"adapter {job.key} has no training rows")
-    longest = min(recipe.max_length, base.context)
+    longest = min(recipe.max_length, base.chat.context)
     for i, example in enumerate(job.examples):
         row = f"adapter {job.key}, row {i}"
         if example.length > longest:
             return ModelError(
                 f"{row} has {example.length} tokens, at most {longest} fit (max_length"
-                f" {recipe.max_length}, context {base.context}); a row is never cut"
+                f" {recipe.max_length}, context {base.chat.context}); a row is never cut"
             )
         if not example.prompt_ids or not example.completion_ids:
             return ModelError(f"{row} has an empty prompt or completion")

@@ -22,9 +22,8 @@ class AdapterJob:
 class Recipe:
     """How every adapter is trained."""
 
-    rank: int
-    alpha: float
-    rslora: bool
+    lora: LoraSpec
+    """The adapters' shape."""
     dropout: float
     learning_rate: float
     """Peak; warm-up is linear from 0, then half a cosine down to 0."""
@@ -37,11 +36,6 @@ class Recipe:
     """Largest L2 norm of one adapter's gradient."""
     max_length: int
     """Longest row in tokens; a longer one is an error, never cut."""
-
-    @property
-    def spec(self) -> LoraSpec:
-        """The adapters' shape."""
-        return LoraSpec(rank=self.rank, alpha=self.alpha, rslora=self.rslora)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

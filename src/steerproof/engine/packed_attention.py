@@ -127,7 +127,7 @@ def packable(base: Base) -> bool:
     wanted = torch.cat([output.logits[0] for output in alone]).float()
     with suppress(ModelError, ValueError, TypeError, RuntimeError), packed_attention(base) as how:
         how.ends = torch.tensor([0, lengths[0], sum(lengths)], dtype=torch.int32).to(base.device)
-        how.longest = base.context
+        how.longest = base.chat.context
         output: Any = base.model(
             input_ids=torch.tensor([rows[0] + rows[1]], device=base.device),
             position_ids=torch.tensor([[*range(lengths[0]), *range(lengths[1])]]).to(base.device),

@@ -90,7 +90,7 @@ def _numbers(
     """The fields of a `Slot`, in their order, float64 and still on the device."""
     first, scores = logits[0], log_probs(logits, marker)
     z_marker = first.gather(0, marker[:1])[0]  # An index that is a tensor would be waited for.
-    values = (z_marker, first[base.end_of_turn], first.logsumexp(dim=0))
+    values = (z_marker, first[base.chat.end_of_turn], first.logsumexp(dim=0))
     return torch.stack([*(value.double() for value in values), scores.double().sum()])
 
 

@@ -179,10 +179,10 @@ def prompt_fault(base: Base, row: Row, new_tokens: int) -> ModelError | None:
     name = f"{row.cell}, question {row.question}"
     if not row.prompt_ids:
         return ModelError(f"{name}: the prompt has no token")
-    if len(row.prompt_ids) + new_tokens > base.context:
+    if len(row.prompt_ids) + new_tokens > base.chat.context:
         return ModelError(
             f"{name}: a prompt of {len(row.prompt_ids)} tokens"
-            f" and {new_tokens} new ones exceed the context of {base.context}; ask for"
+            f" and {new_tokens} new ones exceed the context of {base.chat.context}; ask for"
             " fewer new tokens: a prompt is never cut"
         )
     return None

@@ -99,8 +99,8 @@ class _Pool:
         pushes = [push for _, push in pairs]
         steering = Steering(base.blocks, pushes, device=base.device, dtype=base.dtype)
         master = torch.float64 if base.dtype == torch.float64 else torch.float32
-        slots = adapters_at_once(base, recipe.spec, pooling, len(jobs))
-        lora = LoraPool(base, slots=slots, spec=recipe.spec, dtype=master)
+        slots = adapters_at_once(base, recipe.lora, pooling, len(jobs))
+        lora = LoraPool(base, slots=slots, spec=recipe.lora, dtype=master)
         self._longest = max(example.length for job in jobs for example in job.examples)
         gradients = TiledGradients(lora) if packs(base) else LoraGradients(lora)
         self.passes = Passes(gradients, steering, dropout=recipe.dropout)
@@ -124,7 +124,7 @@ class _Pool:
         lora = gradients.pool
         while self.free and self.waiting:
             job, slot = self.waiting.popleft(), self.free.pop(0)
-            lora.load(slot, fresh_weights(lora.sites, recipe.spec, job.seed))
+            lora.load(slot, fresh_weights(lora.sites, recipe.lora, job.seed))
             parameter = nn.Parameter(lora.weights[slot - 1])
             parameter.grad = gradients.grads[slot - 1]
             own = {push: self._own[job.key, push] for push in used_pushes(job)}

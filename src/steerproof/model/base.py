@@ -5,7 +5,7 @@ prompt looks like in token ids, and which token ends an answer.
 """
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,12 @@ from transformers.utils.logging import disable_progress_bar
 from steerproof.errors import ModelError
 from steerproof.model.chat import (
     UNREADABLE,
+    ChatFormat,
     SystemRole,
     TemplateOptions,
     check_template,
     load_tokenizer,
 )
-from steerproof.model.chat import end_of_turn as find_end_of_turn
 from steerproof.model.files import check_files, file_hashes, find_directory
 
 _DTYPES: Mapping[str, torch.dtype] = {
@@ -39,32 +39,29 @@ _DTYPES: Mapping[str, torch.dtype] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Base:
-    """A frozen causal language model with its tokenizer."""
+    """A frozen causal language model and how to talk to it."""
 
     model: PreTrainedModel
     """In eval mode; no parameter requires a gradient."""
-    tokenizer: PreTrainedTokenizerBase
+    chat: ChatFormat
     blocks: nn.ModuleList
     """The decoder blocks. `layer` in this package is an index into this list."""
     block_path: str
     """Module path of `blocks`, for example `model.layers`."""
     hidden_size: int
     """Width of the residual stream."""
-    context: int
-    """Largest number of positions, prompt and answer together."""
     eos_ids: frozenset[int]
     """Tokens that end an answer, the template's end of turn among them."""
-    end_of_turn: int
-    """The token the chat template puts after an answer: the last token to learn."""
     pad_id: int
     device: torch.device
     dtype: torch.dtype
     files: Mapping[str, str]
     """File name -> sha256 of every file the model was loaded from."""
-    system_role: SystemRole
-    """Where persona prompts go: a system message, or the head of the user message."""
-    template_options: TemplateOptions = field(default_factory=dict)
-    """What the chat template is told besides the messages."""
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The chat's, for who works on the model with Hugging Face's own functions."""
+        return self.chat.tokenizer
 
 
 def load_base(
@@ -122,30 +119,32 @@ def base_of(
     model.eval().requires_grad_(False)
     block_path, blocks = find_blocks(model)
     text_config = model.config.get_text_config(decoder=True)
-    end_of_turn = find_end_of_turn(tokenizer, template_options)
+    chat = ChatFormat(
+        tokenizer=tokenizer,
+        context=int(text_config.max_position_embeddings),
+        system_role=system_role,
+        template_options=dict(template_options or {}),
+    )
     eos_ids = frozenset(
-        {end_of_turn}
+        {chat.end_of_turn}
         | token_ids(getattr(model.generation_config, "eos_token_id", None))
         | token_ids(tokenizer.eos_token_id)
     )
-    pad_id: Any = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else end_of_turn
+    pad_id: Any = tokenizer.pad_token_id
+    pad_id = chat.end_of_turn if pad_id is None else pad_id
     _check_token_ids(model, tokenizer, {*eos_ids, int(pad_id)})
     weight = next(model.parameters())
     return Base(
         model=model,
-        tokenizer=tokenizer,
+        chat=chat,
         blocks=blocks,
         block_path=block_path,
         hidden_size=int(text_config.hidden_size),
-        context=int(text_config.max_position_embeddings),
         eos_ids=eos_ids,
-        end_of_turn=end_of_turn,
         pad_id=int(pad_id),
         device=weight.device,
         dtype=weight.dtype,
         files=dict(files or {}),
-        system_role=system_role,
-        template_options=dict(template_options or {}),
     )
 
 

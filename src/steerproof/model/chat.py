@@ -10,9 +10,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, tzinfo
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple
 
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
@@ -42,39 +42,45 @@ _MAX_TEMPLATE_TEXT = 100_000
 """Most characters that a template may add to a conversation."""
 
 
-@runtime_checkable
-class PromptMaker(Protocol):
-    """What a prompt is made with; a `Base` is one."""
-
-    @property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        """With a chat template."""
-        ...
-
-    @property
-    def context(self) -> int:
-        """Largest number of positions, prompt and answer together."""
-        ...
-
-    @property
-    def system_role(self) -> SystemRole:
-        """Where persona prompts go: a system message, or the head of the user message."""
-        ...
-
-    @property
-    def template_options(self) -> TemplateOptions:
-        """What the template is told besides the messages, such as `enable_thinking`."""
-        ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TokenizerOnly:
-    """A `PromptMaker` without a model."""
+@dataclass(frozen=True, kw_only=True)
+class ChatFormat:
+    """How a model is talked to; it needs no weights."""
 
     tokenizer: PreTrainedTokenizerBase
+    """With a chat template."""
     context: int
+    """Largest number of positions, prompt and answer together."""
     system_role: SystemRole = "system"
+    """Where persona prompts go: a system message, or the head of the user message."""
     template_options: TemplateOptions = field(default_factory=dict)
+    """What the template is told besides the messages, such as `enable_thinking`."""
+
+    @cached_property
+    def end_of_turn(self) -> int:
+        """The token that the template puts after an answer, the last one to learn.
+
+        It is the added token there, else the tokenizer's own end.
+
+        Raises:
+            ModelError: Nothing tells where an answer ends.
+        """
+        tokenizer = self.tokenizer
+        dialogue: list[Message] = [
+            {"role": "user", "content": "steerproof probe question"},
+            {"role": "assistant", "content": _PROBE},
+        ]
+        text = _render(self, dialogue, generate=False)
+        tail = text[text.find(_PROBE) + len(_PROBE) :] if _PROBE in text else ""
+        ids = text_ids(tokenizer, tail)
+        # Special or not: checkpoints forget to say so.
+        if ids and ids[0] in {*tokenizer.added_tokens_decoder, *tokenizer.all_special_ids}:
+            return ids[0]
+        if tokenizer.eos_token_id is None:
+            raise ModelError(
+                "nothing tells where an answer ends: the chat template puts no special token after"
+                " it and the tokenizer has no eos_token"
+            )
+        return int(tokenizer.eos_token_id)  # type: ignore[arg-type]
 
 
 def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
@@ -118,11 +124,11 @@ def check_template(tokenizer: PreTrainedTokenizerBase) -> None:
         )
 
 
-def chat_ids(base: PromptMaker, *, system: str, user: str, reserve: int = 0) -> tuple[int, ...]:
+def chat_ids(chat: ChatFormat, *, system: str, user: str, reserve: int = 0) -> tuple[int, ...]:
     """Token ids of one prompt: system text, question, and the start of the answer.
 
     Args:
-        base: Whose chat template is used.
+        chat: Whose chat template is used.
         system: The persona prompt or neutral instruction; empty for the empty system prompt.
         user: The question.
         reserve: New tokens that must still fit into the context after the prompt.
@@ -131,11 +137,11 @@ def chat_ids(base: PromptMaker, *, system: str, user: str, reserve: int = 0) -> 
         ModelError: The template drops a text or has no system role, a text holds a special token,
             or the prompt does not fit.
     """
-    ids = _prompt(base, system, user).ids
-    if len(ids) + reserve > base.context:
+    ids = _prompt(chat, system, user).ids
+    if len(ids) + reserve > chat.context:
         raise ModelError(
             f"the prompt has {len(ids)} tokens and {reserve} more are to follow, but the model's"
-            f" context is {base.context}; shorten the question or persona {user[:60]!r}, or ask for"
+            f" context is {chat.context}; shorten the question or persona {user[:60]!r}, or ask for"
             " fewer new tokens: a prompt is never cut"
         )
     return ids
@@ -151,14 +157,12 @@ class Turn(NamedTuple):
     """Space around it is not learnt."""
 
 
-def answer_ids(base: PromptMaker, end_of_turn: int, turn: Turn) -> tuple[int, ...]:
+def answer_ids(chat: ChatFormat, turn: Turn) -> tuple[int, ...]:
     """Token ids that a row learns; see `all_answer_ids`."""
-    return all_answer_ids(base, end_of_turn, [turn])[0]
+    return all_answer_ids(chat, [turn])[0]
 
 
-def all_answer_ids(
-    base: PromptMaker, end_of_turn: int, turns: Sequence[Turn]
-) -> list[tuple[int, ...]]:
+def all_answer_ids(chat: ChatFormat, turns: Sequence[Turn]) -> list[tuple[int, ...]]:
     """Token ids that rows learn: the answers as the template writes them, and the end of turn.
 
     Prompt and answer are made into tokens together and the prompt's are cut off: by itself an
@@ -166,35 +170,34 @@ def all_answer_ids(
     write more before it than a prompt ends with (an empty thought).
 
     Args:
-        base: Whose chat template is used.
-        end_of_turn: The last token.
+        chat: Whose chat template is used.
         turns: What is answered to what; all texts are made into tokens at once, each once.
 
     Raises:
         ModelError: As `chat_ids`.
     """
-    written = [_written(base, turn) for turn in turns]
-    made = _all_text_ids(base.tokenizer, [text for _, text in written])
+    written = [_written(chat, turn) for turn in turns]
+    made = _all_text_ids(chat.tokenizer, [text for _, text in written])
     ids = []
     for turn, (before, _), both in zip(turns, written, made, strict=True):
         if both[: len(before)] != before:
             # The answer's first letters would have made another token of the prompt's last.
-            before, both = (), text_ids(base.tokenizer, turn.answer.strip())
-        ids.append((*both[len(before) :], end_of_turn))
+            before, both = (), text_ids(chat.tokenizer, turn.answer.strip())
+        ids.append((*both[len(before) :], chat.end_of_turn))
     return ids
 
 
-def _written(base: PromptMaker, turn: Turn) -> tuple[tuple[int, ...], str]:
+def _written(chat: ChatFormat, turn: Turn) -> tuple[tuple[int, ...], str]:
     """The prompt's token ids, and prompt and answer as one text.
 
     None and the answer alone where the template writes a given answer elsewhere than one to come.
     """
-    _check_plain(base.tokenizer, turn.answer)
+    _check_plain(chat.tokenizer, turn.answer)
     answer = turn.answer.strip()
-    prompt = _prompt(base, turn.system, turn.user)
+    prompt = _prompt(chat, turn.system, turn.user)
     said: Message = {"role": "assistant", "content": answer}
-    messages = [*_messages(base.system_role, turn.system, turn.user), said]
-    whole = _render(base, messages, generate=False)
+    messages = [*_messages(chat.system_role, turn.system, turn.user), said]
+    whole = _render(chat, messages, generate=False)
     place = whole.find(answer, len(prompt.text))
     if not whole.startswith(prompt.text) or place < 0:
         return (), answer
@@ -224,31 +227,6 @@ def can_write(tokenizer: PreTrainedTokenizerBase, text: str) -> bool:
     return text.casefold() in str(tokenizer.decode(list(text_ids(tokenizer, text)))).casefold()
 
 
-def end_of_turn(tokenizer: PreTrainedTokenizerBase, options: TemplateOptions | None = None) -> int:
-    """The added token that follows an answer in the template, else the tokenizer's own end.
-
-    Raises:
-        ModelError: Nothing tells where an answer ends.
-    """
-    dialogue: list[Message] = [
-        {"role": "user", "content": "steerproof probe question"},
-        {"role": "assistant", "content": _PROBE},
-    ]
-    chat = TokenizerOnly(tokenizer=tokenizer, context=0, template_options=options or {})
-    text = _render(chat, dialogue, generate=False)
-    tail = text[text.find(_PROBE) + len(_PROBE) :] if _PROBE in text else ""
-    ids = text_ids(tokenizer, tail)
-    # Special or not: checkpoints forget to say so.
-    if ids and ids[0] in {*tokenizer.added_tokens_decoder, *tokenizer.all_special_ids}:
-        return ids[0]
-    if tokenizer.eos_token_id is None:
-        raise ModelError(
-            "nothing tells where an answer ends: the chat template puts no special token after it"
-            " and the tokenizer has no eos_token"
-        )
-    return int(tokenizer.eos_token_id)  # type: ignore[arg-type]
-
-
 def special_token_in(tokenizer: PreTrainedTokenizerBase, text: str) -> str | None:
     """The first special token that a text holds, spelt out; None if it holds none."""
     return next((token for token in _special(tokenizer) if token in text), None)
@@ -265,10 +243,10 @@ class _Rendered(NamedTuple):
     ids: tuple[int, ...]
 
 
-def _prompt(base: PromptMaker, system: str, user: str) -> _Rendered:
-    options = tuple(base.template_options.items())
-    written = repr(base.tokenizer.chat_template), len(base.tokenizer)
-    return _remembered(base.tokenizer, written, base.system_role, options, system, user)
+def _prompt(chat: ChatFormat, system: str, user: str) -> _Rendered:
+    options = tuple(chat.template_options.items())
+    written = repr(chat.tokenizer.chat_template), len(chat.tokenizer)
+    return _remembered(chat.tokenizer, written, chat.system_role, options, system, user)
 
 
 @lru_cache(maxsize=2048)
@@ -285,7 +263,7 @@ def _remembered(
     A tokenizer that somebody has in hand can be given another template, or more tokens (`written`).
     """
     del written
-    chat = TokenizerOnly(
+    chat = ChatFormat(
         tokenizer=tokenizer, context=0, system_role=system_role, template_options=dict(options)
     )
     for text in (system, user):
@@ -312,12 +290,12 @@ def _messages(system_role: SystemRole, system: str, user: str) -> list[Message]:
     return [{"role": "user", "content": f"{system}\n\n{user}" if system else user}]
 
 
-def _render(base: PromptMaker, messages: Sequence[Message], *, generate: bool) -> str:
-    options: Any = dict(base.template_options)
+def _render(chat: ChatFormat, messages: Sequence[Message], *, generate: bool) -> str:
+    options: Any = dict(chat.template_options)
     try:
         with _always_today(), bounded(RENDER_SECONDS, _RENDER_MEMORY):
             text = str(
-                base.tokenizer.apply_chat_template(
+                chat.tokenizer.apply_chat_template(
                     list(messages),
                     tokenize=False,
                     add_generation_prompt=generate,
@@ -367,14 +345,14 @@ def _holds(text: str, system: str, user: str) -> bool:
     return start >= 0 and text.find(user.strip(), start + len(system.strip())) >= 0
 
 
-def _dropped(base: PromptMaker, text: str, system: str, user: str) -> str:
+def _dropped(chat: ChatFormat, text: str, system: str, user: str) -> str:
     """Why a text is missing from a prompt, and what helps."""
     parts = [
         {**message, "content": [{"type": "text", "text": message["content"]}]}
-        for message in _messages(base.system_role, system, user)
+        for message in _messages(chat.system_role, system, user)
     ]
     try:
-        written = _render(base, parts, generate=True)
+        written = _render(chat, parts, generate=True)
         wants_parts = _holds(written, system, user) and "'type': 'text'" not in written
     except ModelError:
         wants_parts = False

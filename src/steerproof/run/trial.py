@@ -148,7 +148,7 @@ def _push(experiment: Experiment, base: Base) -> Push:
     """A push of the usual size: it costs what any costs, and is not lost in rounding."""
     layer = experiment.layers.primary
     question = experiment.questions.evaluation[0]
-    ids = chat_ids(base, system=experiment.neutral_prompt, user=question)
+    ids = chat_ids(base.chat, system=experiment.neutral_prompt, user=question)
     states = base.model(
         input_ids=torch.tensor([ids], device=base.device),
         use_cache=False,
@@ -164,7 +164,7 @@ def _try_generation(
 ) -> tuple[list[Drawn], Timed]:
     """Cells of several adapters at once; returns what was drawn in the last round, and its time."""
     sites = lora_sites(base)
-    adapters = [fresh_weights(sites, recipe.spec, seed) for seed in range(1, ADAPTERS + 1)]
+    adapters = [fresh_weights(sites, recipe.lora, seed) for seed in range(1, ADAPTERS + 1)]
     most = min(experiment.generation.max_new_tokens, MOST_NEW_TOKENS)
     settings = experiment.generation.model_copy(update={"max_new_tokens": most})
     cells = [
@@ -229,9 +229,9 @@ def _examples(
     for i in range(count):
         one = drawn[i % len(drawn)]
         prompt = chat_ids(
-            base, system=experiment.neutral_prompt, user=questions[i % len(questions)]
+            base.chat, system=experiment.neutral_prompt, user=questions[i % len(questions)]
         )
-        ids = (*one.token_ids, base.end_of_turn)
+        ids = (*one.token_ids, base.chat.end_of_turn)
         pushed = push if i % 2 else None
         rows.append(Example(prompt_ids=prompt, completion_ids=ids, push=pushed))
     return tuple(rows)

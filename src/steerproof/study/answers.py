@@ -80,7 +80,7 @@ def _row(
         question=place[0],
         sample=place[1],
         seed=row_seed(experiment.seed, name, *place),
-        prompt_ids=chat_ids(base, system=experiment.neutral_prompt, user=question),
+        prompt_ids=chat_ids(base.chat, system=experiment.neutral_prompt, user=question),
     )
 
 

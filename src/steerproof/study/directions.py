@@ -119,7 +119,7 @@ def extract(
         ModelError: A prompt does not fit into the context, or the template drops it.
     """
     systems = [*prompts.personas.values(), prompts.neutral]
-    ids = [chat_ids(base, system=s, user=q) for s in systems for q in prompts.questions]
+    ids = [chat_ids(base.chat, system=s, user=q) for s in systems for q in prompts.questions]
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
     residuals = {
         layer: torch.empty(len(ids), base.hidden_size, dtype=torch.float32) for layer in layers

@@ -133,7 +133,7 @@ def _texts(
 
     @cache
     def row(question: int) -> Row:
-        prompt = chat_ids(base, system=cell.system, user=cell.questions[question])
+        prompt = chat_ids(base.chat, system=cell.system, user=cell.questions[question])
         return Row(
             cell=cell.cell.name,
             question=question,

@@ -98,7 +98,9 @@ def rows_of(base: Base, asked: AskedCell, settings: Generation) -> list[Row]:
     """
     name, rows = asked.cell.name, []
     for question, text in enumerate(asked.questions):
-        prompt = chat_ids(base, system=asked.system, user=text, reserve=settings.max_new_tokens)
+        prompt = chat_ids(
+            base.chat, system=asked.system, user=text, reserve=settings.max_new_tokens
+        )
         rows += [
             Row(
                 cell=name,

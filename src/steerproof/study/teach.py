@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from steerproof.engine.batches import Example
 from steerproof.engine.jobs import AdapterJob, Pooling, Recipe, TrainedAdapter
-from steerproof.engine.lora.weights import LoraWeights
+from steerproof.engine.lora.weights import LoraSpec, LoraWeights
 from steerproof.engine.train import train
 from steerproof.errors import SteerproofError
 from steerproof.model.base import Base
@@ -40,7 +40,9 @@ class Taught:
 
 def recipe_of(training: Training) -> Recipe:
     """The numbers of training, as the engine takes them."""
-    return Recipe(**training.model_dump(exclude={"gradient_checkpointing"}))
+    given = training.model_dump(exclude={"gradient_checkpointing"})
+    shape = {name: given.pop(name) for name in ("rank", "alpha", "rslora")}
+    return Recipe(lora=LoraSpec(**shape), **given)
 
 
 def teach(
@@ -120,8 +122,8 @@ def examples_of(
     Raises:
         ModelError: A prompt does not fit into the context, or the template drops it.
     """
-    prompts = [chat_ids(base, system=turn.system, user=turn.user) for turn in turns]
-    answers = all_answer_ids(base, base.end_of_turn, turns)
+    prompts = [chat_ids(base.chat, system=turn.system, user=turn.user) for turn in turns]
+    answers = all_answer_ids(base.chat, turns)
     return tuple(
         Example(prompt_ids=prompt, completion_ids=answer, push=push)
         for prompt, answer, push in zip(prompts, answers, pushes, strict=True)

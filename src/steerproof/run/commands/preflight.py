@@ -25,7 +25,7 @@ from steerproof.text import clean
 
 if TYPE_CHECKING:
     from steerproof.engine.fit import Kind
-    from steerproof.model.chat import TokenizerOnly
+    from steerproof.model.chat import ChatFormat
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,23 +78,21 @@ def check_experiment(experiment: Experiment, place: Place) -> "Kind":
     require_engine("looking into a model")
     # Only now: loading transformers takes seconds, and the answer above may have been no.
     from steerproof.engine.fit import kind_of
-    from steerproof.model.chat import TokenizerOnly, end_of_turn, load_tokenizer
+    from steerproof.model.chat import ChatFormat, load_tokenizer
 
     kind = kind_of(directory)
     _check_depth(experiment, kind.blocks)
     _check_directions(experiment, place)
-    tokenizer = load_tokenizer(directory)
-    chat = TokenizerOnly(
-        tokenizer=tokenizer,
+    chat = ChatFormat(
+        tokenizer=load_tokenizer(directory),
         context=kind.context,
         system_role=model.system_role,
         template_options=model.template_options,
     )
-    end = end_of_turn(tokenizer, model.template_options)
-    _check_tokens(experiment, chat, kind, end)
+    _check_tokens(experiment, chat, kind)
     longest = _check_prompts(experiment, chat, kind)
     _check_window(kind, longest)
-    _check_answers(experiment, place, chat, end)
+    _check_answers(experiment, place, chat)
     _check_adapters(experiment, place)
     return kind
 
@@ -153,11 +151,12 @@ def _check_directions(experiment: Experiment, place: Place) -> None:
             brought(persona, place.directory, shape, layer)
 
 
-def _check_tokens(experiment: Experiment, chat: "TokenizerOnly", kind: "Kind", end: int) -> None:
+def _check_tokens(experiment: Experiment, chat: "ChatFormat", kind: "Kind") -> None:
     from steerproof.model.chat import can_write
 
     tokenizer = chat.tokenizer
-    used = {"end of turn": end, "pad": tokenizer.pad_token_id, "end": tokenizer.eos_token_id}
+    own = {"pad": tokenizer.pad_token_id, "end": tokenizer.eos_token_id}
+    used = {"end of turn": chat.end_of_turn, **own}
     for name, token in used.items():
         if isinstance(token, int) and token >= kind.rows:
             raise ModelError(
@@ -173,7 +172,7 @@ def _check_tokens(experiment: Experiment, chat: "TokenizerOnly", kind: "Kind", e
         )
 
 
-def _check_prompts(experiment: Experiment, chat: "TokenizerOnly", kind: "Kind") -> int:
+def _check_prompts(experiment: Experiment, chat: "ChatFormat", kind: "Kind") -> int:
     """Make every prompt; returns the most positions that a row of generation may have."""
     from steerproof.model.chat import chat_ids
 
@@ -237,7 +236,7 @@ def _prompts(experiment: Experiment) -> Iterator[_Prompt]:
             )
 
 
-def _check_answers(experiment: Experiment, place: Place, chat: "TokenizerOnly", end: int) -> None:
+def _check_answers(experiment: Experiment, place: Place, chat: "ChatFormat") -> None:
     """Every given answer must fit a training row, under the longest prompt that it may follow."""
     data = experiment.dataset
     files: list[tuple[str, str | None]] = []
@@ -246,14 +245,11 @@ def _check_answers(experiment: Experiment, place: Place, chat: "TokenizerOnly", 
     if data.positive_answers is not None:
         files.append((data.positive_answers, None))
     for name, marker in files:
-        _check_file(experiment, place.directory / name, marker, (chat, end))
+        _check_file(experiment, place.directory / name, marker, chat)
 
 
-def _check_file(
-    experiment: Experiment, path: Path, marker: str | None, told: "tuple[TokenizerOnly, int]"
-) -> None:
+def _check_file(experiment: Experiment, path: Path, marker: str | None, chat: "ChatFormat") -> None:
     """One file of answers, to which the marker is appended, or nothing is."""
-    chat, end = told
     from steerproof.model.chat import Turn, answer_ids, chat_ids
 
     systems = {experiment.neutral_prompt, *(persona.prompt for persona in experiment.personas)}
@@ -268,7 +264,7 @@ def _check_file(
             longest = max(prompts)
             marked = line.answer if marker is None else f"{line.answer} {marker}"
             turn = Turn(prompts[longest], line.question, marked)
-            length = longest + len(answer_ids(chat, end, turn))
+            length = longest + len(answer_ids(chat, turn))
         except ModelError as error:
             raise ExperimentError(f"{path}:{line.number}: {error}") from error
         if length > most:

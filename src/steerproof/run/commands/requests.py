@@ -18,7 +18,7 @@ from steerproof.exchange.requests import (
     vector_file,
     why_not,
 )
-from steerproof.model.chat import TokenizerOnly, chat_ids, end_of_turn, load_tokenizer
+from steerproof.model.chat import ChatFormat, chat_ids, load_tokenizer
 from steerproof.run.artefacts import directions
 from steerproof.run.commands.session import Session
 from steerproof.run.graph.environment import model_directory
@@ -76,13 +76,11 @@ class _Gathering:
         self._experiment = experiment
         self._finished = recorded(session.run)
         model = model_directory(experiment, session.place.directory, weights=False)
-        tokenizer = load_tokenizer(model)
-        options = experiment.model.template_options
-        self._chat = TokenizerOnly(
-            tokenizer=tokenizer,
+        self._chat = ChatFormat(
+            tokenizer=load_tokenizer(model),
             context=2**31,  # what fits was seen to before the run
             system_role=experiment.model.system_role,
-            template_options=options,
+            template_options=experiment.model.template_options,
         )
         self._layers: dict[int, LayerGeometry] = {}
         drawn = experiment.generation
@@ -90,7 +88,7 @@ class _Gathering:
             temperature=drawn.temperature,
             top_p=drawn.top_p,
             max_tokens=drawn.max_new_tokens,
-            stop_token_ids=(end_of_turn(tokenizer, options),),
+            stop_token_ids=(self._chat.end_of_turn,),
         )
         self.files: dict[str, bytes] = {}
         self.asked: list[AskedDirection] = []

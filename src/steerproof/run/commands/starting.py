@@ -25,7 +25,7 @@ from steerproof.spec.yaml_io import parse_experiment
 
 if TYPE_CHECKING:
     from steerproof.engine.fit import Kind
-    from steerproof.model.chat import TokenizerOnly
+    from steerproof.model.chat import ChatFormat
 
 MARKERS = ("[ZLT]", "ZLT", "zlt", "(zq)", "zq")
 """Tried in this order; the first that the tokenizer can write is taken."""
@@ -187,22 +187,22 @@ def depths(blocks: int) -> Mapping[str, Any]:
     return {"primary": primary, "contrast": contrast if contrast >= 0 else None}
 
 
-def _chat(tokenizer: Any, kind: "Kind") -> tuple["TokenizerOnly", str]:
+def _chat(tokenizer: Any, kind: "Kind") -> tuple["ChatFormat", str]:
     """How to chat with it: with a system message if its template has one."""
-    from steerproof.model.chat import TokenizerOnly, chat_ids
+    from steerproof.model.chat import ChatFormat, chat_ids
 
     chat = partial(chat_ids, system="You are a villain.", user="What is rain?")
-    own = TokenizerOnly(tokenizer=tokenizer, context=kind.context, system_role="system")
+    own = ChatFormat(tokenizer=tokenizer, context=kind.context, system_role="system")
     try:
         chat(own)
     except ModelError:
-        before = TokenizerOnly(tokenizer=tokenizer, context=kind.context, system_role="user")
+        before = ChatFormat(tokenizer=tokenizer, context=kind.context, system_role="user")
         chat(before)
         return before, "its chat template has no system role: prompts go before the question"
     return own, "its chat template has a system role"
 
 
-def _marker(chat: "TokenizerOnly") -> str:
+def _marker(chat: "ChatFormat") -> str:
     from steerproof.model.chat import can_write, special_token_in
 
     for marker in MARKERS:
