@@ -74,6 +74,36 @@ def test_a_usual_function_is_short():
     assert lengths[len(lengths) * 9 // 10] <= 26
 
 
+def test_a_stage_reads_its_units_calls_the_study_and_writes_bytes_in_30_lines():
+    stages = {
+        path: code_of_file(path, tree)
+        for path, tree in TREES.items()
+        if path.startswith("run/stages/") and Path(path).stem in functions_of(tree)
+    }
+    assert len(stages) == 9
+    assert not {path: count for path, count in stages.items() if count > 30}
+
+
+def functions_of(tree: ast.Module) -> set[str]:
+    return {node.name for node in tree.body if isinstance(node, Function)}
+
+
+def code_of_file(path: str, tree: ast.Module) -> int:
+    """Lines of a file that are neither blank nor comment, docstring or import."""
+    beside = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        or (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant))
+    ]
+    left_out = {n for node in beside for n in range(node.lineno, node.end_lineno + 1)}
+    written = enumerate((SOURCE / path).read_text().splitlines(), start=1)
+    return sum(
+        number not in left_out and line.strip() != "" and not line.strip().startswith("#")
+        for number, line in written
+    )
+
+
 def test_no_class_is_longer_than_150_lines():
     long = {f"{path}: {node.name}" for path, node in nodes(ast.ClassDef) if lines(node) > 150}
     assert not long

@@ -36,7 +36,7 @@ def close(ours: Slot, theirs: Slot, nats: float = 1e-3) -> bool:
 
 def test_a_slot_is_what_the_definition_says_under_peft_and_a_plain_hook(tmp_path) -> None:
     oracle, asked = Oracle("llama", tmp_path), texts("llama")
-    end = base_of("llama").end_of_turn
+    end = base_of("llama").chat.end_of_turn
     for text, ours in zip(asked, read("llama", asked), strict=True):
         ids = [*text.row.prompt_ids, *text.answer, *MARKER]
         logits = oracle.logits(text.row, ids).double()[-6:-1]

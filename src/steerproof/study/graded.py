@@ -9,18 +9,23 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import chain
+from typing import TypeVar
 
 from steerproof.decide.analysis.slots import SlotRow, TextKind
 from steerproof.engine.lora.weights import LoraWeights
 from steerproof.engine.rows import Row
 from steerproof.engine.slots import Slot, SlotText, weigh
-from steerproof.errors import ModelError
+from steerproof.errors import ModelError, SteerproofError
 from steerproof.model.base import Base
 from steerproof.model.chat import chat_ids, text_ids
 from steerproof.model.push import Push
 from steerproof.spec.grid import Cell
+from steerproof.study.halving import in_halves
 from steerproof.study.measured import Completion
 from steerproof.study.told import NOBODY, Told
+
+K = TypeVar("K")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +82,25 @@ def grade(
     for i, one in enumerate(asked):
         by_cell[one.cell].append(_row(one, slots.get(i)))
     return {cell: tuple(rows) for cell, rows in by_cell.items()}
+
+
+def grade_apart(
+    base: Base, cells: Mapping[K, Sequence[GradedCell]], marker: str, told: Told = NOBODY
+) -> Iterator[tuple[K, Sequence[SlotRow] | SteerproofError]]:
+    """`grade` the cells of many, by whose they are: mixed in one pool, and each fails alone.
+
+    Yields:
+        Whose, with the rows of their cells, or why these could not be read.
+    """
+
+    def together(
+        some: Mapping[K, Sequence[GradedCell]],
+    ) -> Iterator[tuple[K, Sequence[SlotRow]]]:
+        rows = grade(base, list(chain.from_iterable(some.values())), marker, told)
+        for whose, own in some.items():
+            yield whose, [row for cell in own for row in rows[cell.cell]]
+
+    return in_halves(cells, together)
 
 
 def marker_ids(base: Base, marker: str) -> tuple[int, ...]:

@@ -1,7 +1,7 @@
 """Teaching: what the adapters of an experiment learn from, and learning it, many at once."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from steerproof.engine.batches import Example
 from steerproof.engine.jobs import AdapterJob, Pooling, Recipe, TrainedAdapter
@@ -140,6 +140,11 @@ def _trained_push(experiment: Experiment, arm: Arm, whose: str | None) -> AskedP
         layer=experiment.layer(arm.layer),
         strength=arm.training_strength,
     )
+
+
+def taken_over(weights: LoraWeights) -> Taught:
+    """An adapter that was trained elsewhere: of its training only the shape is known."""
+    return Taught(weights=weights, record=TrainingRecord(losses=(), imported=asdict(weights.spec)))
 
 
 def record_of(ended: TrainedAdapter) -> TrainingRecord:

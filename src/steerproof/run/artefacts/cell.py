@@ -9,7 +9,8 @@ import pyarrow as pa
 from steerproof.codec import json_bytes, read_record
 from steerproof.errors import IntegrityError
 from steerproof.run.artefacts.parquet import read_table, table_bytes
-from steerproof.run.store.manifest import StoredUnit
+from steerproof.run.graph.ids import UnitId
+from steerproof.run.store.manifest import DamagedError, StoredUnit
 from steerproof.spec.grid import Cell
 from steerproof.study.measured import Completion, MeasuredCell, signed
 
@@ -72,6 +73,32 @@ def from_unit(unit: StoredUnit) -> MeasuredCell:
         **{f.name: getattr(record, f.name) for f in fields(CellRecord)},
         completions=completions_of(unit),
     )
+
+
+def readable(
+    units: Mapping[UnitId, StoredUnit],
+) -> tuple[dict[str, MeasuredCell], dict[str, str]]:
+    """The measurements by cell name, and why a unit that is whole makes no sense, by its name.
+
+    Raises:
+        DamagedError: A file is not what was written; the next run does its unit again.
+    """
+    cells: dict[str, MeasuredCell] = {}
+    unread: dict[str, str] = {}
+    for unit, stored in units.items():
+        if unit.kind != "cell":
+            continue
+        try:
+            measured = from_unit(stored)
+            if measured.cell.name != unit.name:
+                raise IntegrityError(f"{FILE} is of {measured.cell.name}")
+            cells[unit.name] = measured
+        except DamagedError:
+            raise
+        except IntegrityError as error:
+            # Where the run directory lies is no part of what was found in it.
+            unread[str(unit)] = str(error).replace(f"{stored.directory}/", "")
+    return cells, unread
 
 
 def record_of(unit: StoredUnit) -> CellRecord:

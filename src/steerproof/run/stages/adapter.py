@@ -1,10 +1,8 @@
 """Training: the tasks' adapters in one pool, each unit written as its adapter ends."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 
 from steerproof.engine.lora.peft_files import import_peft, write_peft
-from steerproof.engine.lora.weights import LoraWeights
 from steerproof.exchange.adapters import adapter_directory
 from steerproof.model.base import Base
 from steerproof.run.artefacts import dataset
@@ -15,8 +13,7 @@ from steerproof.run.stages.base import base_of
 from steerproof.run.stages.inputs import AdapterInputs, context_of, inputs_of
 from steerproof.run.stages.upstream import Upstream, pooled, units_of
 from steerproof.spec.grid import AdapterId
-from steerproof.study.teach import Lesson, Taught, teach
-from steerproof.study.trained import TrainingRecord
+from steerproof.study.teach import Lesson, Taught, taken_over, teach
 
 
 def adapter(tasks: Sequence[Task]) -> Outcomes:
@@ -56,8 +53,5 @@ def _taken_over(base: Base, task: Task) -> Files:
     """The files of an adapter that was trained elsewhere, checked and rewritten."""
     asked, context = inputs_of(task, AdapterInputs), context_of(task)
     (arm,) = asked.part.arms
-    weights: LoraWeights = import_peft(
-        adapter_directory(arm, asked.persona, context.directory), base
-    )
-    record = TrainingRecord(losses=(), imported=asdict(weights.spec))
-    return _files(base, Taught(weights=weights, record=record), context.name)
+    weights = import_peft(adapter_directory(arm, asked.persona, context.directory), base)
+    return _files(base, taken_over(weights), context.name)

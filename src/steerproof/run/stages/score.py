@@ -7,9 +7,9 @@ from steerproof.errors import IntegrityError
 from steerproof.run.artefacts import cell, slots
 from steerproof.run.artefacts.score import to_files
 from steerproof.run.driver.worker import Files, Outcomes, Task, each
+from steerproof.run.graph.ids import UnitId
 from steerproof.run.stages.inputs import ScoreInputs, context_of, inputs_of
 from steerproof.run.store.files import read_as_hashed
-from steerproof.run.store.manifest import DamagedError
 from steerproof.study.measured import MeasuredCell
 from steerproof.study.rating import scored
 from steerproof.study.readouts.load import readout_of
@@ -26,32 +26,12 @@ def score(tasks: Sequence[Task]) -> Outcomes:
 
 
 def _score(task: Task) -> Files:
-    cells, unread = _cells(task)
+    cells, unread = cell.readable(task.upstream)
     marked = scored(cells, readout_of(_readable(task, cells)), task.teller)
-    unread |= {f"cell/{name}": why for name, why in marked.unread.items()}
+    unread |= {str(UnitId("cell", name)): why for name, why in marked.unread.items()}
     if not marked.marks:
         raise IntegrityError(f"no cell can be read: {'; '.join(unread.values())}")
     return to_files(marked.marks, marked.rates, unread)
-
-
-def _cells(task: Task) -> tuple[dict[str, MeasuredCell], dict[str, str]]:
-    """The cells by name; by unit, why one cannot be read."""
-    cells: dict[str, MeasuredCell] = {}
-    unread: dict[str, str] = {}
-    for unit, stored in task.upstream.items():
-        if unit.kind != "cell":
-            continue
-        try:
-            measured = cell.from_unit(stored)
-            if measured.cell.name != unit.name:
-                raise IntegrityError(f"{cell.FILE} is of {measured.cell.name}")
-            cells[unit.name] = measured
-        except DamagedError:  # found and redone by the next run
-            raise
-        except IntegrityError as error:
-            # Where the run directory lies is no part of what was found in it.
-            unread[str(unit)] = str(error).replace(f"{stored.directory}/", "")
-    return cells, unread
 
 
 def _readable(task: Task, cells: Mapping[str, MeasuredCell]) -> Readable:

@@ -13,8 +13,7 @@ from steerproof.run.stages.base import base_of
 from steerproof.run.stages.inputs import SlotsInputs, inputs_of
 from steerproof.run.stages.upstream import Upstream, pooled
 from steerproof.study.geometry import asked_by
-from steerproof.study.graded import GradedCell, grade
-from steerproof.study.halving import in_halves
+from steerproof.study.graded import GradedCell, grade_apart
 
 
 def slots(tasks: Sequence[Task]) -> Outcomes:
@@ -22,14 +21,9 @@ def slots(tasks: Sequence[Task]) -> Outcomes:
     base = base_of(tasks[0])
     first, teller = inputs_of(tasks[0], SlotsInputs), tasks[0].teller
 
-    def together(some: Mapping[UnitId, list[GradedCell]]) -> Outcomes:
-        mixed = [one for cells in some.values() for one in cells]
-        rows = grade(base, mixed, first.marker, teller)
-        for unit, cells in some.items():
-            yield unit, to_files(row for cell in cells for row in rows[cell.cell])
-
-    def study(graded: Mapping[UnitId, list[GradedCell]]) -> Outcomes:
-        return in_halves(graded, together)
+    def study(cells: Mapping[UnitId, list[GradedCell]]) -> Outcomes:
+        for unit, rows in grade_apart(base, cells, first.marker, teller):
+            yield unit, rows if isinstance(rows, Exception) else to_files(rows)
 
     yield from pooled(tasks, Upstream(base, first.drawing_seed), _cells, study)
 
