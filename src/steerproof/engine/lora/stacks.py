@@ -82,7 +82,8 @@ class LoraStacks:
                 continue
             a, b = weights.tensors[site.a_key], weights.tensors[site.b_key]
             stack_a[slot - 1, :rank].copy_(a)
-            stack_b[slot - 1, :rank].copy_(b.T if factor == 1.0 else b.T.double() * factor)
+            across = b.to(stack_b.device).T  # Turned there: a CPU takes long for it.
+            stack_b[slot - 1, :rank].copy_(across if factor == 1.0 else across.double() * factor)
         self._loaded.add(slot)
 
     @torch.no_grad()
@@ -94,10 +95,15 @@ class LoraStacks:
         rank = self.spec.rank
         for (stack_a, stack_b), site in zip(self.stacks, self.sites, strict=True):
             a, b = stack_a[slot - 1, :rank], stack_b[slot - 1, :rank]
-            tensors[site.a_key] = a.to("cpu", dtype, copy=True).contiguous()
-            tensors[site.b_key] = b.T.to("cpu", dtype, copy=True).contiguous()
+            tensors[site.a_key] = _copied(a, dtype)
+            tensors[site.b_key] = _copied(b.T, dtype)
         return LoraWeights(spec=self.spec, tensors=tensors)
 
     def _check_slot(self, slot: int) -> None:
         if not 1 <= slot <= self.slots:
             raise ModelError(f"no adapter slot {slot}: the pool has slots 1 to {self.slots}")
+
+
+def _copied(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """A copy on the CPU that is contiguous; turned, if need be, where the values are."""
+    return torch.empty(values.shape, dtype=dtype).copy_(values)

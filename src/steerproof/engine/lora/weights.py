@@ -7,6 +7,7 @@ are in `peft_files`.
 
 import math
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
@@ -92,13 +93,18 @@ def fresh_weights(sites: Sequence[Site], spec: LoraSpec, seed: int) -> LoraWeigh
 
     Each matrix is drawn from (seed, module path), so it is the same in whatever pool it is trained.
     """
-    tensors: dict[str, Tensor] = {}
-    for site in sites:
+
+    def drawn(site: Site) -> Tensor:
         generator = torch.Generator().manual_seed(derived_seed("lora_A", seed, site.path))
         bound = 1.0 / math.sqrt(site.inputs)
-        a = torch.empty(spec.rank, site.inputs).uniform_(-bound, bound, generator=generator)
-        tensors[site.a_key] = a
-        tensors[site.b_key] = torch.zeros(site.outputs, spec.rank)
+        return torch.empty(spec.rank, site.inputs).uniform_(-bound, bound, generator=generator)
+
+    tensors: dict[str, Tensor] = {}
+    # One thread draws 100 million numbers a second: half a second an adapter at 7 billion weights.
+    with ThreadPoolExecutor() as threads:
+        for site, a in zip(sites, threads.map(drawn, sites), strict=True):
+            tensors[site.a_key] = a
+            tensors[site.b_key] = torch.zeros(site.outputs, spec.rank)
     return LoraWeights(spec=spec, tensors=tensors)
 
 
