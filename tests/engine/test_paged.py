@@ -1,5 +1,6 @@
 """The KV cache in blocks: what is written where, and attention as it is defined."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -9,7 +10,7 @@ from steerproof.engine.cache.paged import attention_over_blocks, prompt_places
 
 
 def test_a_prompt_is_written_once_to_pages_of_its_own():
-    place = prompt_places([BLOCK_SIZE + 2, 0, 1], [[3, 7], [], [9]])
+    place = prompt_places([BLOCK_SIZE + 2, 0, 1], np.array([[3, 7], [0, 0], [9, 0]]))
     assert place.tolist() == [3 * BLOCK_SIZE + i for i in range(BLOCK_SIZE)] + [
         7 * BLOCK_SIZE,
         7 * BLOCK_SIZE + 1,

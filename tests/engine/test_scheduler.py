@@ -84,9 +84,9 @@ def launch(batch, later):
     """A batch with what its rows draw, of which nothing is known when it is launched."""
     if isinstance(batch, Prefill):
         return batch, np.zeros(0, dtype=np.int64)
-    for sequence, table in zip(batch.sequences, batch.tables, strict=True):
+    for sequence, held in zip(batch.sequences, batch.held.tolist(), strict=True):
         if sequence.finish is None:
-            assert len(table) > (sequence.position + later) // BLOCK_SIZE
+            assert held > (sequence.position + later) // BLOCK_SIZE
     steps = [len(batch.sequences[owner].tokens) + later for owner in batch.owners]
     return batch, np.array([drawn(r, n) for r, n in zip(batch.rows, steps, strict=True)])
 

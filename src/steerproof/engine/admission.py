@@ -6,6 +6,8 @@ An admission is a guess at how long rows will become.
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
+import numpy as np
+
 from steerproof.engine.blocks import blocks_of
 from steerproof.engine.rows import Row
 from steerproof.engine.sequences import Ending, Sequence
@@ -41,7 +43,11 @@ def has_room(waiting: Collection[Sequence], running: Iterable[Sequence], room: i
     """
     if not waiting:
         return False
-    return room - sum(len(sequence.rows) for sequence in running) >= max(1, room // 6)
+    return room - _rows_of(running) >= max(1, room // 6)
+
+
+def _rows_of(sequences: Iterable[Sequence]) -> int:
+    return sum([len(sequence.rows) for sequence in sequences])
 
 
 def admissible(
@@ -60,7 +66,7 @@ def admissible(
         reach: Tokens that each row is expected to draw.
         blocks: Of the whole cache.
     """
-    in_flight = sum(len(sequence.rows) for sequence in running)
+    in_flight = _rows_of(running)
     asked = _for_one_pass(waiting, rules.room // 4)
     left = blocks - _taken(running, reach, rules.longest), rules.most - in_flight
     # A group that is alone is tried: if it does not fit, that is an error.
@@ -80,12 +86,12 @@ def _for_one_pass(waiting: Iterable[Sequence], rows: int) -> list[Sequence]:
     return groups
 
 
-def _taken(running: Iterable[Sequence], reach: int, longest: int) -> int:
+def _taken(running: Collection[Sequence], reach: int, longest: int) -> int:
     """Blocks of sequences when each of their rows has gone its own way and drawn `reach` more."""
-    return sum(
-        len(sequence.rows) * blocks_of(min(longest, sequence.position + reach))
-        for sequence in running
-    )
+    rows = np.array([len(sequence.rows) for sequence in running], dtype=np.int64)
+    drawn = np.array([len(sequence.tokens) for sequence in running], dtype=np.int64)
+    start = np.array([sequence.start for sequence in running], dtype=np.int64)
+    return int(rows @ blocks_of(np.minimum(longest, start + drawn + reach)))
 
 
 def _fitting(groups: list[Sequence], reach: int, longest: int, blocks: int, rows: int) -> int:

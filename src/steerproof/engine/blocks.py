@@ -6,8 +6,10 @@ written and hardly more, and one that is forked shares the blocks that are full.
 touches the cache itself: `runner.py` writes and copies.
 """
 
-from collections.abc import Hashable
-from typing import Generic, TypeVar
+from collections.abc import Hashable, Sequence
+from typing import Generic, TypeVar, overload
+
+import numpy as np
 
 BLOCK_SIZE = 16
 """Tokens of a block: a sequence's last is half empty, and its table has an entry for each."""
@@ -21,7 +23,11 @@ class NoBlockError(Exception):
     """There are not enough free blocks."""
 
 
-def blocks_of(tokens: int) -> int:
+@overload
+def blocks_of(tokens: int) -> int: ...
+@overload
+def blocks_of(tokens: np.ndarray) -> np.ndarray: ...
+def blocks_of(tokens: int | np.ndarray) -> int | np.ndarray:
     """Blocks that so many tokens take."""
     return -(-tokens // BLOCK_SIZE)
 
@@ -29,16 +35,20 @@ def blocks_of(tokens: int) -> int:
 class BlockManager(Generic[K]):
     """The blocks of a cache, and the block tables of sequences."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, columns: int | None = None) -> None:
         """All blocks free.
 
         Args:
             count: Blocks to give out; they are numbered 1 to `count`.
+            columns: Most blocks of one sequence; none for all of them.
         """
         self.count = count
+        self._rows = _Rows(columns or count)
         self._free = list(range(count, 0, -1))
         self._uses = [0] * (count + 1)
         self._tables: dict[K, list[int]] = {}
+        self._places: dict[K, int] = {}
+        """Where each is among `_rows`."""
 
     @property
     def free(self) -> int:
@@ -54,6 +64,15 @@ class BlockManager(Generic[K]):
         """The blocks of a sequence, in the order of its tokens; not to be changed."""
         return self._tables[sequence]
 
+    def tables(self, sequences: Sequence[K]) -> tuple[np.ndarray, np.ndarray]:
+        """The tables of sequences as one, and how many blocks each has.
+
+        Returns:
+            int32 `[sequences, columns]`, `NULL_BLOCK` where a table has ended; `[sequences]`.
+        """
+        at = [self._places[sequence] for sequence in sequences]
+        return self._rows.blocks[at], self._rows.counts[at]
+
     def allocate(self, sequence: K, tokens: int) -> None:
         """Give a new sequence blocks for so many tokens.
 
@@ -62,7 +81,7 @@ class BlockManager(Generic[K]):
         """
         if blocks_of(tokens) > self.free:
             raise NoBlockError(f"{blocks_of(tokens)} blocks asked for, {self.free} of {self.count}")
-        self._tables[sequence] = [self._take() for _ in range(blocks_of(tokens))]
+        self._hold(sequence, [self._take() for _ in range(blocks_of(tokens))])
 
     def append(self, sequence: K) -> int:
         """Give a sequence one more block; returns it.
@@ -72,8 +91,10 @@ class BlockManager(Generic[K]):
         """
         if not self._free:
             raise NoBlockError(f"one more block asked for, none of {self.count} is free")
-        self._tables[sequence].append(self._take())
-        return self._tables[sequence][-1]
+        block, table = self._take(), self._tables[sequence]
+        self._rows.put(self._places[sequence], len(table), block)
+        table.append(block)
+        return block
 
     def fork(self, parent: K, child: K, tokens: int) -> tuple[int, int] | None:
         """Give a new sequence what another has written: full blocks are shared, the last copied.
@@ -97,11 +118,10 @@ class BlockManager(Generic[K]):
         table = shared[:full]
         for block in table:
             self._uses[block] += 1
-        self._tables[child] = table
-        if not rest:
-            return None
-        table.append(self._take())
-        return shared[full], table[full]
+        if rest:
+            table.append(self._take())
+        self._hold(child, table)
+        return (shared[full], table[full]) if rest else None
 
     def release(self, sequence: K) -> None:
         """Take a sequence's blocks back; those that no other has are free again."""
@@ -109,8 +129,44 @@ class BlockManager(Generic[K]):
             self._uses[block] -= 1
             if not self._uses[block]:
                 self._free.append(block)
+        self._rows.leave(self._places.pop(sequence))
+
+    def _hold(self, sequence: K, table: list[int]) -> None:
+        self._tables[sequence] = table
+        self._places[sequence] = self._rows.enter(table)
 
     def _take(self) -> int:
         block = self._free.pop()
         self._uses[block] = 1
         return block
+
+
+class _Rows:
+    """Block tables as rows of one array, from which those of a batch are taken at once."""
+
+    def __init__(self, columns: int) -> None:
+        self.blocks = np.full((64, columns), NULL_BLOCK, dtype=np.int32)
+        self.counts = np.zeros(64, dtype=np.int64)
+        self._free = list(range(63, -1, -1))
+
+    def enter(self, table: list[int]) -> int:
+        """Write a table down; returns its place."""
+        if not self._free:
+            before = len(self.blocks)
+            self.blocks = np.concatenate([self.blocks, np.full_like(self.blocks, NULL_BLOCK)])
+            self.counts = np.concatenate([self.counts, np.zeros_like(self.counts)])
+            self._free = list(range(2 * before - 1, before - 1, -1))
+        place = self._free.pop()
+        self.blocks[place, : len(table)] = table
+        self.counts[place] = len(table)
+        return place
+
+    def put(self, place: int, column: int, block: int) -> None:
+        """Add a block to a table."""
+        self.blocks[place, column] = block
+        self.counts[place] = column + 1
+
+    def leave(self, place: int) -> None:
+        """Forget a table."""
+        self.blocks[place, : self.counts[place]] = NULL_BLOCK
+        self._free.append(place)

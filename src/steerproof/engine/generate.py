@@ -237,12 +237,16 @@ def _room(base: Base, rows: list[Row], settings: Generation, limits: Limits) -> 
 
 
 def _ending(base: Base, settings: Generation) -> Callable[[Sequence], Ending | None]:
+    eos_ids, most = base.eos_ids, settings.max_new_tokens
+
+    # Called for every token that is drawn.
     def finish(sequence: Sequence) -> Ending | None:
-        if sequence.tokens[-1] < 0:
+        token = sequence.tokens[-1]
+        if token < 0:
             return "not finite"
-        if sequence.tokens[-1] in base.eos_ids:
+        if token in eos_ids:
             return "eos"
-        return "length" if len(sequence.tokens) == settings.max_new_tokens else None
+        return "length" if len(sequence.tokens) == most else None
 
     return finish
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from steerproof.engine.blocks import NULL_BLOCK
 from steerproof.engine.cache.handed import handed
-from steerproof.engine.cache.paged import PagedCache, filled, prompt_places
+from steerproof.engine.cache.paged import PagedCache, prompt_places
 from steerproof.engine.graphs import CapturedSteps
 from steerproof.engine.prompts import packed, packed_length
 from steerproof.engine.steps import Copies, Decode, Prefill
@@ -163,7 +163,7 @@ class Runner:
         """Write the tensors of a batch, and route its rows."""
         sequences, cache, count = batch.sequences, self.cache, len(batch.sequences)
         size = self.steps.padded(count)
-        cache.table[:count].copy_(torch.from_numpy(filled(batch.tables, cache.table.shape[1])))
+        cache.table[:count].copy_(torch.from_numpy(batch.tables))
         cache.table[count:size] = NULL_BLOCK
         cache.positions[:count].copy_(torch.from_numpy(batch.positions))
         cache.positions[count:size] = 0

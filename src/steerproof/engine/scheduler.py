@@ -10,6 +10,7 @@ Nothing here touches a tensor: `runner.py` computes what is decided here.
 from collections import deque
 from collections.abc import Callable, Iterable
 from itertools import islice
+from operator import attrgetter
 
 import numpy as np
 
@@ -37,7 +38,8 @@ class Scheduler:
             rules: What to keep to.
         """
         self.waiting = deque(groups)
-        self.blocks: BlockManager[Sequence] = BlockManager(blocks)
+        # A column more than any needs: who runs beyond its end has no block there.
+        self.blocks: BlockManager[Sequence] = BlockManager(blocks, blocks_of(rules.longest) + 1)
         self.done = self.drawn = 0
         """Rows that have ended, and tokens drawn, those of preempted rows included."""
         self.rules = rules
@@ -87,14 +89,15 @@ class Scheduler:
             return []
         went_on, forks = batch.append(drawn)
         advanced = went_on + self._forked(forks)
+        finish = self.rules.finish
         for sequence in advanced:
-            sequence.finish = self.rules.finish(sequence)
+            sequence.finish = finish(sequence)
         if batch.turns:
             self._batch = None
         ended = [sequence for sequence in advanced if sequence.finish is not None]
         batch.ended += len(ended)
-        self.drawn += sum(len(sequence.rows) for sequence in advanced)
-        self.done += sum(len(sequence.rows) for sequence in ended)
+        self.drawn += sum([len(sequence.rows) for sequence in advanced])
+        self.done += sum([len(sequence.rows) for sequence in ended])
         return ended
 
     def _forked(self, forks: list[tuple[Sequence, Sequence]]) -> list[Sequence]:
@@ -131,12 +134,12 @@ class Scheduler:
         wanted = sum(blocks_of(group.position) for group in groups)
         if wanted > self.blocks.free:
             raise NoBlockError(f"prompts need {wanted} blocks, {self.blocks.free} are free")
-        groups = sorted(groups, key=lambda group: group.adapter)
+        groups = sorted(groups, key=attrgetter("adapter"))
         for group in groups:
             self.waiting.popleft()
             self.blocks.allocate(group, group.position)
         self._batch = None
-        tables = [self.blocks.table(group) for group in groups]
+        tables, _ = self.blocks.tables(groups)
         return Prefill(sequences=groups, tables=tables, copies=[])
 
     def _decode(self) -> Decode:
@@ -152,9 +155,8 @@ class Scheduler:
     def _rebuilt(self) -> Decode:
         """The batch anew, from the sequences that go on, ordered by adapter."""
         _release_ended(self.blocks)
-        sequences = sorted(self.blocks.holders, key=lambda sequence: sequence.adapter)
-        tables = [self.blocks.table(sequence) for sequence in sequences]
-        self._batch = decode_batch(sequences, tables)
+        sequences = sorted(self.blocks.holders, key=attrgetter("adapter"))
+        self._batch = decode_batch(sequences, self.blocks)
         return self._batch
 
     def _preempt(self) -> None:

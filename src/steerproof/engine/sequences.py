@@ -28,6 +28,12 @@ class Sequence:
     """Drawn so far."""
     finish: Ending | None = None
     """Why it has ended; None while it goes on."""
+    start: int = field(init=False)
+    """Position of the last token of its prompt."""
+
+    def __post_init__(self) -> None:
+        """Note what does not change."""
+        self.start = len(self.rows[0].prompt_ids) - 1
 
     @property
     def last(self) -> int:
@@ -37,7 +43,7 @@ class Sequence:
     @property
     def position(self) -> int:
         """Position of the token to be fed next; so many keys and values have been written."""
-        return len(self.rows[0].prompt_ids) - 1 + len(self.tokens)
+        return self.start + len(self.tokens)
 
     @property
     def where(self) -> Where:

@@ -17,8 +17,8 @@ class Prefill:
     """Sequences whose prompts are to be computed, all but the last token; ordered by adapter."""
 
     sequences: list[Sequence]
-    tables: list[list[int]]
-    """Their block tables."""
+    tables: np.ndarray
+    """`[sequences, columns]`, their block tables."""
     copies: Copies
 
 
@@ -31,8 +31,10 @@ class Decode:
     """
 
     sequences: list[Sequence]
-    tables: list[list[int]]
-    """Their block tables, as they are now."""
+    tables: np.ndarray
+    """`[sequences, columns]`, their block tables, as they are now."""
+    held: np.ndarray
+    """`[sequences]`, the blocks of each."""
     rows: list[Row]
     """All rows, sequence by sequence."""
     owners: np.ndarray
@@ -55,21 +57,19 @@ class Decode:
         Args:
             later: Of the next key, or of one so many after it.
         """
-        entering = np.flatnonzero((self.positions + later) % BLOCK_SIZE == 0).tolist()
-        return [
-            (place, sequence)
-            for place in entering
-            if (sequence := self.sequences[place]).finish is None
-            and len(self.tables[place]) <= (sequence.position + later) // BLOCK_SIZE
-        ]
+        full = np.flatnonzero(self.held * BLOCK_SIZE <= self.positions + later).tolist()
+        every = ((place, self.sequences[place]) for place in full)
+        return [(place, sequence) for place, sequence in every if sequence.finish is None]
 
     def grow(self, blocks: BlockManager[Sequence], wanting: list[tuple[int, Sequence]]) -> "Decode":
         """Give another block to these sequences; returns itself."""
         self.grown.clear()
         self.copies.clear()
         for place, sequence in wanting:
-            column = len(blocks.table(sequence))
-            self.grown.append((place, column, blocks.append(sequence)))
+            column, block = int(self.held[place]), blocks.append(sequence)
+            self.grown.append((place, column, block))
+            self.tables[place, column] = block
+            self.held[place] += 1
         return self
 
     @property
@@ -100,15 +100,18 @@ class Decode:
         return went_on, forks
 
 
-def decode_batch(sequences: list[Sequence], tables: list[list[int]]) -> Decode:
-    """A batch of sequences, ordered by adapter, with their block tables."""
+def decode_batch(sequences: list[Sequence], blocks: BlockManager[Sequence]) -> Decode:
+    """A batch of sequences, ordered by adapter, that have these blocks."""
+    tables, held = blocks.tables(sequences)
     counts = np.array([len(sequence.rows) for sequence in sequences])
+    drawn = np.array([len(sequence.tokens) for sequence in sequences])
     return Decode(
         sequences=sequences,
         tables=tables,
+        held=held,
         rows=[row for sequence in sequences for row in sequence.rows],
         owners=np.repeat(np.arange(len(sequences)), counts),
         firsts=counts.cumsum() - counts,
-        positions=np.array([sequence.position for sequence in sequences]),
-        turns=any(sequence.turns for sequence in sequences),
+        positions=np.array([sequence.start for sequence in sequences]) + drawn,
+        turns=any(sequence.turns for sequence in sequences if not sequence.tokens),
     )

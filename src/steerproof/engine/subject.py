@@ -60,14 +60,21 @@ class Subject:
             padding: Further rows, whose adapters are used and who are not pushed.
         """
         if self.adapters is not None:
-            self.adapters.route(torch.tensor([self.adapter_slot(row) for row in (*rows, *padding)]))
+            slots = self.adapter_slots
+            self.adapters.route(torch.tensor([slots[row.adapter] for row in (*rows, *padding)]))
         if self.steering is not None:
-            places = where or [None] * len(rows)
-            pushes = [
-                0 if row.push and place and not row.push.acts(place) else self.push_slots[row.push]
-                for row, place in zip(rows, places, strict=True)
-            ]
+            acting = {place: self._acting(place) for place in set(where or ())}
+            pushes = (
+                [acting[place][row.push] for row, place in zip(rows, where, strict=True)]
+                if where
+                else [self.push_slots[row.push] for row in rows]
+            )
             self.steering.route(torch.tensor([*pushes, *(0 for _ in padding)]), mask)
+
+    def _acting(self, where: Where) -> dict[Push | None, int]:
+        """The slot of each push, 0 for those that do not act there."""
+        slots = self.push_slots.items()
+        return {push: slot if push is None or push.acts(where) else 0 for push, slot in slots}
 
     def reserve(self, rows: int) -> None:
         """Let what says which row has which adapter and push stay in place: a graph reads it."""

@@ -8,7 +8,6 @@ types it is computed as it is defined, which is slower.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import chain
 
 import numpy as np
 import torch
@@ -16,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from steerproof.engine.blocks import BLOCK_SIZE, NULL_BLOCK, blocks_of
+from steerproof.engine.blocks import BLOCK_SIZE, blocks_of
 from steerproof.engine.cache.attention import PooledCache
 
 
@@ -161,23 +160,13 @@ def attention_over_blocks(
     return out[:, :, 0]
 
 
-def prompt_places(
-    lengths: Sequence[int], tables: Sequence[Sequence[int]]
-) -> Int[Tensor, " tokens"]:
+def prompt_places(lengths: Sequence[int], tables: np.ndarray) -> Int[Tensor, " tokens"]:
     """Where the tokens of prompts go, prompt by prompt, as `PagedCache.prefilling` takes it.
 
     Args:
         lengths: Tokens of each prompt.
-        tables: Its blocks.
+        tables: `[prompts, columns]`, its blocks.
     """
     prompt, token = np.nonzero(np.arange(max(lengths)) < np.array(lengths)[:, None])
-    blocks = filled(tables, max(map(len, tables)))
-    return torch.from_numpy(blocks[prompt, token // BLOCK_SIZE] * BLOCK_SIZE + token % BLOCK_SIZE)
-
-
-def filled(tables: Sequence[Sequence[int]], columns: int) -> np.ndarray:
-    """Tables of unlike length as one, `[tables, columns]`; `NULL_BLOCK` where one has ended."""
-    lengths = np.array([len(table) for table in tables])
-    table = np.full((len(tables), columns), NULL_BLOCK, dtype=np.int64)
-    table[np.arange(columns) < lengths[:, None]] = np.fromiter(chain(*tables), dtype=np.int64)
-    return table
+    block = tables[prompt, token // BLOCK_SIZE].astype(np.int64)
+    return torch.from_numpy(block * BLOCK_SIZE + token % BLOCK_SIZE)
