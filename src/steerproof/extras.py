@@ -4,6 +4,7 @@
 come with `steerproof[run]`, the board's with `steerproof[board]`.
 """
 
+import sys
 from importlib.util import find_spec
 
 from steerproof.errors import MachineError
@@ -37,8 +38,14 @@ def require_engine(what: str) -> None:
         what: What needs them, for the message.
 
     Raises:
-        MachineError: One is not installed.
+        MachineError: One is not installed, or Python was told to drop what one needs.
     """
+    if sys.flags.optimize > 1:
+        raise MachineError(
+            f"Python drops docstrings (-OO, or PYTHONOPTIMIZE={sys.flags.optimize}), and"
+            " transformers, which reads them, cannot be imported; unset PYTHONOPTIMIZE, or set it"
+            " to 1"
+        )
     for name in ENGINE:
         if not _there(name):
             raise without(name, "run", what)

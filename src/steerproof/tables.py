@@ -80,12 +80,12 @@ def analysis_table(analysis: "Analysis", answers: "ThreeAnswers | None" = None) 
     return _headed(table, title, *kills, analysis.reading)
 
 
-def _number(value: float | None, form: str = "{:+.3f}") -> str:
+def _number(value: float | None, form: str = "{:+z.3f}") -> str:
     return "undefined" if value is None else form.format(value)
 
 
 def _bounds(value: "Bounds | None") -> str:
-    return "none" if value is None else f"[{value[0]:+.2f}, {value[1]:+.2f}]"
+    return "none" if value is None else f"[{value[0]:+z.2f}, {value[1]:+z.2f}]"
 
 
 def status_table(status: "RunStatus") -> Group:
@@ -132,7 +132,7 @@ def power_table(characteristics: "OperatingCharacteristics") -> Group:
         table.add_column(column, justify="right", overflow="fold")
     for point in characteristics.points:
         shares = [point.verdicts[v] for v in ("SUPPORTED", "REFUTED", "INCONCLUSIVE")]
-        table.add_row(f"{point.rho:.2f}", *(f"{share:.1%}" for share in (*shares, point.passes)))
+        table.add_row(f"{point.rho:z.2f}", *(f"{share:.1%}" for share in (*shares, point.passes)))
     return _headed(table, f"minimum detectable rho {shown}", of_each)
 
 
@@ -208,8 +208,8 @@ def sweep_tables(result: "SweepResult", place: Path) -> Group:
             *(clean(value) for value in run.settings.values()),
             run.verdict or "none",
             _number(run.rho),
-            _number(row.effects.whole, "{:+.2f}"),
-            f"{min(null):+.2f} to {max(null):+.2f}" if null else "none",
+            _number(row.effects.whole, "{:+z.2f}"),
+            f"{min(null):+z.2f} to {max(null):+z.2f}" if null else "none",
             f"{run.shared} of {run.units}",
         )
     return _headed(table, "Exploratory sweep", *_chosen(result, place))
@@ -230,18 +230,18 @@ def _chosen(result: "SweepResult", place: Path) -> list[str]:
     ):
         where = ", ".join(f"{key}={value}" for key, value in one.setting.items())
         lines.append(
-            f"Best on the {name} half of the questions: {where}, {one.there:+.2f} there,"
-            f" {one.held_out:+.2f} on the {other}."
+            f"Best on the {name} half of the questions: {where}, {one.there:+z.2f} there,"
+            f" {one.held_out:+z.2f} on the {other}."
         )
     lines.append(
-        f"Held-out effect: {chosen.held_out:+.3f} (the best of all on all questions looks like"
-        f" {chosen.best_of_all:+.3f})."
+        f"Held-out effect: {chosen.held_out:+z.3f} (the best of all on all questions looks like"
+        f" {chosen.best_of_all:+z.3f})."
     )
     held = sorted(one.held_out for one in result.selection.null)
     if held:
         lines.append(
-            f"The same selection of {len(held)} random directions: {held[0]:+.3f} to"
-            f" {held[-1]:+.3f}; rank p = {result.selection.p:.3f}."
+            f"The same selection of {len(held)} random directions: {held[0]:+z.3f} to"
+            f" {held[-1]:+z.3f}; rank p = {result.selection.p:.3f}."
         )
     else:
         lines.append("No random directions went through the same selection: nothing to compare.")

@@ -62,11 +62,11 @@ def correlation(judged: StrengthHead | None) -> str:
     """`ρ 0.34 (0.15 to 0.46)`; empty where there is none."""
     if judged is None or judged.rho is None:
         return ""
-    value = f"ρ {judged.rho:.2f}"
+    value = f"ρ {judged.rho:z.2f}"
     if judged.interval is None:
         return _minus(value)
     low, high = judged.interval
-    return _minus(f"{value} ({low:.2f} to {high:.2f})")
+    return _minus(f"{value} ({low:z.2f} to {high:z.2f})")
 
 
 def _minus(text: str) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 
 import psutil
 
+from steerproof import programs
 from steerproof.board.database import connect, now, transaction
 from steerproof.errors import SteerproofError
 from steerproof.run.store.holder import process_ticks
@@ -141,7 +142,12 @@ def _spawn(logs: Path, job: int, words: tuple[str, ...]) -> subprocess.Popen[byt
     try:
         with (logs / f"{job}.out").open("wb") as out, (logs / f"{job}.log").open("wb") as log:
             return subprocess.Popen(
-                words, stdin=subprocess.DEVNULL, stdout=out, stderr=log, start_new_session=True
+                words,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=log,
+                start_new_session=True,
+                env=programs.environment(),
             )
     except OSError as error:
         raise JobError(f"cannot start {words[0]}: {error.strerror}") from error

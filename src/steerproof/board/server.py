@@ -3,12 +3,12 @@
 import getpass
 import os
 import socket
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import uvicorn
 
+from steerproof import programs
 from steerproof.board import security, users
 from steerproof.board.app import create_app
 from steerproof.board.context import Board
@@ -16,7 +16,7 @@ from steerproof.board.database import open_board
 from steerproof.board.protocol import PatientProtocol
 from steerproof.errors import MachineError, SteerproofError
 
-COMMAND = (sys.executable, "-m", "steerproof")
+COMMAND = tuple(programs.python("steerproof"))
 """What Plan and Start call."""
 _LAST_PORT = 65535
 _BACKLOG = 2048

@@ -30,7 +30,9 @@ from steerproof.cli.output import (
     complain,
     fill_streams,
     flush,
+    keep_own_rights,
     refusal,
+    require_place,
     say,
 )
 from steerproof.errors import AbsentModelError, SteerproofError
@@ -60,6 +62,7 @@ app.add_typer(adapters.app, name="adapters")
 def main() -> None:
     """The `steerproof` command: every planned error becomes its exit code and one message."""
     fill_streams()
+    keep_own_rights()
     _answer_signals(_interrupted)
     atexit.register(_answer_signals, signal.SIG_IGN)  # first in, last out
     try:
@@ -159,6 +162,7 @@ def _root(
     if version:
         sys.stdout.write(f"steerproof {steerproof.__version__}\n")
         raise typer.Exit
+    require_place()
 
 
 @app.command()

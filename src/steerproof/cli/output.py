@@ -142,6 +142,29 @@ def refusal(error: OSError | MemoryError | RuntimeError) -> SteerproofError | No
     return DiskFullError(told) if full else MachineError(told)
 
 
+def keep_own_rights() -> None:
+    """Let the file mode mask take rights from others alone.
+
+    Under a mask of 0777 nobody but root can read the files that he has just written.
+    """
+    os.umask(os.umask(0o077) & 0o077)
+
+
+def require_place() -> None:
+    """Refuse to work from a directory that is gone: no relative path leads anywhere.
+
+    Raises:
+        MachineError: It was deleted after somebody stepped into it.
+    """
+    try:
+        Path.cwd()
+    except OSError as error:
+        raise MachineError(
+            f"the current directory cannot be used: {error.strerror}; it was deleted or moved"
+            " since you stepped into it. cd into one that is there, and type the command again"
+        ) from None
+
+
 @contextmanager
 def needing(extra: str) -> Iterator[None]:
     """Around imports that an extra brings: one that is missing says how to install it.

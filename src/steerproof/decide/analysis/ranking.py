@@ -217,7 +217,7 @@ def _answer(tried: StrengthTried, case: Case, lacking: tuple[str, ...]) -> tuple
     threshold = case.experiment.analysis.thresholds.rho
     if inversion is None:
         return Ranking.INCONCLUSIVE, f"at {tried.strength}: {tried.reason}"
-    finding = f"rho = {inversion.rho:.2f} at {tried.strength}, {compatible(inversion)}"
+    finding = f"rho = {inversion.rho:z.2f} at {tried.strength}, {compatible(inversion)}"
     if inversion.p_below <= limits.refuted_p:
         return Ranking.REFUTED, (
             f"{finding}; so low a correlation has p = {inversion.p_below:.3f} if the true one is "
@@ -233,7 +233,7 @@ def compatible(inversion: Inversion) -> str:
     if inversion.interval is None:
         return "which no true correlation explains"
     low, high = inversion.interval
-    return f"compatible with a true correlation of {low:.1f} to {high:.1f}"
+    return f"compatible with a true correlation of {low:z.1f} to {high:z.1f}"
 
 
 def _lacking(case: Case, arm: str, tried: StrengthTried, inversion: Inversion) -> tuple[str, ...]:

@@ -100,7 +100,7 @@ def _numbers(result: StrengthResult) -> str:
     """`rho = 0.71, 95% interval 0.35 to 0.88`, with what there is."""
     if result.rho is None:
         return "no rho"
-    text = f"rho = {result.rho:.2f}"
+    text = f"rho = {result.rho:z.2f}"
     if result.interval is None:
         return f"{text}, no interval"
-    return f"{text}, interval {result.interval[0]:.2f} to {result.interval[1]:.2f}"
+    return f"{text}, interval {result.interval[0]:z.2f} to {result.interval[1]:z.2f}"

@@ -84,6 +84,6 @@ def seed_agreement(
         low=float(agreement.low),
         high=float(agreement.high),
         personas=enough,
-        reason=f"ICC over {seeds} training seeds {mean:.2f} {compared} {limits.seed_agreement:g}"
+        reason=f"ICC over {seeds} training seeds {mean:z.2f} {compared} {limits.seed_agreement:g}"
         + ("" if seeds >= limits.seeds else f", and {limits.seeds} seeds are needed"),
     )

@@ -91,7 +91,7 @@ def _number(value: float | None, form: str) -> str:
 
 
 def _interval(value: Bounds | None) -> str:
-    return "---" if value is None else f"$[{value[0]:+.2f}, {value[1]:+.2f}]$"
+    return "---" if value is None else f"$[{value[0]:+z.2f}, {value[1]:+z.2f}]$"
 
 
 def _caption(inputs: ReportInputs) -> str:

@@ -254,7 +254,7 @@ def bridge_line(inputs: ReportInputs) -> tuple[str, str]:
     values = [counts.rate for counts in bridge if counts is not None]
     if not values:
         return "not measured", "not measured"
-    return f"{min(values):.2f}", f"{max(values):.2f}"
+    return f"{min(values):z.2f}", f"{max(values):z.2f}"
 
 
 def calibration_rows(

@@ -14,7 +14,7 @@ Number = int | float | None
 
 def signed(value: Number, digits: int = 2) -> str:
     """`+0.84`, with a real minus sign; `undefined` for None."""
-    return _UNDEFINED if value is None else _minus(f"{value:+.{digits}f}")
+    return _UNDEFINED if value is None else _minus(f"{value:+z.{digits}f}")
 
 
 def plain(value: Number, digits: int = 3) -> str:
@@ -24,7 +24,7 @@ def plain(value: Number, digits: int = 3) -> str:
 
 def fixed(value: Number, digits: int = 2) -> str:
     """`0.20`, always with as many decimals; `undefined` for None."""
-    return _UNDEFINED if value is None else _minus(f"{value:.{digits}f}")
+    return _UNDEFINED if value is None else _minus(f"{value:z.{digits}f}")
 
 
 def bounds(interval: Sequence[int | float] | None, digits: int = 2) -> str:
@@ -36,7 +36,7 @@ def bounds(interval: Sequence[int | float] | None, digits: int = 2) -> str:
 
 def percent(value: Number) -> str:
     """`57%`; `undefined` for None."""
-    return _UNDEFINED if value is None else f"{100 * value:.0f}%"
+    return _UNDEFINED if value is None else f"{100 * value:z.0f}%"
 
 
 def probability(value: Number) -> str:

@@ -155,7 +155,7 @@ def _neutral(experiment: Experiment, layer: LayerCalibration) -> Iterator[Object
     cosines = {name: layer.personas[name].neutral_cosine for name in experiment.headline}
     near = {name: cosine for name, cosine in cosines.items() if cosine and abs(cosine) > limit}
     if near:
-        named = ", ".join(f"{name} {cosine:+.2f}" for name, cosine in near.items())
+        named = ", ".join(f"{name} {cosine:+z.2f}" for name, cosine in near.items())
         yield Objection(
             code="neutral_too_close",
             severity="serious",
@@ -211,9 +211,9 @@ def _bystanders(
     yield Objection(
         code="uneven_bystanders",
         severity="serious" if rho is not None and abs(rho) >= 0.5 else "note",
-        finding=f"mean cosine to the bystanders runs from {closeness[farthest]:+.2f} ({farthest}) "
-        f"to {closeness[nearest]:+.2f} ({nearest}): some adapters learn a harder distinction"
-        + ("" if rho is None else f"; its rank correlation with the bridge is {rho:+.2f}"),
+        finding=f"mean cosine to the bystanders runs from {closeness[farthest]:+z.2f} ({farthest}) "
+        f"to {closeness[nearest]:+z.2f} ({nearest}): some adapters learn a harder distinction"
+        + ("" if rho is None else f"; its rank correlation with the bridge is {rho:+z.2f}"),
         remedy="more bystanders per persona even this out (dataset.bystanders)",
         numbers={"closeness": closeness, "spread": spread, "limit": _UNEVEN, "rho_bridge": rho},
     )

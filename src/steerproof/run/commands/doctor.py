@@ -18,6 +18,7 @@ from steerproof.errors import SteerproofError
 from steerproof.extras import ENGINE
 from steerproof.run.store.files import make_directory, sync_directory, write_file
 from steerproof.run.store.hold import kernel_lock_works
+from steerproof.run.store.ledger import trouble
 
 _OK, _WARN, FAIL = "ok", "warn", "fail"
 _NEEDED = ("torch", "transformers", "safetensors", "numpy", "pyarrow")
@@ -181,13 +182,14 @@ def _lock(place: Path) -> MachineCheck:
 
 
 def _wal(place: Path) -> MachineCheck:
+    probe = place / "probe.sqlite"
     try:
-        with closing(sqlite3.connect(place / "probe.sqlite")) as connection:
+        with closing(sqlite3.connect(probe)) as connection:
             mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
             connection.execute("CREATE TABLE t (x)")
     except sqlite3.Error as error:
         remedy = "put the run directory on a local disk"
-        return MachineCheck(name="sqlite", level=FAIL, value=str(error), remedy=remedy)
+        return MachineCheck(name="sqlite", level=FAIL, value=trouble(probe, error), remedy=remedy)
     if mode == "wal":
         return MachineCheck(
             name="sqlite", level=_OK, value=f"{sqlite3.sqlite_version}, write-ahead log"

@@ -10,12 +10,12 @@ import os
 import selectors
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, no_type_check, runtime_checkable
 
+from steerproof import programs
 from steerproof.errors import MachineError
 from steerproof.run.driver.local_worker import STOP
 from steerproof.run.driver.worker import (
@@ -151,15 +151,14 @@ class LocalExecutor:
     def _start(self, slot: int) -> _Worker:
         ours, theirs = os.pipe()
         self._started += 1
-        environment = dict(os.environ) | dict(self._environments[slot])
-        environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
+        words = programs.python("steerproof.run.driver.local_worker", str(theirs))
         with log_file(self._logs / f"worker-{os.getpid()}-{self._started}.log") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "steerproof.run.driver.local_worker", str(theirs)],
+                words,
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
-                env=environment,
+                env=programs.environment() | dict(self._environments[slot]),
                 pass_fds=(theirs,),
             )
         os.close(theirs)
@@ -254,7 +253,7 @@ class RayExecutor:
             **needs,
             max_retries=0,
             num_returns="streaming",
-            runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}},
+            runtime_env={"env_vars": {"PYTHONPATH": programs.environment()["PYTHONPATH"]}},
         )(_ray_task)
 
     def free(self) -> int:

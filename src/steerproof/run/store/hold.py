@@ -218,7 +218,9 @@ def kernel_lock_works(directory: Path) -> bool:
             except OSError:
                 return False
             second = subprocess.run(
-                [sys.executable, "-S", "-c", _SECOND_PROCESS, str(probe)], check=False, timeout=30
+                [sys.executable, "-I", "-S", "-c", _SECOND_PROCESS, str(probe)],
+                check=False,
+                timeout=30,
             )
             return second.returncode == _REFUSED
     finally:
@@ -228,10 +230,11 @@ def kernel_lock_works(directory: Path) -> bool:
 _REFUSED = 11
 _SECOND_PROCESS = f"""
 import fcntl, sys
-try:
-    fcntl.flock(open(sys.argv[1], "rb"), fcntl.LOCK_EX | fcntl.LOCK_NB)
-except BlockingIOError:
-    sys.exit({_REFUSED})
+with open(sys.argv[1], "rb") as file:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        sys.exit({_REFUSED})
 """
 
 

@@ -5,6 +5,7 @@ rebuilt from the manifests, without the attempts that failed (`ledger_file`).
 """
 
 import json
+import os
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -21,6 +22,8 @@ from steerproof.run.store.manifest import Manifest
 from steerproof.run.store.story import Event, Story, read_story
 
 LEDGER = "ledger.sqlite"
+_LONGEST_PATH = 511
+"""Bytes of an absolute path that SQLite opens, by a constant of its source."""
 _NO_SPACE = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_SHMSIZE)
 _KNOWN = "SELECT key FROM attempts WHERE state = 'done'"
 _START = (
@@ -217,11 +220,22 @@ def explained_sqlite(path: Path) -> Iterator[None]:
         raise
 
 
+def trouble(path: Path, error: Exception) -> str:
+    """What is wrong with a ledger in words; SQLite does not say that it cannot take the path."""
+    length = len(os.fsencode(path.absolute()))
+    if isinstance(error, sqlite3.OperationalError) and length > _LONGEST_PATH:
+        return (
+            f"{error}: SQLite takes paths of up to {_LONGEST_PATH} bytes, and this one has"
+            f" {length}; move the run directory to where its path is shorter"
+        )
+    return str(error)
+
+
 def unusable(path: Path, error: Exception) -> MachineError:
     """The error for a ledger that can be neither used nor replaced."""
     return MachineError(
-        f"cannot use {path}: {error}. Finished units are kept; when the disk is well again, the"
-        " same command goes on, and makes the ledger anew if it must"
+        f"cannot use {path}: {trouble(path, error)}. Finished units are kept; when the disk is well"
+        " again, the same command goes on, and makes the ledger anew if it must"
     )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from steerproof.errors import IntegrityError
 from steerproof.run.store.files import explained, temporary_name
 from steerproof.run.store.hold import newest_token
-from steerproof.run.store.ledger import LEDGER, Ledger, explained_sqlite, unusable
+from steerproof.run.store.ledger import LEDGER, Ledger, explained_sqlite, trouble, unusable
 from steerproof.run.store.manifest import DamagedError, Manifest, open_unit
 from steerproof.run.store.store import set_aside, unit_directories
 from steerproof.run.store.story import Attempt, Story, read_story
@@ -98,7 +98,10 @@ def read_ledger(run: Path) -> Story | None:
         finally:
             connection.close()
     except (sqlite3.DatabaseError, IntegrityError, OSError, UnicodeDecodeError) as error:
-        problem = f"{path}: {error}. The next run sets it aside and rebuilds it from the units"
+        problem = (
+            f"{path}: {trouble(path, error)}. The next run sets it aside and rebuilds it from the"
+            " units"
+        )
         return _told_by_units(run, problem)
 
 

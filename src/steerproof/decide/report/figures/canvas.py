@@ -247,7 +247,7 @@ def _presentation(element: ElementTree.Element) -> None:
         del element.attrib["transform"]
     for key in ("d", "x", "y", "transform", "stroke-dasharray", "stroke-width"):
         if key in element.attrib:
-            short = _NUMBER.sub(lambda m: f"{float(m[0]):.2f}", element.attrib[key])
+            short = _NUMBER.sub(lambda m: f"{float(m[0]):z.2f}", element.attrib[key])
             element.set(key, " ".join(short.split()))
 
 

@@ -148,12 +148,12 @@ def _lines(axes: Axes, inputs: ReportInputs, pair: _Pair) -> tuple[str, ...]:
             linewidth=3.5,
             alpha=0.55,
             solid_capstyle="round",
-            gid=tipped(f"mean: {means[0]:.2f} to {means[1]:.2f}"),
+            gid=tipped(f"mean: {means[0]:z.2f} to {means[1]:z.2f}"),
             zorder=3,
         )
         for x, mean, side, shift in ((0, means[0], "right", -8), (1, means[1], "left", 8)):
             axes.annotate(
-                f"mean {mean:.2f}",
+                f"mean {mean:z.2f}",
                 (x, mean),
                 (shift, 0),
                 textcoords="offset points",
@@ -181,5 +181,5 @@ def _line(axes: Axes, name: str, left: Rate, right: Rate) -> None:
         marker="o",
         markersize=3.5,
         alpha=0.85,
-        gid=tipped(f"{name}: {left.value:.2f} to {right.value:.2f}"),
+        gid=tipped(f"{name}: {left.value:z.2f} to {right.value:z.2f}"),
     )

@@ -84,7 +84,7 @@ def _estimate(axes: Axes, y: int, result: StrengthResult) -> None:
             "undefined", (0, y), (8, 0), textcoords="offset points", va="center", color=QUIET
         )
         return
-    words = f"rho {result.rho:+.3f}, registered {bounds(result.interval)}"
+    words = f"rho {result.rho:+z.3f}, registered {bounds(result.interval)}"
     axes.plot(
         [result.rho],
         [y],
@@ -165,5 +165,5 @@ def _histogram(axes: Axes, histogram: Histogram, rho: float | None, label: str, 
             clip_on=False,
             markersize=6,
             zorder=6,
-            gid=tipped(f"{label}: rho {rho:+.3f}"),
+            gid=tipped(f"{label}: rho {rho:+z.3f}"),
         )

@@ -78,7 +78,7 @@ def _cell(axes: Axes, row: int, column: int, value: float | None, words: str) ->
             0.96,
             facecolor=fill,
             linewidth=0,
-            gid=tipped(f"{words}: {value:+.3f}"),
+            gid=tipped(f"{words}: {value:+z.3f}"),
             label=f"{VALUE}{value}",
         )
     )
@@ -88,7 +88,7 @@ def _cell(axes: Axes, row: int, column: int, value: float | None, words: str) ->
 
 def _short(value: float) -> str:
     """`+.23`, `−.07`, `0`: a cosine in as little room as possible."""
-    text = f"{value:+.2f}".replace("0.", ".").replace("-", "−")
+    text = f"{value:+z.2f}".replace("0.", ".").replace("-", "−")
     return "0" if text in ("+.00", "−.00") else text
 
 
@@ -146,7 +146,7 @@ def _against_bridge(
         return
     colour, shape = SERIES[0]
     for persona, value in values.items():
-        words = f"{short_name(persona)}: cosine {value:+.2f}, bridge {rates[persona]:.2f}"
+        words = f"{short_name(persona)}: cosine {value:+z.2f}, bridge {rates[persona]:.2f}"
         axes.plot(
             [value],
             [rates[persona]],

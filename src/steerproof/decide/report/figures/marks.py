@@ -38,7 +38,7 @@ class Rate:
     @property
     def words(self) -> str:
         """`57 of 100, 95% interval 0.47 to 0.66`."""
-        return f"{self.fired} of {self.total}, interval {self.low:.2f} to {self.high:.2f}"
+        return f"{self.fired} of {self.total}, interval {self.low:z.2f} to {self.high:z.2f}"
 
 
 def _rate_of(counts: CellCounts, confidence: float) -> Rate:

@@ -112,7 +112,7 @@ def tuning(given: MatrixValues, correlation: float | None = None) -> Drawing | N
         figure, (axes,) = panels(Layout(height=3.1, width=_SIDE, left=0.62, right=0.1, top=0.2))
         _curve(axes, given, given.cosines)
         said = (
-            "" if correlation is None else f" Rank correlation within adapters {correlation:+.2f}."
+            "" if correlation is None else f" Rank correlation within adapters {correlation:+z.2f}."
         )
         return drawing(
             figure,
@@ -154,8 +154,8 @@ def _heat(axes: Axes, given: MatrixValues) -> None:
             value = float(given.values[adapter, other])
             names = (short_name(given.personas[adapter]), short_name(given.personas[other]))
             words = f"adapter {names[0]}, {given.columns} {names[1]}"
-            text = _short(value) if top == 1 else f"{value:.1f}"
-            _square(axes, (row, column), (value, value / top), text, f"{words}: {value:.2f}")
+            text = _short(value) if top == 1 else f"{value:z.1f}"
+            _square(axes, (row, column), (value, value / top), text, f"{words}: {value:z.2f}")
             if adapter == other:
                 _frame(axes, (row, column), INK, "-")
             elif given.negatives[adapter, other]:
@@ -175,9 +175,9 @@ def _angles(axes: Axes, given: MatrixValues, cosines: Float[np.ndarray, "a b"]) 
         for column, b in enumerate(order):
             value = float(cosines[a, b])
             words = f"{short_name(given.personas[a])}, {short_name(given.personas[b])}"
-            text = "1" if a == b else f"{value:+.1f}".replace("0.", ".").replace("-", "−")
+            text = "1" if a == b else f"{value:+z.1f}".replace("0.", ".").replace("-", "−")
             text = "0" if text in ("+.0", "−.0") else text
-            _square(axes, (row, column), (value, value), text, f"{words}: cosine {value:+.2f}")
+            _square(axes, (row, column), (value, value), text, f"{words}: cosine {value:+z.2f}")
     _names(axes, given, f"{given.columns} →", f"{given.columns} ↓")
 
 

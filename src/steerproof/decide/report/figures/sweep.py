@@ -100,11 +100,11 @@ def _draw(
 def _words(selection: Selection) -> str:
     if selection.chosen is None:
         return "fewer than two settings were measured whole: nothing was chosen"
-    words = f"best {selection.chosen.best_of_all:+.2f}; held out {selection.chosen.held_out:+.2f}"
+    words = f"best {selection.chosen.best_of_all:+z.2f}; held out {selection.chosen.held_out:+z.2f}"
     if not selection.null:
         return f"{words}; no random directions were measured"
     held = [one.held_out for one in selection.null]
-    reach = f"{min(held):+.2f} to {max(held):+.2f}"
+    reach = f"{min(held):+z.2f} to {max(held):+z.2f}"
     return f"{words}; {len(held)} random ones, chosen alike: {reach}; p = {selection.p:.3f}"
 
 
