@@ -96,13 +96,6 @@ def test_the_json_has_the_promised_shape():
     assert json.loads(json.dumps(shape, allow_nan=False)) == shape
 
 
-def test_the_number_of_workers_changes_nothing():
-    experiment = ten_personas(AnalysisSettings(iterations=2500))
-    data = table({**supported(), PRIMARY: SHUFFLED})
-    alone, many = (to_json(analyze(data, experiment, workers=workers)) for workers in (1, 3))
-    assert alone == many
-
-
 @pytest.mark.parametrize(
     ("changes", "outcome", "verdict", "reading"),
     [

@@ -36,7 +36,7 @@ QUICK = Trial(simulations=60, iterations=200, covered=20)
 
 @pytest.fixture(scope="module")
 def quick():
-    return operating_characteristics(QUICK, (0.0, 0.9), workers=1)
+    return operating_characteristics(QUICK, (0.0, 0.9))
 
 
 def rate_of(cells, design):
@@ -139,12 +139,13 @@ def test_shares_add_up_and_follow_the_truth(quick):
     assert null.kills["no_correlation"] > 0.6 > strong.kills["no_correlation"]
 
 
-def test_the_number_of_workers_changes_no_error_rate(quick):
-    assert operating_characteristics(QUICK, (0.0, 0.9), workers=3) == quick
+def test_the_number_of_threads_changes_no_error_rate(quick, monkeypatch):
+    monkeypatch.setattr(power, "_THREADS", 3)
+    assert operating_characteristics(QUICK, (0.0, 0.9)) == quick
 
 
 def test_one_true_correlation_is_simulated_alike_among_others(quick):
-    alone = operating_characteristics(QUICK, (0.9,), workers=1)
+    alone = operating_characteristics(QUICK, (0.9,))
     assert alone.points[0] == quick.points[1]
 
 
@@ -221,7 +222,7 @@ def test_the_smallest_detectable_correlation_lies_where_the_power_is_reached(sha
 
 
 def test_what_cannot_be_detected_has_a_reason():
-    found = operating_characteristics(QUICK, (0.0,), workers=1)
+    found = operating_characteristics(QUICK, (0.0,))
     assert found.minimum_detectable_rho is None
     assert found.reason is not None
     assert "up to a true correlation of 0" in found.reason

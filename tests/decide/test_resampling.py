@@ -73,26 +73,10 @@ def test_arms_with_the_same_questions_share_their_draws(measured):
     np.testing.assert_allclose(total, 1.0, atol=1e-12)
 
 
-def test_the_first_draws_are_the_same_for_any_workers_and_any_length(measured):
+def test_the_first_draws_are_the_same_for_any_length(measured):
     long = rate_draws(measured, Resampling(seed=9, iterations=2 * BLOCK + 10))
-    many = rate_draws(measured, Resampling(seed=9, iterations=2 * BLOCK + 10, workers=3))
     short = rate_draws(measured, Resampling(seed=9, iterations=BLOCK))
-    np.testing.assert_array_equal(long, many)
     np.testing.assert_array_equal(long[:, :BLOCK], short)
-
-
-def test_two_level_draws_are_the_same_for_any_workers(measured, rng):
-    bridge = drawn_counts(rng, np.full((10, 20), 0.5))
-    alone, many = (
-        two_level_draws(
-            measured,
-            bridge,
-            Resampling(seed=2, iterations=2500, workers=workers),
-            same_questions=True,
-        )
-        for workers in (1, 4)
-    )
-    np.testing.assert_array_equal(alone, many)
 
 
 def test_another_seed_draws_other_numbers(measured):

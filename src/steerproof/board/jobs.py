@@ -127,13 +127,13 @@ def all_jobs(file: Path) -> dict[int, tuple[BoardJob, ...]]:
     return by_experiment
 
 
-def tail(path: Path, length: int = _LOG_TAIL) -> str:
+def tail(path: Path) -> str:
     """The last bytes of a log as text; empty if there is none."""
     try:
         with path.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - length))
-            return file.read(length).decode("utf-8", errors="replace")
+            file.seek(max(0, size - _LOG_TAIL))
+            return file.read(_LOG_TAIL).decode("utf-8", errors="replace")
     except OSError:
         return ""
 

@@ -40,7 +40,7 @@ AnyAdapter = Adapter | LoraWeights | str | Path | None
 """What may be given as an adapter: one, its directory, or None for the bare model."""
 
 
-def adapter_in(directory: Path, name: str, record: TrainingRecord | None = None) -> Adapter:
+def adapter_in(directory: Path, name: str, record: TrainingRecord) -> Adapter:
     """The adapter that a directory holds in PEFT's format.
 
     Raises:

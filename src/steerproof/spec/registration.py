@@ -17,18 +17,17 @@ _UNDECLARED = (
 )
 
 
-def markdown(lock: Lock, *, kills: Kills, data_seen: str | None = None) -> str:
+def markdown(lock: Lock, *, kills: Kills) -> str:
     """The registration text.
 
     Args:
         lock: What was fixed.
         kills: The kill criteria of the analysis.
-        data_seen: The authors' answer to "have data been collected already?".
     """
     experiment = Experiment.model_validate_json(json.dumps(lock.experiment))
     sections = (
         ("Hypothesis", [_plain(experiment.hypothesis)]),
-        ("Data already seen", [_plain(data_seen) if data_seen else _UNDECLARED]),
+        ("Data already seen", [_UNDECLARED]),
         ("Dependent variable", _dependent(experiment)),
         ("Conditions", _conditions(experiment)),
         ("Analyses", _analyses(experiment, kills(experiment.analysis))),

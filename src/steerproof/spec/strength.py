@@ -113,7 +113,7 @@ NONE = Strength(kind="none")
 
 
 def one_strength(
-    strength: Strength | None, *, ratio: float | int | None = None, c: float | int | None = None
+    strength: Strength | None, *, ratio: float | int | None, c: float | int | None
 ) -> Strength:
     """The one of three ways to say how hard that was used.
 

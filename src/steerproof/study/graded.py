@@ -85,7 +85,7 @@ def grade(
 
 
 def grade_apart(
-    base: Base, cells: Mapping[K, Sequence[GradedCell]], marker: str, told: Told = NOBODY
+    base: Base, cells: Mapping[K, Sequence[GradedCell]], marker: str, told: Told
 ) -> Iterator[tuple[K, Sequence[SlotRow] | SteerproofError]]:
     """`grade` the cells of many, by whose they are: mixed in one pool, and each fails alone.
 

@@ -36,7 +36,6 @@ def analyze(
     *,
     geometry: Mapping[str, Mapping[str, float]] | None = None,
     arm: str | None = None,
-    workers: int = 1,
 ) -> Analysis:
     """The registered analysis: every arm of the table, the controls, and one verdict.
 
@@ -45,7 +44,6 @@ def analyze(
         experiment: The registered numbers, arms and personas.
         geometry: Layer to persona to cosine with the reference persona's direction.
         arm: Arm that the verdict is about; none takes the experiment's.
-        workers: Threads for resampling; changes nothing but time.
 
     Raises:
         ExperimentError: The arm is not one of the experiment's.
@@ -54,7 +52,7 @@ def analyze(
     names = [a.name for a in experiment.adapter_arms]
     if tested not in names:
         raise ExperimentError(f"arm {tested!r} is not one of {', '.join(names)}")
-    case = case_of(table, experiment, workers=workers)
+    case = case_of(table, experiment)
     wanted = dict.fromkeys([tested, *(name for name in names if name in table.arms)])
     arms = {name: judge_arm(case, name) for name in wanted}
     return _conclude(case, arms[tested], arms, geometry)

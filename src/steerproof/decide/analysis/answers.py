@@ -74,7 +74,6 @@ def conclude(
     *,
     rig: Rig | None = None,
     arm: str | None = None,
-    workers: int = 1,
 ) -> tuple[Analysis, ThreeAnswers]:
     """The registered analysis and the three answers; both say the same of the question.
 
@@ -83,14 +82,13 @@ def conclude(
         experiment: Registered numbers, arms, personas and thresholds.
         rig: What is known besides the rates; none is a bare table.
         arm: Arm that is tested; none takes the experiment's.
-        workers: Threads for resampling; changes nothing but time.
 
     Returns:
         The registered analysis, its reading replaced by that of the answers, and the answers.
     """
     known = rig or Rig()
     geometry = reference_cosines(known.layers) if known.layers else None
-    registered = analyze(table, experiment, geometry=geometry, arm=arm, workers=workers)
+    registered = analyze(table, experiment, geometry=geometry, arm=arm)
     answers = answer(table, experiment, registered, known)
     return replace(registered, reading=answers.reading), answers
 

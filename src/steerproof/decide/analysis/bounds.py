@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from steerproof.decide.analysis.distributions import t_quantile, t_tail
+from steerproof.decide.analysis.distributions import CONFIDENCE, t_quantile, t_tail
 
 Batch = Float[np.ndarray, "*batch"]
 
@@ -19,7 +19,7 @@ class Bounds:
     error: Batch
     """Standard error, with n - 1 degrees of freedom."""
     lower: Batch
-    """One-sided lower bound: the true mean is above it with the confidence asked."""
+    """One-sided lower bound: the true mean is above it with `CONFIDENCE`."""
     upper: Batch
     """One-sided upper bound."""
     low: Batch
@@ -28,19 +28,19 @@ class Bounds:
     """Upper end of the two-sided interval."""
 
 
-def mean_bounds(values: Float[np.ndarray, "personas *batch"], confidence: float = 0.95) -> Bounds:
+def mean_bounds(values: Float[np.ndarray, "personas *batch"]) -> Bounds:
     """Student's t bounds of the mean of one number per persona, NaN if one is missing."""
     count = len(values)
     mean = np.asarray(values.mean(axis=0))
     if count < 2:
-        return bounds_around(mean, np.full_like(mean, np.nan), 1, confidence)
+        return bounds_around(mean, np.full_like(mean, np.nan), 1)
     error = np.asarray(values.std(axis=0, ddof=1) / np.sqrt(count))
-    return bounds_around(mean, error, count - 1, confidence)
+    return bounds_around(mean, error, count - 1)
 
 
-def bounds_around(mean: Batch, error: Batch, freedom: int, confidence: float = 0.95) -> Bounds:
+def bounds_around(mean: Batch, error: Batch, freedom: int) -> Bounds:
     """Bounds of an estimate with a standard error of so many degrees of freedom."""
-    one_sided, two_sided = (t_quantile(q, freedom) for q in (confidence, (1 + confidence) / 2))
+    one_sided, two_sided = (t_quantile(q, freedom) for q in (CONFIDENCE, (1 + CONFIDENCE) / 2))
     return Bounds(
         mean=mean,
         error=error,

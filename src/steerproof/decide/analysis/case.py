@@ -75,16 +75,14 @@ class Case:
         return tuple(dict.fromkeys(measured))
 
 
-def case_of(table: RateTable, experiment: Experiment, *, workers: int = 1) -> Case:
+def case_of(table: RateTable, experiment: Experiment) -> Case:
     """A table under an experiment, before anything is drawn.
 
     Args:
         table: Rates, checked against the experiment.
         experiment: The registered numbers.
-        workers: Threads for resampling; changes nothing but time.
     """
-    iterations = experiment.analysis.iterations
-    plan = Resampling(seed=experiment.seed, iterations=iterations, workers=workers)
+    plan = Resampling(seed=experiment.seed, iterations=experiment.analysis.iterations)
     draws = ResampleCache(table, experiment.headline, plan)
     return Case(table=table, experiment=experiment, plan=plan, draws=draws)
 

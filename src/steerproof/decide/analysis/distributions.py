@@ -15,6 +15,9 @@ from jaxtyping import Float
 
 Batch = Float[np.ndarray, "*batch"]
 
+CONFIDENCE = 0.95
+"""Level of the bounds and intervals for which no other is registered."""
+
 _DIGITS = 50
 _CONTEXT = Context(prec=_DIGITS)
 _PI = Decimal("3.1415926535897932384626433832795028841971693993751058209749446")

@@ -245,18 +245,15 @@ def coherent(
     )
 
 
-def equal_dose(
-    ratios: Rates | None, steered: Rates, limits: AnswerSettings, strength: str, unit: str = "ratio"
-) -> Gate:
+def equal_dose(ratios: Rates | None, steered: Rates, limits: AnswerSettings, strength: str) -> Gate:
     """G4: every persona is pushed alike, so that the size of the push does not order the rates.
 
     Args:
         ratios: Size of each persona's push relative to the baseline residual norm; None if
-            unknown. Any common factor cancels, except in the words.
+            unknown.
         steered: Rates at the strength.
         limits: Thresholds.
         strength: At which the personas are steered.
-        unit: `ratio`, or what else the numbers are.
     """
     limit = f"largest push at most {limits.dose_ratio:g} times the smallest"
     if ratios is None or np.isnan(ratios).any():
@@ -272,7 +269,7 @@ def equal_dose(
         name="equal_dose",
         passed=passed,
         fatal=True,
-        finding=f"{strength} pushes by a {unit} of {sizes.min():.2f} to {sizes.max():.2f}, "
+        finding=f"{strength} pushes by a ratio of {sizes.min():.2f} to {sizes.max():.2f}, "
         f"{spread:.2f} times{order}",
         limit=limit,
         remedy="" if passed else "decide at a ratio, which is the same push for every persona",

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
+from steerproof.decide.analysis.distributions import CONFIDENCE
 from steerproof.decide.analysis.reliability import Values, additive_residuals, reliability
 from steerproof.decide.analysis.resampling import pick_counts, question_picks
 from steerproof.decide.analysis.statistics import centred_ranks, rank_correlation, spearman
@@ -158,7 +159,6 @@ def invert(
     *,
     threshold: float,
     rng: np.random.Generator,
-    confidence: float = 0.95,
 ) -> Inversion:
     """The interval of one table, and how far out it lies at the threshold.
 
@@ -168,10 +168,9 @@ def invert(
         observed: Spearman's rho as measured.
         threshold: True correlation that the claim needs.
         rng: Source of the pairings.
-        confidence: Level of the interval.
     """
     rho = np.asarray(observed)
-    tail = (1 - confidence) / 2
+    tail = (1 - CONFIDENCE) / 2
     tried = [(r, tails(bridge, steered, rho, r, rng)) for r in _GRID]
     kept = [r for r, t in tried if float(t.below) > tail and float(t.above) > tail]
     return Inversion(

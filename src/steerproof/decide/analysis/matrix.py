@@ -55,7 +55,6 @@ def selectivity(
     rng: np.random.Generator,
     *,
     permutations: int = 9_999,
-    confidence: float = 0.95,
 ) -> Selectivity | None:
     """S with its permutation p and jackknife interval; a cell that is NaN takes no part.
 
@@ -69,7 +68,6 @@ def selectivity(
         negatives: Where a direction was a trained negative of the adapter.
         rng: Source of the orders.
         permutations: Orders to draw.
-        confidence: Level of the bounds.
 
     Returns:
         None where an own cell is missing, where a persona has no held-out direction, or where too
@@ -93,7 +91,7 @@ def selectivity(
         own=np.asarray(diagonal.mean(axis=0)),
         negatives=class_mean(values, negatives & present),
         held_out=np.asarray(rest.mean(axis=0)),
-        s=jackknifed(values, held, confidence),
+        s=jackknifed(values, held),
         p=permutation_p(values, allowed, drawn),
         own_first=np.asarray(np.sum(first, axis=0), dtype=float),
         permutations=len(drawn),
@@ -131,13 +129,13 @@ def leave_one_out(values: Values, held: Allowed) -> Float[np.ndarray, "adapters 
     return np.array(without)
 
 
-def jackknifed(values: Values, held: Allowed, confidence: float = 0.95) -> Bounds:
+def jackknifed(values: Values, held: Allowed) -> Bounds:
     """S with `se^2 = (n - 1) / n * sum (S_(k) - mean)^2`, persona k deleted on both sides."""
     count = len(values)
     without = leave_one_out(values, held)
     error = np.sqrt((count - 1) / count * np.sum((without - without.mean(axis=0)) ** 2, axis=0))
     s = np.asarray(contrast(values, held).mean(axis=0))
-    return bounds_around(s, np.asarray(error), count - 1, confidence)
+    return bounds_around(s, np.asarray(error), count - 1)
 
 
 def residuals(values: Values, allowed: Allowed) -> Values:
@@ -253,7 +251,6 @@ def fraction(
     direction: Float[np.ndarray, "adapters directions"],
     prompt: Float[np.ndarray, "adapters prompts"],
     held: Allowed,
-    confidence: float = 0.95,
 ) -> Bounds:
     """`S_direction / S_prompt`, the share of the prompt's effect that the direction alone has.
 
@@ -263,7 +260,7 @@ def fraction(
     whole = contrast(direction, held).mean() / contrast(prompt, held).mean()
     without = leave_one_out(direction, held) / leave_one_out(prompt, held)
     error = np.sqrt((count - 1) / count * np.sum((without - without.mean()) ** 2))
-    return bounds_around(np.asarray(whole), np.asarray(error), count - 1, confidence)
+    return bounds_around(np.asarray(whole), np.asarray(error), count - 1)
 
 
 def difference(

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from steerproof.decide.analysis.distributions import f_quantile
+from steerproof.decide.analysis.distributions import CONFIDENCE, f_quantile
 
 Values = Float[np.ndarray, "personas questions *batch"]
 """One number per persona and question: a rate over its samples, or a graded outcome."""
@@ -41,14 +41,13 @@ class Reliability:
         return np.asarray(np.maximum(np.nan_to_num(self.alpha, nan=0.0), 0.0))
 
 
-def reliability(values: Values, confidence: float = 0.95) -> Reliability:
+def reliability(values: Values) -> Reliability:
     """Hoyt's alpha of the persona means over these questions.
 
     `alpha = 1 - MS_error / MS_persona` of the two-way layout without replication.
 
     Args:
         values: At least two personas and two questions; NaN where one is missing.
-        confidence: Level of Feldt's interval.
 
     Returns:
         Alpha and its interval; NaN where a value is missing or all means are equal.
@@ -60,7 +59,7 @@ def reliability(values: Values, confidence: float = 0.95) -> Reliability:
     error = np.asarray(np.sum(additive_residuals(values) ** 2, axis=(0, 1)) / freedom)
     flat = between <= 1e-12
     noise = np.asarray(np.where(flat, np.nan, error / np.where(flat, 1.0, between)))
-    tail = (1 - confidence) / 2
+    tail = (1 - CONFIDENCE) / 2
     wide, narrow = (f_quantile(q, personas - 1, freedom) for q in (1 - tail, tail))
     return Reliability(
         alpha=np.asarray(1 - noise),

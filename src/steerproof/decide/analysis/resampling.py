@@ -5,12 +5,11 @@ the bridge: it speaks of *these* personas. The two-level interval resamples the 
 with both of its rates, and speaks of personas in general.
 
 A resample is a count per question, so resampled rates are one matrix product, exact in float64.
-Draws are made in blocks with a stream each: any number of workers, and any longer run, gives the
+Draws are made in blocks with a stream each: any longer run gives the
 same first draws; and all arms share them, which is what pairs their differences.
 """
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,8 +44,6 @@ class Resampling:
 
     seed: int
     iterations: int = 10_000
-    workers: int = 1
-    """Threads; changes nothing but time."""
 
 
 def stream(seed: int, *names: str | int) -> np.random.Generator:
@@ -180,12 +177,9 @@ def _drawn_rates(
 def _in_blocks(
     block: Callable[[int, int], np.ndarray], plan: Resampling, axis: int = 0
 ) -> np.ndarray:
-    """Run the blocks of a plan on its workers and join them, in order, along their iterations."""
+    """Run the blocks of a plan and join them, in order, along their iterations."""
     sizes = [min(BLOCK, plan.iterations - start) for start in range(0, plan.iterations, BLOCK)]
-    if plan.workers == 1:
-        return np.concatenate([block(i, size) for i, size in enumerate(sizes)], axis=axis)
-    with ThreadPoolExecutor(plan.workers) as pool:
-        return np.concatenate(list(pool.map(block, range(len(sizes)), sizes)), axis=axis)
+    return np.concatenate([block(i, size) for i, size in enumerate(sizes)], axis=axis)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

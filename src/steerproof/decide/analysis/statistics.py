@@ -110,7 +110,7 @@ def is_constant(values: Float[np.ndarray, "personas *batch"]) -> np.ndarray:
 
 
 def wilson_interval(
-    fired: Float[np.ndarray, "*batch"], total: Float[np.ndarray, "*batch"], confidence: float = 0.95
+    fired: Float[np.ndarray, "*batch"], total: Float[np.ndarray, "*batch"], confidence: float
 ) -> _PairSums:
     """Wilson's score interval of a binomial proportion.
 
@@ -131,7 +131,7 @@ def wilson_interval(
 
 
 def wilson_half_width(
-    fired: Float[np.ndarray, "*batch"], total: Float[np.ndarray, "*batch"], confidence: float = 0.95
+    fired: Float[np.ndarray, "*batch"], total: Float[np.ndarray, "*batch"], confidence: float
 ) -> Float[np.ndarray, "*batch"]:
     """Half the width of Wilson's score interval (before it is clipped to [0, 1])."""
     z = normal_quantile(0.5 + confidence / 2)

@@ -36,6 +36,8 @@ from steerproof.spec.judging import AnalysisSettings
 
 CHUNK = 50
 """Simulated experiments that are decided together."""
+_THREADS = 2
+"""They change nothing but time."""
 _RHOS = (0.0, 0.2, 0.4, 0.6, 0.8, 0.9, 0.95)
 """True correlations at which the rule is tried."""
 
@@ -148,7 +150,7 @@ def trial_of(experiment: Experiment, **changes: Any) -> Trial:
 
 
 def operating_characteristics(
-    trial: Trial, rhos: Sequence[float] = _RHOS, *, power: float = 0.8, workers: int = 2
+    trial: Trial, rhos: Sequence[float] = _RHOS, *, power: float = 0.8
 ) -> OperatingCharacteristics:
     """Decide many simulated experiments at every true correlation.
 
@@ -156,11 +158,10 @@ def operating_characteristics(
         trial: What is simulated.
         rhos: True correlations, rising.
         power: Share SUPPORTED that counts as detecting.
-        workers: Threads; they change nothing but time.
     """
     sizes = [min(CHUNK, trial.simulations - i) for i in range(0, trial.simulations, CHUNK)]
     tasks = [(rho, chunk, size) for rho in rhos for chunk, size in enumerate(sizes)]
-    with ThreadPoolExecutor(workers) as pool:
+    with ThreadPoolExecutor(_THREADS) as pool:
         judged = list(pool.map(lambda task: _judge_chunk(trial, *task), tasks))
     points = tuple(
         _summarise(rho, judged[i * len(sizes) : (i + 1) * len(sizes)]) for i, rho in enumerate(rhos)

@@ -46,7 +46,7 @@ def calibrations(experiment: Experiment, finished: Finished) -> Calibration:
 
 
 def evidence_of(
-    experiment: Experiment, directory: Path, finished: Finished, tried: Calibration | None = None
+    experiment: Experiment, directory: Path, finished: Finished, tried: Calibration | None
 ) -> Evidence:
     """What is known besides the experiment file.
 

@@ -43,7 +43,7 @@ class Requests:
     """Why a cell is not among them, by its name."""
 
 
-def requests_of(session: Session, only: str | None = None) -> Requests:
+def requests_of(session: Session, only: str | None) -> Requests:
     """Every cell whose adapter and direction are there.
 
     Args:

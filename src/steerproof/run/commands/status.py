@@ -14,6 +14,9 @@ from steerproof.run.store.ledger_file import read_ledger
 from steerproof.run.store.registration import read_registration
 from steerproof.run.store.story import Event, Story, Totals
 
+_EVENTS = 10
+"""So much of the timeline's end is shown."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnitFailure:
@@ -53,12 +56,11 @@ class RunStatus:
     is wrong with the registration."""
 
 
-def status(run: Path, events: int = 10) -> RunStatus:
+def status(run: Path) -> RunStatus:
     """Summarise a run directory from its ledger and its lock.
 
     Args:
         run: The run directory.
-        events: How much of the timeline to return.
 
     Raises:
         ExperimentError: There is no such directory.
@@ -75,7 +77,7 @@ def status(run: Path, events: int = 10) -> RunStatus:
         lock=lock,
         totals=story.totals,
         failures=[_failure(story, unit) for unit, state in states.items() if state == "failed"],
-        events=story.events[-events:] if events else (),
+        events=story.events[-_EVENTS:],
         doing=doing,
         left=pace_of(story).left(time.time(), doing) if lock.held else None,
         problem=story.problem or _registration_problem(run),

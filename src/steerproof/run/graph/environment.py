@@ -73,7 +73,7 @@ class Surroundings:
 
 
 def surroundings(
-    experiment: Experiment, place: Place, files: Mapping[str, str] | None = None
+    experiment: Experiment, place: Place, files: Mapping[str, str] | None
 ) -> Surroundings:
     """Look at the base model's files.
 
