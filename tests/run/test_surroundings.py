@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from steerproof import cli
-from steerproof.cli.output import keep_own_rights
+from steerproof.cli.output import forget_odd_sizes, keep_own_rights
 from steerproof.errors import MachineError
 from steerproof.extras import require_engine
 from steerproof.run.commands.status import status
@@ -37,6 +37,17 @@ def test_a_directory_that_is_gone_is_said_to_be_gone_before_anything_is_done(
     assert isinstance(refused.exception, MachineError)
     assert "cd into one that is there" in str(refused.exception)
     assert CliRunner().invoke(cli.app, ["--version"]).exit_code == 0
+
+
+@pytest.mark.parametrize("size", ["9" * 20, "9" * 5000, "0", "-1", "text", "", "1e3"])
+def test_a_size_that_no_terminal_has_is_not_drawn_by(
+    size: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", size)
+    monkeypatch.setenv("LINES", "50")
+    forget_odd_sizes()
+    assert "COLUMNS" not in os.environ
+    assert os.environ["LINES"] == "50"
 
 
 def test_a_python_without_docstrings_is_refused_by_the_name_of_its_variable(

@@ -30,6 +30,7 @@ from steerproof.cli.output import (
     complain,
     fill_streams,
     flush,
+    forget_odd_sizes,
     keep_own_rights,
     refusal,
     require_place,
@@ -63,6 +64,7 @@ def main() -> None:
     """The `steerproof` command: every planned error becomes its exit code and one message."""
     fill_streams()
     keep_own_rights()
+    forget_odd_sizes()
     _answer_signals(_interrupted)
     atexit.register(_answer_signals, signal.SIG_IGN)  # first in, last out
     try:

@@ -150,6 +150,14 @@ def keep_own_rights() -> None:
     os.umask(os.umask(0o077) & 0o077)
 
 
+def forget_odd_sizes() -> None:
+    """Drop sizes of a terminal that no terminal has; whoever draws tables multiplies by them."""
+    for name in ("COLUMNS", "LINES"):
+        value = os.environ.get(name, "1")
+        if not (value.isdecimal() and len(value) < 5 and int(value) > 0):
+            del os.environ[name]
+
+
 def require_place() -> None:
     """Refuse to work from a directory that is gone: no relative path leads anywhere.
 
