@@ -13,6 +13,10 @@ SteerproofError               2   bad arguments, experiment, table or model
 └── IntegrityError            7   a file does not match its recorded hash
 """
 
+import errno
+
+_SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
+
 
 class SteerproofError(Exception):
     """The root: an error whose message is meant for the person at the terminal."""
@@ -68,3 +72,8 @@ class IntegrityError(SteerproofError):
     """A file does not match the hash recorded for it."""
 
     exit_code = 7
+
+
+def short_of(error: BaseException) -> bool:
+    """Whether the machine lacks descriptors, memory or threads: that says nothing of the file."""
+    return isinstance(error, OSError) and error.errno in _SHORTAGES

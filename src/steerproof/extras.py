@@ -14,6 +14,8 @@ ENGINE = (
     *("numba", "accelerate", "gguf"),
 )
 """Libraries of the extra `run`, by the names that they are imported under."""
+_LEAST_ADDRESSES = 2 << 30
+"""Bytes of address space that a process needs with the engine in it; measured: 1.6e9."""
 
 
 def engine_installed() -> bool:
@@ -38,8 +40,15 @@ def require_engine(what: str) -> None:
         what: What needs them, for the message.
 
     Raises:
-        MachineError: One is not installed, or Python was told to drop what one needs.
+        MachineError: One is not installed, Python was told to drop what one needs, or may map less
+            memory than they take: they would end the process without a word of Python's.
     """
+    addresses = _address_limit()
+    if addresses is not None and addresses < _LEAST_ADDRESSES:
+        raise MachineError(
+            f"a process may have {addresses / 2**20:,.0f} MiB of addresses here (ulimit -v), and"
+            f" {what} takes {_LEAST_ADDRESSES / 2**20:,.0f} MiB before any model; raise the limit"
+        )
     if sys.flags.optimize > 1:
         raise MachineError(
             f"Python drops docstrings (-OO, or PYTHONOPTIMIZE={sys.flags.optimize}), and"
@@ -49,6 +58,16 @@ def require_engine(what: str) -> None:
     for name in ENGINE:
         if not _there(name):
             raise without(name, "run", what)
+
+
+def _address_limit() -> int | None:
+    """Bytes of addresses that this process may have; None without a limit."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+    return None if soft == resource.RLIM_INFINITY else soft
 
 
 def without(missing: str, extra: str, what: str = "this command") -> MachineError:

@@ -1,9 +1,11 @@
 """Odd surroundings of a process: what it stands in, its mask, its variables, its paths."""
 
 import os
+import resource
 from pathlib import Path
 from types import SimpleNamespace
 
+import pyarrow as pa
 import pytest
 from typer.testing import CliRunner
 
@@ -11,9 +13,13 @@ from steerproof import cli
 from steerproof.cli.output import forget_odd_sizes, keep_own_rights
 from steerproof.errors import MachineError
 from steerproof.extras import require_engine
+from steerproof.run.artefacts import parquet
 from steerproof.run.commands.status import status
 from steerproof.run.store.directory import open_run
 from steerproof.run.store.hold import kernel_lock_works
+from steerproof.run.store.manifest import open_unit
+from steerproof.run.store.store import unit_directories
+from tests.run.tiny import run_tiny
 
 
 @pytest.mark.parametrize("mask", [0o777, 0o077, 0o022, 0])
@@ -76,3 +82,49 @@ def test_a_path_that_sqlite_does_not_take_is_said_to_be_too_long(tmp_path: Path)
         pass
     told = status(run).problem
     assert told is None or "takes paths of up to 511 bytes" in told
+
+
+def test_a_lack_of_descriptors_is_no_damage_of_what_could_not_be_opened(tmp_path: Path) -> None:
+    run_tiny(tmp_path / "run")
+    directory = next(iter(unit_directories(tmp_path / "run")))
+    unit = open_unit(directory)
+    free = os.open(os.devnull, os.O_RDONLY)
+    os.close(free)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            open_unit(directory)
+        with pytest.raises(OSError, match="Too many open files"):
+            unit.damage()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert not unit.damage()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        pa.ArrowException("Unknown error: Failed to launch worker thread: Resource temporarily"),
+        pa.ArrowMemoryError("malloc of size 64 failed"),
+        OSError(12, "Cannot allocate memory"),
+    ],
+)
+def test_a_lack_of_memory_is_no_damage_of_a_table(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(parquet.pq, "ParquetFile", refuse)
+    unit = SimpleNamespace(read=lambda _: b"", directory=tmp_path)
+    with pytest.raises(MemoryError, match="cannot be read"):
+        parquet.read_table.__wrapped__(unit, "t.parquet")
+
+
+def test_too_few_addresses_for_the_engine_are_refused_before_it_ends_the_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("steerproof.extras._address_limit", lambda: 800 << 20)
+    with pytest.raises(MachineError, match="800 MiB of addresses"):
+        require_engine("a model")

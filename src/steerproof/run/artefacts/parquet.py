@@ -5,8 +5,11 @@ import io
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from steerproof.errors import IntegrityError
+from steerproof.errors import IntegrityError, short_of
 from steerproof.run.store.manifest import StoredUnit
+
+_NO_THREAD = "Failed to launch worker thread"
+"""What Arrow says where the machine gives it no thread."""
 
 
 def table_bytes(table: pa.Table) -> bytes:
@@ -24,10 +27,13 @@ def read_table(unit: StoredUnit, name: str) -> pa.Table:
     Raises:
         DamagedError: The file does not match the manifest.
         IntegrityError: It does, and is no table.
+        MemoryError: There is no room, or no thread, to read it with.
     """
     data = unit.read(name)
     try:
         with pq.ParquetFile(io.BytesIO(data)) as file:
             return file.read(use_threads=False)
     except (pa.ArrowException, OSError) as error:
+        if isinstance(error, MemoryError) or short_of(error) or _NO_THREAD in str(error):
+            raise MemoryError(f"{unit.directory / name} cannot be read: {error}") from error
         raise IntegrityError(f"{unit.directory / name} is no table: {error}") from error

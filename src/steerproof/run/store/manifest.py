@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from steerproof.codec import digest, read_record
-from steerproof.errors import IntegrityError
+from steerproof.errors import IntegrityError, short_of
 from steerproof.run.graph.ids import UnitId
 from steerproof.run.graph.keys import UnitRecipe, directory_name, file_sha256
 from steerproof.run.store.files import TEMPORARY
@@ -196,6 +196,8 @@ def _readable(path: Path, expected: FileHash) -> Iterator[None]:
     except FileNotFoundError as error:
         raise DamagedError(_mismatch(path, "missing", wanted, "no file")) from error
     except OSError as error:
+        if short_of(error):
+            raise
         raise DamagedError(_mismatch(path, "unreadable", wanted, str(error.strerror))) from error
 
 
@@ -234,6 +236,8 @@ def open_unit(directory: Path) -> StoredUnit:
     except FileNotFoundError as error:
         raise DamagedError(_mismatch(path, "missing", "a manifest", "no file")) from error
     except (OSError, IntegrityError) as error:
+        if short_of(error):
+            raise
         raise DamagedError(_mismatch(path, "manifest", "a manifest", str(error))) from error
     if not _is_whole(manifest, data):
         raise DamagedError(_mismatch(path, "manifest", "what its seal says", "an altered file"))
