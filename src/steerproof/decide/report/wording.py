@@ -22,9 +22,9 @@ def plain(value: Number, digits: int = 3) -> str:
     return _UNDEFINED if value is None else _minus(f"{value:.{digits}g}")
 
 
-def fixed(value: Number) -> str:
-    """`0.20`, always with two decimals; `undefined` for None."""
-    return _UNDEFINED if value is None else _minus(f"{value:z.2f}")
+def fixed(value: Number, digits: int = 2) -> str:
+    """`0.20`, always with as many decimals; `undefined` for None."""
+    return _UNDEFINED if value is None else _minus(f"{value:z.{digits}f}")
 
 
 def bounds(interval: Sequence[int | float] | None, digits: int = 2) -> str:
