@@ -1,12 +1,18 @@
 """What somebody else's file could make endless ends at a limit."""
 
+import os
 import signal
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
-from steerproof.limits import Pattern, TooMuchError, bounded
+from steerproof.board.proposals import read_proposal
+from steerproof.decide.analysis.rates_csv import read_rates
+from steerproof.errors import ExperimentError
+from steerproof.limits import Pattern, TooMuchError, bounded, whole_file
+from tests.experiments import small_experiment
 
 LONG = "a1 " * 700 + "a" * 2000 + " " * 2000 + "!"
 
@@ -79,3 +85,31 @@ def test_another_thread_is_let_be():
     thread.start()
     thread.join()
     assert done == [True]
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "directory", "loop", "nothing"])
+def test_what_may_have_no_end_is_not_read(tmp_path, kind):
+    path = tmp_path / "rates.csv"
+    match kind:
+        case "pipe":
+            os.mkfifo(path)
+        case "device":
+            path.symlink_to("/dev/null")
+        case "directory":
+            path.mkdir()
+        case "loop":
+            path.symlink_to(path)
+    with pytest.raises(OSError, match=r"it is no file|No such|Too many levels"):
+        whole_file(path)
+    with pytest.raises(ExperimentError, match="cannot be read: "):
+        read_rates(path, small_experiment())
+    with pytest.raises(ExperimentError, match="cannot read the proposal"):
+        read_proposal(path)
+
+
+def test_what_a_shell_hands_over_is_read():
+    reading, writing = os.pipe()
+    os.write(writing, b"a,b\n")
+    os.close(writing)
+    assert whole_file(Path(f"/dev/fd/{reading}")) == b"a,b\n"
+    os.close(reading)

@@ -4,8 +4,10 @@ A regular expression can take longer than the universe has lasted, a chat templa
 a pipe in place of a file never ends. Each is given a bound that honest use is far from.
 """
 
+import errno
 import re
 import signal
+import stat
 import threading
 import time
 from collections.abc import Iterator
@@ -24,10 +26,25 @@ _SEARCH_SECONDS = 2.0
 """Longest search for a pattern in one text; a usual one takes microseconds."""
 _MAX_PATTERN = 1_000
 """Longest pattern, in characters."""
+_HANDED = ("/dev/fd/", "/dev/stdin")
+"""Where a command finds the output of another: `analyze <(zcat rates.csv.gz) zlt`."""
 
 
 class TooMuchError(Exception):
     """The work was given up at its limit; the message says which."""
+
+
+def whole_file(path: Path) -> bytes:
+    """The bytes of a file that somebody names: of a pipe only where a shell has put it there.
+
+    Raises:
+        OSError: It cannot be read, or is a directory, a device, or a pipe, which may have no end.
+    """
+    handed = path.as_posix().startswith(_HANDED)
+    mode = path.stat().st_mode
+    if not (stat.S_ISREG(mode) or (handed and stat.S_ISFIFO(mode))):
+        raise OSError(errno.EINVAL, "it is no file", str(path))
+    return path.read_bytes()
 
 
 class Pattern:

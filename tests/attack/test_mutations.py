@@ -18,7 +18,6 @@ from steerproof.cli import app
 from steerproof.errors import SteerproofError
 from tests.attack.mutations import VALUES, mutated_bytes, mutated_json, mutated_lines
 from tests.run.asked import FIELDS, asked
-from tests.run.test_one_bad_unit import reseal
 from tests.run.tiny import run_tiny
 from tests.spec.files import TINY
 
@@ -149,32 +148,3 @@ def test_files_of_a_run(tries, finished, tmp_path):
             (run / name).write_bytes(mutated_bytes(content, chance))
         seen[code(("status", "verify")[number % 2], run)] += 1
     assert seen.keys() <= {0, 7}
-
-
-@pytest.fixture(scope="module")
-def measured(tmp_path_factory) -> Path:
-    """A whole small run of a tiny model, to be copied."""
-    place = tmp_path_factory.mktemp("measured")
-    asked(place)
-    assert code("run", place / "e.yaml", "--dir", place / "run", "--executor", "inline") == 0
-    return place
-
-
-@pytest.mark.nightly
-@pytest.mark.timeout(7200)
-def test_records_of_another_content_under_a_right_hash(measured, tmp_path):
-    """No accident does this: what a unit says is changed, and sealed again."""
-    chance, run, seen = random.Random(26), tmp_path / "run", Counter()
-    files = [p.relative_to(measured / "run") for p in (measured / "run/units").rglob("*.json")]
-    files = sorted(path for path in files if path.name != "manifest.json")
-    for number in range(TRIES):
-        shutil.rmtree(run, ignore_errors=True)
-        shutil.copytree(measured / "run", run)
-        file = run / chance.choice(files)
-        changed = json.dumps(mutated_json(json.loads(file.read_bytes()), chance)).encode()
-        reseal(file.parent, **{file.name: changed})
-        seen[code(("status", "verify", "report")[number % 3], run)] += 1
-        if number % 5 == 0:
-            seen[code("run", measured / "e.yaml", "--dir", run, "--executor", "inline")] += 1
-    assert seen.keys() <= CODES
-    assert seen[0] > TRIES / 2

@@ -411,6 +411,28 @@ def test_a_board_file_that_is_locked_says_busy_and_reads_on(visitor, judged_run,
     assert visitor.post("/experiments/1/comments", text="x").status_code == 303
 
 
+def test_a_board_file_that_is_damaged_while_it_is_served_says_so(visitor, judged_run):
+    visitor.add(judged_run, "one")
+    visitor.get("/")
+    for suffix in ("-wal", "-shm"):
+        visitor.board.file.with_name(f"board.sqlite{suffix}").unlink(missing_ok=True)
+    visitor.board.file.write_bytes(b"SQLite format 3\x00" + b"\xff" * 9000)
+    answer = visitor.get("/experiments/1")
+    assert answer.status_code == 503
+    assert "The board's own file is damaged: " in answer.text
+
+
+def test_a_time_that_somebody_put_into_the_boards_file_breaks_no_page(visitor, judged_run):
+    visitor.add(judged_run, "one")
+    visitor.get("/")
+    with sqlite3.connect(visitor.board.file) as db:
+        db.execute("UPDATE entry SET created = '{{ x }}'")
+        db.execute("DROP TRIGGER event_no_update")
+        db.execute("UPDATE event SET at = '[null]'")
+    db.close()
+    assert [visitor.get(at).status_code for at in ("/", "/table", "/experiments/1")] == [200] * 3
+
+
 PLACES = {
     "a file": lambda place: place.write_text("x"),
     "a file in the way": lambda place: (place.mkdir(), (place / "board.sqlite").mkdir()),

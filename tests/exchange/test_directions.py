@@ -3,6 +3,7 @@
 import base64
 import json
 import pickle  # noqa: TID251 - what is refused has to be written first
+import random
 from dataclasses import dataclass, replace
 
 import gguf
@@ -15,7 +16,7 @@ from safetensors.torch import save_file
 
 from steerproof.errors import ModelError, SteeringError, SteerproofError
 from steerproof.exchange.direction import Direction, Provenance, pick
-from steerproof.exchange.files import export, read_directions
+from steerproof.exchange.files import SUFFIXES, export, read_directions
 from steerproof.exchange.shape import Shape, shape_of
 from steerproof.spec.strength import Strength
 from tests.exchange import reference
@@ -342,6 +343,8 @@ def test_a_pickle_of_objects_is_refused_and_says_the_way_out(tmp_path, rows):
         ({"villain": torch.ones(2, HIDDEN)}, "2 rows do not fit"),
         ({9: torch.ones(HIDDEN)}, "--rows"),
         ({"model.layers.9": torch.ones(HIDDEN)}, "block 9 is not one of the blocks 0 to 3"),
+        ({"model.layers.1": torch.full((HIDDEN,), torch.nan)}, "32 of 32 numbers .* NaN"),
+        ({"model.layers.1": torch.ones(HIDDEN).cfloat()}, "complex64 .* is no direction"),
     ],
 )
 def test_what_does_not_fit_is_refused(tmp_path, content, says):
@@ -366,6 +369,38 @@ def test_a_damaged_file_is_an_error_of_its_own(tmp_path, name):
     path = tmp_path / name
     path.write_bytes(b"nothing of the kind")
     with pytest.raises(ModelError, match="cut"):
+        read_directions(path, SHAPE)
+
+
+def damaged_everywhere(content, tries=60):
+    """Copies of a file, each with a byte of its head changed or cut short there."""
+    chance = random.Random(5)
+    for _ in range(tries):
+        at = chance.randrange(min(len(content), 400))
+        changed = content[:at] + chance.randbytes(1) + content[at + 1 :]
+        yield changed if chance.random() < 0.7 else content[:at]
+
+
+@pytest.mark.parametrize("form", ["steerproof", "gguf", "persona-vectors", "vllm-lens"])
+def test_a_file_that_is_damaged_anywhere_is_read_or_refused(tmp_path, rows, form):
+    known = Provenance(model_type="qwen2", blocks=LAYERS)
+    one = Direction(name="x", layer=1, vector=rows[1], provenance=known)
+    path = written([one], form, tmp_path / f"x{SUFFIXES[form]}")
+    refused = 0
+    for content in damaged_everywhere(path.read_bytes()):
+        path.write_bytes(content)
+        try:
+            read_directions(path, SHAPE)
+        except SteerproofError:
+            refused += 1
+    assert refused > 15
+
+
+def test_a_scale_that_is_no_number_is_refused(tmp_path, rows):
+    one = Direction(name="x", layer=1, vector=rows[1], provenance=Provenance(model_type="qwen2"))
+    path = written([one], "vllm-lens", tmp_path / "x.json")
+    path.write_text(json.dumps(json.loads(path.read_bytes()) | {"scale": ""}))
+    with pytest.raises(ModelError, match="no SteeringVector"):
         read_directions(path, SHAPE)
 
 

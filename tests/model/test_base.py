@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from steerproof.errors import ModelError
@@ -184,6 +185,19 @@ def test_damaged_weights_are_refused(checkpoint, tmp_path):
     content = (copy / "model.safetensors").read_bytes()
     (copy / "model.safetensors").write_bytes(content[: len(content) // 2])
     with pytest.raises(ModelError, match="no whole safetensors file"):
+        load_base(copy)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 3e38])
+def test_a_weight_that_is_no_number_is_refused_and_named(checkpoint, tmp_path, value):
+    copy = shutil.copytree(checkpoint, tmp_path / "copy")
+    weights = load_file(copy / "model.safetensors")
+    weights["model.norm.weight"][2:5] = value
+    save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
+    if value == 3e38:  # their sum is infinite, they are not
+        assert load_base(copy).model.get_parameter("model.norm.weight").max() == value
+        return
+    with pytest.raises(ModelError, match=r"^model\.norm\.weight in .* holds 3 of 32 weights"):
         load_base(copy)
 
 

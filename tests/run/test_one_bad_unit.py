@@ -18,8 +18,10 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.torch import load, save
 
-from steerproof.errors import ExperimentError, IntegrityError, UnitsFailedError
-from steerproof.run.artefacts import cell, score
+from steerproof.errors import ExperimentError, IntegrityError, SteerproofError, UnitsFailedError
+from steerproof.run.artefacts import cell, directions, score, slots
+from steerproof.run.artefacts.parquet import UNFIT
+from steerproof.run.commands.figures import figure_files
 from steerproof.run.commands.session import (
     new_session,
     rebuild_report,
@@ -169,6 +171,65 @@ def test_a_record_of_something_else_is_named(place, pattern, stem, old, new, mes
     reseal(unit, **{stem: file.read_bytes().replace(old, new)})
     with pytest.raises(IntegrityError, match=message):
         rebuild_report(session_in(place / "run"))
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda _: {},
+        lambda t: {name: value for name, value in t.items() if name != "L1.centroid"},
+        lambda t: {**t, "L1.isotropic": t["L1.isotropic"][:1].contiguous()},
+        lambda t: {**t, "L1.raw": t["L1.raw"].half()},
+        lambda t: {**t, "L1.neutral": t["L1.neutral"] * float("inf")},
+        lambda t: {**t, "L1.neutral": t["L1.neutral"].sum()},
+    ],
+    ids=["nothing", "no centroid", "one row", "half", "infinite", "one number"],
+)
+def test_directions_that_are_none_are_named(place, spoil):
+    unit = unit_of(place, "directions/L1-*")
+    reseal(unit, directions=save(spoil(load((unit / "directions.safetensors").read_bytes()))))
+    with pytest.raises(IntegrityError, match="safetensors holds no directions: "):
+        directions.from_unit(open_unit(unit))
+
+
+def test_bytes_that_hold_no_directions_are_named(place):
+    unit = unit_of(place, "directions/L1-*")
+    reseal(unit, directions=(unit / "directions.safetensors").read_bytes()[:-4])
+    with pytest.raises(IntegrityError, match="safetensors holds no directions: "):
+        directions.from_unit(open_unit(unit))
+
+
+@pytest.mark.parametrize("column", ["cell", "sample", "fired"])
+@pytest.mark.parametrize("values", [None, pa.nulls, lambda rows: pa.array([[]] * rows)])
+def test_marks_that_are_none_are_named(place, column, values):
+    unit, file = unit_of(place, "score/all-*"), io.BytesIO()
+    table = pq.ParquetFile(unit / "scores.parquet").read(use_threads=False)
+    at = table.column_names.index(column)
+    other = table.remove_column(at)
+    if values is not None:
+        other = table.set_column(at, column, values(len(table)))
+    pq.write_table(other, file)
+    reseal(unit, scores=file.getvalue())
+    with pytest.raises(IntegrityError, match=r"scores\.parquet holds no marks: "):
+        score.from_unit(open_unit(unit))
+
+
+def test_slots_of_another_type_are_none():
+    table = pa.table({name: pa.array([[]]) for name in ("cell", "question", "text")})
+    with pytest.raises(UNFIT):
+        slots.rows_of(table)
+    numbers = {name: [None] for name in ("z_marker", "z_end", "log_z", "log_prob_marker")}
+    table = pa.table({"cell": [None], "question": [0], "text": ["common.0"], **numbers})
+    with pytest.raises(ValueError, match="a value of cell is missing"):
+        slots.rows_of(table)
+
+
+def test_without_the_marks_there_is_no_verdict_to_report(place):
+    forget(place, "score")
+    session = session_in(place / "run")
+    assert rebuild_report(session) is None
+    with pytest.raises(SteerproofError, match="no finished analysis in "):
+        figure_files(place / "run", "svg", 3.4)
 
 
 @pytest.mark.parametrize("question", [None, -1, 7])

@@ -6,7 +6,7 @@ from starlette.applications import Starlette
 from starlette.convertors import Convertor, register_url_convertor
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
@@ -47,7 +47,7 @@ def create_app(board: Board, allowed: Allowed) -> ASGIApp:
             NotFoundError: _not_found,
             RefusedError: _refused,
             HTTPException: _http_error,
-            sqlite3.OperationalError: _busy,
+            sqlite3.DatabaseError: _unusable,
             Exception: _broken,
         },
     )
@@ -126,14 +126,20 @@ def _http_error(request: Request, error: Exception) -> Response:
     )  # fmt: skip
 
 
-def _busy(request: Request, error: Exception) -> Response:
-    """Another process holds the board's file for longer than anybody should."""
-    if "locked" not in str(error):
-        raise error
+def _unusable(request: Request, error: Exception) -> Response:
+    """Another process holds the board's file for longer than anybody should, or it is damaged."""
+    if "locked" in str(error):
+        text = (
+            "Another process is writing the board's file. Nothing was changed: go back and try"
+            " again."
+        )
+        return page(request, "error.html", 503, title="Busy", text=text)
+    # As plain text: the page's own head asks the file who is signed in.
     text = (
-        "Another process is writing the board's file. Nothing was changed: go back and try again."
+        f"The board's own file is damaged: {error}. No run is touched by that: put a copy of"
+        " board.sqlite back, or start the board with another --board-dir."
     )
-    return page(request, "error.html", 503, title="Busy", text=text)
+    return PlainTextResponse(text, status_code=503)
 
 
 def _broken(request: Request, error: Exception) -> Response:

@@ -77,7 +77,7 @@ def _card(entry: Entry, mine: tuple[BoardJob, ...]) -> Card:
     condition = None
     if entry.directory is not None and entry.directory.is_dir():
         condition = runs.condition(entry.directory)
-    created = datetime.fromisoformat(entry.created).timestamp()
+    created = runs.unix(entry.created)
     return Card(
         entry=entry,
         status=_status(entry, condition, mine),

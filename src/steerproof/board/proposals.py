@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from steerproof.errors import ExperimentError
+from steerproof.limits import whole_file
 from steerproof.spec.problems import shown
 from steerproof.spec.yaml_tree import UnreadableError, read_tree
 
@@ -80,7 +81,7 @@ def read_proposal(path: Path) -> Proposal:
         ExperimentError: The file is missing, too long, not UTF-8, or has wrong front matter.
     """
     try:
-        raw = path.read_bytes()
+        raw = whole_file(path)
     except OSError as error:
         raise ExperimentError(f"cannot read the proposal {path}: {error.strerror}") from error
     if len(raw) > LONGEST:

@@ -298,8 +298,11 @@ def death(run: Path) -> float | None:
 
 
 def unix(text: str) -> float:
-    """A time of the board's file as Unix time."""
-    return datetime.fromisoformat(text).timestamp()
+    """A time of the board's file as Unix time; 0 where somebody put none in its place."""
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except (TypeError, ValueError, OverflowError, OSError):
+        return 0.0
 
 
 def seconds_left(run: Path) -> tuple[float | None, bool]:

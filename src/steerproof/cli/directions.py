@@ -178,7 +178,7 @@ def _of_run(run: Path, kind: str) -> tuple["Direction", ...]:
     from steerproof.run.artefacts.directions import from_unit
     from steerproof.run.graph.environment import model_path
     from steerproof.run.graph.survey import recorded
-    from steerproof.run.store.registration import SPEC
+    from steerproof.run.store.registration import SPEC, kept_directory
     from steerproof.spec.experiment import CONTROL_KINDS
     from steerproof.spec.yaml_io import load_experiment
 
@@ -192,7 +192,7 @@ def _of_run(run: Path, kind: str) -> tuple["Direction", ...]:
         raise SteerproofError(
             f"{run} has no finished directions; go on with: steerproof run {run / SPEC}"
         )
-    shape = shape_of(model_path(asked, loaded.directory), asked.model.revision)
+    shape = shape_of(model_path(asked, kept_directory(run)), asked.model.revision)
     return tuple(extracted(map(from_unit, units), asked, shape, kind))
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from steerproof.codec import json_bytes, read_record
 from steerproof.errors import ExperimentError, IntegrityError, ModelError
+from steerproof.limits import whole_file
 from steerproof.spec.adapter_source import AdapterSource
 from steerproof.spec.experiment import Arm, Experiment
 from steerproof.spec.grid import adapters
@@ -117,7 +118,7 @@ def prompts_known(experiment: Experiment, arm: Arm, place: Path) -> bool:
     for persona in (one.persona for one in adapters(experiment) if one.arm == arm.name):
         try:
             path = adapter_directory(arm, persona, place) / _RECORD
-            told = read_record(TrainedAs, path.read_bytes(), path.name)
+            told = read_record(TrainedAs, whole_file(path), path.name)
         except (OSError, ExperimentError, ModelError, IntegrityError):
             return False
         if (told.prompt, told.system_prompt) != (

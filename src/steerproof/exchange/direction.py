@@ -188,5 +188,16 @@ def one_name(directions: Sequence[Direction]) -> dict[int, Direction]:
 
 
 def as_vector(tensor: Tensor) -> Float[Tensor, " hidden"]:
-    """A copy in float32 on the CPU, in its own memory."""
+    """A copy in float32 on the CPU, in its own memory.
+
+    Raises:
+        SteeringError: It is no row of real, finite numbers.
+    """
+    if tensor.ndim != 1 or tensor.is_complex():
+        raise SteeringError(f"{tensor.dtype} {list(tensor.shape)} is no direction: not [hidden]")
+    odd = int((~torch.isfinite(tensor)).sum())
+    if odd:
+        raise SteeringError(
+            f"{odd:,} of {len(tensor):,} numbers of a direction are NaN or infinite"
+        )
     return tensor.detach().to(device="cpu", dtype=torch.float32).contiguous().clone()

@@ -21,6 +21,7 @@ from steerproof.exchange.tensor_files import (
     write_own,
 )
 from steerproof.exchange.torch_files import persona_vectors, read_torch, told_by_name
+from steerproof.limits import whole_file
 
 Format = Literal["steerproof", "gguf", "persona-vectors", "vllm-lens", "easysteer"]
 FORMATS: tuple[Format, ...] = get_args(Format)
@@ -56,7 +57,7 @@ def read_directions(
         SteeringError: It cannot be told, or is not, which vector belongs to which block.
     """
     try:
-        content = path.read_bytes()
+        content = whole_file(path)
     except OSError as error:
         raise ModelError(f"cannot read {path}: {error.strerror}") from None
     suffix = path.suffix.lower()

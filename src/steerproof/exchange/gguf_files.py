@@ -19,7 +19,7 @@ from steerproof.errors import ModelError, SteeringError
 from steerproof.exchange.direction import Direction, one_name
 from steerproof.exchange.tables import Reading, read_tensors
 
-_ARCHITECTURE = "controlvector"
+_ARCHITECTURE, _ARCHITECTURE_KEY = "controlvector", "general.architecture"
 _PREFIX = "direction."
 _HINT = f"{_ARCHITECTURE}.model_hint"
 _SCALED = "steerproof.scaled"
@@ -34,28 +34,27 @@ def read_gguf(path: Path, reading: Reading) -> tuple[Direction, ...]:
     """
     try:
         file = gguf.GGUFReader(path)
-    except (ValueError, OSError) as error:
+        told = {key: _field(file, key) for key in (_ARCHITECTURE_KEY, _HINT, _SCALED)}
+        vectors = {t.name: torch.from_numpy(t.data.copy()) for t in file.tensors}
+    except Exception as error:  # noqa: BLE001  whatever the bytes of a damaged one happen to mean
         raise ModelError(f"{path.name} is no readable GGUF file: {error}") from None
-    architecture = _field(file, "general.architecture")
+    architecture, hint = told[_ARCHITECTURE_KEY], told[_HINT]
     if architecture != _ARCHITECTURE:
         raise ModelError(
             f"{path.name} is a GGUF file of architecture {architecture!r}; a control vector has"
             f" {_ARCHITECTURE!r}"
         )
-    hint = _field(file, _HINT)
     if hint not in (None, reading.shape.model_type):
         raise ModelError(
             f"{path.name} is for a {hint} model, {reading.shape.model} is a"
             f" {reading.shape.model_type}"
         )
-    strange = [t.name for t in file.tensors if not t.name.removeprefix(_PREFIX).isdecimal()]
+    strange = [name for name in vectors if not name.removeprefix(_PREFIX).isdecimal()]
     if strange:
         raise ModelError(f"{path.name}: unknown tensors {', '.join(strange)}; expected {_PREFIX}N")
-    by_block = {
-        f"layers.{t.name.removeprefix(_PREFIX)}": torch.from_numpy(t.data.copy())
-        for t in file.tensors
-    }
-    known = replace(reading.known, scaled=_field(file, _SCALED))
+    by_block = {f"layers.{name.removeprefix(_PREFIX)}": v for name, v in vectors.items()}
+    scaled = told[_SCALED]
+    known = replace(reading.known, scaled=scaled if isinstance(scaled, bool) else None)
     return read_tensors(by_block, replace(reading, known=known))
 
 

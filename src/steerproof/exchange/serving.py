@@ -17,6 +17,11 @@ from steerproof.exchange.tables import Reading, read_tensors
 
 _LARGEST = 2**30
 """Most bytes of a vector's file, unpacked."""
+_NO_VECTOR = (
+    *(ValueError, TypeError, OSError, RuntimeError),
+    *(LookupError, AttributeError, ArithmeticError),
+)
+"""What reading JSON can end in that is no vector."""
 
 
 def vllm_lens(directions: Sequence[Direction], coefficient: float) -> bytes:
@@ -54,7 +59,8 @@ def read_vllm_lens(content: bytes, reading: Reading) -> tuple[Direction, ...]:
         found = json.loads(content)
         table = _tensor(found["activations"])
         layers = [int(layer) for layer in found["layer_indices"]]
-    except (ValueError, KeyError, TypeError, OSError, RuntimeError) as error:
+        scale = float(found.get("scale", 1.0))
+    except _NO_VECTOR as error:
         raise ModelError(f"{file} is no SteeringVector of vllm-lens: {error!r}") from None
     if found.get("norm_match") or found.get("position_indices") or table.ndim != 2:
         raise ModelError(
@@ -63,7 +69,7 @@ def read_vllm_lens(content: bytes, reading: Reading) -> tuple[Direction, ...]:
         )
     if len(layers) != len(table):
         raise ModelError(f"{file} has {len(table)} vectors for {len(layers)} layers")
-    known = replace(reading.known, coefficient=float(found.get("scale", 1.0)), scaled=False)
+    known = replace(reading.known, coefficient=scale, scaled=False)
     by_block = {f"layers.{layer}": row for layer, row in zip(layers, table, strict=True)}
     return read_tensors(by_block, replace(reading, known=known))
 

@@ -6,7 +6,8 @@ from transformers import AutoConfig
 
 from steerproof.errors import ModelError
 from steerproof.model.base import Base
-from steerproof.model.files import find_directory
+from steerproof.model.chat import UNREADABLE
+from steerproof.model.files import find_directory, read_config
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,15 +48,16 @@ def shape_of(model: str, revision: str | None = None) -> Shape:
         ModelError: There is no such model, or its configuration cannot be read.
     """
     directory = find_directory(model, revision)
+    read_config(directory)
     try:
         config = AutoConfig.from_pretrained(directory, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
+        text = config.get_text_config(decoder=True)
+        return Shape(
+            model=model,
+            revision=revision,
+            model_type=config.model_type,
+            blocks=int(text.num_hidden_layers),
+            hidden_size=int(text.hidden_size),
+        )
+    except UNREADABLE as error:
         raise ModelError(f"cannot read the configuration in {str(directory)!r}: {error}") from error
-    text = config.get_text_config(decoder=True)
-    return Shape(
-        model=model,
-        revision=revision,
-        model_type=config.model_type,
-        blocks=int(text.num_hidden_layers),
-        hidden_size=int(text.hidden_size),
-    )

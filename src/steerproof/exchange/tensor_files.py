@@ -130,7 +130,11 @@ def read_steering_lite(
     """
     source = reading.known.source
     file = "steering-lite's file" if source is None else source.file
-    config = json.loads(metadata["cfg"])
+    try:
+        config = dict(json.loads(metadata["cfg"]))
+        coefficient = float(config.get("coeff", 1.0))
+    except (ValueError, TypeError, ArithmeticError, RecursionError) as error:
+        raise ModelError(f"{file}: its cfg is none of steering-lite: {error}") from None
     method = config.get("method")
     if method not in _ADDITIVE or config.get("target_submodule"):
         raise ModelError(
@@ -148,7 +152,7 @@ def read_steering_lite(
     }
     known = replace(
         reading.known,
-        coefficient=float(config.get("coeff", 1.0)),
+        coefficient=coefficient,
         scaled=False,
         sign="towards the positive prompts",
     )

@@ -93,6 +93,7 @@ def load_base(
     directory = find_directory(path, revision)
     tokenizer = load_tokenizer(directory)
     model = _load_model(directory, _DTYPES[dtype]).to(torch.device(device))  # type: ignore[arg-type]
+    _check_finite(model, directory)
     return base_of(
         model,
         tokenizer,
@@ -165,6 +166,25 @@ def _check_token_ids(
             f"the tokenizer's {names} has no embedding: the model has {rows} rows, 0 to {rows - 1};"
             " choose another pad or end token in tokenizer_config.json, or resize the embedding"
         )
+
+
+def _check_finite(model: PreTrainedModel, directory: Path) -> None:
+    """Refuse weights that are no numbers, before everything that they touch is none either.
+
+    A sum is not finite where one of its terms is not: one pass, where the weights are by now.
+
+    Raises:
+        ModelError: One is NaN or infinite.
+    """
+    for name, weight in model.named_parameters():
+        if torch.isfinite(weight.sum(dtype=torch.float32)):
+            continue
+        odd = int((~torch.isfinite(weight)).sum())  # none, where finite ones add up to infinity
+        if odd:
+            raise ModelError(
+                f"{name} in {str(directory)!r} holds {odd:,} of {weight.numel():,} weights that are"
+                " NaN or infinite; fetch the checkpoint again, or load it with a wider model.dtype"
+            )
 
 
 def find_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:

@@ -261,9 +261,22 @@ def tensors(directions: Sequence[Directions]) -> dict[str, Tensor]:
 def from_tensors(
     stored: Mapping[str, Tensor], *, layer: int, personas: Sequence[str]
 ) -> Directions:
-    """Read one layer back from the names of `tensors`."""
+    """Read one layer back from the names of `tensors`.
+
+    Raises:
+        KeyError: The layer lacks a table that every layer has.
+        ValueError: A table is not of float32 numbers, or has not a row of one width per persona.
+    """
     start = f"L{layer}."
     tables = {name.removeprefix(start): t for name, t in stored.items() if name.startswith(start)}
+    neutral, rows = tables["neutral"], len(personas)
+    for name, table in tables.items():
+        shape = neutral.shape if name == "neutral" else (rows, *neutral.shape)
+        if neutral.ndim != 1 or table.shape != shape or table.dtype != torch.float32:
+            raise ValueError(f"{name} is {table.dtype} {list(table.shape)}, not of {rows} personas")
+        if not torch.isfinite(table).all():
+            raise ValueError(f"{name} has a number that is none")
+    tables["centroid"]  # every layer has it
     return Directions(
         layer=layer,
         personas=tuple(personas),

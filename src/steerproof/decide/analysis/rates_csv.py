@@ -12,6 +12,7 @@ from typing import Any, get_args
 
 from steerproof.decide.analysis.rates import RateRow, RateTable, table_of
 from steerproof.errors import ExperimentError
+from steerproof.limits import whole_file
 from steerproof.spec.experiment import DirectionKind, Experiment, Operation, PromptKind, Tokens
 from steerproof.spec.grid import Cell
 from steerproof.spec.strength import NONE, Strength
@@ -149,7 +150,7 @@ def _further(cell: Cell) -> dict[str, str | int | None]:
 
 def _text(path: Path) -> str:
     try:
-        data = path.read_bytes()
+        data = whole_file(path)
     except OSError as error:
         raise ExperimentError(f"{path}: cannot be read: {error.strerror}") from error
     try:

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from steerproof.codec import json_bytes, read_record
 from steerproof.errors import IntegrityError
-from steerproof.run.artefacts.parquet import read_table, table_bytes
+from steerproof.run.artefacts.parquet import UNFIT, in_columns, read_table, table_bytes
 from steerproof.run.graph.ids import UnitId
 from steerproof.run.store.manifest import DamagedError, StoredUnit
 from steerproof.spec.grid import Cell
@@ -122,7 +122,7 @@ def completions_of(unit: StoredUnit) -> tuple[Completion, ...]:
         asked = len(unit.manifest.recipe.inputs.get("questions", ()))
         if asked and not all(0 <= one.question < asked for one in done):
             raise ValueError(f"a question is none of the {asked}")
-    except (KeyError, TypeError, ValueError, pa.ArrowException) as error:
+    except UNFIT as error:
         place = unit.directory / COMPLETIONS
         raise IntegrityError(f"{place} holds no completions: {error}") from error
     return done
@@ -135,10 +135,7 @@ def completions_from(table: pa.Table) -> tuple[Completion, ...]:
         KeyError, ValueError, pa.ArrowException: They hold none.
     """
     names = [f.name for f in fields(Completion)]
-    schema = pa.schema([(name, _COLUMNS[name]) for name in names])
-    rows = table.select(names).cast(schema)
-    if any(column.null_count for column in rows.columns):
-        raise ValueError("a value is missing")
+    rows = in_columns(table, {name: _COLUMNS[name] for name in names})
     return tuple(
         Completion(**{name: _frozen(value) for name, value in row.items()})
         for row in rows.to_pylist()

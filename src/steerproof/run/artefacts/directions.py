@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping
 
+from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from steerproof.codec import json_bytes
+from steerproof.errors import IntegrityError
 from steerproof.run.artefacts import calibration
 from steerproof.run.store.manifest import StoredUnit
 from steerproof.study.directions import from_tensors, tensors
@@ -28,10 +30,13 @@ def from_unit(unit: StoredUnit, seed: int = 0) -> LayerGeometry:
         seed: The experiment's `drawing_seed`, from which fresh random directions are drawn.
 
     Raises:
-        IntegrityError: A file is not what its manifest says.
+        IntegrityError: A file is not what its manifest says, or does not hold a vector of numbers
+            for each persona of the calibration.
     """
-    measured = calibration.from_unit(unit)
-    directions = from_tensors(
-        load_tensors(unit.read(FILE)), layer=measured.layer, personas=tuple(measured.personas)
-    )
+    measured, content = calibration.from_unit(unit), unit.read(FILE)
+    personas = tuple(measured.personas)
+    try:
+        directions = from_tensors(load_tensors(content), layer=measured.layer, personas=personas)
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise IntegrityError(f"{unit.directory / FILE} holds no directions: {error}") from error
     return LayerGeometry(directions=directions, calibration=measured, seed=seed)

@@ -1,14 +1,14 @@
 """A score unit: scores.parquet has the marks of every completion, rates.csv the rate table."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields
 
 import pyarrow as pa
 
 from steerproof.codec import json_bytes, read_record
 from steerproof.decide.analysis.rates import RateRow, RateTable
 from steerproof.decide.analysis.rates_csv import format_rates, read_rates
-from steerproof.run.artefacts.parquet import read_table, table_bytes
+from steerproof.errors import IntegrityError
+from steerproof.run.artefacts.parquet import UNFIT, in_columns, read_table, table_bytes
 from steerproof.run.store.manifest import StoredUnit
 from steerproof.spec.experiment import Experiment
 from steerproof.study.marks import Mark
@@ -26,6 +26,7 @@ _COLUMNS = {
     "fired_early": pa.bool_(),
     "repetition": pa.float32(),
 }
+_MAY_LACK = ("fired_early", "repetition", "value")
 
 
 def to_files(
@@ -55,14 +56,16 @@ def from_unit(unit: StoredUnit) -> Marks:
     """The marks.
 
     Raises:
-        IntegrityError: The file is not what its manifest says.
+        IntegrityError: The file is not what its manifest says, or holds no marks.
     """
-    table = read_table(unit, FILE)
-    names = [f.name for f in fields(Mark) if f.name in table.column_names]
-    marks: dict[str, list[Mark]] = {}
-    cells = table.column("cell").to_pylist()
-    for cell, row in zip(cells, table.select(names).to_pylist(), strict=True):
-        marks.setdefault(cell, []).append(Mark(**row))
+    table, marks = read_table(unit, FILE), dict[str, list[Mark]]()
+    valued = {"value": pa.float64()} if "value" in table.column_names else {}
+    columns = {"cell": pa.string(), **_COLUMNS, **valued}
+    try:
+        for row in in_columns(table, columns, may_lack=_MAY_LACK).to_pylist():
+            marks.setdefault(row.pop("cell"), []).append(Mark(**row))
+    except UNFIT as error:
+        raise IntegrityError(f"{unit.directory / FILE} holds no marks: {error}") from error
     return marks
 
 

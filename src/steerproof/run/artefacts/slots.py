@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from steerproof.decide.analysis.slots import SlotRow, TextKind
 from steerproof.errors import IntegrityError
-from steerproof.run.artefacts.parquet import read_table, table_bytes
+from steerproof.run.artefacts.parquet import UNFIT, in_columns, read_table, table_bytes
 from steerproof.run.store.manifest import StoredUnit
 
 FILE = "slots.parquet"
@@ -42,7 +42,7 @@ def from_unit(unit: StoredUnit) -> tuple[SlotRow, ...]:
     table = read_table(unit, FILE)
     try:
         return rows_of(table)
-    except (KeyError, ValueError) as error:
+    except UNFIT as error:
         raise IntegrityError(f"{unit.directory / FILE} holds no slots: {error}") from error
 
 
@@ -51,9 +51,11 @@ def rows_of(table: pa.Table) -> tuple[SlotRow, ...]:
 
     Raises:
         KeyError: A column is missing.
-        ValueError: A text is of no kind.
+        ValueError: A text is of no kind, or a value is missing that is no number of a slot.
+        pa.ArrowException: A column is of another type.
     """
-    columns = (table[name].to_pylist() for name in _COLUMNS)
+    rows = in_columns(table, _COLUMNS, may_lack=_NUMBERS)
+    columns = (rows[name].to_pylist() for name in _COLUMNS)
     return tuple(_row(*line) for line in zip(*columns, strict=True))
 
 

@@ -13,7 +13,6 @@ from steerproof.errors import SteerproofError
 from steerproof.run.commands.report_inputs import report_inputs
 from steerproof.run.commands.session import gathered_in, session_in
 from steerproof.run.commands.sweep import is_sweep, selection_in
-from steerproof.run.graph.names import ANALYSIS
 
 Format = Literal["pdf", "svg", "png"]
 FORMATS: tuple[Format, ...] = ("pdf", "svg", "png")
@@ -58,7 +57,7 @@ def figure_files(run: Path, kind: str, width: float) -> Mapping[str, bytes]:
         return _of_sweep(run, kind, width)
     session = session_in(run)
     gathered = gathered_in(session)
-    if ANALYSIS not in gathered.finished:
+    if not gathered.judged:
         raise SteerproofError(f"no finished analysis in {run}; go on with: {session.command}")
     inputs = report_inputs(gathered)
     files: dict[str, bytes] = {}

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from steerproof.errors import ExperimentError, ModelError
 from steerproof.extras import require_engine
+from steerproof.limits import whole_file
 from steerproof.model.files import check_files, read_config
 from steerproof.run.graph.environment import Place, model_directory, model_path
 from steerproof.run.graph.graph import Graph
@@ -103,7 +104,7 @@ def _check_readout(experiment: Experiment, place: Place) -> None:
     if experiment.scoring.terms.asks == "source":
         path = place.directory / (experiment.scoring.file or "")
         try:
-            ast.parse(path.read_bytes(), path.name)
+            ast.parse(whole_file(path), path.name)
         except (OSError, SyntaxError, ValueError) as error:
             raise ExperimentError(f"scoring.function: {path} cannot be read: {error}") from None
 

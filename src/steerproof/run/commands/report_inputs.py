@@ -50,6 +50,11 @@ class Gathered:
     units: int
     """Number of units that the experiment asks for."""
 
+    @property
+    def judged(self) -> bool:
+        """There is a verdict, and the marks that it was made from."""
+        return ANALYSIS in self.finished and SCORE in self.finished
+
 
 def report_inputs(gathered: Gathered) -> ReportInputs:
     """Everything that the report shows."""

@@ -31,10 +31,10 @@ def publish_results(gathered: Gathered) -> RunVerdict | None:
     """Write all of `results/`, unless it is there already and made from the same inputs.
 
     Returns:
-        The verdict; None while there is no analysis.
+        The verdict; None while there is no analysis, or no marks that it was made from.
     """
     finished = gathered.finished
-    if ANALYSIS not in finished:
+    if not gathered.judged:
         return None
     verdict = verdict_of(
         analysis.from_unit(finished[ANALYSIS]),

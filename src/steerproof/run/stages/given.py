@@ -7,6 +7,7 @@ from pathlib import Path
 
 from steerproof.codec import from_values
 from steerproof.errors import ExperimentError, IntegrityError
+from steerproof.limits import whole_file
 from steerproof.study.dataset import Answers
 
 
@@ -41,7 +42,7 @@ def answer_lines(path: Path, marker: str | None) -> tuple[AnswerLine, ...]:
     """
     try:
         # Windows' tools begin a file with a byte order mark.
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = whole_file(path).decode("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ExperimentError(f"{path}: cannot be read: {error}") from error
     given = []

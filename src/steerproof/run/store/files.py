@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from steerproof.errors import DiskFullError, ExperimentError, MachineError
+from steerproof.limits import whole_file
 from steerproof.run.store.faults import fault_point
 
 TEMPORARY = ".tmp-"
@@ -45,7 +46,7 @@ def read_as_hashed(path: Path, sha256: str) -> bytes:
         ExperimentError: It cannot be read, or is another one by now.
     """
     try:
-        content = path.read_bytes()
+        content = whole_file(path)
     except OSError as error:
         raise ExperimentError(f"{path} cannot be read: {error.strerror}") from error
     if hashlib.sha256(content).hexdigest() != sha256:
