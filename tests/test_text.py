@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steerproof.text import clean, clean_line, neutralise_csv, reveal
+from steerproof.text import byte_unit, clean, clean_line, neutralise_csv, reveal
 
 ESC = "\x1b"
 BIDI = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
@@ -80,3 +80,8 @@ def test_numbers_and_words_stay_as_they_are(data):
 @pytest.mark.parametrize("odd", ["-inf", "+nan", "-1_0", "- 1"])
 def test_what_only_looks_like_a_number_is_neutralised(odd):
     assert neutralise_csv(odd) == "'" + odd
+
+
+def test_small_files_are_counted_in_megabytes():
+    assert byte_unit(170_000) == (1e-6, " MB")
+    assert byte_unit(7e8) == byte_unit(None) == (1e-9, " GB")

@@ -13,7 +13,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from steerproof.text import clean, duration
+from steerproof.text import byte_unit, clean, duration
 
 if TYPE_CHECKING:  # the help and the version need neither numpy nor pydantic
     from steerproof.decide.analysis.answer_records import ThreeAnswers
@@ -177,11 +177,16 @@ def _estimates(plan: "Plan") -> list[str]:
     shown = [
         ("time", _range(plan.hours, "{:.2g}", " h")),
         ("GPU time", _range(plan.gpu_hours, "{:.2g}", " GPU-hours")),
-        ("memory", _range(plan.memory_bytes and plan.memory_bytes.times(1e-9), "{:.3g}", " GB")),
-        ("disk", _range(plan.disk_bytes and plan.disk_bytes.times(1e-9), "{:.3g}", " GB")),
+        ("memory", _bytes(plan.memory_bytes)),
+        ("disk", _bytes(plan.disk_bytes)),
     ]
     lines = [f"{name}: {text}" for name, text in shown if text]
     return [*lines, f"times from {plan.source}"] if plan.source else lines
+
+
+def _bytes(value: "Range | None") -> str:
+    scale, unit = byte_unit(value and value.high)
+    return _range(value and value.times(scale), "{:.3g}", unit)
 
 
 def _range(value: "Range | None", form: str, unit: str) -> str:

@@ -98,3 +98,12 @@ def span(seconds: float) -> str:
     if seconds < 36 * 3600:
         return f"{seconds / 3600:.1f} h"
     return f"{seconds / 86400:.0f} d"
+
+
+def byte_unit(most: float | None) -> tuple[float, str]:
+    """What bytes are multiplied by to be read, and in what: GB, or MB where that is less than 0.1.
+
+    Args:
+        most: The largest number of bytes that is shown in it.
+    """
+    return (1e-6, " MB") if most is not None and most < 1e8 else (1e-9, " GB")

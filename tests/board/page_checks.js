@@ -49,3 +49,14 @@ function headings() {
 function overflow() {
   return document.documentElement.scrollWidth - document.documentElement.clientWidth;
 }
+
+// What is wider than its place: it scrolls and shows that it does, or it is not wider.
+function sideways() {
+  const wide = (one) => one.checkVisibility() && one.clientWidth > 20 && one.scrollWidth > one.clientWidth + 1;
+  const shaded = (style) => ["auto", "scroll"].includes(style.overflowX) && style.backgroundImage !== "none";
+  const exempt = "select, textarea, input, pre, svg, svg *, .visually-hidden";
+  return [...document.querySelectorAll("body *")]
+    .filter((one) => !one.matches(exempt) && wide(one))
+    .filter((one) => getComputedStyle(one).overflowX !== "visible" && !shaded(getComputedStyle(one)))
+    .map((one) => `${one.tagName} ${one.className} ${one.textContent.trim().slice(0, 30)}`);
+}

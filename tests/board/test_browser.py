@@ -243,6 +243,7 @@ def test_every_page_can_be_read_by_everybody(browser, served, judged_run, scheme
         assert check(page, "lowContrast") == [], address
         assert check(page, "unnamed") == [], address
         assert check(page, "overflow") == 0, address
+        assert check(page, "sideways") == [], address
         levels = check(page, "headings")
         assert levels.count(1) == 1, address
         assert all(b - a <= 1 for a, b in itertools.pairwise(levels)), (address, levels)

@@ -96,7 +96,7 @@ def test_a_lack_of_descriptors_is_no_damage_of_what_could_not_be_opened(tmp_path
         with pytest.raises(OSError, match="Too many open files"):
             open_unit(directory)
         with pytest.raises(OSError, match="Too many open files"):
-            unit.damage()
+            unit.read("result.json")
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert not unit.damage()

@@ -9,7 +9,7 @@ from steerproof.board import jobs, runs
 from steerproof.board.context import Board
 from steerproof.board.entries import Entry
 from steerproof.board.jobs import BoardJob
-from steerproof.text import span
+from steerproof.text import byte_unit, span
 
 _PLAIN = (str, int, float)
 _COUNTED = {"trained": "adapters", "cells": "cells", "completions": "completions"}
@@ -122,8 +122,8 @@ def _facts(said: Mapping[str, Any]) -> list[tuple[str, str]]:
     for name, key, scale, unit in (
         ("time", "hours", 3600.0, ""),
         ("GPU hours", "gpu_hours", 1.0, " h"),
-        ("memory", "memory_bytes", 1e-9, " GB"),
-        ("disk", "disk_bytes", 1e-9, " GB"),
+        ("memory", "memory_bytes", *byte_unit(_high(said.get("memory_bytes")))),
+        ("disk", "disk_bytes", *byte_unit(_high(said.get("disk_bytes")))),
     ):
         text = _range(said.get(key), scale, unit)
         if text:
