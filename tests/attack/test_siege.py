@@ -9,11 +9,18 @@ import pytest
 from tests.attack import damage, given, victims
 from tests.attack.siege import besiege, of_a_run
 
-TRIES = 2000
+TRIES, AT_ONCE = 2000, 500
+MANY = [range(first, first + AT_ONCE) for first in range(0, TRIES, AT_ONCE)]
 NIGHTLY = [
-    pytest.param(range(1, 2), id="few"),
-    pytest.param(range(TRIES), id="many", marks=[pytest.mark.nightly, pytest.mark.timeout(7200)]),
+    pytest.param(range(1, 2), id="one"),
+    *(
+        pytest.param(
+            tries, id=f"{tries[0]}-", marks=[pytest.mark.nightly, pytest.mark.timeout(7200)]
+        )
+        for tries in MANY
+    ),
 ]
+"""In parts, so that as many processes as there are cores can share them."""
 
 
 @pytest.fixture(scope="module")
