@@ -1,5 +1,6 @@
 """One damaged copy of a run after another, each met by a few commands: what did not end well."""
 
+import json
 import random
 import shutil
 from collections import Counter
@@ -110,6 +111,8 @@ class Target:
     """Damage the copy, and say what was done."""
     meet: Callable[[Path, int, random.Random], Iterator[Ended]]
     """What the try of a number asks of the copy."""
+    answers: object = None
+    """What a run that ends well has found, if its units were not sealed again; None for any."""
 
 
 def of_a_run(kind: str, victim: Path) -> Target:
@@ -127,6 +130,7 @@ def of_a_run(kind: str, victim: Path) -> Target:
         copy=copy,
         damage=lambda place, chance: KINDS[kind](place / "runs" / "run", chance),
         meet=lambda place, number, chance: _met(place, victim, number, chance),
+        answers=answers_of(victim / "run"),
     )
 
 
@@ -154,7 +158,9 @@ def besiege(name: str, target: Target, tries: range, place: Path) -> Siege:
         for one in ended:
             siege.codes[one.asked[0].partition("?")[0], one.code] += 1
             siege.seconds[one.asked[0].partition("?")[0]] += one.seconds
-        siege.failures += [f"{name} {number} ({did}): {why}" for why in wrong(ended, before, run)]
+        found = None if "sealed" in did or "ledger too" in did else target.answers
+        whys = [*wrong(ended, before, run), *_other_answers(ended, found, run)]
+        siege.failures += [f"{name} {number} ({did}): {why}" for why in whys]
     shutil.rmtree(place, ignore_errors=True)
     return siege
 
@@ -173,6 +179,20 @@ def wrong(ended: list[Ended], before: Counter[str], run: Path) -> Iterator[str]:
     yield from (
         f"verify says {code} after run" for name, code in after if name == "verify" and code
     )
+
+
+def _other_answers(ended: list[Ended], found: object, run: Path) -> Iterator[str]:
+    ended_well = any(one.asked[0] == "run" and one.code == 0 for one in ended)
+    if found is not None and ended_well and answers_of(run) != found:
+        yield f"another verdict: {answers_of(run)}, not {found}"
+
+
+def answers_of(run: Path) -> object:
+    """What a run has found, in words, and what it was registered as."""
+    said = json.loads((run / "results" / "verdict.json").read_bytes())
+    answers = said["answers"]
+    words = (answers["ranking"]["answer"], answers["direction"]["reads"])
+    return said["verdict"], said["reason"], said["lock"], *words
 
 
 def contents(run: Path) -> Counter[str]:
