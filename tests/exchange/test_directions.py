@@ -396,11 +396,15 @@ def test_a_file_that_is_damaged_anywhere_is_read_or_refused(tmp_path, rows, form
     assert refused > 15
 
 
-def test_a_scale_that_is_no_number_is_refused(tmp_path, rows):
+@pytest.mark.parametrize(
+    ("scale", "says"),
+    [("", "no SteeringVector"), ("nan", "nan, which is no number"), (1e999, "inf")],
+)
+def test_a_scale_that_is_no_number_is_refused(tmp_path, rows, scale, says):
     one = Direction(name="x", layer=1, vector=rows[1], provenance=Provenance(model_type="qwen2"))
     path = written([one], "vllm-lens", tmp_path / "x.json")
-    path.write_text(json.dumps(json.loads(path.read_bytes()) | {"scale": ""}))
-    with pytest.raises(ModelError, match="no SteeringVector"):
+    path.write_text(json.dumps(json.loads(path.read_bytes()) | {"scale": scale}))
+    with pytest.raises(SteerproofError, match=says):
         read_directions(path, SHAPE)
 
 

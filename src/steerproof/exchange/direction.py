@@ -7,6 +7,7 @@ what its source did not say is None and shown as unknown.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
+from math import isfinite
 
 import torch
 from jaxtyping import Float
@@ -61,6 +62,12 @@ class Provenance:
     """Number type that it was stored in."""
     source: Source | None = None
     """The file that it was read from; None if it was extracted here."""
+
+    def __post_init__(self) -> None:
+        for name in ("coefficient", "h_bar"):
+            value = getattr(self, name)
+            if value is not None and not isfinite(value):
+                raise SteeringError(f"{name} of a direction is {value}, which is no number")
 
     def unknown(self) -> tuple[str, ...]:
         """Names of the fields that are not known."""
