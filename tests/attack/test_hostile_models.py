@@ -10,12 +10,14 @@ import shutil
 import time
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from steerproof.errors import ModelError, SteerproofError
 from steerproof.model import chat
 from steerproof.run.commands.basemodel import load_model
 from steerproof.run.commands.preflight import check_experiment
 from steerproof.run.graph.environment import Place
+from tests.attack import commands
 from tests.attack.mutations import NASTY, mutated_bytes, mutated_json
 from tests.run.asked import asked
 from tests.tiny import CHATML
@@ -80,6 +82,19 @@ def test_a_field_that_cannot_be_is_one_error(place, name, fields):
         (place / "model" / "chat_template.jinja").unlink()
     edit(place, name, **fields)
     assert judged(place)
+
+
+@pytest.mark.parametrize("command", ["run", "lock"])
+def test_base_weights_that_are_no_numbers_are_refused_before_anything_is_registered(place, command):
+    weights = load_file(place / "model" / "model.safetensors")
+    weights["model.layers.2.mlp.up_proj.weight"][3, 4] = float("nan")
+    save_file(weights, place / "model" / "model.safetensors", metadata={"format": "pt"})
+    asked(place)
+    refused = commands.command(command, place / "e.yaml", "--dir", place / "run")
+    assert refused.code == 2
+    assert "model.layers.2.mlp.up_proj.weight in " in refused.said
+    assert "holds 1 of 1,536 weights" in refused.said
+    assert not (place / "run" / "experiment.lock.json").exists()
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -4,12 +4,13 @@ Everything else in the package works on a `Base`. It says where the decoder bloc
 prompt looks like in token ids, and which token ends an answer.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import nn
 from transformers import (
     AutoModelForCausalLM,
@@ -93,7 +94,7 @@ def load_base(
     directory = find_directory(path, revision)
     tokenizer = load_tokenizer(directory)
     model = _load_model(directory, _DTYPES[dtype]).to(torch.device(device))  # type: ignore[arg-type]
-    _check_finite(model, directory)
+    _check_finite(model.named_parameters(), directory)
     return base_of(
         model,
         tokenizer,
@@ -168,7 +169,18 @@ def _check_token_ids(
         )
 
 
-def _check_finite(model: PreTrainedModel, directory: Path) -> None:
+def check_weights(directory: Path) -> None:
+    """Refuse a checkpoint whose weights are no numbers, as far as they are on this machine.
+
+    Raises:
+        ModelError: One is NaN or infinite.
+    """
+    for path in sorted(directory.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            _check_finite(((name, file.get_tensor(name)) for name in file.keys()), directory)  # noqa: SIM118 (no mapping)
+
+
+def _check_finite(weights: Iterable[tuple[str, torch.Tensor]], directory: Path) -> None:
     """Refuse weights that are no numbers, before everything that they touch is none either.
 
     A sum is not finite where one of its terms is not: one pass, where the weights are by now.
@@ -176,8 +188,8 @@ def _check_finite(model: PreTrainedModel, directory: Path) -> None:
     Raises:
         ModelError: One is NaN or infinite.
     """
-    for name, weight in model.named_parameters():
-        if torch.isfinite(weight.sum(dtype=torch.float32)):
+    for name, weight in weights:
+        if not weight.is_floating_point() or torch.isfinite(weight.sum(dtype=torch.float32)):
             continue
         odd = int((~torch.isfinite(weight)).sum())  # none, where finite ones add up to infinity
         if odd:

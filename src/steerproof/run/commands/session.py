@@ -18,7 +18,11 @@ from steerproof.errors import (
 from steerproof.run.artefacts.verdict import RunVerdict
 from steerproof.run.commands.basemodel import require_room
 from steerproof.run.commands.evidence import Finished, objections_of, refuse_serious
-from steerproof.run.commands.preflight import check_runnable, refuse_untellable
+from steerproof.run.commands.preflight import (
+    check_numbers,
+    check_runnable,
+    refuse_untellable,
+)
 from steerproof.run.commands.report_inputs import Gathered
 from steerproof.run.commands.results import publish_results
 from steerproof.run.driver.allowance import Allowance
@@ -215,7 +219,8 @@ def lock_session(session: Session, graph: Graph, directory: RunDirectory) -> Reg
         ModelError: What `run` would refuse.
         ExperimentError: What `run` would refuse.
     """
-    check_runnable(session.experiment, session.place, graph, session.run)
+    if check_runnable(session.experiment, session.place, graph, session.run):
+        check_numbers(session.experiment, session.place)
     return _register(session, graph, directory, None)
 
 
@@ -257,6 +262,7 @@ def run_experiment(
         )
     if check_runnable(session.experiment, session.place, graph, session.run):
         require_room(session.loaded, session.run, session.place.device)
+        check_numbers(session.experiment, session.place)
     with open_run(session.run, session.command, steal=steal) as directory:
         registration = _register(session, graph, directory, deviate)
         if session.others:
