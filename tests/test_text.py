@@ -83,5 +83,5 @@ def test_what_only_looks_like_a_number_is_neutralised(odd):
 
 
 def test_small_files_are_counted_in_megabytes():
-    assert byte_unit(170_000) == (1e-6, " MB")
+    assert byte_unit(170_000.0) == (1e-6, " MB")
     assert byte_unit(7e8) == byte_unit(None) == (1e-9, " GB")
