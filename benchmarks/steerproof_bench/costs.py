@@ -47,7 +47,7 @@ def generation_limit(
     once = sum(len(distinct_pasts(each)) for each in prompts.values())
     parameters = matrix_parameters(base)
     flops = 2.0 * parameters * (len(steps) + once)
-    read = bytes_per_token(base, base.chat.context) * float(sum(steps))
+    read = sum(bytes_per_token(base, base.chat.context).values()) * float(sum(steps))
     longest = max(len(tokens) for texts in answers.values() for tokens in texts) + 1
     read += longest * parameters * base.dtype.itemsize
     peak = matrix_peak(base.device, base.dtype)

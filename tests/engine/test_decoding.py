@@ -93,7 +93,7 @@ def test_rows_that_are_preempted_begin_again_and_read_the_same(monkeypatch):
         return fitting(groups, 0, 0, 0, rows)
 
     monkeypatch.setattr(admission, "_fitting", careless)
-    per_token = bytes_per_token(base, 80)
+    per_token = sum(bytes_per_token(base, 80).values())
     assert texts(base, rows, LONG, kv_bytes=60 * BLOCK_SIZE * per_token) == expected
     assert lost
 
@@ -120,7 +120,7 @@ def test_steps_that_are_launched_before_the_last_one_is_read_draw_the_same(monke
 
 def test_no_block_is_lost_or_used_twice(schedulers):
     base, rows = base_of("qwen2"), mixed_rows(cells=8, questions=2, samples=3)
-    limits = Limits(kv_bytes=90 * BLOCK_SIZE * bytes_per_token(base, 80))
+    limits = Limits(kv_bytes=90 * BLOCK_SIZE * sum(bytes_per_token(base, 80).values()))
     for completion in generate(base, rows, LONG, limits=limits):
         assert completion.token_ids is not None
         blocks = schedulers[-1].blocks
@@ -133,7 +133,7 @@ def test_no_block_is_lost_or_used_twice(schedulers):
 
 def test_blocks_for_not_even_one_row_are_an_error():
     base = base_of("qwen2")
-    per_token = bytes_per_token(base, 80)
+    per_token = sum(bytes_per_token(base, 80).values())
     with pytest.raises(MachineError, match="one prompt"):
         texts(base, mixed_rows(cells=2), LONG, kv_bytes=2 * BLOCK_SIZE * per_token)
 

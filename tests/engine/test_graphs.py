@@ -28,7 +28,7 @@ def texts(engine, settings, most=40):
 
 
 def test_off_a_gpu_every_step_is_simply_done():
-    steps = CapturedSteps(torch.device("cpu"))
+    steps = CapturedSteps([torch.device("cpu")])
     done = []
     for size in (2, 2, 3):
         steps(size, lambda size=size: done.append(size))
@@ -53,7 +53,7 @@ def test_captured_steps_give_the_tokens_and_the_audit_of_plain_ones(architecture
     assert captures
 
     def plain_steps(_device):
-        return CapturedSteps(torch.device("cpu"))
+        return CapturedSteps([torch.device("cpu")])
 
     monkeypatch.setattr(runner, "CapturedSteps", plain_steps)
     plain = Engine(on_gpu(architecture), rows, audit_every=1)

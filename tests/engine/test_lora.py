@@ -370,7 +370,7 @@ def test_a_layer_with_dropout_and_its_gradients_are_what_they_are_defined_to_be(
     weight = torch.randn(4, 6, site.outputs, dtype=torch.float64)
     with gradients.attach():
         gradients.route(slots)
-        gradients.dropout = dropout
+        gradients.drop(dropout)
         got = site.module(x)
         (got * weight).sum().backward()
     a, b = (stack.clone().requires_grad_(True) for stack in pool.stacks[1])
@@ -402,9 +402,9 @@ def test_in_half_precision_training_keeps_weights_in_full_precision():
     exact = tiny_base()
     truth = pooled_logits(pool_of(exact, [adapter(exact, 1)]), [1, 1], ids)
     assert (output - truth).norm() < 1.5 * (expected - truth).norm() < 0.3 * truth.norm()
-    assert gradients.grads.dtype == torch.float32
-    assert float(gradients.grads.abs().max()) > 0
-    pool.weights.mul_(2.0)
+    assert gradients.grads[0].dtype == torch.float32
+    assert float(gradients.grads[0].abs().max()) > 0
+    pool.shares[0].mul_(2.0)
     gradients.refresh()
     with gradients.attach(), torch.no_grad():
         gradients.route(torch.tensor([1, 1]))

@@ -511,7 +511,7 @@ def test_a_compiled_forward_sees_every_new_routing():
         memory = set()
         for slots in ([1, 2], [3, 0], [2, 2]):
             steering.route(torch.tensor(slots))
-            memory.add(steering._routes.index.data_ptr())
+            memory.add(steering._routes._index.on(torch.device("cpu")).data_ptr())
             expected = torch.stack(
                 [
                     16 * x[0] + (2 ** (4 - pushes[s - 1].layer) * pushes[s - 1].vector if s else 0)

@@ -3,6 +3,7 @@
 Both change speed and memory, never what an adapter becomes (up to rounding).
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -12,6 +13,7 @@ from steerproof.engine.jobs import Pooling
 from steerproof.engine.lora.weights import LoraSpec, lora_sites
 from steerproof.errors import ModelError
 from steerproof.model.base import Base
+from steerproof.model.split import devices_of
 
 _CPU_TOKENS = 2048
 """Measured on two cores, width 128: fewer and starting costs, more and tensors leave the cache."""
@@ -46,9 +48,14 @@ def adapters_at_once(base: Base, spec: LoraSpec, pooling: Pooling, jobs: int) ->
     most = min(jobs, _MOST_ADAPTERS)
     if base.device.type != "cuda":
         return most
-    parameters = sum(spec.rank * (site.inputs + site.outputs) for site in lora_sites(base))
-    free, _ = torch.cuda.mem_get_info(base.device)
-    return max(1, min(most, int(_ADAPTER_SHARE * free / (parameters * _BYTES_PER_PARAMETER))))
+    parameters = Counter[torch.device]()
+    for site in lora_sites(base):
+        parameters[site.device] += spec.rank * (site.inputs + site.outputs)
+    fits = (
+        _ADAPTER_SHARE * torch.cuda.mem_get_info(device)[0] / (count * _BYTES_PER_PARAMETER)
+        for device, count in parameters.items()
+    )
+    return max(1, min(most, int(min(fits))))
 
 
 class TokenBudget:
@@ -62,7 +69,7 @@ class TokenBudget:
             pooling: What was asked for.
             twice: Memory is taken twice, once outside of captured graphs and once inside.
         """
-        self._device = base.device
+        self._devices = devices_of(base.model)
         self.start_cost = _GPU_START if base.device.type == "cuda" else _CPU_START
         self._share = _ACTIVATION_SHARE / (2 if twice else 1)
         # Captured, half as many are as fast, and graphs of many shapes fragment their memory.
@@ -74,12 +81,16 @@ class TokenBudget:
     @contextmanager
     def measured(self, tokens: int) -> Iterator[None]:
         """Around a first micro-batch on a GPU: what it takes tells how many tokens fit."""
-        torch.cuda.reset_peak_memory_stats(self._device)
-        before = torch.cuda.memory_allocated(self._device)
+        before = [torch.cuda.memory_allocated(device) for device in self._devices]
+        for device in self._devices:
+            torch.cuda.reset_peak_memory_stats(device)
         yield
-        taken = torch.cuda.max_memory_allocated(self._device) - before
-        reserved = torch.cuda.memory_reserved(self._device)
-        free = torch.cuda.mem_get_info(self._device)[0] + reserved - before
-        fits = int(self._share * free * tokens / max(1, taken))
-        self.tokens = max(256, min(self._most, fits))
+        fits = [self._fitting(tokens, *of) for of in zip(self._devices, before, strict=True)]
+        self.tokens = max(256, min(self._most, *fits))
         self.open = False
+
+    def _fitting(self, tokens: int, device: torch.device, before: int) -> int:
+        """Tokens that fit on a device, where so many took what was measured."""
+        taken = torch.cuda.max_memory_allocated(device) - before
+        free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - before
+        return int(self._share * free * tokens / max(1, taken))

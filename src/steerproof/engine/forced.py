@@ -8,7 +8,7 @@ from torch import Tensor
 
 from steerproof.engine.batching import Batching, Room
 from steerproof.engine.cache.attention import attending
-from steerproof.engine.memory import bytes_per_token, free_bytes
+from steerproof.engine.memory import positions_within
 from steerproof.engine.rows import Row
 from steerproof.engine.runner import Choose, DecodeTensors
 from steerproof.engine.sequences import Ending
@@ -64,7 +64,7 @@ def _decode(
 ) -> None:
     """Decode groups until all have ended."""
     base = subject.base
-    positions = free_bytes(base) // bytes_per_token(base, longest)
+    positions = positions_within(base, longest)
     room = Room(rows=len(groups), positions=positions, longest=longest)
     with attached(subject):
         batching = Batching(subject, groups, room, finish, choose)

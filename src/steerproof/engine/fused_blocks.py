@@ -37,7 +37,7 @@ def fused_blocks(base: Base) -> Iterator[int]:
                     stack.callback(setattr, module, _ROTATION, rotation)
                     placed += 1
             for mlp in base.blocks.modules():
-                if _gates(mlp, base):
+                if _gates(mlp):
                     mlp.forward = partial(_gated_mlp, mlp)
                     stack.callback(delattr, mlp, "forward")
                     placed += 1
@@ -76,7 +76,7 @@ def _rotates(rotation: Callable[..., Any], base: Base) -> bool:
 
 
 @torch.no_grad()
-def _gates(mlp: nn.Module, base: Base) -> bool:
+def _gates(mlp: nn.Module) -> bool:
     """Whether a module is `down(silu(gate(x)) * up(x))`."""
     if set(mlp._modules) - {"act_fn"} != set(_PROJECTIONS) or "forward" in vars(mlp):
         return False
@@ -84,7 +84,7 @@ def _gates(mlp: nn.Module, base: Base) -> bool:
         return False
     gate: Any = mlp._modules["gate_proj"]
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(1, 2, gate.in_features, generator=generator).to(base.device, base.dtype)
+    x = torch.randn(1, 2, gate.in_features, generator=generator).to(gate.weight)
     open_ = F.silu(gate(x)) * mlp.get_submodule("up_proj")(x)
     return _alike(mlp(x), mlp.get_submodule("down_proj")(open_))
 

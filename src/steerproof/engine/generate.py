@@ -16,7 +16,7 @@ from steerproof.engine.batching import Batching, Room
 from steerproof.engine.blocks import NoBlockError
 from steerproof.engine.cache.attention import attending
 from steerproof.engine.canary import Canary, canaries
-from steerproof.engine.memory import bytes_per_token, free_bytes, out_of_memory
+from steerproof.engine.memory import out_of_memory, positions_within
 from steerproof.engine.rows import Drawn, Row, RowFault
 from steerproof.engine.runner import Choose, DecodeTensors
 from steerproof.engine.sampling import sample
@@ -228,10 +228,9 @@ def _complete(
 
 def _room(base: Base, rows: list[Row], settings: Generation, limits: Limits) -> Room:
     longest = settings.max_new_tokens + max(len(row.prompt_ids) for row in rows)
-    kv_bytes = limits.kv_bytes or free_bytes(base)
     return Room(
         rows=limits.max_rows or _MOST_ROWS,
-        positions=kv_bytes // bytes_per_token(base, longest),
+        positions=positions_within(base, longest, limits.kv_bytes),
         longest=longest,
     )
 

@@ -3,11 +3,11 @@
 One graph for each batch size, captured when that size comes for the second time and replayed from
 then on: many sizes come once, while a batch fills, and a capture takes as long as three steps. A
 replay reads and writes the memory that the capture did, so whatever changes from step to step
-(tokens, positions, block tables, adapters, pushes) is written into its old place. Off a GPU nothing
-is captured.
+(tokens, positions, block tables, adapters, pushes) is written into its old place. Off a GPU, and
+over several, nothing is captured.
 """
 
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 import torch
@@ -17,28 +17,33 @@ _SMALL_SIZES = (16, 64, 128, 256, 384, 512)
 _SIZE_STEP = 256
 
 
+def capturable(devices: Sequence[torch.device]) -> bool:
+    """Whether steps of a model on these devices can be a graph: it is of one GPU."""
+    return len(devices) == 1 and devices[0].type == "cuda"
+
+
 class CapturedSteps:
     """Runs a step of one of several sizes, on a GPU as a graph from the second time on."""
 
-    def __init__(self, device: torch.device, *, emptying: bool = False) -> None:
+    def __init__(self, devices: Sequence[torch.device], *, emptying: bool = False) -> None:
         """Nothing is captured yet.
 
         Args:
-            device: Where the model is.
+            devices: Where the model is; over several nothing is captured.
             emptying: Whether to give back before a capture what plain steps have left: much, where
                 they keep what a backward pass needs, and of no use to a graph, whose memory is its
                 own.
         """
-        self.captures = device.type == "cuda"
+        self.captures = capturable(devices)
         self._emptying = emptying
         self._graphs: dict[Hashable, torch.cuda.CUDAGraph] = {}
         self._seen: set[Hashable] = set()
         if self.captures:
-            self._stream = torch.cuda.Stream(device)
+            self._stream = torch.cuda.Stream(devices[0])
             self._memory = torch.cuda.graph_pool_handle()
 
     def padded(self, count: int) -> int:
-        """The size to which a batch of so many sequences is padded; off a GPU none is."""
+        """The size to which a batch of so many sequences is padded, if steps are captured."""
         if not self.captures:
             return count
         for size in _SMALL_SIZES:

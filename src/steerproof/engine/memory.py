@@ -18,24 +18,44 @@ def out_of_memory(error: Exception) -> bool:
     )
 
 
-def free_bytes(base: Base) -> int:
-    """Memory that keys and values may take."""
-    if base.device.type == "cuda":
-        cached = torch.cuda.memory_reserved(base.device) - torch.cuda.memory_allocated(base.device)
-        return int(0.8 * (torch.cuda.mem_get_info(base.device)[0] + cached))
+def free_bytes(device: torch.device) -> int:
+    """Memory of a device that keys and values may take."""
+    if device.type == "cuda":
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(0.8 * (torch.cuda.mem_get_info(device)[0] + cached))
     return int(0.5 * psutil.virtual_memory().available)
 
 
+def positions_within(base: Base, longest: int, kv_bytes: int | None = None) -> int:
+    """Positions of all rows together whose keys and values fit, on every device of the base.
+
+    Args:
+        base: The frozen model.
+        longest: Positions of the longest row.
+        kv_bytes: How much all of them may take; None for what `free_bytes` says of each device.
+
+    Raises:
+        ModelError: As `bytes_per_token`.
+    """
+    each = bytes_per_token(base, longest)
+    if kv_bytes is not None:
+        return kv_bytes // sum(each.values())
+    return min(free_bytes(device) // size for device, size in each.items())
+
+
 @torch.inference_mode()
-def bytes_per_token(base: Base, longest: int) -> int:
+def bytes_per_token(base: Base, longest: int) -> dict[torch.device, int]:
     """Bytes of the keys and values of one position, measured on a forward pass of one token.
+
+    Returns:
+        By the device that they are on.
 
     Raises:
         ModelError: The model keeps something else than keys and values of all positions.
     """
     one = torch.tensor([[base.pad_id]], device=base.device)
     output = base.model(input_ids=one, use_cache=True)
-    total = 0
+    total: dict[torch.device, int] = {}
     for place, layer in enumerate(kept(output).layers):
         window = getattr(layer, "sliding_window", longest)
         if not isinstance(layer, DynamicLayer) or layer.keys is None or layer.values is None:
@@ -48,5 +68,6 @@ def bytes_per_token(base: Base, longest: int) -> int:
                 f"block {place} of {type(base.model).__name__} has a sliding window of {window},"
                 f" but rows may reach {longest} positions; ask for fewer new tokens"
             )
-        total += layer.keys.nbytes + layer.values.nbytes
+        device = layer.keys.device
+        total[device] = total.get(device, 0) + layer.keys.nbytes + layer.values.nbytes
     return total

@@ -12,6 +12,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from steerproof.errors import ModelError
 from steerproof.model.base import Base
+from steerproof.model.split import Spread
 
 _UNKNOWN = ("softcap", "s_aux", "position_bias", "head_mask")
 """Kinds of attention that are asked for by these names, and not computed here."""
@@ -27,10 +28,17 @@ class PackedAttention:
 
     def __init__(self) -> None:
         """No row is known yet."""
-        self.ends = torch.zeros(0, dtype=torch.int32)
-        """Where rows begin and the last ends, on the device."""
-        self.longest = 0
-        """No row has more tokens."""
+        self._ends = Spread(torch.zeros(0, dtype=torch.int32), torch.device("cpu"))
+        self._longest = 0
+
+    def route(self, ends: Int[Tensor, " row1"], longest: int) -> None:
+        """Say what the rows of the coming pass are.
+
+        Args:
+            ends: Where rows begin and the last ends, at the base's home.
+            longest: No row has more tokens.
+        """
+        self._ends, self._longest = Spread(ends, ends.device), longest
 
     def attend(
         self,
@@ -59,14 +67,15 @@ class PackedAttention:
             ModelError: It wants a kind of attention that is not computed here.
         """
         window = kwargs.get("sliding_window")
-        if window is not None and window < self.longest:
+        if window is not None and window < self._longest:
             raise ModelError(f"{type(module).__name__} has a sliding window of {window} positions")
         for name in _UNKNOWN:
             if kwargs.get(name) is not None:
                 raise ModelError(f"{type(module).__name__} uses {name}, which is not supported")
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+        ends, longest = self._ends.on(query.device), self._longest
         if not query.is_cuda:
-            mask = _within_rows(self.ends, query.shape[2])
+            mask = _within_rows(ends, query.shape[2])
             grouped = query.shape[1] != key.shape[1]
             out = F.scaled_dot_product_attention(
                 query, key, value, attn_mask=mask, scale=scale, enable_gqa=grouped
@@ -75,7 +84,7 @@ class PackedAttention:
         lines = [x[0].transpose(0, 1) for x in (query, key, value)]
         # Torch's own kernel, by the operator that its attention over rows of unlike lengths calls.
         out = torch.ops.aten._flash_attention_forward(
-            *lines, self.ends, self.ends, self.longest, self.longest, 0.0, True, False, scale=scale
+            *lines, ends, ends, longest, longest, 0.0, True, False, scale=scale
         )[0]
         return out[None], None
 
@@ -126,8 +135,8 @@ def packable(base: Base) -> bool:
     alone = [base.model(torch.tensor([row], device=base.device), use_cache=False) for row in rows]
     wanted = torch.cat([output.logits[0] for output in alone]).float()
     with suppress(ModelError, ValueError, TypeError, RuntimeError), packed_attention(base) as how:
-        how.ends = torch.tensor([0, lengths[0], sum(lengths)], dtype=torch.int32).to(base.device)
-        how.longest = base.chat.context
+        ends = torch.tensor([0, lengths[0], sum(lengths)], dtype=torch.int32)
+        how.route(ends.to(base.device), base.chat.context)
         output: Any = base.model(
             input_ids=torch.tensor([rows[0] + rows[1]], device=base.device),
             position_ids=torch.tensor([[*range(lengths[0]), *range(lengths[1])]]).to(base.device),

@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from steerproof.engine.batches import MicroBatch
 from steerproof.engine.fused_blocks import fused_blocks
-from steerproof.engine.graphs import CapturedSteps
+from steerproof.engine.graphs import CapturedSteps, capturable
 from steerproof.engine.lora.dropout import Dropout
 from steerproof.engine.lora.gradients import LoraGradients
 from steerproof.engine.lora.tiles import TiledGradients
@@ -29,6 +29,7 @@ from steerproof.engine.packed_attention import PackedAttention, packed_attention
 from steerproof.engine.packing import PackedRows
 from steerproof.errors import ModelError
 from steerproof.model.base import Base
+from steerproof.model.split import devices_of
 from steerproof.model.steering import Steering
 from steerproof.model.transfer import sent, unplanned_attention
 
@@ -38,7 +39,7 @@ _CAPTURED_PARAMETERS = 1_000_000_000
 
 def capturing(base: Base, *, checkpointing: bool) -> bool:
     """Whether passes over this model are captured as graphs."""
-    if base.device.type != "cuda" or checkpointing:
+    if checkpointing or not capturable(devices_of(base.model)):
         return False
     return sum(parameter.numel() for parameter in base.model.parameters()) < _CAPTURED_PARAMETERS
 
@@ -80,7 +81,7 @@ class Passes:
         self._base = gradients.pool.base
         self.gradients, self.steering, self._dropout = gradients, steering, dropout
         self._take = torch.empty(0, dtype=torch.int64)
-        self._steps = CapturedSteps(self._base.device, emptying=True)
+        self._steps = CapturedSteps(devices_of(self._base.model), emptying=True)
         self._inputs: dict[tuple[object, ...], _Inputs] = {}
         self._attention = PackedAttention()
         self.losses = torch.zeros(
@@ -159,13 +160,13 @@ class Passes:
     @torch.enable_grad()
     def _compute(self, inputs: _Inputs, longest: int) -> None:
         keys, places = inputs.dropout_keys, inputs.positions
-        self.gradients.dropout = Dropout(rate=self._dropout, row_keys=keys, places=places)
+        self.gradients.drop(Dropout(rate=self._dropout, row_keys=keys, places=places))
         self._take = inputs.predicting
         if isinstance(self.gradients, TiledGradients):
             assert inputs.tiles is not None
             assert inputs.ends is not None
             self.gradients.route_tiles(inputs.tiles)
-            self._attention.ends, self._attention.longest = inputs.ends, longest
+            self._attention.route(inputs.ends, longest)
         output: Any = self._base.model(
             input_ids=inputs.ids, position_ids=inputs.positions, use_cache=False
         )

@@ -39,7 +39,8 @@ class Resident:
     slot: int
     plan: list[tuple[int, ...]]
     """Example indices of every step."""
-    parameter: nn.Parameter
+    parameters: list[nn.Parameter]
+    """All its weights, as one vector a device; each has a gradient."""
     optimiser: torch.optim.AdamW
     push_slots: Mapping[Push | None, int]
     """An example's push -> this adapter's own steering slot."""
@@ -53,7 +54,7 @@ class Resident:
         job: AdapterJob,
         slot: int,
         recipe: Recipe,
-        parameter: nn.Parameter,
+        parameters: list[nn.Parameter],
         push_slots: Mapping[Push, int],
     ) -> "Resident":
         """Before its first step.
@@ -62,15 +63,15 @@ class Resident:
             job: What to train.
             slot: Its slot in the adapter pool.
             recipe: How.
-            parameter: All its weights as one vector, which has a gradient.
+            parameters: All its weights as one vector a device, each of which has a gradient.
             push_slots: The steering slots of its pushes.
         """
         return cls(
             job=job,
             slot=slot,
             plan=step_plan(job.seed, len(job.examples), recipe.epochs, recipe.rows_per_step),
-            parameter=parameter,
-            optimiser=torch.optim.AdamW([parameter], weight_decay=recipe.weight_decay, fused=True),
+            parameters=parameters,
+            optimiser=torch.optim.AdamW(parameters, weight_decay=recipe.weight_decay, fused=True),
             push_slots={None: 0, **push_slots},
         )
 

@@ -23,6 +23,7 @@ from steerproof.engine.prompts import packed, packed_length
 from steerproof.engine.steps import Copies, Decode, Prefill
 from steerproof.engine.subject import Subject
 from steerproof.model.push import Where
+from steerproof.model.split import devices_of
 from steerproof.model.transfer import sent, unplanned_attention
 
 
@@ -68,7 +69,7 @@ class Runner:
         """
         self._subject, self._choose = subject, choose
         self._device = subject.base.device
-        self.steps = CapturedSteps(self._device)
+        self.steps = CapturedSteps(devices_of(subject.base.model))
         most = self.steps.padded(rows)
         self.cache = PagedCache(blocks + 1, most, longest, self._device)
         self._tokens = torch.zeros(most, dtype=torch.int64, device=self._device)

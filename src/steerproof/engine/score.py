@@ -147,7 +147,7 @@ def _logits(subject: Subject, cache: PooledCache, asked: Sequence[ForcedPass]) -
     rows = [one.row for one in asked]
     keys = [_sharing(one.row) for one in asked]
     prompts = packed(rows, keys, [one.ids for one in asked], packed_length(on), base.pad_id)
-    cache.mask = None if prompts.mask is None else torch.from_numpy(prompts.mask).to(on)
+    cache.see(None if prompts.mask is None else torch.from_numpy(prompts.mask).to(on))
     subject.route(prompts.rows, torch.from_numpy(_pushed(prompts)), None)
     wanted = [path[k] for one, path in zip(asked, prompts.paths, strict=True) for k in one.wanted]
     with _only(base, sent(torch.tensor(wanted), on)):

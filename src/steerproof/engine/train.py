@@ -125,10 +125,11 @@ class _Pool:
         while self.free and self.waiting:
             job, slot = self.waiting.popleft(), self.free.pop(0)
             lora.load(slot, fresh_weights(lora.sites, recipe.lora, job.seed))
-            parameter = nn.Parameter(lora.weights[slot - 1])
-            parameter.grad = gradients.grads[slot - 1]
+            parameters = [nn.Parameter(share[slot - 1]) for share in lora.shares]
+            for parameter, grads in zip(parameters, gradients.grads, strict=True):
+                parameter.grad = grads[slot - 1]
             own = {push: self._own[job.key, push] for push in used_pushes(job)}
-            self.residents.append(Resident.admitted(job, slot, recipe, parameter, own))
+            self.residents.append(Resident.admitted(job, slot, recipe, parameters, own))
         self.residents.sort(key=lambda resident: resident.slot)
         gradients.refresh()
         return bool(self.residents)
@@ -154,7 +155,8 @@ class _Pool:
         """Apply every adapter's gradient; returns what went wrong, by slot."""
         # Clipped in their own kernels, read together: the host waits for the GPU once a step.
         limit, losses = self.recipe.max_grad_norm, self.passes.losses
-        norms = [nn.utils.clip_grad_norm_([r.parameter], limit) for r in self.residents]
+        clipped = (nn.utils.clip_grad_norm_(r.parameters, limit) for r in self.residents)
+        norms = [norm.to(losses.device) for norm in clipped]
         reached = torch.stack([losses[r.slot] for r in self.residents] + norms).tolist()
         count = len(self.residents)
         faults = {}
@@ -183,7 +185,8 @@ class _Pool:
         return micro_batches(steps, budget.tokens, pad_id, budget.start_cost, rounding)
 
     def _clear(self) -> None:
-        self.passes.gradients.grads.zero_()
+        for grads in self.passes.gradients.grads:
+            grads.zero_()
         self.passes.losses.zero_()
 
     def _finish(self, resident: Resident, error: SteerproofError | None) -> _Ended:

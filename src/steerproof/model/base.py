@@ -29,6 +29,7 @@ from steerproof.model.chat import (
     load_tokenizer,
 )
 from steerproof.model.files import check_files, file_hashes, find_directory
+from steerproof.model.split import deal_out, devices_named, join
 
 _DTYPES: Mapping[str, torch.dtype] = {
     "float32": torch.float32,
@@ -82,7 +83,8 @@ def load_base(
         path: Directory of a Hugging Face checkpoint, or a hub id `owner/name`.
         revision: 40 hexadecimal digits of a commit; needed for a hub id.
         dtype: One of `_DTYPES`.
-        device: A torch device, for example `cpu` or `cuda:0`.
+        device: A torch device, for example `cpu` or `cuda:0`; `cuda:0+1` deals the blocks to two
+            GPUs.
         system_role: `user` for chat templates without a system role.
         template_options: What the chat template is told besides, such as `enable_thinking`.
 
@@ -93,7 +95,8 @@ def load_base(
         raise ModelError(f"dtype {dtype!r} is not one of {', '.join(_DTYPES)}")
     directory = find_directory(path, revision)
     tokenizer = load_tokenizer(directory)
-    model = _load_model(directory, _DTYPES[dtype]).to(torch.device(device))  # type: ignore[arg-type]
+    model = _load_model(directory, _DTYPES[dtype])
+    deal_out(model, find_blocks(model)[1], devices_named(device))
     _check_finite(model.named_parameters(), directory)
     return base_of(
         model,
@@ -136,6 +139,7 @@ def base_of(
     pad_id = chat.end_of_turn if pad_id is None else pad_id
     _check_token_ids(model, tokenizer, {*eos_ids, int(pad_id)})
     weight = next(model.parameters())
+    join(model, block_path, blocks, weight.device)
     return Base(
         model=model,
         chat=chat,

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from steerproof.model.split import Spread
+
 
 class Removals:
     """For each steered layer and slot the axis along which the residual is shortened."""
@@ -25,9 +27,11 @@ class Removals:
         nothing = torch.zeros(width, dtype=torch.float64)
         self._any = [any(axis is not None for axis in row) for row in axes]
         flags = [[axis is not None for axis in row] for row in axes]
-        self._used = torch.tensor(flags, dtype=torch.bool, device=like.device)
+        used = torch.tensor(flags, dtype=torch.bool, device=like.device)
         table = [torch.stack([nothing if a is None else a.double().cpu() for a in r]) for r in axes]
-        self._axes = torch.stack(table).to(like.device, _exact(like)) if table else like
+        all_axes = torch.stack(table).to(like.device, _exact(like)) if table else like
+        self._axes = [Spread(one, like.device) for one in all_axes]
+        self._used = [Spread(one, like.device) for one in used]
 
     def applied(
         self,
@@ -47,11 +51,12 @@ class Removals:
         if not self._any[place]:
             return steered
         flat = index.flatten()
-        axes = self._axes[place].index_select(0, flat).view(*index.shape, -1)
+        axes = self._axes[place].on(hidden.device).index_select(0, flat).view(*index.shape, -1)
         wide = hidden.to(axes.dtype)
         component = (wide * axes).sum(-1, keepdim=True)
         shortened = (wide - component * axes).to(hidden.dtype)
-        removes = self._used[place].index_select(0, flat).view(*index.shape, 1)
+        used = self._used[place].on(hidden.device)
+        removes = used.index_select(0, flat).view(*index.shape, 1)
         return torch.where(removes, shortened, steered)
 
 

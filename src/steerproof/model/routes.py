@@ -5,6 +5,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from steerproof.errors import SteeringError
+from steerproof.model.split import Spread
 from steerproof.model.transfer import sent
 
 
@@ -25,8 +26,17 @@ class Routes:
         with torch.inference_mode(False):
             self._store = torch.zeros(0, dtype=torch.int64, device=device)
         self._by_shape: dict[tuple[int, int], Tensor] = {}
-        self.index: Tensor | None = None
+        self._index: Spread[Tensor] | None = None
         """`[rows, 1]`, or `[rows, seq]` with a mask; None when nothing is routed."""
+
+    @property
+    def known(self) -> bool:
+        """Whether rows were routed."""
+        return self._index is not None
+
+    def forget(self) -> None:
+        """Nothing is routed any more."""
+        self._index = None
 
     def route(self, slots: Int[Tensor, "*batch"], mask: Bool[Tensor, "rows seq"] | None) -> None:
         """Take slots, and where they count; see `Steering.route`.
@@ -43,13 +53,14 @@ class Routes:
             raise SteeringError(f"{slots.shape[0]} slots for a mask of {mask.shape[0]} rows")
         device = self._store.device
         if mask is not None:
-            self.index = self._masked((mask.shape[0], mask.shape[1]))
+            index = self._masked((mask.shape[0], mask.shape[1]))
             of_rows = slots if slots.ndim == 2 else slots[:, None]
-            self.index.copy_(sent(of_rows * mask, device))
-            return
-        self.reserve(len(slots))
-        self.index = self._store[: len(slots), None]
-        self.index.copy_(sent(slots, device)[:, None])
+            index.copy_(sent(of_rows * mask, device))
+        else:
+            self.reserve(len(slots))
+            index = self._store[: len(slots), None]
+            index.copy_(sent(slots, device)[:, None])
+        self._index = Spread(index, device)
 
     def reserve(self, rows: int) -> None:
         """Make routes without a mask, of up to so many rows, lie in the same memory."""
@@ -58,7 +69,7 @@ class Routes:
                 self._store = self._store.new_zeros(rows)
 
     def index_for(self, hidden: Tensor, width: int) -> Tensor:
-        """The slots, checked against a block's output.
+        """The slots, checked against a block's output and on its device.
 
         Args:
             hidden: The output.
@@ -67,9 +78,9 @@ class Routes:
         Raises:
             SteeringError: Nothing was routed, or for another shape.
         """
-        index = self.index
-        if index is None:
+        if self._index is None:
             raise SteeringError("a forward pass began before its rows were routed: call route()")
+        index = self._index.on(hidden.device)
         fits = hidden.ndim == 3 and hidden.shape[0] == index.shape[0]
         if not fits or index.shape[1] not in (1, hidden.shape[1]):
             raise SteeringError(

@@ -20,6 +20,7 @@ from steerproof.errors import SteeringError
 from steerproof.model.push import Push
 from steerproof.model.removal import Removals
 from steerproof.model.routes import Routes
+from steerproof.model.split import Spread
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +79,7 @@ class Steering:
         Args:
             blocks: The decoder blocks of the base.
             pushes: Slot s is `pushes[s - 1]`; slot 0 is no push.
-            device: Where the model runs.
+            device: Where the model runs, its home if that is several.
             dtype: The residual stream's.
             audit_every: Measure the achieved norms at every so many-th forward of a layer.
 
@@ -93,8 +94,10 @@ class Steering:
         self._audit_every = audit_every
         self.layers = tuple(sorted({part.layer for push in pushes for part in push.parts}))
         with torch.inference_mode(False):
-            self._tables = _tables(self._pushes, self.layers, device, dtype)
-            self._removals = Removals(_axes(self._pushes, self.layers), self._tables)
+            tables = _tables(self._pushes, self.layers, device, dtype)
+            self._removals = Removals(_axes(self._pushes, self.layers), tables)
+        self._width = tables.shape[2]
+        self._tables = [Spread(table, tables.device) for table in tables]
         self._routes = Routes(len(pushes), device)
         self._counts = _Counts(len(self.layers), len(pushes) + 1, device)
         self._attached = False
@@ -133,7 +136,7 @@ class Steering:
         if self._attached:
             raise SteeringError("this steering is attached already")
         before = self._counts.firings.clone()
-        self._routes.index = None
+        self._routes.forget()
         with ExitStack() as stack:
             for place, layer in enumerate(self.layers):
                 handle = self._blocks[layer].register_forward_hook(self._hook(place))
@@ -143,7 +146,7 @@ class Steering:
             yield self
         fired = (self._counts.firings - before).tolist()
         silent = [layer for layer, count in zip(self.layers, fired, strict=True) if not count]
-        if silent and self._routes.index is not None:
+        if silent and self._routes.known:
             raise SteeringError(
                 f"rows were routed but the hook never fired at layer {silent}: the model was not"
                 " run, or it bypasses the block's __call__"
@@ -184,8 +187,8 @@ class Steering:
     def _hook(self, place: int) -> Callable[[nn.Module, Any, Any], Any]:
         def push(_module: nn.Module, _args: Any, output: Any) -> Any:
             hidden = block_hidden(output)
-            index = self._routes.index_for(hidden, self._tables.shape[2])
-            delta = self._tables[place].index_select(0, index.flatten())
+            index = self._routes.index_for(hidden, self._width)
+            delta = self._tables[place].on(hidden.device).index_select(0, index.flatten())
             steered = hidden + delta.view(*index.shape, hidden.shape[-1])
             steered = self._removals.applied(place, hidden, steered, index)
             if not self._replaying:
@@ -224,7 +227,8 @@ class _Counts:
         return self._calls[place] - 1
 
     def measured(self, place: int, slots: Tensor, size: Tensor, moved: Tensor) -> None:
-        """Add what was measured at some positions, `[positions]` each."""
+        """Add what was measured at some positions, `[positions]` each, on any device."""
+        slots, size, moved = (x.to(self.sums.device) for x in (slots, size, moved))
         one = torch.ones((), dtype=torch.float64, device=slots.device).expand(slots.shape)
         positions, residual_norms, push_norms = self.sums[:, place]
         positions.index_add_(0, slots, one)

@@ -10,13 +10,14 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from steerproof.errors import ModelError
+from steerproof.model.split import Spread
 
 _NAME = "steerproof_pool"
 
@@ -34,13 +35,13 @@ class PooledCache(Cache):
         self._longest = longest
         self._layer = -1
         self._key: Tensor | None = None
-        self.mask: Tensor | None = None
-        """Which tokens of prompts attend to which; None when each to all before it."""
-
-    @property
-    def is_prefill(self) -> bool:
+        self.is_prefill = True
         """Whether a forward pass is one over prompts, which attend to themselves alone."""
-        return True
+        self._mask: Spread[Tensor] | None = None
+
+    def see(self, mask: Bool[Tensor, "sequences 1 width width"] | None) -> None:
+        """Say which tokens of prompts attend to which; None when each to all before it."""
+        self._mask = None if mask is None else Spread(mask, mask.device)
 
     def store(self, layer: int, keys: Tensor, values: Tensor) -> None:
         """Take a layer's new keys and values `[batch, heads, seq, width]`, before it attends."""
@@ -93,7 +94,8 @@ class PooledCache(Cache):
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
         if self.is_prefill:
             grouped = query.shape[1] != key.shape[1]
-            shape = {"attn_mask": self.mask, "is_causal": self.mask is None}
+            mask = None if self._mask is None else self._mask.on(query.device)
+            shape = {"attn_mask": mask, "is_causal": mask is None}
             out = F.scaled_dot_product_attention(
                 query, key, value, **shape, scale=scale, enable_gqa=grouped
             )

@@ -8,6 +8,7 @@ types it is computed as it is defined, which is slower.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -17,6 +18,30 @@ from torch import Tensor
 
 from steerproof.engine.blocks import BLOCK_SIZE, blocks_of
 from steerproof.engine.cache.attention import PooledCache
+from steerproof.model.split import Spread
+
+
+@dataclass(slots=True, kw_only=True)
+class _Pass:
+    """Where a forward pass writes and reads."""
+
+    places: Int[Tensor, " n"]
+    """Where each new key goes, counted in tokens through all blocks."""
+    source: Int[Tensor, " n"] | None = None
+    """Of prompts which of the flattened tokens are kept; None in a decode, where all are."""
+    table: Int[Tensor, "rows columns"] | None = None
+    lengths: Int[Tensor, " rows"] | None = None
+    """Tokens of each row, the new one included; these two of a decode."""
+    by_heads: dict[int, Tensor] = field(default_factory=dict, init=False)
+
+    def of_heads(self, heads: int) -> Tensor:
+        """Where the heads of the new tokens go, counted in tokens of one head."""
+        if heads not in self.by_heads:
+            block, place = self.places // BLOCK_SIZE, self.places % BLOCK_SIZE
+            head = torch.arange(heads, device=block.device)
+            every = (block[:, None] * heads + head) * BLOCK_SIZE + place[:, None]
+            self.by_heads[heads] = every.flatten()
+        return self.by_heads[heads]
 
 
 class PagedCache(PooledCache):
@@ -40,15 +65,10 @@ class PagedCache(PooledCache):
         self.positions = torch.zeros(rows, dtype=torch.int64, device=device)
         """Of the token that each row is fed next. Always this memory: a captured step reads it."""
         self._layers: list[tuple[Tensor, Tensor]] = []
-        self._source: Tensor | None = None
+        self.is_prefill = False
         self._new: tuple[Tensor, ...] = ()
-        self._by_heads: dict[int, Tensor] = {}
-        self._places = self._lengths = torch.zeros(0, dtype=torch.int64, device=device)
-
-    @property
-    def is_prefill(self) -> bool:
-        """Whether a forward pass is one over prompts."""
-        return self._source is not None
+        none = torch.zeros(0, dtype=torch.int64, device=device)
+        self._pass = Spread(_Pass(places=none, source=none), device)
 
     @contextmanager
     def prefilling(
@@ -64,19 +84,26 @@ class PagedCache(PooledCache):
             place: Where each goes, counted in tokens through all blocks.
             mask: Which tokens attend to which; None when each to all before it.
         """
-        self._source, self._places, self._by_heads, self.mask = source, place, {}, mask
+        self._pass = Spread(_Pass(places=place, source=source), place.device)
+        self.is_prefill = True
+        self.see(mask)
         try:
             yield
         finally:
-            self._source = self.mask = None
+            self.is_prefill = False
+            self.see(None)
 
     def point(self, rows: int) -> None:
         """Work out, on the device, where the new keys of the first `rows` rows go."""
-        positions = self.positions[:rows]
+        positions, table = self.positions[:rows], self.table[:rows]
         column = (positions // BLOCK_SIZE).clamp(max=self.table.shape[1] - 1)
-        block = self.table[:rows].gather(1, column[:, None])[:, 0]
-        self._places, self._by_heads = block * BLOCK_SIZE + positions % BLOCK_SIZE, {}
-        self._lengths = (positions + 1).clamp(max=self._longest)
+        block = table.gather(1, column[:, None])[:, 0]
+        decoded = _Pass(
+            places=block * BLOCK_SIZE + positions % BLOCK_SIZE,
+            table=table,
+            lengths=(positions + 1).clamp(max=self._longest),
+        )
+        self._pass = Spread(decoded, table.device)
 
     def store(self, layer: int, keys: Tensor, values: Tensor) -> None:
         """Write keys and values to their blocks; in a step, once the layer attends."""
@@ -84,39 +111,36 @@ class PagedCache(PooledCache):
             # Not set to zero: memory that no row uses is then never really taken.
             shape = (self.blocks, keys.shape[1], BLOCK_SIZE, keys.shape[3])
             self._layers.append((keys.new_empty(shape), values.new_empty(shape)))
-        if self._source is None:
+        if not self.is_prefill:
             self._new = keys, values
         else:
             self._write(layer, *(x.transpose(1, 2).flatten(0, 1) for x in (keys, values)))
 
     def _write(self, layer: int, keys: Tensor, values: Tensor) -> None:
         """Write the keys and values `[tokens, heads, width]` that are kept."""
-        places = self._head_places(keys.shape[1])
+        now = self._pass.on(keys.device)
+        places = now.of_heads(keys.shape[1])
         for blocks, tokens in zip(self._layers[layer], (keys, values), strict=True):
-            kept = tokens if self._source is None else tokens.index_select(0, self._source)
+            kept = tokens if now.source is None else tokens.index_select(0, now.source)
             blocks.view(-1, blocks.shape[3]).index_copy_(0, places, kept.flatten(0, 1))
 
     def copy_blocks(self, source: Int[Tensor, " n"], target: Int[Tensor, " n"]) -> None:
         """Copy blocks, in every layer."""
+        sources, targets = Spread(source, source.device), Spread(target, target.device)
         for layer in self._layers:
             for blocks in layer:
-                blocks.index_copy_(0, target, blocks.index_select(0, source))
-
-    def _head_places(self, heads: int) -> Tensor:
-        """Where the heads of the new tokens go, counted in tokens of one head."""
-        if heads not in self._by_heads:
-            block, place = self._places // BLOCK_SIZE, self._places % BLOCK_SIZE
-            head = torch.arange(heads, device=block.device)
-            every = (block[:, None] * heads + head) * BLOCK_SIZE + place[:, None]
-            self._by_heads[heads] = every.flatten()
-        return self._by_heads[heads]
+                there = sources.on(blocks.device), targets.on(blocks.device)
+                blocks.index_copy_(0, there[1], blocks.index_select(0, there[0]))
 
     def attend_decode(
         self, layer: int, query: Float[Tensor, "batch heads width"], scale: float
     ) -> Float[Tensor, "batch heads width"]:
         """Write what was stored last, and attend with one query per row over the row's blocks."""
         keys, values = (x[:, :, 0] for x in self._new)
-        rows = (*self._layers[layer], self.table[: len(query)], self._lengths)
+        now = self._pass.on(query.device)
+        assert now.table is not None
+        assert now.lengths is not None
+        rows = (*self._layers[layer], now.table, now.lengths)
         if query.is_cuda and query.dtype != torch.float64:
             from steerproof.engine.cache.gpu_kernels import decode_attention
         elif query.device.type == "cpu" and query.dtype == torch.float32:

@@ -25,6 +25,7 @@ from steerproof.engine.lora.dropout import Dropout, Mask, NoMask, mask_of
 from steerproof.engine.lora.pool import LoraPool
 from steerproof.engine.lora.products import thin_product
 from steerproof.errors import ModelError
+from steerproof.model.split import Spread
 
 
 class LoraGradients:
@@ -34,23 +35,31 @@ class LoraGradients:
         """Reserve the gradient buffer, and working copies when the base computes in other bits."""
         self.pool = pool
         with torch.inference_mode(False):
-            self.grads = torch.zeros_like(pool.weights)
+            self.grads = [torch.zeros_like(share) for share in pool.shares]
         self.grad_stacks = [pool.views(self.grads, place) for place in range(len(pool.sites))]
-        same = pool.weights.dtype == pool.base.dtype
-        self._working = pool.weights if same else pool.weights.to(pool.base.dtype)
+        kind = pool.base.dtype
+        self._working = [s if s.dtype == kind else s.to(kind) for s in pool.shares]
         self._stacks = [pool.views(self._working, place) for place in range(len(pool.sites))]
         self._frozen = [_matrix(site.module) for site in pool.sites]
         # What the layers need, by the slots that ride together: these views never move.
         self._layers: dict[tuple[int, ...], list[_Layer]] = {}
         # The first block's input needs no gradient; this makes its output need one all the same.
         self._anchor = torch.zeros((), device=pool.base.device, requires_grad=True)
-        self.dropout: Dropout | None = None
-        """Of the coming passes."""
+        self._dropout: Spread[Dropout] | None = None
+
+    def drop(self, dropout: Dropout) -> None:
+        """Say what is dropped in the coming passes; until then nothing is."""
+        self._dropout = Spread(dropout, dropout.row_keys.device)
+
+    def dropout_on(self, device: torch.device) -> Dropout | None:
+        """What is dropped in the coming passes, for layers on a device."""
+        return None if self._dropout is None else self._dropout.on(device)
 
     def refresh(self) -> None:
         """Copy the weights to the base's precision, after they were changed."""
-        if self._working is not self.pool.weights:
-            self._working.copy_(self.pool.weights)
+        for working, share in zip(self._working, self.pool.shares, strict=True):
+            if working is not share:
+                working.copy_(share)
 
     def route(self, slots: Tensor) -> None:
         """Like `LoraPool.route`; every row has an adapter, every adapter as many rows.
@@ -81,9 +90,10 @@ class LoraGradients:
         if slots not in self._layers:
             self._layers[slots] = [self._layer(i, slots) for i in range(len(self.pool.sites))]
         layer = self._layers[slots][place]
-        mask, scaling = mask_of(self.dropout, place, x), layer.scaling
-        if self.dropout is not None:
-            scaling *= self.dropout.scale
+        dropout = self.dropout_on(x.device)
+        mask, scaling = mask_of(dropout, place, x), layer.scaling
+        if dropout is not None:
+            scaling *= dropout.scale
         adapted: Any = _AdaptedLinear.apply(x, self._anchor, layer, scaling, mask)
         return adapted
 

@@ -26,6 +26,7 @@ from steerproof.engine.lora.stacks import LoraStacks
 from steerproof.engine.lora.weights import LoraSpec
 from steerproof.errors import ModelError
 from steerproof.model.base import Base
+from steerproof.model.split import Spread
 from steerproof.model.transfer import sent
 
 
@@ -39,7 +40,7 @@ class LoraPool(LoraStacks):
         super().__init__(base, slots=slots, spec=spec, dtype=dtype)
         with torch.inference_mode(False):
             self._row_slots = torch.zeros(0, dtype=torch.int64, device=base.device)
-        self._routing: Routing | None = None
+        self._routing: Spread[Routing] | None = None
 
     def route(self, slots: Int[Tensor, "batch"]) -> None:
         """Say which adapter each row of the coming forward passes uses.
@@ -60,7 +61,7 @@ class LoraPool(LoraStacks):
         used = tuple(slot for slot in present if slot)
         self.reserve(len(slots))
         self._row_slots[: len(slots)].copy_(sent(slots, self.base.device))
-        self._routing = Routing(
+        routing = Routing(
             rows=len(slots),
             bare=int(counts[0]),
             slots=used,
@@ -69,6 +70,7 @@ class LoraPool(LoraStacks):
             row_slots=self._row_slots[: len(slots)],
             index=_places(used, self.base.device),
         )
+        self._routing = Spread(routing, self.base.device)
 
     def reserve(self, rows: int) -> None:
         """Make routes of up to so many rows lie in the same memory.
@@ -112,22 +114,25 @@ class LoraPool(LoraStacks):
 
     @property
     def routing(self) -> Routing:
-        """The routing in force.
+        """The routing in force, at the base's home.
 
         Raises:
             ModelError: Nothing was routed since the pool was attached.
         """
+        return self._routing_on(self.base.device)
+
+    def _routing_on(self, device: torch.device) -> Routing:
         if self._routing is None:
             raise ModelError("a forward pass began before its rows were routed: call route()")
-        return self._routing
+        return self._routing.on(device)
 
     def routing_for(self, x: Tensor) -> Routing:
-        """The routing in force, checked against an input.
+        """The routing in force, checked against an input and on its device.
 
         Raises:
             ModelError: Nothing was routed, or for another number of rows.
         """
-        routing = self.routing
+        routing = self._routing_on(x.device)
         if x.ndim != 3 or x.shape[0] != routing.rows:
             raise ModelError(f"{routing.rows} rows routed, but a linear layer got {tuple(x.shape)}")
         return routing

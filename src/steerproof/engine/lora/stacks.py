@@ -1,5 +1,7 @@
 """Adapters in stacks, one slot each: what all of a pool's layers read."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -11,8 +13,9 @@ from steerproof.model.base import Base
 class LoraStacks:
     """Stacked adapters of one scaling over one base.
 
-    All of them lie in `weights [slots, parameters]`, one adapter per row, and every layer's
-    `A` and `B` are views of it, so an optimiser sees an adapter as one vector.
+    All of them lie in `shares`, `[slots, parameters]` for each device of the base, one adapter per
+    row, and every layer's `A` and `B` are views of the share on its device: an optimiser sees an
+    adapter as one vector a device.
     """
 
     def __init__(
@@ -38,24 +41,38 @@ class LoraStacks:
         self.sites = lora_sites(base)
         # Grouped products on a GPU want rows of 16 bytes: round the rank up.
         self.rank = spec.rank if base.device.type == "cpu" else -(-spec.rank // 8) * 8
-        sizes = [self.rank * (site.inputs + site.outputs) for site in self.sites]
-        self._starts = [sum(sizes[:i]) for i in range(len(sizes))]
-        kind = {"dtype": dtype or base.dtype, "device": base.device}
+        devices = list(dict.fromkeys(site.device for site in self.sites))
+        self._of_site = [devices.index(site.device) for site in self.sites]
+        sizes = [0] * len(devices)
+        self._starts: list[int] = []
+        for site, share in zip(self.sites, self._of_site, strict=True):
+            self._starts.append(sizes[share])
+            sizes[share] += self.rank * (site.inputs + site.outputs)
+        kind = dtype or base.dtype
         with torch.inference_mode(False):
-            with_bare = torch.zeros(slots + 1, sum(sizes), **kind)
-        self.weights = with_bare[1:]
-        self.stacks = [self.views(self.weights, place) for place in range(len(self.sites))]
+            with_bare = [
+                torch.zeros(slots + 1, size, dtype=kind, device=device)
+                for size, device in zip(sizes, devices, strict=True)
+            ]
+        self.shares = [share[1:] for share in with_bare]
+        self.stacks = [self.views(self.shares, place) for place in range(len(self.sites))]
         # The same with zeros for the bare base in slot 0.
         self.with_bare = [self.views(with_bare, place) for place in range(len(self.sites))]
         self._loaded: set[int] = set()
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The number type of the adapters."""
+        return self.shares[0].dtype
 
     @property
     def loaded(self) -> frozenset[int]:
         """The slots that hold an adapter."""
         return frozenset(self._loaded)
 
-    def views(self, flat: Tensor, place: int) -> tuple[Tensor, Tensor]:
-        """A `[slots, rank, in]` and B `[slots, rank, out]` of one layer, within `[slots, all]`."""
+    def views(self, shares: Sequence[Tensor], place: int) -> tuple[Tensor, Tensor]:
+        """A `[slots, rank, in]` and B `[slots, rank, out]` of one layer, within its share."""
+        flat = shares[self._of_site[place]]
         site, start = self.sites[place], self._starts[place]
         middle = start + site.inputs * self.rank
         end = middle + self.rank * site.outputs
@@ -75,7 +92,8 @@ class LoraStacks:
             raise ModelError(f"rank {weights.spec.rank} does not fit a pool of rank {self.rank}")
         check_keys(self.sites, weights)
         factor = weights.spec.scaling / self.spec.scaling
-        self.weights[slot - 1].zero_()
+        for share in self.shares:
+            share[slot - 1].zero_()
         rank = weights.spec.rank
         for (stack_a, stack_b), site in zip(self.stacks, self.sites, strict=True):
             if site.a_key not in weights.tensors:
@@ -90,7 +108,7 @@ class LoraStacks:
     def read(self, slot: int) -> LoraWeights:
         """The adapter in a slot, as float32 on the CPU (float64 from a float64 pool)."""
         self._check_slot(slot)
-        dtype = torch.float64 if self.weights.dtype == torch.float64 else torch.float32
+        dtype = torch.float64 if self.dtype == torch.float64 else torch.float32
         tensors = {}
         rank = self.spec.rank
         for (stack_a, stack_b), site in zip(self.stacks, self.sites, strict=True):

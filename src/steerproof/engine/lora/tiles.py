@@ -22,6 +22,7 @@ from steerproof.engine.lora.gradients import LoraGradients
 from steerproof.engine.lora.packed import packed_modules, wrapped_packed
 from steerproof.engine.lora.pool import LoraPool
 from steerproof.errors import ModelError
+from steerproof.model.split import Spread
 
 TILE = 64
 """Tokens of a tile: all of one adapter."""
@@ -36,16 +37,16 @@ class TiledGradients(LoraGradients):
         """Reserve what `LoraGradients` does; nothing is routed."""
         super().__init__(pool)
         self._groups = packed_modules(pool)
-        self._tiles = torch.zeros(0, dtype=torch.int32, device=pool.base.device)
+        self.route_tiles(torch.zeros(0, dtype=torch.int32, device=pool.base.device))
 
     def route_tiles(self, tiles: Int[Tensor, " tile"]) -> None:
         """Say whose the tiles of the coming pass are.
 
         Args:
-            tiles: The slot of each, 0 for nobody's; on the device, where it must not move if the
-                pass is captured.
+            tiles: The slot of each, 0 for nobody's; at the base's home, where it must not move if
+                the pass is captured.
         """
-        self._tiles = tiles
+        self._tiles = Spread(tiles, tiles.device)
 
     @contextmanager
     def attach(self) -> Iterator[None]:
@@ -77,12 +78,14 @@ class TiledGradients(LoraGradients):
         )
 
     def _products(self, layers: "_Layers", x: Tensor) -> Sequence[Tensor]:
-        tokens = len(self._tiles) * TILE
+        tiles = self._tiles.on(x.device)
+        tokens = len(tiles) * TILE
         if x.ndim != 3 or x.shape[0] != 1 or x.shape[1] != tokens:
             raise ModelError(f"{tokens} tokens routed, but a linear layer got {tuple(x.shape)}")
-        dropout = self.dropout if self.dropout is not None and self.dropout.dropped else None
+        dropout = self.dropout_on(x.device)
+        dropout = dropout if dropout is not None and dropout.dropped else None
         scaling = self.pool.spec.scaling * (1.0 if dropout is None else dropout.scale)
-        pass_ = _Pass(layers=layers, tiles=self._tiles, dropout=dropout, scaling=scaling)
+        pass_ = _Pass(layers=layers, tiles=tiles, dropout=dropout, scaling=scaling)
         outputs: Any = _TiledLayers.apply(x, self._anchor, pass_)
         return outputs
 

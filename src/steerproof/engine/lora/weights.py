@@ -56,6 +56,11 @@ class Site:
     outputs: int
 
     @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return next(self.module.parameters()).device
+
+    @property
     def a_key(self) -> str:
         """Name of its A matrix in an adapter file."""
         return f"{_PEFT_PREFIX}{self.path}.lora_A.weight"
