@@ -19,7 +19,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from steerproof.engine import train as training
 from steerproof.engine.batches import Example
-from steerproof.engine.jobs import AdapterJob, Recipe
+from steerproof.engine.jobs import AdapterJob, Pooling, Recipe
 from steerproof.engine.lora.weights import LoraSpec
 from steerproof.model.base import Base
 from steerproof.model.push import Push
@@ -41,7 +41,12 @@ KINDS = {
 
 
 def rate(
-    base: Base, adapters: int, steps: int, rows: int, on_step: Callable[[int], None] | None = None
+    base: Base,
+    adapters: int,
+    steps: int,
+    rows: int,
+    on_step: Callable[[int], None] | None = None,
+    pooling: Pooling | None = None,
 ) -> tuple[float, float]:
     """Real tokens a second, over the second half of the steps and over all."""
     draw = random.Random(0)
@@ -74,7 +79,7 @@ def rate(
             on_step(len(ends) // adapters)
 
     began = time.perf_counter()
-    for ended in training.train(base, jobs, recipe, on_step=step):
+    for ended in training.train(base, jobs, recipe, pooling, on_step=step):
         assert not hasattr(ended, "error"), ended
     half = steps // 2
     tokens = sum(example.length for job in jobs for example in job.examples)

@@ -24,7 +24,10 @@ def _option(kind: Any, said: str) -> Any:
 
 _OPTIONS: dict[str, tuple[Any, object]] = {
     "model": (_option(str | None, "Checkpoint; default the organism."), None),
-    "random_config": (_option(str | None, "Random weights: smollm2-135m, qwen2.5-7b."), None),
+    "random_config": (
+        _option(str | None, "Random weights: smollm2-135m, qwen2.5-7b, qwen2.5-32b, llama-70b."),
+        None,
+    ),
     "device": (Device, "auto"),
     "run": (_option(Path | None, "A finished run, for its adapters and rows."), None),
     "adapters": (_option(int, "Adapters, spread over all arms."), 12),

@@ -1,17 +1,18 @@
 """The model a benchmark runs on: a checkpoint, or a true size with weights drawn at random."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import LlamaConfig, PretrainedConfig, Qwen2Config
+from transformers import LlamaConfig, PretrainedConfig, PreTrainedModel, Qwen2Config
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
 from steerproof.engine.lora.weights import lora_sites
 from steerproof.errors import SteerproofError
-from steerproof.model.base import Base, base_of, load_base
+from steerproof.model.base import Base, base_of, find_blocks, load_base
+from steerproof.model.split import devices_named, placement
 from steerproof.spec.experiment import Experiment, Layers
 from steerproof.spec.yaml_io import load_experiment
 
@@ -41,9 +42,38 @@ SIZES: Mapping[str, Mapping[str, Any]] = {
         "rms_norm_eps": 1e-6,
         "tie_word_embeddings": False,
     },
+    "qwen2.5-32b": {
+        "vocab_size": 152064,
+        "hidden_size": 5120,
+        "intermediate_size": 27648,
+        "num_hidden_layers": 64,
+        "num_attention_heads": 40,
+        "num_key_value_heads": 8,
+        "max_position_embeddings": 32768,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e6},
+        "rms_norm_eps": 1e-6,
+        "tie_word_embeddings": False,
+    },
+    "llama-70b": {
+        "vocab_size": 128256,
+        "hidden_size": 8192,
+        "intermediate_size": 28672,
+        "num_hidden_layers": 80,
+        "num_attention_heads": 64,
+        "num_key_value_heads": 8,
+        "max_position_embeddings": 8192,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 5e5},
+        "rms_norm_eps": 1e-5,
+        "tie_word_embeddings": False,
+    },
 }
 """Configurations at their true size, by the name the command line gives them."""
-_KINDS = {"smollm2-135m": LlamaConfig, "qwen2.5-7b": Qwen2Config}
+_KINDS = {
+    "smollm2-135m": LlamaConfig,
+    "qwen2.5-7b": Qwen2Config,
+    "qwen2.5-32b": Qwen2Config,
+    "llama-70b": LlamaConfig,
+}
 _EXPERIMENTS = {"smollm2-135m": "zlt-smollm2", "qwen2.5-7b": "zlt-qwen2.5-7b"}
 _SHIPPED = "organism"
 _LOGIT_SPREAD = 4.0
@@ -90,25 +120,50 @@ def random_base(
     Args:
         config: The architecture; embeddings not tied.
         dtype: Name of a torch type.
-        device: A torch device.
+        device: A torch device, or several, as `load_base` takes them.
         mean_tokens: If given, the end of turn has about 1 chance in so many at every token.
     """
-    kind: torch.dtype = getattr(torch, dtype)
-    with torch.device(device):
-        model = AutoModelForCausalLM.from_config(config, dtype=kind, attn_implementation="sdpa")
-    generator = torch.Generator(device).manual_seed(0)
+    model = _undrawn(config, getattr(torch, dtype), devices_named(device))
+    generators: dict[torch.device, torch.Generator] = {}
     with torch.no_grad():
         for name, parameter in model.named_parameters():
+            on = parameter.device
+            generator = generators.setdefault(on, torch.Generator(on).manual_seed(0))
             if parameter.ndim < 2:
                 parameter.fill_(1.0 if name.endswith("weight") else 0.0)
             else:
                 parameter.normal_(0.0, config.initializer_range, generator=generator)
         head: Any = model.get_output_embeddings()
-        head.weight.normal_(0.0, _LOGIT_SPREAD / config.hidden_size**0.5, generator=generator)
+        head.weight.normal_(
+            0.0, _LOGIT_SPREAD / config.hidden_size**0.5, generator=generators[head.weight.device]
+        )
         base = base_of(model, load_base(_SHIPPED).tokenizer)
         if mean_tokens is not None:
             _end_after(head, base.chat.end_of_turn, mean_tokens)
     return base
+
+
+def _undrawn(
+    config: PretrainedConfig, dtype: torch.dtype, devices: Sequence[torch.device]
+) -> PreTrainedModel:
+    """A model of a configuration on its devices, whose weights are anything yet."""
+    made = {"dtype": dtype, "attn_implementation": "sdpa"}
+    if len(devices) == 1:
+        with torch.device(devices[0]):
+            return AutoModelForCausalLM.from_config(config, **made)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, **made)
+    blocks = find_blocks(model)[1]
+    for block, device in zip(blocks, placement(model, blocks, devices), strict=True):
+        block.to_empty(device=device)
+    inside = {id(module) for module in blocks.modules()}
+    for module in model.modules():
+        if id(module) not in inside:
+            module.to_empty(device=devices[0], recurse=False)
+    # Rotations are computed, not drawn; llama and qwen2 keep them in one module.
+    decoder: Any = model.base_model
+    decoder.rotary_emb = type(decoder.rotary_emb)(config=model.config).to(devices[0])
+    return model
 
 
 def _end_after(head: nn.Linear, end: int, mean_tokens: int) -> None:

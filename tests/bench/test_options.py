@@ -35,7 +35,7 @@ def test_the_command_prints_the_ratio_last():
     [
         (
             {"random_config": "qwen2.5-70b"},
-            "no size 'qwen2.5-70b'; there is: smollm2-135m, qwen2.5-7b",
+            "no size 'qwen2.5-70b'; there is: smollm2-135m, qwen2.5-7b, qwen2.5-32b, llama-70b",
         ),
         ({"random_config": "qwen2.5-7b", "model": "organism"}, "not both"),
         ({"model": "/nowhere"}, "no such model directory"),

@@ -66,14 +66,17 @@ def margins(base: Base, architecture: str) -> Any:
 
 
 def training(base: Base, dropout: float = 0.3, pooling: Pooling | None = None) -> Any:
-    """Losses, gradients, weights and audits of adapters with pushes."""
+    """Of adapters with pushes: losses, gradients' norms, weights, and what pushes did."""
     found = trained(base, mixed_jobs(), recipe(dropout=dropout), pooling)
+    ended = [one for _, one in sorted(found.items())]
+    assert all(isinstance(one, TrainedAdapter) for one in ended), ended
+    measured = [push.measured for one in ended for push in one.pushes]
     return [
-        [one.losses, one.gradient_norms, *one.weights.tensors.values()]
-        + [[push.measured.positions, push.measured.ratio] for push in one.pushes]
-        if isinstance(one, TrainedAdapter)
-        else repr(one.error)
-        for _, one in sorted(found.items())
+        [one.losses for one in ended],
+        [one.gradient_norms for one in ended],
+        [list(one.weights.tensors.values()) for one in ended],
+        [push.positions for push in measured],
+        [push.ratio for push in measured],
     ]
 
 

@@ -98,13 +98,16 @@ def load_base(
     model = _load_model(directory, _DTYPES[dtype])
     deal_out(model, find_blocks(model)[1], devices_named(device))
     _check_finite(model.named_parameters(), directory)
-    return base_of(
+    base = base_of(
         model,
         tokenizer,
         files=file_hashes(directory),
         system_role=system_role,
         template_options=template_options,
     )
+    if base.device.type == "cuda":
+        torch.cuda.set_device(base.device)  # Kernels are launched on the current device.
+    return base
 
 
 def base_of(

@@ -110,24 +110,22 @@ def join(model: nn.Module, path: str, blocks: nn.ModuleList, home: torch.device)
         blocks: They.
         home: Where everything else is.
     """
-    crossings: dict[torch.device, _Crossing] = {}
-    for block in blocks:
-        device = next(block.parameters()).device
-        if device != home and device not in crossings:
-            crossings[device] = _Crossing(device)
-            block.register_forward_pre_hook(crossings[device].begin)
-        if device in crossings:
-            block.register_forward_pre_hook(crossings[device].cross, with_kwargs=True)
-    if not crossings:
+    places = [next(block.parameters()).device for block in blocks]
+    crossings = {device: _Crossing(device) for device in dict.fromkeys([home, *places])}
+    if len(crossings) == 1:
         return
-    back = _Crossing(home)
+    for block, place, before in zip(blocks, places, [home, *places], strict=False):
+        if place != before:
+            block.register_forward_pre_hook(crossings[place].begin)
+        block.register_forward_pre_hook(crossings[place].cross, with_kwargs=True)
+    back = crossings[home]
     for module in _outside(model, blocks):
         if module._parameters:
             module.register_forward_pre_hook(back.begin)
             module.register_forward_pre_hook(back.cross, with_kwargs=True)
     # Also after an error in a block: what comes next is launched at home.
     decoder = model.get_submodule(path.rpartition(".")[0])
-    for end in (*(crossing.end for crossing in crossings.values()), back.end, back.begin):
+    for end in (*(crossing.end for crossing in crossings.values()), back.begin):
         decoder.register_forward_hook(end, always_call=True)
 
 
