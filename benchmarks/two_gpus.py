@@ -16,7 +16,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from training_rate import rate
 
 from steerproof.engine.generate import Engine, Limits
 from steerproof.engine.jobs import Pooling
@@ -29,6 +28,7 @@ from steerproof.model.split import devices_of
 from steerproof.spec.experiment import Generation
 from steerproof.study.directions import Prompts, extract
 from steerproof_bench.models import bench_base
+from training_rate import rate
 
 _GIB = 2**30
 _LAST_START = 130
@@ -96,7 +96,7 @@ def directions(base: Base) -> Mapping[str, Any]:
     found = extract(base, prompts, layers)
     seconds = time.perf_counter() - began
     tokens = sum(
-        len(chat_ids(base, system=system, user=question))
+        len(chat_ids(base.chat, system=system, user=question))
         for system in (*personas.values(), prompts.neutral)
         for question in questions
     )

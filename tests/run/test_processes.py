@@ -414,6 +414,10 @@ def test_each_gpu_worker_sees_one_gpu_of_those_that_are_visible(
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-ab,7")
     seen = [environment["CUDA_VISIBLE_DEVICES"] for environment in gpu_environments(2)]
     assert seen == ["3", "GPU-ab"]
+    assert gpu_environments(2, 2) == [{"CUDA_VISIBLE_DEVICES": "3,GPU-ab"}]
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    seen = [environment["CUDA_VISIBLE_DEVICES"] for environment in gpu_environments(2, 2)]
+    assert seen == ["0,1", "2,3"]
 
 
 def test_the_driver_side_imports_no_torch() -> None:

@@ -74,7 +74,12 @@ def test_no_workers_at_all_are_refused(name: str, number: int, tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("device", "gpus", "memory"), [("cpu", 0.0, 5.5 * 2**30), ("cuda:0", 1.0, 3.5 * 2**30)]
+    ("device", "gpus", "memory"),
+    [
+        ("cpu", 0.0, 5.5 * 2**30),
+        ("cuda:0", 1.0, 3.5 * 2**30),
+        ("cuda:0+1", 2.0, 3.5 * 2**30),
+    ],
 )
 def test_a_ray_task_asks_for_a_gpu_and_for_room_to_load_the_model(
     device: str, gpus: float, memory: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -125,3 +130,30 @@ def test_a_gpu_under_rocm_is_refused_and_never_chosen(monkeypatch: pytest.Monkey
     assert choose_device("auto") == "cpu"
     with pytest.raises(MachineError, match=r"ROCm 6\.3"):
         choose_device("cuda")
+
+
+def test_a_worker_over_two_gpus_takes_two_and_they_are_dealt_out_in_pairs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 5)
+    assert choose_device("cuda:0+1") == "cuda:0+1"
+    seen = [own["CUDA_VISIBLE_DEVICES"] for own in workers._environments("cuda:0+1", None, 0)]
+    assert seen == ["0,1", "2,3"]
+    executor = make_executor("local", tmp_path, "cuda:0+1", None)
+    assert executor.free() == 2
+    executor.close()
+
+
+@pytest.mark.parametrize(
+    ("device", "error"),
+    [("cuda:2+3", r"use --device cuda:0\+1"), ("cuda:0+1+2", "3 GPUs, and torch sees 2")],
+)
+def test_gpus_that_a_worker_would_not_see_are_refused(
+    device: str, error: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(MachineError, match=error):
+        choose_device(device)

@@ -25,7 +25,12 @@ Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="PLACE=VALUE", help="Another value, as layers.primary=18."),
 ]
-Device = Annotated[str, typer.Option(help="A torch device: cpu, cuda, cuda:1; auto picks.")]
+Device = Annotated[
+    str,
+    typer.Option(
+        help="A torch device: cpu, cuda, cuda:1; cuda:0+1 for a model over two GPUs; auto picks."
+    ),
+]
 
 
 def say(value: Any, as_json: bool, human: Callable[[], object]) -> None:

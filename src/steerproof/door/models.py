@@ -26,7 +26,8 @@ def load(
         tokenizer: Of a model in hand; others bring their own.
         revision: Commit of a hub id, 40 hexadecimal digits; needed for one.
         dtype: `float32`, `float64`, `bfloat16` or `float16`; a model in hand keeps its own.
-        device: A torch device, such as `cpu` or `cuda:0`; a model in hand stays where it is.
+        device: A torch device, such as `cpu` or `cuda:0`, or `cuda:0+1` for a model over two GPUs;
+            a model in hand stays where it is.
         system_role: `user` for a chat template without a system role.
 
     Raises:

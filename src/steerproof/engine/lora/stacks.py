@@ -42,11 +42,12 @@ class LoraStacks:
         # Grouped products on a GPU want rows of 16 bytes: round the rank up.
         self.rank = spec.rank if base.device.type == "cpu" else -(-spec.rank // 8) * 8
         devices = list(dict.fromkeys(site.device for site in self.sites))
-        self._of_site = [devices.index(site.device) for site in self.sites]
         sizes = [0] * len(devices)
-        self._starts: list[int] = []
-        for site, share in zip(self.sites, self._of_site, strict=True):
-            self._starts.append(sizes[share])
+        self._starts: list[tuple[int, int]] = []
+        """Of each site its share, and where it begins there."""
+        for site in self.sites:
+            share = devices.index(site.device)
+            self._starts.append((share, sizes[share]))
             sizes[share] += self.rank * (site.inputs + site.outputs)
         kind = dtype or base.dtype
         with torch.inference_mode(False):
@@ -72,8 +73,8 @@ class LoraStacks:
 
     def views(self, shares: Sequence[Tensor], place: int) -> tuple[Tensor, Tensor]:
         """A `[slots, rank, in]` and B `[slots, rank, out]` of one layer, within its share."""
-        flat = shares[self._of_site[place]]
-        site, start = self.sites[place], self._starts[place]
+        site, (share, start) = self.sites[place], self._starts[place]
+        flat = shares[share]
         middle = start + site.inputs * self.rank
         end = middle + self.rank * site.outputs
         a = flat[:, start:middle].unflatten(1, (self.rank, site.inputs))

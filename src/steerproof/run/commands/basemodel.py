@@ -9,6 +9,7 @@ from steerproof.errors import MachineError, ModelError
 from steerproof.model.files import find_directory, read_config
 from steerproof.run.commands.doctor import Needs, unfit
 from steerproof.run.commands.preflight import check_experiment
+from steerproof.run.driver.workers import gpus_of
 from steerproof.run.graph.environment import Place, model_directory, model_path
 from steerproof.run.graph.inputs import Slices
 from steerproof.spec.experiment import Experiment
@@ -68,7 +69,7 @@ def needs_of(loaded: Loaded, device: str) -> Needs:
 def needs_of_plan(plan: Plan, device: str) -> Needs:
     """What a plan asks of a machine on which it runs on this device."""
     disk, memory = plan.disk_bytes, plan.memory_bytes
-    gpus = int(device.startswith("cuda"))
+    gpus = gpus_of(device)
     return Needs(
         disk=int(disk.high) if disk else 0,
         memory=int(memory.low) if memory and not gpus else 0,

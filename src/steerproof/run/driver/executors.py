@@ -208,15 +208,17 @@ def _lost(order: int, process: subprocess.Popen[bytes]) -> WorkReport:
     return WorkReport(order=order, unit=None, failure=failure, pid=process.pid)
 
 
-def gpu_environments(count: int) -> list[dict[str, str]]:
-    """One worker per GPU, each seeing only its own.
+def gpu_environments(count: int, each: int = 1) -> list[dict[str, str]]:
+    """Workers that see only their own GPUs.
 
     Args:
-        count: Number of GPUs, of those that `CUDA_VISIBLE_DEVICES` shows if it is set.
+        count: Number of workers.
+        each: GPUs of each, of those that `CUDA_VISIBLE_DEVICES` shows if it is set.
     """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    names = visible.split(",") if visible else [str(number) for number in range(count)]
-    return [{"CUDA_VISIBLE_DEVICES": name} for name in names[:count]]
+    names = visible.split(",") if visible else [str(number) for number in range(count * each)]
+    sets = [names[i * each : (i + 1) * each] for i in range(count)]
+    return [{"CUDA_VISIBLE_DEVICES": ",".join(own)} for own in sets if len(own) == each]
 
 
 class RayExecutor:

@@ -47,7 +47,31 @@ def choose_device(asked: str) -> str:
         return "cuda" if torch.cuda.is_available() and not rocm else "cpu"
     if asked.startswith("cuda") and not torch.cuda.is_available():
         raise MachineError(f"no device {asked!r}: torch sees no GPU; use --device cpu")
+    if gpus_of(asked) > 1:
+        _check_several(asked, torch.cuda.device_count())
     return asked
+
+
+def gpus_of(device: str) -> int:
+    """GPUs over which a worker's model is: 2 for `cuda:0+1`, none for `cpu`."""
+    return device.count("+") + 1 if device.startswith("cuda") else 0
+
+
+def _check_several(device: str, there: int) -> None:
+    """Check a device that is several GPUs, as a worker numbers those that it sees.
+
+    Raises:
+        MachineError: There are not so many, or they are not numbered from 0.
+    """
+    each = gpus_of(device)
+    named = "cuda:" + "+".join(map(str, range(each)))
+    if device != named:
+        raise MachineError(
+            f"device {device!r}: a worker numbers the GPUs that it sees from 0; use --device"
+            f" {named}, and CUDA_VISIBLE_DEVICES to say which these are"
+        )
+    if there < each:
+        raise MachineError(f"device {device!r} is {each} GPUs, and torch sees {there}")
 
 
 def make_executor(
@@ -59,7 +83,7 @@ def make_executor(
         name: `local`, `inline` or `ray`.
         run: The run directory, for the workers' logs.
         device: A torch device.
-        workers: Workers; None for one per GPU, or on a CPU what `cpu_workers` says.
+        workers: Workers; None for as many as GPUs allow, or on a CPU what `cpu_workers` says.
         weights: Bytes of the base model's checkpoint.
 
     Raises:
@@ -78,10 +102,10 @@ def make_executor(
 
 
 def _ray_executor(device: str, workers: int, weights: int) -> RayExecutor:
-    """Tasks that ask Ray for a GPU, if there is to be one, and for room to load the model."""
+    """Tasks that ask Ray for their GPUs, if there are to be any, and for room for the model."""
     accelerated = device.startswith("cuda")
     memory = _PROCESS_BYTES + (2 if accelerated else 4) * weights
-    return RayExecutor(workers, gpus=1.0 if accelerated else 0.0, memory=memory)
+    return RayExecutor(workers, gpus=float(gpus_of(device)), memory=memory)
 
 
 def cpu_workers(weights: int) -> int:
@@ -99,11 +123,11 @@ def cpu_workers(weights: int) -> int:
 
 
 def workers_on(device: str, weights: int) -> int:
-    """Workers of the local executor when none are asked for: one a GPU, or `cpu_workers`."""
+    """Workers of the local executor when none are asked for: as GPUs allow, or `cpu_workers`."""
     if device.startswith("cuda"):
         import torch
 
-        return torch.cuda.device_count()
+        return max(1, torch.cuda.device_count() // gpus_of(device))
     return cpu_workers(weights)
 
 
@@ -128,7 +152,7 @@ def _cores() -> int:
 def _environments(device: str, workers: int | None, weights: int) -> list[Mapping[str, str]]:
     count = workers or workers_on(device, weights)
     if device.startswith("cuda"):
-        return list(gpu_environments(count))
+        return list(gpu_environments(count, gpus_of(device)))
     share = str(max(1, _cores() // count))
     # What the user has set is meant.
     threads = {name: os.environ.get(name, share) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
