@@ -57,7 +57,7 @@ class _Operations(TorchDispatchMode):
             shapes = [(self.memory.of(x), tuple(x.shape)) for x in given]
             raise MixedDevicesError(f"{func} of tensors on both devices: {shapes}")
         to = kwargs.get("device")
-        number = next(iter(numbers), None) if to is None else to.index
+        number = to.index if to is not None and to.index is not None else next(iter(numbers), None)
         self.moves += func is torch.ops.aten._to_copy.default and number not in numbers
         before = {_key(x) for x in given}
         result = func(*args, **kwargs)
@@ -83,12 +83,18 @@ def _answers(memory):
         return device.__get__(self) if number is None else torch.device("cpu", number)
 
     def moved(self, *args, **kwargs):
-        numbered = args and isinstance(args[0], torch.device) and args[0].index is not None
-        if numbered and self.requires_grad:
-            return _Hop.apply(self, args[0], memory)
-        return to(self, *args, **kwargs)
+        target = (
+            torch.device(args[0]) if args and isinstance(args[0], (str, torch.device)) else None
+        )
+        if target is not None and target.index is not None and self.requires_grad:
+            return _Hop.apply(self, target, memory)
+        result = to(self, *args, **kwargs)
+        if target is not None and target.index is None:  # to the host
+            result = result.clone() if _key(result) == _key(self) else result
+            memory.put(result, None)
+        return result
 
-    return {"device": property(where), "to": moved, "cpu": lambda self: to(self, "cpu", copy=True)}
+    return {"device": property(where), "to": moved, "cpu": lambda self: moved(self, "cpu")}
 
 
 class _Hop(torch.autograd.Function):

@@ -5,6 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from transformers import AutoModelForCausalLM
 
 from steerproof.errors import ModelError
 from steerproof.model.base import find_blocks, load_base
@@ -77,7 +78,7 @@ def test_on_one_device_a_base_has_no_hooks_and_its_weights_stay_tied():
 def test_a_loaded_model_is_dealt_out_with_its_buffers(tmp_path):
     base = load_base(save_tiny(tmp_path), dtype="float64")
     assert base.dtype == torch.float64
-    plain = load_plain(tmp_path)
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float64)
     ids = torch.tensor([[3, 4, 5]])
     with torch.no_grad():
         assert torch.equal(base.model(ids).logits, plain(ids).logits)
