@@ -96,7 +96,6 @@ class Steering:
         with torch.inference_mode(False):
             tables = _tables(self._pushes, self.layers, device, dtype)
             self._removals = Removals(_axes(self._pushes, self.layers), tables)
-        self._width = tables.shape[2]
         self._tables = [Spread(table, tables.device) for table in tables]
         self._routes = Routes(len(pushes), device)
         self._counts = _Counts(len(self.layers), len(pushes) + 1, device)
@@ -187,7 +186,7 @@ class Steering:
     def _hook(self, place: int) -> Callable[[nn.Module, Any, Any], Any]:
         def push(_module: nn.Module, _args: Any, output: Any) -> Any:
             hidden = block_hidden(output)
-            index = self._routes.index_for(hidden, self._width)
+            index = self._routes.index_for(hidden, len(self._pushes[0].vector))
             delta = self._tables[place].on(hidden.device).index_select(0, index.flatten())
             steered = hidden + delta.view(*index.shape, hidden.shape[-1])
             steered = self._removals.applied(place, hidden, steered, index)

@@ -22,7 +22,7 @@ from steerproof.model.split import Spread
 
 
 @dataclass(slots=True, kw_only=True)
-class _Pass:
+class _Places:
     """Where a forward pass writes and reads."""
 
     places: Int[Tensor, " n"]
@@ -68,7 +68,7 @@ class PagedCache(PooledCache):
         self.is_prefill = False
         self._new: tuple[Tensor, ...] = ()
         none = torch.zeros(0, dtype=torch.int64, device=device)
-        self._pass = Spread(_Pass(places=none, source=none), device)
+        self._pass = Spread(_Places(places=none, source=none), device)
 
     @contextmanager
     def prefilling(
@@ -84,7 +84,7 @@ class PagedCache(PooledCache):
             place: Where each goes, counted in tokens through all blocks.
             mask: Which tokens attend to which; None when each to all before it.
         """
-        self._pass = Spread(_Pass(places=place, source=source), place.device)
+        self._pass = Spread(_Places(places=place, source=source), place.device)
         self.is_prefill = True
         self.see(mask)
         try:
@@ -98,7 +98,7 @@ class PagedCache(PooledCache):
         positions, table = self.positions[:rows], self.table[:rows]
         column = (positions // BLOCK_SIZE).clamp(max=self.table.shape[1] - 1)
         block = table.gather(1, column[:, None])[:, 0]
-        decoded = _Pass(
+        decoded = _Places(
             places=block * BLOCK_SIZE + positions % BLOCK_SIZE,
             table=table,
             lengths=(positions + 1).clamp(max=self._longest),
