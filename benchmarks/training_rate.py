@@ -47,10 +47,11 @@ def rate(
     rows: int,
     on_step: Callable[[int], None] | None = None,
     pooling: Pooling | None = None,
+    push: Push | None = None,
 ) -> tuple[float, float]:
     """Real tokens a second, over the second half of the steps and over all."""
     draw = random.Random(0)
-    push = Push(layer=LAYER, vector=0.05 * torch.ones(base.hidden_size))
+    push = push or Push(layer=LAYER, vector=0.05 * torch.ones(base.hidden_size))
 
     def ids(low: int, high: int) -> tuple[int, ...]:
         return tuple(draw.randrange(1000) for _ in range(draw.randint(low, high)))

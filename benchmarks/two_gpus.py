@@ -45,6 +45,7 @@ class Measured:
 
     def __init__(self, gpus: int) -> None:
         self.found: dict[str, Any] = {}
+        torch.cuda.init()
         self._gpus, self._began = range(gpus), time.perf_counter()
 
     def step(self, name: str, work: Callable[[], Mapping[str, Any]]) -> None:
@@ -172,9 +173,17 @@ def generation(
     }
 
 
-def trained(base: Base, adapters: int, steps: int, checkpointing: bool) -> Mapping[str, Any]:
-    """Real tokens a second in training, over the second half of the steps and over all."""
-    late, whole = rate(base, adapters, steps, 16, pooling=Pooling(checkpointing=checkpointing))
+def trained(
+    base: Base, adapters: int, steps: int, checkpointing: bool, norm: float
+) -> Mapping[str, Any]:
+    """Real tokens a second in training, over the second half of the steps and over all.
+
+    The push is a fifth of the residual, whose norm is that after the middle block.
+    """
+    even = torch.ones(base.hidden_size) / base.hidden_size**0.5
+    push = Push(layer=len(base.blocks) // 2, vector=0.2 * norm * even)
+    pooling = Pooling(checkpointing=checkpointing)
+    late, whole = rate(base, adapters, steps, 16, pooling=pooling, push=push)
     return {
         "adapters": adapters,
         "tokens_per_second": round(late),
@@ -206,7 +215,8 @@ def main() -> None:
         made: list[LoraWeights | None] = []
         measured.step("directions", lambda: directions(base))
         measured.step("adapters drawn", lambda: {"drawn": made.extend(_adapters(base))})
-        checks = asked.adapters, asked.steps, asked.checkpointing
+        norms = measured.found["directions"].get("norms") or {}
+        checks = asked.adapters, asked.steps, asked.checkpointing, norms[len(base.blocks) // 2]
         measured.step("generation, bare", lambda: generation(base, [None], 96, asked.tokens))
         measured.step("generation", lambda: generation(base, made, asked.rows, asked.tokens))
         measured.step("training", lambda: trained(base, *checks))
