@@ -25,7 +25,7 @@ from steerproof.model.base import Base
 from steerproof.model.push import Push
 from steerproof_bench.models import bench_base
 
-LAYER = 20
+LAYER, ROWS = 20, 16
 KINDS = {
     "attention": ("flash", "fmha", "attention", "softmax"),
     "dropout": ("_kept", "_add_kept"),
@@ -44,7 +44,6 @@ def rate(
     base: Base,
     adapters: int,
     steps: int,
-    rows: int,
     on_step: Callable[[int], None] | None = None,
     pooling: Pooling | None = None,
     push: Push | None = None,
@@ -61,7 +60,7 @@ def rate(
             key=f"adapter {i}",
             examples=tuple(
                 Example(prompt_ids=ids(50, 70), completion_ids=ids(120, 320), push=push)
-                for _ in range(rows * steps)
+                for _ in range(ROWS * steps)
             ),
             seed=i,
         )
@@ -69,7 +68,7 @@ def rate(
     ]
     recipe = Recipe(
         lora=LoraSpec(rank=32, alpha=64.0, rslora=True), dropout=0.05, learning_rate=1e-4,
-        warmup=0.05, epochs=1, rows_per_step=rows, weight_decay=0.0,
+        warmup=0.05, epochs=1, rows_per_step=ROWS, weight_decay=0.0,
         max_grad_norm=1.0, max_length=1024,
     )  # fmt: skip
     ends: list[float] = []
@@ -94,7 +93,7 @@ def kind_of(kernel: str) -> str:
     return next((k for k, parts in KINDS.items() if any(p in low for p in parts)), "elementwise")
 
 
-def profiled(base: Base, adapters: int, rows: int) -> str:
+def profiled(base: Base, adapters: int) -> str:
     """Two late steps: kernels, kinds, and the time in which nothing ran."""
     seen = profile(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU])
     times: list[float] = []
@@ -105,7 +104,7 @@ def profiled(base: Base, adapters: int, rows: int) -> str:
             times.append(time.perf_counter())
             seen.start() if step == 13 else seen.stop()
 
-    rate(base, adapters, 16, rows, watch)
+    rate(base, adapters, 16, watch)
     kinds: dict[str, list[float]] = defaultdict(lambda: [0.0, 0])
     kernels: dict[str, list[float]] = defaultdict(lambda: [0.0, 0])
     launches = 0
@@ -134,7 +133,6 @@ def main() -> None:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--adapters", type=int, nargs="+", default=[16, 4, 1])
     parser.add_argument("--steps", type=int, default=24)
-    parser.add_argument("--rows", type=int, default=16)
     parser.add_argument("--size", default="smollm2-135m", help="as of bench --random-config")
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--padded", action="store_true", help="rows padded, not packed")
@@ -144,9 +142,9 @@ def main() -> None:
     base = bench_base(None, asked.size, asked.device)
     for adapters in asked.adapters:
         if asked.profile:
-            sys.stdout.write(profiled(base, adapters, asked.rows) + "\n")
+            sys.stdout.write(profiled(base, adapters) + "\n")
             continue
-        late, whole = rate(base, adapters, asked.steps, asked.rows)
+        late, whole = rate(base, adapters, asked.steps)
         found = f"{late:,.0f} tokens a second, {whole:,.0f} from the start"
         sys.stdout.write(f"{adapters} adapters: {found}\n")
         sys.stdout.flush()

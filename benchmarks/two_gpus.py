@@ -183,7 +183,7 @@ def trained(
     even = torch.ones(base.hidden_size) / base.hidden_size**0.5
     push = Push(layer=len(base.blocks) // 2, vector=0.2 * norm * even)
     pooling = Pooling(checkpointing=checkpointing)
-    late, whole = rate(base, adapters, steps, 16, pooling=pooling, push=push)
+    late, whole = rate(base, adapters, steps, pooling=pooling, push=push)
     return {
         "adapters": adapters,
         "tokens_per_second": round(late),
