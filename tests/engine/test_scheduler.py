@@ -115,12 +115,22 @@ def test_rows_draw_the_same_when_steps_are_launched_before_the_last_is_read(bloc
     assert ahead > 10
 
 
-def test_no_step_is_launched_ahead_of_a_fork_or_of_rows_that_wait():
-    made = scheduler(rows(questions=2, samples=2), 400, 1000)
+def test_a_step_is_launched_ahead_of_a_fork_and_none_after_it():
+    made = scheduler(rows(questions=2, samples=3), 400, 1000)
     assert made.ahead(made.next()) is None  # a prefill
     together = made.next()
-    assert not together.steady
+    assert made.ahead(together) is together
+    made.advance(together, np.array([7, 7, 7, 8, 8, 9]))
+    assert [len(sequence.rows) for sequence in made.running] == [3, 2, 1]
     assert made.ahead(together) is None
+    made.advance(
+        together, np.array([7, 7, 7, 8, 5, 1])
+    )  # the last row has parted: 1 is not its own
+    assert [sequence.tokens for sequence in made.running] == [[7, 7], [8, 8], [9], [8, 5]]
+    assert len(made.next().sequences) == 4
+
+
+def test_no_step_is_launched_ahead_of_rows_that_wait():
     waiting = scheduler(rows(questions=9, samples=1), 400, 8)
     waiting.advance(waiting.next(), np.zeros(0))
     waiting.rules = replace(waiting.rules, room=3)  # full: what waits is let in later

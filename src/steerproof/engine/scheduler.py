@@ -66,9 +66,10 @@ class Scheduler:
         """The same batch a token further, where that is what comes next whatever is drawn now.
 
         It is computed while the host deals with what was drawn; a sequence that turns out to have
-        ended is computed once for nothing.
+        ended is computed once for nothing, and so are rows that turn out to have parted from their
+        sequence: they go on a step later.
         """
-        if not isinstance(batch, Decode) or batch is not self._batch or not batch.steady:
+        if not isinstance(batch, Decode) or batch is not self._batch or batch.turns:
             return None
         if has_room(self.waiting, self.running, self.rules.room) or _thin(batch, self.rules.padded):
             return None

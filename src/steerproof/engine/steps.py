@@ -45,6 +45,8 @@ class Decode:
     """`[sequences]`, of the token that each is fed next."""
     turns: bool
     """After the next step some push begins or ends to act, so that rows are routed anew."""
+    left: np.ndarray
+    """`[rows]`, which have parted from their sequence since: the batch may be a step ahead."""
     ended: int = 0
     """Of these sequences."""
     grown: list[tuple[int, int, int]] = field(default_factory=list)
@@ -72,13 +74,8 @@ class Decode:
             self.held[place] += 1
         return self
 
-    @property
-    def steady(self) -> bool:
-        """Whether nothing that is drawn can change it: no push turns, and no row can part."""
-        return not self.turns and len(self.rows) == len(self.sequences)
-
     def append(self, drawn: np.ndarray) -> tuple[list[Sequence], list[tuple[Sequence, Sequence]]]:
-        """Append a token `[rows]` to every row that goes on.
+        """Append a token `[rows]` to every row that goes on in this batch.
 
         Returns:
             The sequences that went on, and, where their rows drew unlike tokens, each fork as
@@ -86,12 +83,13 @@ class Decode:
         """
         self.positions += 1
         tokens = drawn[self.firsts]
+        parting = (drawn != tokens[self.owners]) & ~self.left
         forks = []
-        for place in np.unique(self.owners[drawn != tokens[self.owners]]).tolist():
-            parent, first = self.sequences[place], int(self.firsts[place])
-            if parent.finish is None:
-                own = drawn[first : first + len(parent.rows)].tolist()
-                forks += [(parent, child) for child in parent.fork(own)]
+        for place in np.unique(self.owners[parting]).tolist():
+            if (parent := self.sequences[place]).finish is None:
+                mine = np.flatnonzero((self.owners == place) & ~self.left)
+                forks += [(parent, child) for child in parent.fork(drawn[mine].tolist())]
+        self.left |= parting
         went_on = []
         for sequence, token in zip(self.sequences, tokens.tolist(), strict=True):
             if sequence.finish is None:
@@ -111,6 +109,7 @@ def decode_batch(sequences: list[Sequence], blocks: BlockManager[Sequence]) -> D
         held=held,
         rows=[row for sequence in sequences for row in sequence.rows],
         owners=np.repeat(np.arange(len(sequences)), counts),
+        left=np.zeros(counts.sum(), dtype=bool),
         firsts=counts.cumsum() - counts,
         positions=np.array([sequence.start for sequence in sequences]) + drawn,
         turns=any(sequence.turns for sequence in sequences if not sequence.tokens),
