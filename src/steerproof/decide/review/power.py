@@ -1,5 +1,6 @@
 """How often the rule is right: the real decision code on simulated experiments of known truth."""
 
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -36,7 +37,7 @@ from steerproof.spec.judging import AnalysisSettings
 
 CHUNK = 50
 """Simulated experiments that are decided together."""
-_THREADS = 2
+_THREADS = min(8, os.cpu_count() or 1)
 """They change nothing but time."""
 _RHOS = (0.0, 0.2, 0.4, 0.6, 0.8, 0.9, 0.95)
 """True correlations at which the rule is tried."""
