@@ -1,8 +1,11 @@
 """What earlier units wrote, read once however many tasks of an order need it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
+
+import torch
 
 from steerproof.engine.lora.peft_files import CONFIG, WEIGHTS, read_peft
 from steerproof.engine.lora.weights import LoraWeights
@@ -14,6 +17,7 @@ from steerproof.run.store.manifest import StoredUnit
 from steerproof.study.geometry import LayerGeometry, pushes_of
 
 T = TypeVar("T")
+_READERS = 8
 
 
 def units_of(task: Task, kind: str) -> list[StoredUnit]:
@@ -55,11 +59,30 @@ class Upstream:
         """
         for stored in units_of(task, "adapter"):
             if stored.directory not in self._adapters:
-                stored.path(CONFIG)
-                stored.path(WEIGHTS)
-                self._adapters[stored.directory] = read_peft(stored.directory, self._base)
+                self._adapters[stored.directory] = self._read(stored)
             return self._adapters[stored.directory]
         return None
+
+    def read_ahead(self, tasks: Iterable[Task], threads: int) -> None:
+        """Read the adapters of tasks, several at once; one that cannot be read is not told yet.
+
+        Args:
+            tasks: Which will ask for them.
+            threads: That hash and read; with one alone nothing is gained.
+        """
+        if threads < 2:
+            return
+        asked = {one.directory: one for task in tasks for one in units_of(task, "adapter")}
+        with ThreadPoolExecutor(threads) as pool:
+            reading = {place: pool.submit(self._read, one) for place, one in asked.items()}
+        for place, read in reading.items():
+            if read.exception() is None:
+                self._adapters[place] = read.result()
+
+    def _read(self, stored: StoredUnit) -> LoraWeights:
+        stored.path(CONFIG)
+        stored.path(WEIGHTS)
+        return read_peft(stored.directory, self._base)
 
 
 def pooled(
@@ -79,6 +102,7 @@ def pooled(
     asked: dict[UnitId, T] = {}
     if tasks:
         tasks[0].teller.phase("reading what earlier units made")
+        upstream.read_ahead(tasks, min(_READERS, torch.get_num_threads()))
     for task in tasks:
         try:
             upstream.directions(task)
