@@ -240,7 +240,7 @@ def results(run: Path, chance: random.Random) -> str:
             did.append(instead(file, chance))
         else:
             file.write_bytes(changed(file.name, file.read_bytes(), chance))
-    if chance.random() < 0.6:
+    if chance.random() < 0.6 and (place / "manifest.json").is_file():
         with suppress(OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
             _publish_again(place)
             did.append("sealed")

@@ -189,7 +189,10 @@ def _other_answers(ended: list[Ended], found: object, run: Path) -> Iterator[str
 
 def answers_of(run: Path) -> object:
     """What a run has found, in words, and what it was registered as."""
-    said = json.loads((run / "results" / "verdict.json").read_bytes())
+    file = run / "results" / "verdict.json"
+    if not file.is_file():
+        return None
+    said = json.loads(file.read_bytes())
     answers = said["answers"]
     words = (answers["ranking"]["answer"], answers["direction"]["reads"])
     return said["verdict"], said["reason"], said["lock"], *words
