@@ -56,7 +56,13 @@ Doing = Callable[[], Iterator[Ended]]
 class _Stream(io.TextIOWrapper):
     """What a program is given to write to: it has a name and a mode, as real ones have."""
 
-    name, mode = "said", "w"
+    @property
+    def name(self) -> str:
+        return "said"
+
+    @property
+    def mode(self) -> str:
+        return "w"
 
 
 def command(*words: object) -> Ended:

@@ -3,7 +3,7 @@
 import json
 import random
 import shutil
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -34,7 +34,7 @@ class Siege:
     tries: Counter[str] = field(default_factory=Counter)
     """By what was damaged."""
     codes: Counter[tuple[str, int | None]] = field(default_factory=Counter)
-    seconds: Counter[str] = field(default_factory=Counter)
+    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     """By command."""
     failures: list[str] = field(default_factory=list)
     """Each with its number, by which it can be had again."""

@@ -433,6 +433,16 @@ def test_a_time_that_somebody_put_into_the_boards_file_breaks_no_page(visitor, j
     assert [visitor.get(at).status_code for at in ("/", "/table", "/experiments/1")] == [200] * 3
 
 
+@pytest.mark.parametrize(("text", "status"), [("6162", 200), ("ff", 503)])
+def test_bytes_that_somebody_put_into_the_boards_file_break_no_page(visitor, text, status):
+    number = propose(visitor, FRONT, "zlt").number
+    with sqlite3.connect(visitor.board.file) as db:
+        db.execute("DROP TRIGGER revision_no_update")
+        db.execute(f"UPDATE revision SET text = X'{text}'")
+    db.close()
+    assert visitor.get(f"/experiments/{number}").status_code == status
+
+
 PLACES = {
     "a file": lambda place: place.write_text("x"),
     "a file in the way": lambda place: (place.mkdir(), (place / "board.sqlite").mkdir()),

@@ -15,6 +15,8 @@ from steerproof.spec.problems import shown
 
 _SHIPPED = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 """Name of a shipped experiment: no path, no option."""
+_TEXT = "CAST(text AS TEXT) AS text"
+"""A text as text, whatever somebody put there; what is none is an error of the file."""
 ITS = "SELECT number FROM entry WHERE number = ? OR joined = ?"
 """The numbers of an entry, as SQL: its own, and those of entries that were joined to it."""
 
@@ -149,7 +151,8 @@ def text_of(path: Path, number: int) -> str | None:
     """The newest text of a proposal as it was given; none for a bare run directory."""
     with connect(path) as db:
         row = db.execute(
-            "SELECT text FROM revision WHERE number = ? ORDER BY version DESC LIMIT 1", (number,)
+            f"SELECT {_TEXT} FROM revision WHERE number = ? ORDER BY version DESC LIMIT 1",
+            (number,),
         ).fetchone()
     return None if row is None else row.text
 
@@ -158,7 +161,7 @@ def texts_of(path: Path, number: int) -> tuple[tuple[str, str], ...]:
     """When each text of a proposal was given, and the text; newest first."""
     with connect(path) as db:
         rows = db.execute(
-            "SELECT at, text FROM revision WHERE number = ? ORDER BY version DESC", (number,)
+            f"SELECT at, {_TEXT} FROM revision WHERE number = ? ORDER BY version DESC", (number,)
         ).fetchall()
     return tuple((row.at, row.text) for row in rows)
 
