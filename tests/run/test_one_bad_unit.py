@@ -32,6 +32,7 @@ from steerproof.run.driver.executors import InlineExecutor, LocalExecutor
 from steerproof.run.graph.names import SCORE
 from steerproof.run.graph.survey import recorded
 from steerproof.run.store.manifest import MANIFEST, FileHash, open_unit
+from steerproof.run.store.store import results_damage
 from steerproof.spec.yaml_io import load_experiment
 from tests.run.asked import asked
 
@@ -230,6 +231,17 @@ def test_without_the_marks_there_is_no_verdict_to_report(place):
     assert rebuild_report(session) is None
     with pytest.raises(SteerproofError, match="no finished analysis in "):
         figure_files(place / "run", "svg", 3.4)
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("name", ["manifest.json", "made-from.json"])
+def test_a_pipe_among_the_results_holds_nobody_up(place, name):
+    file = place / "run" / "results" / name
+    file.unlink()
+    os.mkfifo(file)
+    assert len(results_damage(place / "run")) == 1
+    assert rebuild_report(session_in(place / "run")) is not None
+    assert not results_damage(place / "run")
 
 
 @pytest.mark.parametrize("question", [None, -1, 7])

@@ -12,6 +12,7 @@ from steerproof.codec import digest, json_bytes, plain
 from steerproof.decide.analysis.calibration import Calibration, LayerCalibration
 from steerproof.decide.report.inputs import ReportInputs
 from steerproof.decide.report.page import SOURCES, build
+from steerproof.limits import whole_file
 from steerproof.run.artefacts import analysis, score, slots
 from steerproof.run.artefacts.verdict import FILE as VERDICT
 from steerproof.run.artefacts.verdict import RunVerdict, verdict_of
@@ -114,6 +115,6 @@ def _made_from(run: Path) -> str | None:
     if not (results / MANIFEST).is_file():
         return None
     try:
-        return json.loads((results / _MADE_FROM).read_bytes()).get("sha256")
+        return json.loads(whole_file(results / _MADE_FROM)).get("sha256")
     except (OSError, ValueError, AttributeError):
         return None

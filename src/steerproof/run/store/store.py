@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 
 from steerproof.codec import canonical, plain, read_record
 from steerproof.errors import IntegrityError
+from steerproof.limits import whole_file
 from steerproof.run.graph.ids import UnitId
 from steerproof.run.graph.keys import UnitRecipe, directory_name, file_sha256
 from steerproof.run.store.faults import fault_point
@@ -223,7 +224,7 @@ def results_damage(run: Path) -> list[Mismatch]:
     results = run / "results"
     path = results / MANIFEST
     try:
-        published = read_record(_Published, path.read_bytes(), MANIFEST)
+        published = read_record(_Published, whole_file(path), MANIFEST)
     except FileNotFoundError:
         return []
     except (OSError, IntegrityError) as error:
