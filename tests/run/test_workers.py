@@ -141,6 +141,11 @@ def test_a_worker_over_two_gpus_takes_two_and_they_are_dealt_out_in_pairs(
     assert choose_device("cuda:0+1") == "cuda:0+1"
     seen = [own["CUDA_VISIBLE_DEVICES"] for own in workers._environments("cuda:0+1", None, 0)]
     assert seen == ["0,1", "2,3"]
+    # Both with all cores would wait for each other's threads.
+    monkeypatch.setattr(workers, "_cores", lambda: 12)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    shares = [own["OMP_NUM_THREADS"] for own in workers._environments("cuda:0+1", None, 0)]
+    assert shares == ["6", "6"]
     executor = make_executor("local", tmp_path, "cuda:0+1", None)
     assert executor.free() == 2
     executor.close()

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from steerproof.engine.jobs import AdapterJob, Recipe, TrainedPush
-from steerproof.engine.lora.weights import LoraWeights, Site, check_keys
+from steerproof.engine.lora.weights import LoraWeights, Site, check_keys, not_finite
 from steerproof.errors import ModelError, SteeringError, SteerproofError
 from steerproof.model.base import Base
 from steerproof.model.steering import Push, check_pushes
@@ -63,7 +63,7 @@ def adapter_fault(sites: Sequence[Site], weights: LoraWeights) -> ModelError | N
         check_keys(sites, weights)
     except ModelError as error:
         return error
-    bad = [key for key, tensor in weights.tensors.items() if not bool(tensor.isfinite().all())]
+    bad = not_finite(weights)
     if bad:
         return ModelError(f"the adapter holds NaN or infinite numbers in {bad[:3]}: train it anew")
     return None

@@ -15,7 +15,14 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from steerproof.engine.lora.weights import LoraSpec, LoraWeights, Site, check_keys, lora_sites
+from steerproof.engine.lora.weights import (
+    LoraSpec,
+    LoraWeights,
+    Site,
+    check_keys,
+    lora_sites,
+    not_finite,
+)
 from steerproof.errors import ModelError
 from steerproof.limits import Pattern, TooMuchError
 from steerproof.model.base import Base
@@ -103,7 +110,8 @@ def read_peft(directory: Path, base: Base) -> LoraWeights:
         raise ModelError(f"cannot read {str(path)!r}: {error}") from error
     weights = LoraWeights(spec=spec, tensors=tensors)
     check_keys(sites, weights)
-    bad = [key for key, value in tensors.items() if not _is_finite(value)]
+    odd = [key for key, value in tensors.items() if value.dtype not in _NUMBERS]
+    bad = odd or not_finite(weights)
     if bad:
         raise ModelError(f"{str(path)!r} holds what is no finite number: {', '.join(bad[:3])}")
     return weights
@@ -123,10 +131,6 @@ def import_peft(directory: Path, base: Base) -> LoraWeights:
             " as before training"
         )
     return weights
-
-
-def _is_finite(tensor: Tensor) -> bool:
-    return tensor.dtype in _NUMBERS and bool(tensor.isfinite().all())
 
 
 def check_adapter_files(directory: Path) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
@@ -111,6 +112,20 @@ def fresh_weights(sites: Sequence[Site], spec: LoraSpec, seed: int) -> LoraWeigh
             tensors[site.a_key] = a
             tensors[site.b_key] = torch.zeros(site.outputs, spec.rank)
     return LoraWeights(spec=spec, tensors=tensors)
+
+
+def not_finite(weights: LoraWeights) -> list[str]:
+    """The tensors that hold NaN or infinite numbers.
+
+    By numpy, in one thread: torch deals such small tensors to all cores, and where two processes do
+    so at once their threads wait for each other, 1.8 seconds an adapter in place of 0.02.
+    """
+    return [key for key, tensor in weights.tensors.items() if not _is_finite(tensor)]
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    known = tensor.float() if tensor.dtype == torch.bfloat16 else tensor  # numpy has no bfloat16
+    return bool(np.isfinite(known.detach().cpu().numpy()).all())
 
 
 def check_keys(sites: Sequence[Site], weights: LoraWeights) -> None:

@@ -151,9 +151,9 @@ def _cores() -> int:
 
 def _environments(device: str, workers: int | None, weights: int) -> list[Mapping[str, str]]:
     count = workers or workers_on(device, weights)
-    if device.startswith("cuda"):
-        return list(gpu_environments(count, gpus_of(device)))
     share = str(max(1, _cores() // count))
     # What the user has set is meant.
     threads = {name: os.environ.get(name, share) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+    if device.startswith("cuda"):
+        return [own | threads for own in gpu_environments(count, gpus_of(device))]
     return [threads] * count
