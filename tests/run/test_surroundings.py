@@ -51,7 +51,9 @@ def test_a_size_that_no_terminal_has_is_not_drawn_by(
 ) -> None:
     monkeypatch.setenv("COLUMNS", size)
     monkeypatch.setenv("LINES", "50")
+    monkeypatch.setenv("MPLBACKEND", "garbage")
     forget_odd_sizes()
+    assert os.environ["MPLBACKEND"] == "agg"
     assert "COLUMNS" not in os.environ
     assert os.environ["LINES"] == "50"
 

@@ -156,7 +156,11 @@ def keep_own_rights() -> None:
 
 
 def forget_odd_sizes() -> None:
-    """Drop sizes of a terminal that no terminal has; whoever draws tables multiplies by them."""
+    """Drop sizes that no terminal has, which tables are multiplied by, and a window for figures.
+
+    Figures are files here; matplotlib refuses to be imported under a name that it does not know.
+    """
+    os.environ["MPLBACKEND"] = "agg"
     for name in ("COLUMNS", "LINES"):
         value = os.environ.get(name, "1")
         if not (value.isdecimal() and len(value) < 5 and int(value) > 0):
