@@ -1,18 +1,5 @@
 """`python -m steerproof` is the `steerproof` command."""
 
-import signal
-import sys
-from types import FrameType
-
-
-def _too_early(_signal: int, _frame: FrameType | None) -> None:
-    sys.exit(130)  # nothing was begun, so there is nothing to say
-
-
-for _number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-    if signal.getsignal(_number) is not signal.SIG_IGN:  # as `nohup` wants it
-        signal.signal(_number, _too_early)
-
-from steerproof.cli import main  # noqa: E402  it takes a while, in which somebody may stop it
+from steerproof.command import main
 
 main()

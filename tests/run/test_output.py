@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -194,3 +195,23 @@ def test_an_error_of_ours_is_not_called_the_machines(monkeypatch: pytest.MonkeyP
 
 def test_a_path_that_begins_with_a_dash_is_typed_as_one() -> None:
     assert to_go_on(Path("-run"), "--dir", Path("b c")) == "steerproof run ./-run --dir 'b c'"
+
+
+EARLY = """
+import os, signal, sys
+
+class Late:
+    def find_spec(self, name, *_):
+        if name == "steerproof.cli":
+            os.kill(os.getpid(), signal.SIGTERM)
+
+sys.meta_path.insert(0, Late())
+import steerproof.command
+"""
+
+
+def test_a_signal_while_the_command_is_imported_ends_it_without_a_word() -> None:
+    ran = subprocess.run([sys.executable, "-c", EARLY], check=False, capture_output=True)
+    assert (ran.returncode, ran.stderr) == (130, b"")
+    told = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text("utf-8"))
+    assert told["project"]["scripts"] == {"steerproof": "steerproof.command:main"}
