@@ -26,22 +26,10 @@ if TYPE_CHECKING:  # the help and the version need neither numpy nor pydantic
     from steerproof.run.commands.sweep import SweepResult
 
 
-def verdict_text(analysis: "Analysis", answers: "ThreeAnswers | None", place: Path) -> str:
-    """The three answers, what they mean together, and where the report is.
-
-    Args:
-        analysis: As registered.
-        answers: None of a run from before there were three.
-        place: The run directory.
-    """
-    registered = (f"{analysis.verdict}: {analysis.reason}",)
-    return "\n".join(
-        [
-            *(registered if answers is None else answers.lines),
-            f"What that means: {analysis.reading if answers is None else answers.reading}.",
-            f"  report: {place / 'results' / 'report.html'}",
-        ]
-    )
+def verdict_text(answers: "ThreeAnswers", place: Path) -> str:
+    """The three answers, what they mean together, and where the report is."""
+    report = f"  report: {place / 'results' / 'report.html'}"
+    return "\n".join([*answers.lines, f"What that means: {answers.reading}.", report])
 
 
 def _headed(table: Table, title: str, *below: str) -> Group:

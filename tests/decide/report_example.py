@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from steerproof.decide.analysis.analyze import analyze
+from steerproof.decide.analysis.answers import conclude
 from steerproof.decide.analysis.calibration import (
     Calibration,
     LayerCalibration,
     PersonaCalibration,
 )
 from steerproof.decide.analysis.rates import RateRow, RateTable, table_of
+from steerproof.decide.analysis.rig import Rig
 from steerproof.decide.report.figures import Drawing, draw_all
 from steerproof.decide.report.inputs import (
     Fluency,
@@ -132,14 +133,12 @@ def inputs(effect: float = 1.0, seed: int = 5) -> ReportInputs:
     table = rate_table(design, effect, seed)
     rng = np.random.default_rng(seed + 1)
     calibration = _calibration(design, rng)
-    cosines = {
-        str(layer): {name: p.reference_cosine for name, p in measured.personas.items()}
-        for layer, measured in calibration.items()
-    }
+    analysis, answers = conclude(table, design, rig=Rig(layers=calibration))
     return ReportInputs(
         experiment=design,
         rates=table,
-        analysis=analyze(table, design, geometry=cosines),
+        analysis=analysis,
+        answers=answers,
         calibration=calibration,
         training=_training(design, rng),
         completions=_completions(design, rng),
@@ -309,4 +308,5 @@ def without_cells(given: ReportInputs, arm: str, persona: str) -> ReportInputs:
     """The same run with one persona's cells of an arm missing, analysed again."""
     kept = {c: v for c, v in given.rates.cells.items() if (c.arm, c.persona) != (arm, persona)}
     table = RateTable(cells=kept)
-    return replace(given, rates=table, analysis=analyze(table, given.experiment))
+    analysis, answers = conclude(table, given.experiment)
+    return replace(given, rates=table, analysis=analysis, answers=answers)

@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 import pytest
 from playwright.sync_api import sync_playwright
 
-from steerproof.decide.analysis.analyze import analyze
+from steerproof.decide.analysis.answers import conclude
 from steerproof.decide.analysis.rates import CellCounts, RateTable
 from steerproof.decide.analysis.rule import Verdict
 from steerproof.decide.report import page as report_page
@@ -337,8 +337,10 @@ def test_a_table_of_totals_has_a_report_that_says_why_there_is_no_interval():
             for cell, counts in given.rates.cells.items()
         }
     )
-    analysis = analyze(totals, given.experiment)
-    bare = ReportInputs(experiment=given.experiment, rates=totals, analysis=analysis)
+    analysis, answers = conclude(totals, given.experiment)
+    bare = ReportInputs(
+        experiment=given.experiment, rates=totals, analysis=analysis, answers=answers
+    )
     html = build(bare).html
     text = spoken(html)
     assert "registered (these personas) undefined" in text

@@ -1,7 +1,6 @@
 """The three answers of a judged run in few words: as registered, ranking, direction.
 
-The words are those of `results/verdict.json`; nothing is judged here. A verdict from before there
-were three answers has the first one alone.
+The words are those of `results/verdict.json`; nothing is judged here.
 """
 
 from dataclasses import dataclass

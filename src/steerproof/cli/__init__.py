@@ -123,7 +123,7 @@ def _say_verdict(verdict: "RunVerdict | None", place: Path, as_json: bool) -> No
     def words() -> str:
         if verdict is None:
             return "no verdict: there is no finished analysis"
-        text = tables.verdict_text(verdict.analysis, verdict.answers, place)
+        text = tables.verdict_text(verdict.answers, place)
         why = verdict.exploratory
         return text if why is None else f"{text}\n  exploratory, {clean(why)}: it confirms nothing"
 

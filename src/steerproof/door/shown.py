@@ -37,25 +37,20 @@ def shown(analysis: Analysis, answers: ThreeAnswers) -> ShownAnalysis:
     return ShownAnalysis(**known, answers=answers)
 
 
-def head_html(analysis: Analysis, answers: ThreeAnswers | None) -> str:
-    """The verdict, why, the answers, and each arm's numbers. Every text is escaped.
-
-    Args:
-        analysis: As registered.
-        answers: None for a run from before there were three.
-    """
+def head_html(analysis: Analysis, answers: ThreeAnswers) -> str:
+    """The verdict, why, the answers, and each arm's numbers. Every text is escaped."""
     rows = [row for name, arm in analysis.arms.items() for row in _rows(name, arm)]
     head = "".join(f"<th>{escape(column)}</th>" for column in _COLUMNS)
     body = "".join(
         "<tr>" + "".join(f"<td>{escape(value)}</td>" for value in row) + "</tr>" for row in rows
     )
-    lines = "".join(f"<li>{escape(line)}</li>" for line in (answers.lines if answers else ()))
+    lines = "".join(f"<li>{escape(line)}</li>" for line in answers.lines)
     notes = "".join(f"<li>{escape(wording.sentence(note))}</li>" for note in analysis.notes)
     return (
         f"<p><strong>{escape(analysis.verdict)}</strong>: "
         f"{escape(wording.with_meanings(analysis.reason))}.</p>"
-        + (f"<ol>{lines}</ol>" if lines else "")
-        + f"<p>{escape(wording.sentence(analysis.reading))}</p>"
+        f"<ol>{lines}</ol>"
+        f"<p>{escape(wording.sentence(analysis.reading))}</p>"
         f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
         + (f"<ul>{notes}</ul>" if notes else "")
     )

@@ -14,11 +14,6 @@ from steerproof.decide.report.plainly import RANKED, READ, RULE, UNREAD
 _SIGNS = {"supported": "✓", "refuted": "✕", "inconclusive": "?", "unknown": "–"}
 _MOST_ABSENT = 4
 """Missing cells that are named on the first screen; the rest stand under Ranking."""
-_LEADS = {
-    "SUPPORTED": "The hypothesis is supported",
-    "REFUTED": "The hypothesis is refuted",
-    "INCONCLUSIVE": "This run does not decide the hypothesis",
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,8 +61,6 @@ _TONES = {
 
 def _read(inputs: ReportInputs) -> str:
     """What the adapters answer to, with how often in brackets."""
-    if inputs.answers is None:
-        return READ[Reads.NOT_MEASURED]
     found = inputs.answers.direction
     if found.reads is Reads.NOT_MEASURED and found.tested is not None:
         return f"{UNREAD}: {found.tested.reason or 'it was not measured'}."
@@ -80,23 +73,23 @@ def _read(inputs: ReportInputs) -> str:
 
 def cards(inputs: ReportInputs) -> tuple[AnswerCard, AnswerCard, AnswerCard]:
     """As registered; the ranking; the direction and the prompt."""
-    registered, ranking, direction = _lines(inputs)
-    answers, verdict = inputs.answers, inputs.analysis.verdict
-    ranked = None if answers is None else answers.ranking.answer
-    reads = Reads.NOT_MEASURED if answers is None else answers.direction.reads
+    answers, analysis = inputs.answers, inputs.analysis
+    verdict, ranked, reads = analysis.verdict, answers.ranking.answer, answers.direction.reads
+    said = three_lines(answers, analysis, inputs.experiment)
+    registered, ranking, direction = (line.replace("_", " ") for line in said)
     return (
         AnswerCard(
             question="As registered",
             word=verdict,
             tone=verdict.lower(),
             plain=RULE[verdict],
-            text=registered,
+            text=f"{registered}{_that_is(inputs)}",
         ),
         AnswerCard(
             question="The ranking of the personas",
-            word="NOT JUDGED" if ranked is None else ranked,
-            tone="unknown" if ranked is None else _TONES[ranked],
-            plain="" if ranked is None else RANKED[ranked],
+            word=ranked,
+            tone=_TONES[ranked],
+            plain=RANKED[ranked],
             text=ranking,
         ),
         AnswerCard(
@@ -109,21 +102,6 @@ def cards(inputs: ReportInputs) -> tuple[AnswerCard, AnswerCard, AnswerCard]:
     )
 
 
-def _lines(inputs: ReportInputs) -> tuple[str, str, str]:
-    """The three answers in words; of a table alone, what is known of it."""
-    analysis = inputs.analysis
-    if inputs.answers is not None:
-        said = three_lines(inputs.answers, analysis, inputs.experiment)
-        first, ranking, direction = (line.replace("_", " ") for line in said)
-        return f"{first}{_that_is(inputs)}", ranking, direction
-    return (
-        f"{_LEADS[analysis.verdict]}: {wording.with_meanings(analysis.reason)}.",
-        "This analysis has no gates: whether this rig could have shown a ranking at all is not "
-        "known.",
-        "No cell puts an adapter under the direction of another persona, so it was not asked.",
-    )
-
-
 def _that_is(inputs: ReportInputs) -> str:
     """The kills that fired, by what they mean."""
     results = inputs.analysis.tested.kills
@@ -133,8 +111,6 @@ def _that_is(inputs: ReportInputs) -> str:
 
 def meaning(inputs: ReportInputs) -> str:
     """What all of it means for the question of the title."""
-    if inputs.answers is None:
-        return wording.sentence(inputs.analysis.reading)
     return wording.sentence(reading(inputs.answers, inputs.analysis, inputs.experiment))
 
 
@@ -195,8 +171,6 @@ def _named(reasons: Mapping[str, str]) -> str:
 
 def gates(inputs: ReportInputs) -> tuple[Gate, ...]:
     """Every gate: of the ranking at the deciding and at the primary strength, then warnings."""
-    if inputs.answers is None:
-        return ()
     ranking = inputs.answers.ranking
     further = [gate for gate in ranking.primary_gates if gate not in ranking.gates]
     return (*ranking.gates, *further, *inputs.answers.gates)

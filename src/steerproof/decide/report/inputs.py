@@ -88,8 +88,8 @@ class ReportInputs:
     experiment: Experiment
     rates: RateTable
     analysis: Analysis
-    answers: ThreeAnswers | None = None
-    """As registered, ranking, direction and prompt; None where they were not asked for."""
+    answers: ThreeAnswers
+    """As registered, ranking, direction and prompt."""
     calibration: Calibration = field(default_factory=dict)
     """By layer; empty if there is none."""
     training: Sequence[TrainingSummary] = ()

@@ -115,10 +115,10 @@ def page(inputs: ReportInputs, drawings: Mapping[str, Shown]) -> str:
 def _contents(inputs: ReportInputs) -> list[tuple[str, str]]:
     """The parts that this page has."""
     absent = {"gates"} if not answers.gates(inputs) else set()
-    if inputs.answers is None or not inputs.answers.direction.matrices:
-        absent.add("matrix")
     given = inputs.answers
-    if given is None or not (given.pushes or given.direction.draws):
+    if not given.direction.matrices:
+        absent.add("matrix")
+    if not (given.pushes or given.direction.draws):
         absent.add("mechanism")
     return [part for part in _CONTENTS if part[0] not in absent]
 

@@ -17,18 +17,16 @@ class AnalysisResult:
     """What an analysis unit holds."""
 
     analysis: Analysis
-    answers: ThreeAnswers | None
-    """None in a unit from before there were three answers."""
+    answers: ThreeAnswers
     gates: tuple[LayerGate, ...]
     """One a layer."""
 
 
 def to_files(result: AnalysisResult) -> Mapping[str, bytes]:
     """The unit's files."""
-    answers = {} if result.answers is None else {ANSWERS: json_bytes(result.answers)}
     return {
         FILE: json_bytes(to_json(result.analysis)),
-        **answers,
+        ANSWERS: json_bytes(result.answers),
         _GATES: json_bytes(result.gates),
     }
 
@@ -41,7 +39,5 @@ def from_unit(unit: StoredUnit) -> AnalysisResult:
     """
     gates = read_record(tuple[LayerGate, ...], unit.read(_GATES), f"{unit.directory / _GATES}")
     analysis = read_record(Analysis, unit.read(FILE), f"{unit.directory / FILE}")
-    answers = None
-    if ANSWERS in unit.manifest.files:
-        answers = read_record(ThreeAnswers, unit.read(ANSWERS), f"{unit.directory / ANSWERS}")
+    answers = read_record(ThreeAnswers, unit.read(ANSWERS), f"{unit.directory / ANSWERS}")
     return AnalysisResult(analysis=analysis, answers=answers, gates=gates)

@@ -20,8 +20,7 @@ class RunVerdict:
     """What a run concluded."""
 
     analysis: Analysis
-    answers: ThreeAnswers | None
-    """None of a run from before there were three answers."""
+    answers: ThreeAnswers
     gates: tuple[LayerGate, ...]
     """One a layer."""
     lock: str
@@ -33,7 +32,7 @@ class RunVerdict:
         """As verdict.json holds it: the fields of the analysis, then the others."""
         return {
             **to_json(self.analysis),
-            **({} if self.answers is None else {"answers": plain(self.answers)}),
+            "answers": plain(self.answers),
             "gates": plain(self.gates),
             "lock": self.lock,
             **({} if self.exploratory is None else {"exploratory": self.exploratory}),
@@ -99,14 +98,13 @@ class ArmHead:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerdictHead:
-    """The words of a verdict, whichever version wrote it."""
+    """The words of a verdict."""
 
     verdict: str
     arm: str = ""
     reason: str = ""
     reading: str = ""
     answers: AnswersHead = AnswersHead()
-    """Empty in a verdict from before there were three answers."""
     arms: Mapping[str, ArmHead] = field(default_factory=dict)
     confidence: float | None = None
     """Level of the intervals."""

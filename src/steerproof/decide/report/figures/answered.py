@@ -19,7 +19,7 @@ from steerproof.decide.report.inputs import ReportInputs
 
 def answered(inputs: ReportInputs) -> dict[str, Drawing]:
     """The figures of the tested arm's matrix; none where it was not measured."""
-    result = None if inputs.answers is None else inputs.answers.direction.tested
+    result = inputs.answers.direction.tested
     if result is None or not result.values:
         return {}
     given = matrix_values(inputs, result)
