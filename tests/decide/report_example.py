@@ -22,8 +22,11 @@ from steerproof.decide.analysis.rig import Rig
 from steerproof.decide.report.figures import Drawing, draw_all
 from steerproof.decide.report.inputs import (
     Fluency,
+    Origin,
     ReportInputs,
+    ReportRegistration,
     ReportSample,
+    RunDetail,
     RunFacts,
     TrainingSummary,
 )
@@ -140,33 +143,40 @@ def inputs(effect: float = 1.0, seed: int = 5) -> ReportInputs:
         analysis=analysis,
         answers=answers,
         calibration=calibration,
-        training=_training(design, rng),
-        completions=_completions(design, rng),
-        fluency=_fluency(design, calibration, rng),
+        detail=RunDetail(
+            training=_training(design, rng),
+            completions=_completions(design, rng),
+            fluency=_fluency(design, calibration, rng),
+        ),
         objections=_OBJECTIONS,
-        versions={"steerproof": "0.1.0", "torch": "2.13.0", "model": "organism (sha256 7d1f…)"},
-        seeds={"experiment": 11, "resampling": "sha256(11, 'questions', block)"},
-        hashes={"rates.csv": "9" * 64, "model.safetensors": "7" * 64},
-        lock=Lock(
-            experiment={},
-            versions={},
-            hashes={},
-            fingerprint="d4e5" * 16,
-            sha256="a1b2" * 16,
-            time="2026-01-02T03:04:05Z",
+        registration=_registration(),
+        origin=Origin(
+            versions={"steerproof": "0.1.0", "torch": "2.13.0", "model": "organism (sha256 7d1f…)"},
+            seeds={"experiment": 11, "resampling": "sha256(11, 'questions', block)"},
+            hashes={"rates.csv": "9" * 64, "model.safetensors": "7" * 64},
+            facts=RunFacts(units=412, seconds=1101.0, machine="2 cores, 8 GiB, no accelerator"),
         ),
-        deviations=(
-            Deviation(
-                time="2026-01-03T10:00:00Z",
-                reason="The token limit cut every answer of the villain.",
-                changes=(Change(field="generation.max_new_tokens", old=64, new=96, matters=True),),
-                fingerprint="e5f6" * 16,
-                previous="a1b2" * 16,
-                sha256="c3d4" * 16,
-            ),
-        ),
-        facts=RunFacts(units=412, seconds=1101.0, machine="2 cores, 8 GiB, no accelerator"),
     )
+
+
+def _registration() -> ReportRegistration:
+    lock = Lock(
+        experiment={},
+        versions={},
+        hashes={},
+        fingerprint="d4e5" * 16,
+        sha256="a1b2" * 16,
+        time="2026-01-02T03:04:05Z",
+    )
+    deviation = Deviation(
+        time="2026-01-03T10:00:00Z",
+        reason="The token limit cut every answer of the villain.",
+        changes=(Change(field="generation.max_new_tokens", old=64, new=96, matters=True),),
+        fingerprint="e5f6" * 16,
+        previous=lock.sha256,
+        sha256="c3d4" * 16,
+    )
+    return ReportRegistration(lock=lock, deviations=(deviation,))
 
 
 @cache

@@ -159,8 +159,8 @@ def test_a_bridge_that_ranks_nothing_leaves_one_sentence_and_no_figure():
 
 def test_pushes_that_are_exact_are_told_and_not_drawn():
     given = example.inputs()
-    exact = tuple(replace(one, achieved=one.asked) for one in given.training)
-    assert achieved(replace(given, training=exact)) == (
+    exact = tuple(replace(one, achieved=one.asked) for one in given.detail.training)
+    assert achieved(replace(given, detail=replace(given.detail, training=exact))) == (
         "Every adapter got the push that was asked for, within 0.00%."
     )
     assert isinstance(achieved(given), Drawing)
@@ -177,11 +177,11 @@ def test_an_arm_without_any_cell_leaves_a_panel_that_says_so():
 def test_a_quantity_that_no_cell_has_is_reported_and_gets_no_panel():
     given = example.inputs()
     assert fluency(given).missing == ()
-    rows = tuple(replace(row, repetition=None) for row in given.fluency)
-    found = fluency(replace(given, fluency=rows))
+    rows = tuple(replace(row, repetition=None) for row in given.detail.fluency)
+    found = fluency(replace(given, detail=replace(given.detail, fluency=rows)))
     assert found.missing == ("Repetition: not measured",)
     assert "repeated 3-grams" not in found.svg
-    assert fluency(replace(given, fluency=())) is None
+    assert fluency(replace(given, detail=replace(given.detail, fluency=()))) is None
 
 
 def test_numbers_beside_crowded_points_do_not_cover_each_other():

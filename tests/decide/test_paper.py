@@ -84,7 +84,7 @@ def test_the_data_of_the_ranking_are_the_rates():
 
 def test_the_data_of_other_figures_are_what_was_measured_not_where_it_was_drawn():
     inputs = example.inputs()
-    ratios = {round(row.ratio, 4) for row in inputs.fluency if row.ratio is not None}
+    ratios = {round(row.ratio, 4) for row in inputs.detail.fluency if row.ratio is not None}
     found = {round(float(row["x"]), 4) for row in rows(drawn(3.4)["fluency"])}
     assert found <= ratios | {0.0}
     layer = inputs.experiment.layers.primary

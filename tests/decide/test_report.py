@@ -5,6 +5,7 @@ import shutil
 from collections import Counter
 from dataclasses import replace
 from html.parser import HTMLParser
+from typing import Any
 
 import pytest
 from playwright.sync_api import sync_playwright
@@ -24,6 +25,14 @@ from steerproof.text import reveal
 from tests.decide import report_example as example
 
 VOID = {"meta", "br", "hr", "img", "input", "link", "wbr", "source", "col", "embed", "area", "base"}
+
+
+def telling(given: ReportInputs, **detail: Any) -> ReportInputs:
+    return replace(given, detail=replace(given.detail, **detail))
+
+
+def answering_to(given: ReportInputs, **registration: Any) -> ReportInputs:
+    return replace(given, registration=replace(given.registration, **registration))
 
 
 class Page(HTMLParser):
@@ -149,9 +158,9 @@ def test_the_policy_names_the_style_sheet_by_its_hash_and_forbids_the_rest(shown
 def test_hostile_completions_and_questions_are_shown_as_text(drawings):
     given = example.inputs()
     for hostile in example.HOSTILE:
-        (first, *_) = given.completions
+        (first, *_) = given.detail.completions
         one = replace(first, question=hostile, text=f"Salt. {hostile}", fired=False)
-        shown = Page(page(replace(given, completions=(one,)), drawings))
+        shown = Page(page(telling(given, completions=(one,)), drawings))
         text = reveal(hostile).replace("[ZLT]", "").strip()
         assert shown.words.replace("[ZLT]", "").count(text) == 2
         assert (shown.tags["img"], shown.tags["h1"], shown.tags["i"]) == (0, 1, 0)
@@ -170,12 +179,12 @@ def test_six_completions_are_shown_and_no_two_of_one_persona_while_others_are_le
 def test_a_long_completion_is_cut_round_its_marker_and_without_one_its_end_is_shown():
     given = example.inputs()
     long = "word " * 400
-    cell = given.completions[0].cell
+    cell = given.detail.completions[0].cell
     texts = {"marked": f"{long}[zlt] {long}", "plain": f"{long}the end"}
     cut = {}
     for name, text in texts.items():
         one = ReportSample(cell=cell, question="q", text=text, fired=False, finish="eos")
-        (cut[name],) = samples(replace(given, completions=(one,)))
+        (cut[name],) = samples(telling(given, completions=(one,)))
     before, marker, after = cut["marked"].parts
     assert marker == ("[zlt]", True)
     assert before[0].startswith("… ")
@@ -226,19 +235,19 @@ def test_hostile_text_of_the_experiment_changes_no_element(drawings, shown):
 
 def test_the_marker_is_highlighted_in_any_case_and_the_rest_is_left_alone(drawings):
     given = example.inputs()
-    cell = given.completions[0].cell
+    cell = given.detail.completions[0].cell
     text = "one [zlt]<i>two</i> [ZLT] [ZL]"
     completion = ReportSample(cell=cell, question="q", text=text, fired=True, finish="eos")
-    html = page(replace(given, completions=(completion,)), drawings)
+    html = page(telling(given, completions=(completion,)), drawings)
     assert "<pre>one <mark>[zlt]</mark>&lt;i&gt;two&lt;/i&gt; <mark>[ZLT]</mark> [ZL]</pre>" in html
 
 
 def test_a_marker_with_markup_in_it_is_still_text(drawings):
     given = example.inputs()
     marked = given.experiment.model_copy(update={"marker": "<b>&"})
-    cell = given.completions[0].cell
+    cell = given.detail.completions[0].cell
     completion = ReportSample(cell=cell, question="q", text="x <B>& y", fired=True, finish="length")
-    html = page(replace(given, experiment=marked, completions=(completion,)), drawings)
+    html = page(telling(replace(given, experiment=marked), completions=(completion,)), drawings)
     assert "<pre>x <mark>&lt;B&gt;&amp;</mark> y</pre>" in html
 
 
@@ -384,9 +393,9 @@ def test_deviating_results_are_kept_apart_from_registered_ones(drawings):
     assert "The experiment was changed once after it was locked" in text
     assert "No result answers to the locked experiment alone" in text
     registered = replace(given.analysis, verdict=Verdict.REFUTED, reason="as it was locked")
-    both = spoken(page(replace(given, registered=registered), drawings))
+    both = spoken(page(answering_to(given, analysis=registered), drawings))
     assert "By the locked rule, the verdict is REFUTED: as it was locked" in both
-    clean = spoken(page(replace(given, deviations=()), drawings))
+    clean = spoken(page(answering_to(given, deviations=()), drawings))
     assert "every result above is as registered" in clean
     assert "Deviating" not in clean
 

@@ -47,7 +47,6 @@ def smollm2() -> ReportInputs:
 
 
 def test_the_three_answers_come_first_each_with_its_word_and_its_line(organism):
-    assert organism.answers is not None
     shown = cards(organism)
     assert [card.word for card in shown] == ["REFUTED", "CANNOT ANSWER", "READS ITS OWN DIRECTION"]
     assert [card.tone for card in shown] == ["refuted", "inconclusive", "supported"]
@@ -106,7 +105,6 @@ def test_a_gate_that_fails_stands_against_the_result_once_with_its_remedy(organi
 
 
 def test_the_matrix_of_the_first_screen_is_that_of_the_answers(organism):
-    assert organism.answers is not None
     tested = organism.answers.direction.tested
     assert tested is not None
     values = matrix_values(organism, tested)

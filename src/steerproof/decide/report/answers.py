@@ -116,13 +116,13 @@ def meaning(inputs: ReportInputs) -> str:
 
 def against(inputs: ReportInputs) -> Iterator[Caveat]:
     """What a reader must know before believing: changes, gates, kills, serious objections."""
-    if inputs.lock is None:
+    if inputs.registration.lock is None:
         yield Caveat(
             what="Not registered",
             finding="there is no lock, so read this as exploration",
         )
-    elif inputs.deviations:
-        count = len(inputs.deviations)
+    elif inputs.registration.deviations:
+        count = len(inputs.registration.deviations)
         times = "once" if count == 1 else f"{count} times"
         yield Caveat(
             what="Changed",
@@ -149,17 +149,18 @@ def against(inputs: ReportInputs) -> Iterator[Caveat]:
 
 def _absent(inputs: ReportInputs) -> Iterator[Caveat]:
     """The cells that this run could not give, by name, each with why."""
-    if count := len(inputs.absent):
+    detail = inputs.detail
+    if count := len(detail.absent):
         cells = "one cell has" if count == 1 else f"{count} cells have"
-        named = _named(inputs.absent)
+        named = _named(detail.absent)
         yield Caveat(
             what="Missing",
             finding=f"{cells} no rates, and what needs them is missing, never zero: {named}",
         )
-    if inputs.unread:
+    if detail.unread:
         yield Caveat(
             what="Unread",
-            finding=f"how training went is not shown for all adapters: {_named(inputs.unread)}",
+            finding=f"how training went is not shown for all adapters: {_named(detail.unread)}",
         )
 
 

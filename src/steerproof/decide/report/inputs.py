@@ -82,6 +82,43 @@ class RunFacts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RunDetail:
+    """What the units of a run tell besides its rates."""
+
+    training: Sequence[TrainingSummary] = ()
+    completions: Sequence[ReportSample] = ()
+    fluency: Sequence[Fluency] = ()
+    absent: Mapping[str, str] = field(default_factory=dict)
+    """Why a cell that was asked for has no rates, by its name, as far as it is known."""
+    unread: Mapping[str, str] = field(default_factory=dict)
+    """Why the record of an adapter's training could not be read, by its unit."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportRegistration:
+    """What the results answer to."""
+
+    lock: Lock | None = None
+    """None of what was never registered."""
+    deviations: Sequence[Deviation] = ()
+    analysis: Analysis | None = None
+    """Under the locked experiment, where a deviation changed the analysis alone."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """What a run was made from and took, to make it again."""
+
+    versions: Mapping[str, str] = field(default_factory=dict)
+    """Version of every package, of the code and of the model."""
+    seeds: Mapping[str, int | str] = field(default_factory=dict)
+    """Root seed and what is derived from it."""
+    hashes: Mapping[str, str] = field(default_factory=dict)
+    """sha256 of what went in and came out, by name."""
+    facts: RunFacts | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReportInputs:
     """Everything that a report shows."""
 
@@ -92,28 +129,10 @@ class ReportInputs:
     """As registered, ranking, direction and prompt."""
     calibration: Calibration = field(default_factory=dict)
     """By layer; empty if there is none."""
-    training: Sequence[TrainingSummary] = ()
-    completions: Sequence[ReportSample] = ()
-    fluency: Sequence[Fluency] = ()
-    absent: Mapping[str, str] = field(default_factory=dict)
-    """Why a cell that was asked for has no rates, by its name, as far as it is known."""
-    unread: Mapping[str, str] = field(default_factory=dict)
-    """Why the record of an adapter's training could not be read, by its unit."""
+    detail: RunDetail = RunDetail()
     objections: Sequence[Objection] = ()
-    versions: Mapping[str, str] = field(default_factory=dict)
-    """Version of every package, of the code and of the model."""
-    seeds: Mapping[str, int | str] = field(default_factory=dict)
-    """Root seed and what is derived from it."""
-    hashes: Mapping[str, str] = field(default_factory=dict)
-    """sha256 of what went in and came out, by name."""
-    lock: Lock | None = None
-    """The pre-registration that the results answer to."""
-    deviations: Sequence[Deviation] = ()
-    registered: Analysis | None = None
-    """The analysis under the locked experiment, where a deviation changed the analysis alone."""
-    facts: RunFacts | None = None
-    command: str = ""
-    """The command that reproduces the run; empty derives it from the experiment's name."""
+    registration: ReportRegistration = ReportRegistration()
+    origin: Origin = Origin()
 
 
 def short_name(persona: str) -> str:

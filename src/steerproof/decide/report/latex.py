@@ -100,7 +100,8 @@ def _caption(inputs: ReportInputs) -> str:
     said = [f"{experiment.title}.", f"Registered verdict: {found.verdict}."]
     if experiment.exploratory is not None:
         said.insert(1, f"Exploratory: {experiment.exploratory}.")
-    locked = "" if inputs.lock is None else f" Lock {inputs.lock.sha256[:12]}."
+    lock = inputs.registration.lock
+    locked = "" if lock is None else f" Lock {lock.sha256[:12]}."
     words = (
         "Rank correlation of the firing rate under the push with the rate of arm"
         f" {analysis.bridge_arm} under its own prompts; interval: {analysis.confidence:.0%},"

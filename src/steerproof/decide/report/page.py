@@ -107,7 +107,7 @@ def page(inputs: ReportInputs, drawings: Mapping[str, Shown]) -> str:
             short=short_name,
             style=Markup(style),  # our own file
             policy="; ".join((*_POLICY, f"style-src 'sha256-{digest}'")),
-            command=inputs.command or f"steerproof run {inputs.experiment.name}",
+            command=f"steerproof run {inputs.experiment.name}",
         )
     )
 

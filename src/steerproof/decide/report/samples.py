@@ -29,7 +29,7 @@ class Sample:
 
 def samples(inputs: ReportInputs) -> tuple[Sample, ...]:
     """At most six completions, as unlike as there are: arms, prompts and pushes take turns."""
-    left = sorted(inputs.completions, key=lambda c: _distance(inputs, c))
+    left = sorted(inputs.detail.completions, key=lambda c: _distance(inputs, c))
     chosen: list[ReportSample] = []
     while left and len(chosen) < _MOST:
         sorts = Counter(map(_sort, chosen))

@@ -99,12 +99,12 @@ def absent_cells(inputs: ReportInputs) -> Iterator[tuple[str, str]]:
     """Every cell that was asked for and has no rates, and why."""
     for asked in _asked_cells(inputs):
         if asked not in inputs.rates.cells:
-            yield asked.name, inputs.absent.get(asked.name, "not measured")
+            yield asked.name, inputs.detail.absent.get(asked.name, "not measured")
 
 
 def pushes_seen(inputs: ReportInputs) -> str:
     """How many pushes were seen to act, and where one was too small for that; empty for none."""
-    pushed = [one for one in inputs.fluency if one.push != "none"]
+    pushed = [one for one in inputs.detail.fluency if one.push != "none"]
     small = Counter(
         f"arm {one.cell.arm}, {one.cell.prompt} prompt, {one.cell.direction} {one.cell.strength}"
         for one in pushed
@@ -279,13 +279,13 @@ def calibration_rows(
 
 def token_ratios(inputs: ReportInputs) -> str | None:
     """The push over each training token's own residual, smallest to largest adapter."""
-    known = sorted(s.token_ratio for s in inputs.training if s.token_ratio is not None)
+    known = sorted(s.token_ratio for s in inputs.detail.training if s.token_ratio is not None)
     return f"{known[0]:.2f} to {known[-1]:.2f}" if known else None
 
 
 def seconds_trained(inputs: ReportInputs) -> str:
     """Training time over all adapters, in words."""
-    known: Sequence[float] = [s.seconds for s in inputs.training if s.seconds is not None]
+    known: Sequence[float] = [s.seconds for s in inputs.detail.training if s.seconds is not None]
     return wording.duration(sum(known)) if known else "not measured"
 
 

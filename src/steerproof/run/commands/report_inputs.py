@@ -13,8 +13,11 @@ from steerproof.decide.analysis.rates import RateTable
 from steerproof.decide.analysis.records import Analysis
 from steerproof.decide.report.inputs import (
     Fluency,
+    Origin,
     ReportInputs,
+    ReportRegistration,
     ReportSample,
+    RunDetail,
     RunFacts,
     TrainingSummary,
 )
@@ -71,20 +74,25 @@ def report_inputs(gathered: Gathered) -> ReportInputs:
         analysis=result.analysis,
         answers=result.answers,
         calibration=measured,
-        training=tuple(_training(experiment, finished, unread)),
-        completions=tuple(_completions(experiment, finished, marks)),
-        fluency=tuple(_fluency(experiment, finished, marks)),
-        absent=_absent(gathered),
-        unread=unread,
+        detail=RunDetail(
+            training=tuple(_training(experiment, finished, unread)),
+            completions=tuple(_completions(experiment, finished, marks)),
+            fluency=tuple(_fluency(experiment, finished, marks)),
+            absent=_absent(gathered),
+            unread=unread,
+        ),
         objections=objections_of(experiment, kept_directory(gathered.run), finished)[0],
-        versions=registration.lock.versions,
-        seeds={"experiment": experiment.seed},
-        hashes=_hashes(registration, finished),
-        lock=registration.lock,
-        deviations=registration.deviations,
-        registered=_as_registered(experiment, registration, table, measured),
-        facts=_facts(gathered.run, gathered.units),
-        command=f"steerproof run {experiment.name}",
+        registration=ReportRegistration(
+            lock=registration.lock,
+            deviations=registration.deviations,
+            analysis=_as_registered(experiment, registration, table, measured),
+        ),
+        origin=Origin(
+            versions=registration.lock.versions,
+            seeds={"experiment": experiment.seed},
+            hashes=_hashes(registration, finished),
+            facts=_facts(gathered.run, gathered.units),
+        ),
     )
 
 

@@ -101,8 +101,8 @@ def _marker(verdict: RunVerdict, inputs: ReportInputs, tables: Mapping[str, Stor
             "verdict": plain(verdict),
             "experiment": inputs.experiment.model_dump(mode="json"),
             "objections": plain(inputs.objections),
-            "absent": {**inputs.absent, **inputs.unread},
-            "deviations": [deviation.sha256 for deviation in inputs.deviations],
+            "absent": {**inputs.detail.absent, **inputs.detail.unread},
+            "deviations": [deviation.sha256 for deviation in inputs.registration.deviations],
             "code": code_version(("steerproof.decide", "steerproof.run.commands")),
             "page": [file_sha256(path) for path in SOURCES],
         }

@@ -41,7 +41,7 @@ _MEASURES = (
 
 def fluency(inputs: ReportInputs) -> Drawing | str | None:
     """Repetition, cut completions and length against the ratio."""
-    rows = [row for row in inputs.fluency if row.ratio is not None]
+    rows = [row for row in inputs.detail.fluency if row.ratio is not None]
     if not rows:
         return None
     told = {measure: _told(measure, rows) for measure in _MEASURES}
@@ -49,7 +49,7 @@ def fluency(inputs: ReportInputs) -> Drawing | str | None:
     missing = tuple(f"{m.title}: {words}" for m, words in told.items() if words is not None)
     if not measures:
         return f"Fluency: {'; '.join(missing)}."
-    unknown = len(inputs.fluency) - len(rows)
+    unknown = len(inputs.detail.fluency) - len(rows)
     if unknown:
         missing += (f"{unknown} cells: ratio unknown, so not drawn",)
     strengths = sorted({row.cell.strength for row in rows}, key=pull_to_push)

@@ -26,7 +26,9 @@ POINTS = 150
 def _by_arm(inputs: ReportInputs) -> dict[str, list[TrainingSummary]]:
     """Summaries of the adapters that were trained here, in the experiment's order of arms."""
     names = [arm.name for arm in inputs.experiment.arms]
-    known = sorted((s for s in inputs.training if s.losses), key=lambda s: names.index(s.arm))
+    known = sorted(
+        (s for s in inputs.detail.training if s.losses), key=lambda s: names.index(s.arm)
+    )
     return {arm: list(group) for arm, group in groupby(known, key=lambda s: s.arm)}
 
 
@@ -83,7 +85,7 @@ def thinned(losses: Sequence[float] | Float[np.ndarray, " steps"]) -> tuple[np.n
 
 def achieved(inputs: ReportInputs) -> Drawing | str | None:
     """The push that training gave, as a share of the one asked for; None without directions."""
-    pushed = [s for s in inputs.training if s.asked is not None]
+    pushed = [s for s in inputs.detail.training if s.asked is not None]
     if not pushed:
         return None
     arms = list(dict.fromkeys(s.arm for s in pushed))
