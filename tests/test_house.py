@@ -15,7 +15,32 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "steerproof"
 FILES = sorted(SOURCE.rglob("*.py"))
 TREES = {path.relative_to(SOURCE).as_posix(): ast.parse(path.read_text()) for path in FILES}
-RECORDS = {"Record", "BaseModel", "Protocol", "NamedTuple"}
+FORMATS = {
+    "Experiment": "the experiment's file",
+    "Training": "its `training`",
+    "Grid": "an entry of its `cells`",
+    "AnalysisSettings": "its `analysis`",
+    "AnswerSettings": "its `answers`",
+    "Cell": "cell.json and a cell's key",
+    "CellKind": "the same without a persona",
+    "_Line": "a line of rates.csv",
+    "Analysis": "analysis.json",
+    "StrengthResult": "analysis.json, an arm at a strength",
+    "SignCheck": "analysis.json, a control",
+    "PairedComparison": "analysis.json, a comparison",
+    "ThreeAnswers": "answers.json",
+    "DirectionAnswer": "answers.json, `direction`",
+    "MatrixResult": "answers.json, a matrix",
+    "Point": "what `power --json` says of a correlation",
+    "RateModel": "what `power --json` says that it assumes",
+    "TrainedAs": "steerproof.json beside an adapter",
+    "Provenance": "the header of a direction's file",
+    "Attempt": "a row of the ledger",
+    "Entry": "a row of the board",
+    "PackedRows": "what a kernel takes of a line",
+    "Decode": "what a kernel takes of a step",
+}
+"""The classes of more than ten attributes, each with what lists them."""
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -34,14 +59,9 @@ def code_lines(function: Function) -> int:
     return body[-1].end_lineno - body[0].lineno + 1 if body else 0
 
 
-def is_record(node: ast.ClassDef) -> bool:
-    bases = {base.id for base in node.bases if isinstance(base, ast.Name)}
-    return bool(bases & RECORDS) or any("dataclass" in ast.unparse(d) for d in node.decorator_list)
-
-
 def attributes(node: ast.ClassDef) -> set[str]:
-    """What the methods of a class put on `self`."""
-    return {
+    """What a class names in its body, and what its methods put on `self`."""
+    kept = {
         place.attr
         for place in ast.walk(node)
         if isinstance(place, ast.Attribute)
@@ -49,6 +69,8 @@ def attributes(node: ast.ClassDef) -> set[str]:
         and isinstance(place.value, ast.Name)
         and place.value.id == "self"
     }
+    fields = (part.target for part in node.body if isinstance(part, ast.AnnAssign))
+    return kept | {target.id for target in fields if isinstance(target, ast.Name)}
 
 
 def test_no_file_is_longer_than_400_lines():
@@ -109,13 +131,9 @@ def test_no_class_is_longer_than_150_lines():
     assert not long
 
 
-def test_nothing_keeps_more_than_ten_things_in_mind():
-    many = {
-        f"{path}: {node.name}": sorted(attributes(node))
-        for path, node in nodes(ast.ClassDef)
-        if not is_record(node) and len(attributes(node)) > 10
-    }
-    assert not many
+def test_nothing_keeps_more_than_ten_things_in_mind_but_what_a_format_lists():
+    many = {node.name for _, node in nodes(ast.ClassDef) if len(attributes(node)) > 10}
+    assert many == FORMATS.keys()
 
 
 def test_a_class_name_stands_for_one_thing():

@@ -8,7 +8,6 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,26 +70,6 @@ _WHY = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fitted:
-    """What the model decides."""
-
-    blocks: int
-    primary: int
-    contrast: int | None
-    """None in a model of one block."""
-    dtype: str
-    role: str
-    role_why: str
-    marker: str
-    answer_tokens: int
-    new_tokens: int
-    max_length: int
-    context: int
-    parameters: str
-    rate: str
-
-
 def start(
     model: str,
     file: Path,
@@ -128,7 +107,7 @@ def start(
     check_files(directory, weights=revision is None)
     fitted = fit(directory, kind_of(directory))
     values = _values(model, file, revision=revision, name=name)
-    text = _text(asdict(fitted) | dict(values) | {"answers": answers.name if answers else "base"})
+    text = _text({**fitted, **values, "answers": answers.name if answers else "base"})
     experiment = parse_experiment(text, str(file))
     made = [] if answers is None else [_write_answers(answers)]
     try:
@@ -141,8 +120,8 @@ def start(
     return [file, *made]
 
 
-def fit(directory: Path, kind: "Kind") -> Fitted:
-    """What a model's configuration and tokenizer decide.
+def fit(directory: Path, kind: "Kind") -> Mapping[str, Any]:
+    """What a model's configuration and tokenizer decide, by its name in the template.
 
     Raises:
         ModelError: No marker can be written, its template takes no system text, or nothing fits.
@@ -164,20 +143,20 @@ def fit(directory: Path, kind: "Kind") -> Fitted:
             " needed: take a model with a longer context, or write shorter prompts by hand"
         )
     answer, new = min(ANSWER_TOKENS, room), min(NEW_TOKENS, context - longest)
-    return Fitted(
-        blocks=kind.blocks,
+    return {
+        "blocks": kind.blocks,
         **depths(kind.blocks),
-        dtype=_dtype(directory, kind),
-        role=chat.system_role,
-        role_why=why,
-        marker=json.dumps(marker),
-        answer_tokens=answer,
-        new_tokens=new,
-        max_length=min(context, longest + answer + tail),
-        context=context,
-        parameters=f"{kind.parameters:,}",
-        rate=next((rate for most, rate in _RATES if kind.parameters < most), _SLOW),
-    )
+        "dtype": _dtype(directory, kind),
+        "role": chat.system_role,
+        "role_why": why,
+        "marker": json.dumps(marker),
+        "answer_tokens": answer,
+        "new_tokens": new,
+        "max_length": min(context, longest + answer + tail),
+        "context": context,
+        "parameters": f"{kind.parameters:,}",
+        "rate": next((rate for most, rate in _RATES if kind.parameters < most), _SLOW),
+    }
 
 
 def depths(blocks: int) -> Mapping[str, Any]:
