@@ -7,6 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from steerproof.decide.review.objections import objections
 from steerproof.engine.lora.peft_files import read_peft, write_peft
 from steerproof.errors import ExperimentError, ModelError
 from steerproof.exchange.adapters import (
@@ -16,7 +17,7 @@ from steerproof.exchange.adapters import (
     prompts_known,
     trained_as,
 )
-from steerproof.run.commands.evidence import objections_of
+from steerproof.run.commands.evidence import evidence_of
 from steerproof.spec.adapter_source import AdapterSource
 from steerproof.spec.checks import problems
 from steerproof.spec.experiment import Persona
@@ -149,7 +150,7 @@ UNKNOWN = "adapters_of_unknown_prompts"
 
 
 def objected(experiment, place):
-    raised, _ = objections_of(experiment, place, {})
+    raised = objections(experiment, evidence=evidence_of(experiment, place, {}))
     return {objection.code: objection for objection in raised}
 
 

@@ -4,8 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from steerproof.decide.analysis.calibration import Calibration
-from steerproof.decide.review.evidence import Evidence, Objection, unknown
-from steerproof.decide.review.objections import objections
+from steerproof.decide.review.evidence import Evidence, Objection
 from steerproof.errors import IntegrityError, RegistrationError
 from steerproof.exchange.adapters import prompts_known
 from steerproof.run.artefacts import calibration, dataset, score
@@ -46,7 +45,7 @@ def calibrations(experiment: Experiment, finished: Finished) -> Calibration:
 
 
 def evidence_of(
-    experiment: Experiment, directory: Path, finished: Finished, tried: Calibration | None
+    experiment: Experiment, directory: Path, finished: Finished, tried: Calibration | None = None
 ) -> Evidence:
     """What is known besides the experiment file.
 
@@ -108,14 +107,6 @@ def _bridge(experiment: Experiment, marks: Marks) -> dict[str, float] | None:
         if fired is not None:
             rates[persona] = fired
     return rates or None
-
-
-def objections_of(
-    experiment: Experiment, directory: Path, finished: Finished, tried: Calibration | None = None
-) -> tuple[tuple[Objection, ...], tuple[str, ...]]:
-    """What to object to, and what cannot be objected to yet; arguments as `evidence_of`'s."""
-    evidence = evidence_of(experiment, directory, finished, tried)
-    return objections(experiment, evidence=evidence), unknown(experiment, evidence)
 
 
 def refuse_serious(raised: Sequence[Objection]) -> None:

@@ -10,8 +10,9 @@ import psutil
 from steerproof.codec import plain
 from steerproof.decide.analysis.calibration import Calibration
 from steerproof.decide.analysis.gates import Gate
-from steerproof.decide.review.evidence import Objection
+from steerproof.decide.review.evidence import Objection, unknown
 from steerproof.decide.review.foreseen import foreseen_gates
+from steerproof.decide.review.objections import objections
 from steerproof.decide.review.plan import (
     Plan,
     Speed,
@@ -23,7 +24,7 @@ from steerproof.extras import engine_installed, require_engine
 from steerproof.model.files import weight_bytes
 from steerproof.run.commands.basemodel import load_model, model_shape, needs_of_plan
 from steerproof.run.commands.doctor import Needs, unfit
-from steerproof.run.commands.evidence import evidence_of, objections_of
+from steerproof.run.commands.evidence import evidence_of
 from steerproof.run.commands.preflight import check_runnable, check_stated
 from steerproof.run.driver.workers import threads_of_a_worker, workers_on
 from steerproof.run.graph.environment import Place, model_directory
@@ -112,13 +113,10 @@ def plan_run(
         todo={str(unit) for unit in surveyed.todo},
         accelerator=place.device.startswith("cuda"),
     )
-    raised, later = objections_of(
-        experiment, place.directory, surveyed.reused, tried and tried.calibration
-    )
     evidence = evidence_of(
         experiment, place.directory, surveyed.reused, tried and tried.calibration
     )
-    gates = foreseen_gates(experiment, evidence)
+    later = unknown(experiment, evidence)
     if absent is not None:
         later = [f"whether the model, its template and every prompt will do: {absent}", *later]
     elif not engine_installed():
@@ -126,8 +124,8 @@ def plan_run(
     needs = Needs() if absent else needs_of_plan(plan, place.device)
     return Planned(
         plan=plan,
-        objections=raised,
-        gates=gates,
+        objections=objections(experiment, evidence=evidence),
+        gates=foreseen_gates(experiment, evidence),
         not_yet_known=later,
         run=run,
         unfit=unfit(run, needs),

@@ -21,10 +21,11 @@ from steerproof.decide.report.inputs import (
     RunFacts,
     TrainingSummary,
 )
+from steerproof.decide.review.objections import objections
 from steerproof.errors import IntegrityError
 from steerproof.run.artefacts import analysis, cell, score, training
 from steerproof.run.artefacts.score import Marks
-from steerproof.run.commands.evidence import Finished, calibrations, objections_of
+from steerproof.run.commands.evidence import Finished, calibrations, evidence_of
 from steerproof.run.graph.ids import UnitId
 from steerproof.run.graph.names import ANALYSIS, SCORE, adapter_unit, cell_unit
 from steerproof.run.stages.inputs import ScoreInputs
@@ -81,7 +82,9 @@ def report_inputs(gathered: Gathered) -> ReportInputs:
             absent=_absent(gathered),
             unread=unread,
         ),
-        objections=objections_of(experiment, kept_directory(gathered.run), finished)[0],
+        objections=objections(
+            experiment, evidence=evidence_of(experiment, kept_directory(gathered.run), finished)
+        ),
         registration=ReportRegistration(
             lock=registration.lock,
             deviations=registration.deviations,

@@ -26,7 +26,7 @@ from steerproof.run.graph.ids import UnitId
 from steerproof.run.graph.names import adapter_unit, directions_unit
 from steerproof.run.graph.survey import recorded
 from steerproof.run.store.manifest import StoredUnit
-from steerproof.spec.grid import Cell, samples
+from steerproof.spec.grid import Cell, samples, system_of
 from steerproof.study.geometry import LayerGeometry, asked_by
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9._=+@^~-]")
@@ -109,9 +109,7 @@ class _Gathering:
         self, cell: Cell, count: int, adapter: str | None, vector: str | None
     ) -> Iterator[AskedDirection]:
         experiment = self._experiment
-        whose = cell.prompt_of or cell.persona
-        neutral = cell.prompt == "neutral"
-        system = experiment.neutral_prompt if neutral else experiment.persona(whose).prompt
+        system = system_of(experiment, cell)
         for question, text in enumerate(experiment.questions.evaluation):
             ids = chat_ids(self._chat, system=system, user=text)
             for sample in range(count):

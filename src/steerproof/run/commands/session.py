@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
+from steerproof.decide.review.objections import objections
 from steerproof.errors import (
     AbsentModelError,
     ExperimentError,
@@ -17,7 +18,7 @@ from steerproof.errors import (
 )
 from steerproof.run.artefacts.verdict import RunVerdict
 from steerproof.run.commands.basemodel import require_room
-from steerproof.run.commands.evidence import Finished, objections_of, refuse_serious
+from steerproof.run.commands.evidence import Finished, evidence_of, refuse_serious
 from steerproof.run.commands.preflight import (
     check_numbers,
     check_runnable,
@@ -255,11 +256,9 @@ def run_experiment(
         refuse_untellable(session.run, session.place.directory)
     graph = graph_of(session)
     if strict:
-        refuse_serious(
-            objections_of(
-                session.experiment, session.place.directory, survey(session.run, graph).reused
-            )[0]
-        )
+        reused = survey(session.run, graph).reused
+        known = evidence_of(session.experiment, session.place.directory, reused)
+        refuse_serious(objections(session.experiment, evidence=known))
     if check_runnable(session.experiment, session.place, graph, session.run):
         require_room(session.loaded, session.run, session.place.device)
         check_numbers(session.experiment, session.place)
