@@ -1,45 +1,48 @@
 """What a ledger tells, read once: units, attempts and events as records."""
 
-import json
-import math
 import sqlite3
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, fields
+from typing import Annotated, Any, Literal, TypeVar
 
-from steerproof.errors import ExperimentError, IntegrityError
+from pydantic import Field, Json
+
+from steerproof.codec import from_values
+from steerproof.errors import IntegrityError
 from steerproof.run.graph.ids import UnitId
 
-_AGES = (-6e10, 2.5e11)
-"""Unix times of the years that a date can have; no work took longer either."""
-_STATES = ("waiting", "running", "done", "failed", "interrupted")
+R = TypeVar("R")
+Time = Annotated[float, Field(strict=True, ge=-6e10, le=2.5e11, allow_inf_nan=False)]
+"""Unix time of a year that a date can have, or seconds: no work took longer either."""
+Count = Annotated[int, Field(strict=True, ge=0)]
+Words = Annotated[str, Field(strict=True)]
+State = Literal["waiting", "running", "done", "failed", "interrupted"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
     """One try at one unit."""
 
-    attempt: int
+    attempt: Count
     """Its number in the ledger."""
     unit: UnitId
-    key: str
+    key: Words
     """The unit's key at the time."""
-    state: str
-    """One of `_STATES`."""
-    started: float
+    state: State
+    started: Time
     """Unix time."""
-    ended: float | None
+    ended: Time | None
     """Unix time; None while it runs."""
-    seconds: float | None
+    seconds: Time | None
     """Time the work took; None if it did not end well."""
-    host: str
-    pid: int
+    host: Words
+    pid: Count
     """Process that did the work, or 0 if it is not known."""
-    peak_memory: int | None
+    peak_memory: Count | None
     """Largest resident memory of that process so far, bytes."""
-    error: str | None
+    error: Words | None
     """What went wrong."""
-    log: str | None
+    log: Words | None
     """Path of the log below the run directory."""
 
 
@@ -47,14 +50,23 @@ class Attempt:
 class Event:
     """Something that happened: one line of the timeline."""
 
-    time: float
+    time: Time
     """Unix time."""
-    what: str
+    what: Words
     """`run-started`, `unit-done`, `unit-failed`, `run-stopped`, `verdict`, ..."""
     unit: UnitId | None
     """The unit, where it concerns one."""
-    detail: Mapping[str, Any]
-    """Whatever else is known; plain JSON."""
+    detail: Json[dict[str, Any]]
+    """Whatever else is known; plain JSON, in the ledger as text."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Standing:
+    """A unit of the experiment, as last run."""
+
+    unit: UnitId
+    key: Words
+    state: State
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,74 +126,21 @@ def read_story(connection: sqlite3.Connection) -> Story:
             where one belongs.
     """
     try:
-        units = connection.execute("SELECT unit, key, state FROM units ORDER BY unit").fetchall()
-        tries = connection.execute(
-            "SELECT attempt, unit, key, state, started, ended, seconds, host, pid, peak_memory,"
-            " error, log FROM attempts ORDER BY attempt"
-        ).fetchall()
-        told = connection.execute(
-            "SELECT time, what, unit, detail FROM events ORDER BY event"
-        ).fetchall()
+        units = _rows(connection, _Standing, "units", "unit")
         return Story(
-            keys={UnitId.parse(_text(unit)): _text(key) for unit, key, _ in units},
-            states={UnitId.parse(unit): _state(state) for unit, _, state in units},
-            attempts=tuple(_attempt(row) for row in tries),
-            events=tuple(_event(row) for row in told),
+            keys={one.unit: one.key for one in units},
+            states={one.unit: one.state for one in units},
+            attempts=_rows(connection, Attempt, "attempts", "attempt"),
+            events=_rows(connection, Event, "events", "event"),
         )
-    except (sqlite3.DatabaseError, ExperimentError, ValueError, RecursionError) as error:
+    except (sqlite3.DatabaseError, IntegrityError) as error:
         raise IntegrityError(f"the ledger does not make sense: {error}") from error
 
 
-def _attempt(row: tuple[Any, ...]) -> Attempt:
-    attempt, unit, key, state, started, ended, seconds, host, pid, peak_memory, error, log = row
-    for number in (attempt, pid, peak_memory):
-        if number is not None and not _is_number(number, 0.0, math.inf):
-            raise ValueError(f"attempt {attempt!r} has {number!r} in place of a number")
-    for number in (started, ended, seconds):
-        if number is not None and not _is_number(number, *_AGES):
-            raise ValueError(f"attempt {attempt!r} has {number!r} in place of a time")
-    if started is None or pid is None:
-        raise ValueError(f"attempt {attempt!r} has no start or process")
-    return Attempt(
-        attempt=attempt,
-        unit=UnitId.parse(_text(unit)),
-        key=_text(key),
-        state=_state(state),
-        started=started,
-        ended=ended,
-        seconds=seconds,
-        host=_text(host),
-        pid=pid,
-        peak_memory=peak_memory,
-        error=None if error is None else _text(error),
-        log=None if log is None else _text(log),
-    )
-
-
-def _event(row: tuple[Any, ...]) -> Event:
-    time, what, unit, detail = row
-    known = json.loads(_text(detail))
-    if not isinstance(known, dict) or not _is_number(time, *_AGES):
-        raise ValueError(f"event {what!r} has no time or no detail")
-    return Event(
-        time=time,
-        what=_text(what),
-        unit=None if unit is None else UnitId.parse(_text(unit)),
-        detail=known,
-    )
-
-
-def _is_number(value: object, low: float, high: float) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value) and low <= value <= high
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise ValueError(f"{value!r} in place of text")
-    return value
-
-
-def _state(value: object) -> str:
-    if value not in _STATES:
-        raise ValueError(f"{value!r} is no state of a unit")
-    return _text(value)
+def _rows(connection: sqlite3.Connection, kind: type[R], table: str, order: str) -> tuple[R, ...]:
+    """The rows of a table as records, whose fields are columns of it."""
+    names = [part.name for part in fields(kind)]  # type: ignore[arg-type]
+    asked = f"SELECT {', '.join(names)} FROM {table} ORDER BY {order}"
+    rows = connection.execute(asked).fetchall()
+    told = f"a row of {table}"
+    return tuple(from_values(kind, dict(zip(names, row, strict=True)), told) for row in rows)
