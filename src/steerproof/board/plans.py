@@ -1,17 +1,21 @@
 """What Plan said: the work, what it takes, and the objections."""
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import Annotated
+
+from pydantic import Field
 
 from steerproof.board import jobs, runs
 from steerproof.board.context import Board
 from steerproof.board.entries import Entry
 from steerproof.board.jobs import BoardJob
+from steerproof.codec import from_values
+from steerproof.errors import IntegrityError
 from steerproof.text import byte_unit, span
 
-_PLAIN = (str, int, float)
+Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 _COUNTED = {"trained": "adapters", "cells": "cells", "completions": "completions"}
 _BRIEF = (*_COUNTED, "time", "GPU hours", "memory", "disk")
 
@@ -23,6 +27,45 @@ class ShownObjection:
     severity: str
     finding: str
     remedy: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Between:
+    low: Amount
+    high: Amount
+
+    def words(self, scale: float, unit: str) -> str:
+        """`3 min to 5 min`, `0.02 to 0.04 GB`."""
+        ends = (self.low * scale, self.high * scale)
+        low, high = (f"{end:.2g}" if unit else span(end) for end in ends)
+        return f"{low}{unit}" if low == high else f"{low} to {high}{unit}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Said:
+    """What a page shows of `plan --json`."""
+
+    counts: Mapping[str, int] = field(default_factory=dict)
+    hours: _Between | None = None
+    gpu_hours: _Between | None = None
+    memory_bytes: _Between | None = None
+    disk_bytes: _Between | None = None
+    device_hours: _Between | None = None
+    objections: tuple[ShownObjection, ...] = ()
+    not_yet_known: tuple[str, ...] = ()
+    reasons: tuple[str, ...] = ()
+
+    def facts(self) -> Iterator[tuple[str, str]]:
+        """Name and number, in words."""
+        yield from ((name.replace("_", " "), f"{n:,}") for name, n in self.counts.items())
+        for name, known, scale, unit in (
+            ("time", self.hours, 3600.0, ""),
+            ("GPU hours", self.gpu_hours, 1.0, " h"),
+            ("memory", self.memory_bytes, *_unit(self.memory_bytes)),
+            ("disk", self.disk_bytes, *_unit(self.disk_bytes)),
+        ):
+            if known is not None:
+                yield name, known.words(scale, unit)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,10 +113,11 @@ def plan_of(board: Board, entry: Entry) -> ShownPlan | None:
     """The newest successful plan; objections of a finished run replace the plan's own."""
     newest = next(iter(plans_of(board, entry)), None)
     judged = entry.directory and runs.read_json(entry.directory / "results" / "objections.json")
-    if not isinstance(judged, list):
-        return newest
-    objections = [_objection(one) for one in judged if isinstance(one, dict)]
-    return replace(newest or ShownPlan(facts=(), objections=(), unknown=()), objections=objections)
+    with suppress(IntegrityError):
+        raised = from_values(tuple[ShownObjection, ...], judged, "objections.json")
+        bare = ShownPlan(facts=(), objections=(), unknown=())
+        return replace(newest or bare, objections=raised)
+    return newest
 
 
 def plans_of(board: Board, entry: Entry) -> tuple[ShownPlan, ...]:
@@ -84,66 +128,24 @@ def plans_of(board: Board, entry: Entry) -> tuple[ShownPlan, ...]:
 
 def _plan(board: Board, job: BoardJob) -> ShownPlan | None:
     """The plan of a job that ended well, whether or not a board saw it end."""
-    said = None if job.code else runs.read_json(board.logs / f"{job.id}.out")
-    if not isinstance(said, dict):
+    given = None if job.code else runs.read_json(board.logs / f"{job.id}.out")
+    try:
+        said = from_values(_Said, given, "what plan said")
+    except IntegrityError:
         return None
     return ShownPlan(
-        facts=_facts(said),
-        objections=[
-            _objection(one) for one in _items(said.get("objections")) if isinstance(one, dict)
-        ],
-        unknown=[str(text) for text in (*_items(said.get("not_yet_known")), *_reasons(said))],
-        hours=_high(said.get("device_hours")),
+        facts=tuple(said.facts()),
+        objections=said.objections,
+        unknown=(*said.not_yet_known, *said.reasons),
+        hours=said.device_hours and said.device_hours.high,
         who=job.who,
         at=job.at,
     )
-
-
-def _high(value: Any) -> float | None:
-    high = value.get("high") if isinstance(value, dict) else None
-    return float(high) if isinstance(high, int | float) and 0 <= high < math.inf else None
 
 
 def _spoken(name: str, value: str) -> str:
     return f"{value} {_COUNTED[name]}" if name in _COUNTED else f"{name} {value}"
 
 
-def _objection(one: Mapping[str, Any]) -> ShownObjection:
-    return ShownObjection(**{name: str(one.get(name) or "") for name in ShownObjection.__slots__})
-
-
-def _facts(said: Mapping[str, Any]) -> list[tuple[str, str]]:
-    counts = said.get("counts")
-    facts = [
-        (name.replace("_", " "), f"{value:,}" if isinstance(value, int) else str(value))
-        for name, value in (counts if isinstance(counts, dict) else {}).items()
-        if isinstance(value, _PLAIN)
-    ]
-    for name, key, scale, unit in (
-        ("time", "hours", 3600.0, ""),
-        ("GPU hours", "gpu_hours", 1.0, " h"),
-        ("memory", "memory_bytes", *byte_unit(_high(said.get("memory_bytes")))),
-        ("disk", "disk_bytes", *byte_unit(_high(said.get("disk_bytes")))),
-    ):
-        text = _range(said.get(key), scale, unit)
-        if text:
-            facts.append((name, text))
-    return facts
-
-
-def _range(value: Any, scale: float, unit: str) -> str:
-    """`3 min to 5 min`, `0.02 to 0.04 GB`; empty where it is not known."""
-    given = [value.get(side) for side in ("low", "high")] if isinstance(value, dict) else []
-    ends = [float(end) for end in given if isinstance(end, int | float)]
-    if len(ends) != 2:
-        return ""
-    low, high = (span(end * scale) if not unit else f"{end * scale:.2g}" for end in ends)
-    return f"{low}{unit}" if low == high else f"{low} to {high}{unit}"
-
-
-def _reasons(said: Mapping[str, Any]) -> list[Any]:
-    return _items(said.get("reasons"))
-
-
-def _items(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []
+def _unit(known: _Between | None) -> tuple[float, str]:
+    return byte_unit(known and known.high)
