@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from steerproof.codec import from_values
+from steerproof.codec import canonical, from_values
 from steerproof.run.graph import environment
 from steerproof.run.graph.environment import Place
 from steerproof.run.graph.inputs import Slices
@@ -15,7 +15,7 @@ from steerproof.run.stages.inputs import CellInputs
 from steerproof.spec.draws import bystanders
 from steerproof.spec.experiment import Arm, Experiment
 from steerproof.spec.grid import cells
-from steerproof.spec.lock import canonical, resolved
+from steerproof.spec.lock import resolved
 from steerproof.spec.strength import NONE, Strength
 from steerproof.spec.yaml_io import load_experiment
 

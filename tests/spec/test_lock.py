@@ -5,13 +5,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from steerproof.codec import canonical
 from steerproof.decide.analysis.kills import conditions
 from steerproof.errors import IntegrityError, RegistrationError
 from steerproof.spec.changes import differences
 from steerproof.spec.lock import (
     Lock,
     append_deviation,
-    canonical,
     changes,
     check_registered,
     lock_bytes,

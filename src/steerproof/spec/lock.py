@@ -10,13 +10,12 @@ hash of the lock. A line that is changed, moved or removed from the middle break
 cut off its end do not, so the ledger keeps the last hash.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
-from steerproof.codec import from_values
+from steerproof.codec import canonical, digest, from_values
 from steerproof.errors import ExperimentError, IntegrityError, RegistrationError
 from steerproof.spec.changes import Change, differences
 from steerproof.spec.experiment import Experiment
@@ -64,14 +63,6 @@ class Deviation:
     """sha256 of everything above."""
 
 
-def canonical(value: Any) -> bytes:
-    """JSON with sorted keys, no spaces, UTF-8: the same bytes for the same values."""
-    text = json.dumps(
-        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-    )
-    return text.encode()
-
-
 def resolved(experiment: Experiment) -> dict[str, Any]:
     """Every field of the experiment as plain values, defaults written out."""
     return experiment.model_dump(mode="json")
@@ -82,7 +73,7 @@ def prompt_hashes(experiment: Experiment) -> dict[str, str]:
     texts: dict[str, Any] = {f"persona.{p.name}": p.prompt for p in experiment.personas}
     texts["neutral"] = experiment.neutral_prompt
     texts["questions"] = resolved(experiment)["questions"]
-    return {name: _sha256(text) for name, text in texts.items()}
+    return {name: digest(text) for name, text in texts.items()}
 
 
 def make_lock(
@@ -103,10 +94,10 @@ def make_lock(
         "experiment": fields,
         "versions": dict(versions),
         "hashes": plain_hashes,
-        "fingerprint": _sha256({"experiment": weighty, "hashes": plain_hashes}),
+        "fingerprint": digest({"experiment": weighty, "hashes": plain_hashes}),
         "schema": SCHEMA,
     }
-    return Lock(**body, sha256=_sha256(body), time=time)
+    return Lock(**body, sha256=digest(body), time=time)
 
 
 def lock_bytes(lock: Lock) -> bytes:
@@ -129,7 +120,7 @@ def read_lock(content: bytes, name: str = "experiment.lock.json") -> Lock:
             )
         lock = _typed(Lock(**values), values, name)
         body = {k: v for k, v in asdict(lock).items() if k not in ("sha256", "time")}
-        actual = _sha256(body)
+        actual = digest(body)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise IntegrityError(f"{name} is no lock: {error}") from None
     if actual != lock.sha256:
@@ -194,7 +185,7 @@ def append_deviation(content: bytes, lock: Lock, now: Lock, *, reason: str, time
         "fingerprint": now.fingerprint,
         "previous": earlier[-1].sha256 if earlier else lock.sha256,
     }
-    return content + canonical(body | {"sha256": _sha256(body)}) + b"\n"
+    return content + canonical(body | {"sha256": digest(body)}) + b"\n"
 
 
 def read_deviations(content: bytes, lock: Lock) -> tuple[Deviation, ...]:
@@ -211,7 +202,7 @@ def read_deviations(content: bytes, lock: Lock) -> tuple[Deviation, ...]:
             body = {key: value for key, value in values.items() if key != "sha256"}
             parts = tuple(Change(**change) for change in values["changes"])
             deviation = _typed(Deviation(**{**values, "changes": parts}), values, place)
-            actual = _sha256(body)
+            actual = digest(body)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise IntegrityError(f"{place} is no deviation: {error}") from None
         if actual != deviation.sha256:
@@ -226,7 +217,3 @@ def read_deviations(content: bytes, lock: Lock) -> tuple[Deviation, ...]:
 def _typed(record: R, values: object, name: str) -> R:
     """A record whose fields are there and no others, once their types are seen to be right."""
     return from_values(type(record), values, name)
-
-
-def _sha256(value: Any) -> str:
-    return hashlib.sha256(canonical(value)).hexdigest()

@@ -7,11 +7,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from steerproof.codec import canonical
 from steerproof.model.files import find_directory, model_hashes
 from steerproof.run.graph.keys import Environment
 from steerproof.run.graph.sources import Sources, sources_of
 from steerproof.spec.experiment import Experiment
-from steerproof.spec.lock import canonical
 from steerproof.spec.scoring import READOUTS
 from steerproof.study.readouts import module_of
 
