@@ -32,8 +32,8 @@ class Completion:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MeasuredCell:
-    """One measurement: questions x samples completions of an adapter under a prompt and a push."""
+class CellRecord:
+    """What was asked of a cell and what arrived."""
 
     cell: Cell
     coefficient: float | None
@@ -47,16 +47,24 @@ class MeasuredCell:
     token_ratio: float | None
     """Mean `||delta|| / ||h||`, each token's own residual; None unsteered."""
     canary: Mapping[str, str | float | None]
-    """What a fixed text showed of the cell (`engine.canary.Canary`): kept, read by nobody."""
-    completions: tuple[Completion, ...]
-    """In order of question and sample."""
+    """What a fixed text showed of the cell (`engine.canary.Canary`)."""
 
     @property
     def signed_ratio(self) -> float | None:
         """`c ||v|| / h_bar`; None where there is no ratio."""
-        return signed(self.ratio, self.coefficient)
+        if self.ratio is None or (self.coefficient or 0.0) >= 0:
+            return self.ratio
+        return -self.ratio
+
+    @property
+    def push_seen(self) -> str:
+        """Whether a fixed text showed the push; `none` where none was asked for."""
+        return str(self.canary.get("push") or "none")
 
 
-def signed(ratio: float | None, coefficient: float | None) -> float | None:
-    """A ratio with the sign of the coefficient; None stays None."""
-    return -ratio if ratio is not None and (coefficient or 0.0) < 0 else ratio
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeasuredCell(CellRecord):
+    """One measurement: questions x samples completions of an adapter under a prompt and a push."""
+
+    completions: tuple[Completion, ...]
+    """In order of question and sample."""

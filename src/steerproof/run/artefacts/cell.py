@@ -1,7 +1,7 @@
 """A cell unit: what was asked and what arrived, and every completion that came of it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import Any
 
 import pyarrow as pa
@@ -11,8 +11,7 @@ from steerproof.errors import IntegrityError
 from steerproof.run.artefacts.parquet import UNFIT, in_columns, read_table, table_bytes
 from steerproof.run.graph.ids import UnitId
 from steerproof.run.store.manifest import DamagedError, StoredUnit
-from steerproof.spec.grid import Cell
-from steerproof.study.measured import Completion, MeasuredCell, signed
+from steerproof.study.measured import CellRecord, Completion, MeasuredCell
 
 FILE, COMPLETIONS = "cell.json", "completions.parquet"
 _COLUMNS = {
@@ -25,29 +24,6 @@ _COLUMNS = {
     "finish": pa.string(),
     "early_chars": pa.int32(),
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CellRecord:
-    """`cell.json`: a `MeasuredCell` without its completions; its fields are explained there."""
-
-    cell: Cell
-    coefficient: float | None
-    ratio: float | None
-    asked_norm: float | None
-    achieved_norm: float | None
-    token_ratio: float | None
-    canary: Mapping[str, str | float | None]
-
-    @property
-    def signed_ratio(self) -> float | None:
-        """`c ||v|| / h_bar`; None where there is no ratio."""
-        return signed(self.ratio, self.coefficient)
-
-    @property
-    def push_seen(self) -> str:
-        """Whether a fixed text showed the push; an older run did not write it down."""
-        return str(self.canary.get("push") or "none")
 
 
 def to_files(measured: MeasuredCell) -> Mapping[str, bytes]:

@@ -11,7 +11,6 @@ from steerproof.run.artefacts import calibration, dataset, score
 from steerproof.run.artefacts.score import Marks
 from steerproof.run.graph.ids import UnitId
 from steerproof.run.graph.names import SCORE, dataset_unit, directions_unit
-from steerproof.run.graph.units import steered_layers
 from steerproof.run.store.manifest import StoredUnit
 from steerproof.spec.experiment import Experiment
 from steerproof.spec.grid import Cell
@@ -28,7 +27,7 @@ def calibrations(experiment: Experiment, finished: Finished) -> Calibration:
     Raises:
         IntegrityError: What was measured is of other personas or of another layer.
     """
-    units = {layer: directions_unit(layer) for layer in steered_layers(experiment)}
+    units = {layer: directions_unit(layer) for layer in experiment.steered_layers}
     measured = {
         layer: calibration.from_unit(finished[unit])
         for layer, unit in units.items()

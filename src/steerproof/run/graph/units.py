@@ -83,7 +83,7 @@ def _units(
     experiment: Experiment, slices: Slices
 ) -> Iterator[tuple[UnitId, Inputs, tuple[UnitId, ...]]]:
     """Every unit with its inputs and the units that it reads, each after those."""
-    layers = steered_layers(experiment)
+    layers = experiment.steered_layers
     for layer in layers:
         yield directions_unit(layer), slices.directions(layer), ()
     yield ANSWERS, slices.answers(), ()
@@ -133,9 +133,3 @@ def _read_by_slots(experiment: Experiment, cells: Mapping[Cell, Asked]) -> tuple
     for cell, wanted in cells.items():
         upstream += [*_read_by_cell(experiment, cell), *([cell_unit(cell)] if wanted.own else [])]
     return tuple(dict.fromkeys(upstream))
-
-
-def steered_layers(experiment: Experiment) -> tuple[int, ...]:
-    """The blocks that directions are extracted at, the primary one first."""
-    both = (experiment.layers.primary, experiment.layers.contrast)
-    return tuple(dict.fromkeys(layer for layer in both if layer is not None))
