@@ -6,6 +6,7 @@ The words are those of `results/verdict.json`; nothing is judged here.
 from dataclasses import dataclass
 
 from steerproof.decide.analysis.answer_records import Carries, Ranking, Reads
+from steerproof.decide.report import wording
 from steerproof.decide.report.plainly import plainly
 from steerproof.run.artefacts.verdict import StrengthHead, VerdictHead
 
@@ -61,15 +62,11 @@ def correlation(judged: StrengthHead | None) -> str:
     """`ρ 0.34 (0.15 to 0.46)`; empty where there is none."""
     if judged is None or judged.rho is None:
         return ""
-    value = f"ρ {judged.rho:z.2f}"
+    value = f"ρ {wording.fixed(judged.rho)}"
     if judged.interval is None:
-        return _minus(value)
-    low, high = judged.interval
-    return _minus(f"{value} ({low:z.2f} to {high:z.2f})")
-
-
-def _minus(text: str) -> str:
-    return text.replace("-", "−")
+        return value
+    low, high = map(wording.fixed, judged.interval)
+    return f"{value} ({low} to {high})"
 
 
 def _shown(word: str) -> str:

@@ -62,17 +62,11 @@ class AdapterInputs(Sliced):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CellInputs:
-    """One measurement."""
+class _Seeded:
+    """What is drawn anew while a unit is made."""
 
-    cell: Cell
-    system: str
-    """System prompt of every question."""
     seed: int
     """The experiment's."""
-    questions: tuple[str, ...]
-    generation: Generation
-    early_tokens: int
     data_seed: int | None = None
     """Root of fresh random directions; None is the experiment's seed."""
 
@@ -80,6 +74,18 @@ class CellInputs:
     def drawing_seed(self) -> int:
         """Root of fresh random directions."""
         return self.seed if self.data_seed is None else self.data_seed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CellInputs(_Seeded):
+    """One measurement."""
+
+    cell: Cell
+    system: str
+    """System prompt of every question."""
+    questions: tuple[str, ...]
+    generation: Generation
+    early_tokens: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,20 +111,12 @@ class SlotCell:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SlotsInputs:
+class SlotsInputs(_Seeded):
     """The slots of one adapter's cells."""
 
     cells: tuple[SlotCell, ...]
-    seed: int
     questions: tuple[str, ...]
     marker: str
-    data_seed: int | None = None
-    """Root of fresh random directions; None is the experiment's seed."""
-
-    @property
-    def drawing_seed(self) -> int:
-        """Root of fresh random directions."""
-        return self.seed if self.data_seed is None else self.data_seed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
