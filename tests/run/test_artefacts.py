@@ -31,7 +31,7 @@ from steerproof.run.artefacts import (
     training,
 )
 from steerproof.run.graph.ids import UnitId
-from steerproof.run.graph.keys import Environment, UnitRecipe
+from steerproof.run.graph.keys import UnitRecipe
 from steerproof.run.store.manifest import Made, StoredUnit
 from steerproof.run.store.store import commit, prepare
 from steerproof.spec.grid import Cell
@@ -57,7 +57,7 @@ CELL = Cell(
 
 def stored(run: Path, files: Mapping[str, bytes]) -> StoredUnit:
     recipe = UnitRecipe(
-        unit=UnitId("kind", "name"), inputs={}, upstream={}, environment=Environment(code="x")
+        unit=UnitId("kind", "name"), inputs={}, upstream={}, code="x", model={}, numerics={}
     )
     return commit(run, prepare(run, recipe, files, {}, MADE), recipe.unit, recipe.key())
 

@@ -1,5 +1,7 @@
 """Which units a worker gets, and which it waits for."""
 
+from dataclasses import asdict
+
 from steerproof.run.graph.frontier import ENOUGH, Frontier, Group
 from steerproof.run.graph.graph import Unit, build_graph
 from steerproof.run.graph.ids import UnitId
@@ -19,7 +21,7 @@ def frontier(units: list[Unit], tmp_path) -> Frontier:
 
 def done(tmp_path, name: UnitId) -> StoredUnit:
     made = Made(created="", host="", attempt=1, seconds=0.0, peak_memory=0)
-    recipe = UnitRecipe(unit=name, inputs={}, upstream={}, environment=ENVIRONMENT)
+    recipe = UnitRecipe(unit=name, inputs={}, upstream={}, **asdict(ENVIRONMENT))
     manifest = Manifest(recipe=recipe, key="0" * 64, read={}, files={}, made=made)
     return StoredUnit(directory=unit_directory(tmp_path, name, "0" * 64), manifest=manifest)
 

@@ -8,7 +8,7 @@ import pytest
 
 from steerproof.run.commands.verify import verify
 from steerproof.run.graph.graph import Graph, build_graph
-from steerproof.run.graph.keys import Environment, UnitRecipe
+from steerproof.run.graph.keys import UnitRecipe
 from steerproof.run.store import files, manifest
 from steerproof.run.store.manifest import DamagedError, Made, open_unit
 from steerproof.run.store.store import (
@@ -34,7 +34,9 @@ RECIPE = UnitRecipe(
     unit=u("cell/A.villain.c=+2"),
     inputs={"strength": "c=+2"},
     upstream={},
-    environment=Environment(code="1"),
+    code="1",
+    model={},
+    numerics={},
 )
 MADE = Made(created="2026-01-01T00:00:00+00:00", host="h", attempt=1, seconds=1.5, peak_memory=9)
 FILES = {"rates.json": b"[1]", "adapter/weights.bin": b"\x00" * 100}

@@ -73,7 +73,9 @@ def build_graph(units: Iterable[Unit]) -> Graph:
             unit=unit.id,
             inputs=unit.inputs,
             upstream={read: keys[read] for read in unit.upstream},
-            environment=unit.environment,
+            code=unit.environment.code,
+            model=unit.environment.model,
+            numerics=unit.environment.numerics,
         )
         by_id[unit.id], recipes[unit.id], keys[unit.id] = unit, recipe, recipe.key()
         dependants[unit.id] = []

@@ -21,9 +21,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import GetCoreSchemaHandler
-from pydantic_core import CoreSchema, core_schema
-
 from steerproof.codec import digest
 from steerproof.errors import ExperimentError
 from steerproof.run.graph.ids import UnitId
@@ -52,7 +49,10 @@ class UnitRecipe:
     """The part of the resolved experiment that it depends on; plain JSON."""
     upstream: Mapping[UnitId, str]
     """Key of each unit that it reads."""
-    environment: Environment
+    code: str
+    """As its `Environment` has it; so are the two below."""
+    model: Mapping[str, str]
+    numerics: Mapping[str, str]
 
     def record(self) -> dict[str, Any]:
         """The recipe as plain JSON, as hashed and as kept in the manifest."""
@@ -60,40 +60,14 @@ class UnitRecipe:
             "unit": str(self.unit),
             "inputs": dict(self.inputs),
             "upstream": {str(read): key for read, key in self.upstream.items()},
-            "code": self.environment.code,
-            "model": dict(self.environment.model),
-            "numerics": dict(self.environment.numerics),
+            "code": self.code,
+            "model": dict(self.model),
+            "numerics": dict(self.numerics),
         }
 
     def key(self) -> str:
         """sha256 of the canonical JSON of the recipe: 64 hex digits."""
         return digest(self.record())
-
-    @classmethod
-    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        """In records: what `record` writes."""
-        written = core_schema.no_info_after_validator_function(_Written.recipe, handler(_Written))
-        return core_schema.union_schema([core_schema.is_instance_schema(cls), written])
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Written:
-    """What `UnitRecipe.record` writes."""
-
-    unit: UnitId
-    inputs: Mapping[str, Any]
-    upstream: Mapping[UnitId, str]
-    code: str
-    model: Mapping[str, str]
-    numerics: Mapping[str, str]
-
-    def recipe(self) -> UnitRecipe:
-        return UnitRecipe(
-            unit=self.unit,
-            inputs=self.inputs,
-            upstream=self.upstream,
-            environment=Environment(code=self.code, model=self.model, numerics=self.numerics),
-        )
 
 
 def file_sha256(path: Path) -> str:
