@@ -230,7 +230,7 @@ def open_unit(directory: Path) -> StoredUnit:
         if written != FORMAT:
             wrong = f"format {written}"
             raise DamagedError(_mismatch(path, "manifest", f"format {FORMAT}", wrong))
-        manifest = read_record(_ManifestFile, data, MANIFEST).manifest()
+        manifest = read_record(Manifest, data, MANIFEST)
     except DamagedError:
         raise
     except FileNotFoundError as error:
@@ -265,19 +265,3 @@ class _FormatOf:
     """As much of a manifest as tells how to read it."""
 
     format: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _ManifestFile:
-    """What `Manifest.to_bytes` writes and cannot be made from the rest of it."""
-
-    recipe: UnitRecipe
-    key: str
-    read: Mapping[UnitId, str]
-    files: Mapping[str, FileHash]
-    made: Made
-
-    def manifest(self) -> Manifest:
-        return Manifest(
-            recipe=self.recipe, key=self.key, read=self.read, files=self.files, made=self.made
-        )
