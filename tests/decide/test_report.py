@@ -100,17 +100,17 @@ def test_pushes_that_were_too_small_to_see_are_counted_and_named():
     assert report_view.pushes_seen(plain) == ""  # nobody looked
     assert "seen to act" not in spoken(page(plain, example.drawn()[0]))
     small = "too small to verify here"
-    steered = [one.cell.strength != NONE for one in plain.fluency]
+    steered = [one.cell.strength != NONE for one in plain.detail.fluency]
     seen = [
         replace(one, push="verified" if s else "none")
-        for one, s in zip(plain.fluency, steered, strict=True)
+        for one, s in zip(plain.detail.fluency, steered, strict=True)
     ]
     pushed = sum(steered)
-    assert report_view.pushes_seen(replace(plain, fluency=seen)) == f"{pushed} of {pushed}"
+    assert report_view.pushes_seen(telling(plain, fluency=seen)) == f"{pushed} of {pushed}"
     first = next(i for i, s in enumerate(steered) if s)
     seen[first] = replace(seen[first], push=small)
     cell = seen[first].cell
-    said = spoken(page(replace(plain, fluency=seen), example.drawn()[0]))
+    said = spoken(page(telling(plain, fluency=seen), example.drawn()[0]))
     assert f"fixed text: {pushed - 1} of {pushed}. The others arrived" in said
     assert f"arm {cell.arm}, {cell.prompt} prompt, {cell.direction} {cell.strength}: 1" in said
 
@@ -219,8 +219,7 @@ def test_hostile_text_of_the_experiment_changes_no_element(drawings, shown):
                 given,
                 experiment=changed,
                 analysis=analysis,
-                versions={hostile: hostile},
-                command=hostile,
+                origin=replace(given.origin, versions={hostile: hostile}),
                 objections=[
                     replace(given.objections[0], code=hostile, finding=hostile, remedy=hostile)
                 ],
@@ -263,9 +262,9 @@ def test_the_same_inputs_give_the_same_page_and_the_same_files(drawings):
 @pytest.mark.parametrize(
     ("word", "lead", "sign"),
     [
-        ("SUPPORTED", "The hypothesis is supported: arm A at c=+2 passes", "✓"),
-        ("REFUTED", "The hypothesis is refuted: arm A at c=+2, rho = 0.24", "✕"),
-        ("INCONCLUSIVE", "This run does not decide the hypothesis: arm A at c=+2", "?"),
+        ("SUPPORTED", "As registered: SUPPORTED (rho 0.84, interval", "✓"),
+        ("REFUTED", "As registered: REFUTED (no correlation; rho 0.24", "✕"),
+        ("INCONCLUSIVE", "As registered: INCONCLUSIVE (rho 0.83, no interval)", "?"),
     ],
 )
 def test_each_verdict_comes_first_in_one_sentence_with_its_reading(word, lead, sign, drawings):
@@ -283,7 +282,8 @@ def test_each_verdict_comes_first_in_one_sentence_with_its_reading(word, lead, s
 
 def test_a_kill_in_the_verdict_is_explained(drawings):
     text = spoken(page(example.inputs(effect=0.0), drawings))
-    assert "no correlation (the steered ranking does not follow the bridge)." in text
+    assert "As registered: REFUTED (no correlation; rho 0.24" in text
+    assert "That is: the steered ranking does not follow the bridge." in text
 
 
 def verdicts() -> dict[str, ReportInputs]:
