@@ -91,11 +91,15 @@ def read_record(kind: Any, data: bytes, name: str) -> Any:
         raise _not_a(kind, name, error) from None
 
 
-def from_values(kind: type[R], values: object, name: str) -> R:
+@overload
+def from_values(kind: type[R], values: object, name: str) -> R: ...
+@overload
+def from_values(kind: object, values: object, name: str) -> Any: ...
+def from_values(kind: Any, values: object, name: str) -> Any:
     """The record that plain values, such as parsed JSON, hold.
 
     Args:
-        kind: The record's class.
+        kind: The record's class, or a type made of records.
         values: Plain values.
         name: What is read, for the message.
 
