@@ -134,7 +134,7 @@ def test_compare_says_correlation_interval_and_answers_of_both_runs(two):
 
 def test_every_persona_has_its_label_in_the_comparison(two):
     chart = two.get("/compare?left=1:A&right=2:A").text
-    chart = chart[chart.index('<div class="chart">') : chart.index("</svg>")]
+    chart = chart[chart.index('<div class="chart') : chart.index("</svg>")]
     for persona in rig.tiny_experiment().headline:
         assert f"{persona.replace('_', ' ')}</text>" in chart
 
