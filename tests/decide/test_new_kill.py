@@ -76,7 +76,7 @@ def test_it_is_told_in_the_report_with_its_condition_and_its_numbers():
     assert (row.meaning, row.state) == (NEW.meaning, "fired")
     assert row.limit == "a prompted rate is ≤ 0.6"
     assert row.numbers[0][0] == "smallest prompted rate"
-    assert f"prompt is idle ({NEW.meaning})" in page(given, {})
+    assert f"That is: {NEW.meaning}." in page(given, {})
 
 
 def test_the_reviewer_says_when_a_design_does_not_measure_it():

@@ -133,7 +133,7 @@ def test_wilson_intervals_agree_with_scipy(fired, total):
 
 def test_wilson_half_width_of_a_worked_example():
     # No marker in 100: z^2 / (2 n) / (1 + z^2 / n) = 3.8415 / 200 / 1.038415 = 0.018497.
-    half = wilson_half_width(np.array(0.0), np.array(100.0))
+    half = wilson_half_width(np.array(0.0), np.array(100.0), 0.95)
     assert half == pytest.approx(0.018497, abs=1e-6)
 
 

@@ -68,7 +68,7 @@ def rows_of(work):
 def trainer_of(work, place, rows=None, *, lora=True, kind=SFTTrainer, **more):
     (job,), recipe = work.jobs, work.recipe
     model = copy.deepcopy(work.base.model)
-    fresh = fresh_weights(lora_sites(work.base), recipe.spec, job.seed)
+    fresh = fresh_weights(lora_sites(work.base), recipe.lora, job.seed)
     if lora:
         model = with_adapters(work.base, model, {"1": fresh}, trainable=True)
     settings = {

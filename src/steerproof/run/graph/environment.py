@@ -19,6 +19,7 @@ APART = (
     "steerproof",
     "steerproof.codec",
     "steerproof.errors",
+    "steerproof.limits",
     "steerproof.run",
     "steerproof.run.artefacts",
     "steerproof.run.graph",
@@ -33,7 +34,8 @@ APART = (
     "steerproof.run.driver.spent",
     "steerproof.run.driver.worker",
 )
-"""Modules that every stage imports and that only carry its bytes: an edit there redoes nothing."""
+"""Modules that stages import and that only carry their bytes, or refuse to: an edit there redoes
+nothing."""
 _BY_NAME = {"score": tuple(map(module_of, READOUTS))}
 """Modules that a stage finds by their names, which no import shows."""
 _NUMERICS = ("torch", "transformers", "numpy")
