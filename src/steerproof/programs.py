@@ -15,7 +15,7 @@ def python(module: str, *arguments: str) -> list[str]:
         module: Its dotted name.
         arguments: What it is told.
     """
-    return [sys.executable, "-P", "-P", "-m", module, *arguments]
+    return [sys.executable, "-P", "-m", module, *arguments]
 
 
 def environment() -> dict[str, str]:

@@ -179,7 +179,7 @@ def check_files(directory: Path, *, weights: bool = True) -> None:
         weights: Whether its weights have to be there yet.
 
     Raises:
-        ModelError: Config.json or weights are missing, a file is a Git LFS pointer or torn, the
+        ModelError: Weights or config.json are missing, a file is a Git LFS pointer or torn, the
             model is quantised, or an adapter lies beside it.
     """
     names = sorted(path.name for path in directory.iterdir())
