@@ -21,7 +21,13 @@ from steerproof.engine.batches import (
     step_plan,
 )
 from steerproof.engine.lora.dropout import Dropout, keep_mask
-from steerproof.engine.lora.weights import LoraSpec, LoraWeights, fresh_weights, lora_sites
+from steerproof.engine.lora.weights import (
+    LoraSpec,
+    LoraWeights,
+    fresh_adapters,
+    fresh_weights,
+    lora_sites,
+)
 from steerproof.engine.train import (
     AdapterJob,
     FailedAdapter,
@@ -317,13 +323,13 @@ def test_a_push_that_misses_a_token_fails_its_adapter(monkeypatch):
 
 
 def test_an_adapter_whose_loss_is_not_a_number_fails_and_the_others_go_on(monkeypatch):
-    def spoilt(sites, spec, seed):
-        weights = fresh_weights(sites, spec, seed)
-        if seed == 666:
-            weights.tensors[sites[3].a_key][0, 0] = math.nan
-        return weights
+    def spoilt(sites, spec, seeds):
+        for seed, weights in zip(seeds, fresh_adapters(sites, spec, seeds), strict=True):
+            if seed == 666:
+                weights.tensors[sites[3].a_key][0, 0] = math.nan
+            yield weights
 
-    monkeypatch.setattr(training, "fresh_weights", spoilt)
+    monkeypatch.setattr(training, "fresh_adapters", spoilt)
     jobs = [
         AdapterJob(key=key, examples=examples(6, 0, DIRECTIONS[:1]), seed=seed)
         for key, seed in (("broken", 666), ("sound", 2))

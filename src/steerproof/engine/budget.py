@@ -11,6 +11,7 @@ import torch
 
 from steerproof.engine.jobs import Pooling
 from steerproof.engine.lora.weights import LoraSpec, lora_sites
+from steerproof.engine.memory import unused_bytes
 from steerproof.errors import ModelError
 from steerproof.model.base import Base
 from steerproof.model.split import devices_of
@@ -52,7 +53,7 @@ def adapters_at_once(base: Base, spec: LoraSpec, pooling: Pooling, jobs: int) ->
     for site in lora_sites(base):
         parameters[site.device] += spec.rank * (site.inputs + site.outputs)
     fits = (
-        _ADAPTER_SHARE * torch.cuda.mem_get_info(device)[0] / (count * _BYTES_PER_PARAMETER)
+        _ADAPTER_SHARE * unused_bytes(device) / (count * _BYTES_PER_PARAMETER)
         for device, count in parameters.items()
     )
     return max(1, min(most, int(min(fits))))
@@ -92,5 +93,5 @@ class TokenBudget:
     def _fitting(self, tokens: int, device: torch.device, before: int) -> int:
         """Tokens that fit on a device, where so many took what was measured."""
         taken = torch.cuda.max_memory_allocated(device) - before
-        free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - before
+        free = unused_bytes(device) + torch.cuda.memory_allocated(device) - before
         return int(self._share * free * tokens / max(1, taken))

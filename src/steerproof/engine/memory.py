@@ -18,11 +18,16 @@ def out_of_memory(error: Exception) -> bool:
     )
 
 
+def unused_bytes(device: torch.device) -> int:
+    """Memory of a GPU that holds nothing, be it free or kept by torch for what comes."""
+    kept_back = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + kept_back
+
+
 def free_bytes(device: torch.device) -> int:
     """Memory of a device that keys and values may take."""
     if device.type == "cuda":
-        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return int(0.8 * (torch.cuda.mem_get_info(device)[0] + cached))
+        return int(0.8 * unused_bytes(device))
     return int(0.5 * psutil.virtual_memory().available)
 
 

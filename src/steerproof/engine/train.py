@@ -28,7 +28,7 @@ from steerproof.engine.jobs import (
 from steerproof.engine.lora.gradients import LoraGradients
 from steerproof.engine.lora.pool import LoraPool
 from steerproof.engine.lora.tiles import TiledGradients
-from steerproof.engine.lora.weights import fresh_weights
+from steerproof.engine.lora.weights import fresh_adapters
 from steerproof.engine.packed_attention import packs
 from steerproof.engine.packing import PackedRows, packed_batches
 from steerproof.engine.passes import Passes, capturing
@@ -122,9 +122,11 @@ class _Pool:
         """Give free slots to waiting jobs; whether there is anything to train."""
         recipe, gradients = self.recipe, self.passes.gradients
         lora = gradients.pool
-        while self.free and self.waiting:
-            job, slot = self.waiting.popleft(), self.free.pop(0)
-            lora.load(slot, fresh_weights(lora.sites, recipe.lora, job.seed))
+        room = min(len(self.free), len(self.waiting))
+        admitted = [(self.waiting.popleft(), self.free.pop(0)) for _ in range(room)]
+        fresh = fresh_adapters(lora.sites, recipe.lora, [job.seed for job, _ in admitted])
+        for (job, slot), weights in zip(admitted, fresh, strict=True):
+            lora.load(slot, weights)
             parameters = [nn.Parameter(share[slot - 1]) for share in lora.shares]
             for parameter, grads in zip(parameters, gradients.grads, strict=True):
                 parameter.grad = grads[slot - 1]

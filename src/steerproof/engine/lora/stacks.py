@@ -1,6 +1,7 @@
 """Adapters in stacks, one slot each: what all of a pool's layers read."""
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import Tensor
@@ -110,13 +111,17 @@ class LoraStacks:
         """The adapter in a slot, as float32 on the CPU (float64 from a float64 pool)."""
         self._check_slot(slot)
         dtype = torch.float64 if self.dtype == torch.float64 else torch.float32
-        tensors = {}
-        rank = self.spec.rank
+        values, rank = {}, self.spec.rank
         for (stack_a, stack_b), site in zip(self.stacks, self.sites, strict=True):
-            a, b = stack_a[slot - 1, :rank], stack_b[slot - 1, :rank]
-            tensors[site.a_key] = _copied(a, dtype)
-            tensors[site.b_key] = _copied(b.T, dtype)
-        return LoraWeights(spec=self.spec, tensors=tensors)
+            values[site.a_key] = stack_a[slot - 1, :rank]
+            values[site.b_key] = stack_b[slot - 1, :rank].T
+        if self.base.device.type == "cpu":
+            copies = [_copied(value, dtype) for value in values.values()]
+        else:
+            # Memory that is new takes a thread 0.3 s for an adapter at 7 billion weights.
+            with ThreadPoolExecutor() as threads:
+                copies = list(threads.map(lambda value: _copied(value, dtype), values.values()))
+        return LoraWeights(spec=self.spec, tensors=dict(zip(values, copies, strict=True)))
 
     def _check_slot(self, slot: int) -> None:
         if not 1 <= slot <= self.slots:

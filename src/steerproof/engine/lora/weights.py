@@ -6,8 +6,8 @@ are in `peft_files`.
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -99,18 +99,37 @@ def fresh_weights(sites: Sequence[Site], spec: LoraSpec, seed: int) -> LoraWeigh
 
     Each matrix is drawn from (seed, module path), so it is the same in whatever pool it is trained.
     """
+    return next(fresh_adapters(sites, spec, (seed,)))
 
-    def drawn(site: Site) -> Tensor:
-        generator = torch.Generator().manual_seed(derived_seed("lora_A", seed, site.path))
-        bound = 1.0 / math.sqrt(site.inputs)
-        return torch.empty(spec.rank, site.inputs).uniform_(-bound, bound, generator=generator)
 
-    tensors: dict[str, Tensor] = {}
-    # One thread draws 100 million numbers a second: half a second an adapter at 7 billion weights.
+def fresh_adapters(
+    sites: Sequence[Site], spec: LoraSpec, seeds: Iterable[int]
+) -> Iterator[LoraWeights]:
+    """The new adapter of each seed in turn; the next is drawn while one is in hand.
+
+    One thread draws 100 million numbers a second: half a second an adapter at 7 billion weights.
+    """
     with ThreadPoolExecutor() as threads:
-        for site, a in zip(sites, threads.map(drawn, sites), strict=True):
-            tensors[site.a_key] = a
-            tensors[site.b_key] = torch.zeros(site.outputs, spec.rank)
+        begun: list[Future[Tensor]] = []
+        for seed in seeds:
+            ended, begun = begun, [threads.submit(_drawn, site, spec, seed) for site in sites]
+            if ended:
+                yield _fresh(sites, spec, ended)
+        if begun:
+            yield _fresh(sites, spec, begun)
+
+
+def _drawn(site: Site, spec: LoraSpec, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(derived_seed("lora_A", seed, site.path))
+    bound = 1.0 / math.sqrt(site.inputs)
+    return torch.empty(spec.rank, site.inputs).uniform_(-bound, bound, generator=generator)
+
+
+def _fresh(sites: Sequence[Site], spec: LoraSpec, drawn: Sequence[Future[Tensor]]) -> LoraWeights:
+    tensors: dict[str, Tensor] = {}
+    for site, a in zip(sites, drawn, strict=True):
+        tensors[site.a_key] = a.result()
+        tensors[site.b_key] = torch.zeros(site.outputs, spec.rank)
     return LoraWeights(spec=spec, tensors=tensors)
 
 
