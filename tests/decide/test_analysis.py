@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import scipy.stats
 
+from steerproof.codec import plain
 from steerproof.decide.analysis.analyze import analyze
-from steerproof.decide.analysis.records import ControlArm, SignCheck, to_json
+from steerproof.decide.analysis.records import ControlArm, SignCheck
 from steerproof.decide.analysis.rule import Outcome, Verdict
 from steerproof.errors import ExperimentError
 from steerproof.spec.grid import CellKind
@@ -70,7 +71,7 @@ def test_point_estimates_agree_with_scipy():
 
 
 def test_the_json_has_the_promised_shape():
-    shape = to_json(analysed(geometry={"1": {p: i / 10 for i, p in enumerate(TEN)}}))
+    shape = plain(analysed(geometry={"1": {p: i / 10 for i, p in enumerate(TEN)}}))
     assert {"arms", "controls", "geometry", "verdict", "reading"} <= shape.keys()
     arm = shape["arms"]["A"]
     assert {"primary", "co_primary", "kills", "passes"} <= arm.keys()

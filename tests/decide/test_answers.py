@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from steerproof.codec import json_bytes, read_record
+from steerproof.codec import json_bytes, plain, read_record
 from steerproof.decide.analysis.analyze import analyze
 from steerproof.decide.analysis.answer_records import Carries, Ranking, Reads, ThreeAnswers
 from steerproof.decide.analysis.answer_words import reading, three_lines
@@ -18,7 +18,6 @@ from steerproof.decide.analysis.gate_numbers import CosineNumbers
 from steerproof.decide.analysis.rates import CellCounts, RateTable
 from steerproof.decide.analysis.readings import NOT_EXPRESSIVE, TRAINING_GAP
 from steerproof.decide.analysis.records import Analysis as Registered
-from steerproof.decide.analysis.records import to_json
 from steerproof.decide.analysis.rig import Rig
 from steerproof.decide.analysis.rule import Verdict
 from steerproof.spec.draws import bystanders, trained_directions
@@ -131,10 +130,10 @@ def test_a_bare_table_knows_the_pushes_and_says_what_it_does_not_know():
 def test_as_registered_is_the_same_with_and_without_matrices(organism):
     _, registered, experiment = organism
     whole = table_with_matrices(ORGANISM)
-    plain = RateTable(cells={c: n for c, n in whole.cells.items() if c.plain})
-    alone = dataclasses.replace(analyze(plain, experiment), notes=registered.notes)
-    assert to_json(registered) == to_json(alone)
-    assert "answers" not in to_json(registered)
+    registered_cells = RateTable(cells={c: n for c, n in whole.cells.items() if c.plain})
+    alone = dataclasses.replace(analyze(registered_cells, experiment), notes=registered.notes)
+    assert plain(registered) == plain(alone)
+    assert "answers" not in plain(registered)
 
 
 def test_the_answers_survive_being_written_and_read(organism):

@@ -8,10 +8,10 @@ import pytest
 
 from steerproof.board.cell_rates import CellRate
 from steerproof.board.grid import matrix
+from steerproof.codec import plain
 from steerproof.decide.analysis.analyze import analyze
 from steerproof.decide.analysis.rates import RateRow, RateTable, of_seed, table_of
 from steerproof.decide.analysis.rates_csv import COLUMNS, format_rates, read_rates
-from steerproof.decide.analysis.records import to_json
 from steerproof.decide.review.objections_design import design_objections
 from steerproof.errors import ExperimentError
 from steerproof.spec.check_design import measured_strengths
@@ -49,7 +49,7 @@ def test_the_registered_analysis_is_the_same_whatever_lies_beside_it(rate: float
     small = table(supported())
     asked = ten_personas(AnalysisSettings(iterations=300))
     alone, beside = (analyze(t, asked) for t in (small, crowded(small, rate)))
-    assert to_json(beside) == to_json(alone)
+    assert plain(beside) == plain(alone)
 
 
 def test_a_silent_arm_stays_silent_when_other_directions_make_it_fire() -> None:
@@ -74,7 +74,7 @@ def test_an_untrained_arm_is_no_arm_of_the_analysis() -> None:
     base = {replace(steered("A", "ratio=+0.2"), arm="base"): FLAT}
     found = analyze(table(supported() | base), asked)
     assert "base" not in found.arms
-    assert to_json(found) == to_json(analyze(table(supported()), small))
+    assert plain(found) == plain(analyze(table(supported()), small))
 
 
 def test_what_lies_off_the_diagonal_counts_as_measured_nowhere() -> None:

@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from steerproof.codec import from_values
+from steerproof.codec import from_values, plain
 from steerproof.decide.analysis.analyze import analyze
 from steerproof.decide.analysis.rates_csv import read_rates
-from steerproof.decide.analysis.records import Analysis, SignCheck, to_json
+from steerproof.decide.analysis.records import Analysis, SignCheck
 from steerproof.decide.analysis.rule import Verdict
 from steerproof.errors import IntegrityError
 from steerproof.spec.yaml_io import load_experiment
@@ -20,7 +20,7 @@ GOLDEN = DATA.with_name("issue267_analysis.json")
 
 def text_of(analysis: Analysis) -> str:
     """As analysis.json is written."""
-    return json.dumps(to_json(analysis), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    return json.dumps(plain(analysis), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def test_an_analysis_is_that_of_earlier_versions():
@@ -50,7 +50,7 @@ def test_an_analysis_with_every_part_comes_back_as_the_same_record():
 
 def test_what_stands_beside_the_analysis_in_verdict_json_is_left_alone():
     analysis = example.inputs().analysis
-    published = {**to_json(analysis), "gates": [{"layer": 4}], "lock": "a1b2"}
+    published = {**plain(analysis), "gates": [{"layer": 4}], "lock": "a1b2"}
     assert from_values(Analysis, published, "verdict.json") == analysis
 
 
@@ -64,4 +64,4 @@ def test_what_stands_beside_the_analysis_in_verdict_json_is_left_alone():
 )
 def test_what_is_no_analysis_is_refused_with_the_place(change, message):
     with pytest.raises(IntegrityError, match=message):
-        from_values(Analysis, {**to_json(example.inputs().analysis), **change}, "verdict.json")
+        from_values(Analysis, {**plain(example.inputs().analysis), **change}, "verdict.json")

@@ -11,7 +11,6 @@ def test_agreement_is_the_two_way_intraclass_correlation_of_shrout_and_fleiss():
     found = seed_agreement(np.array(ratings, dtype=float), AnswerSettings())
     assert found.single == pytest.approx(0.71, abs=0.005)
     assert found.mean == pytest.approx(0.91, abs=0.005)
-    assert found.personas
     assert found.subject == "these personas"
 
 
@@ -24,7 +23,6 @@ def test_what_a_seed_adds_to_every_persona_changes_nothing():
 def test_below_half_the_words_are_these_adapters():
     values = np.random.default_rng(1).random((10, 4)) + 0.05 * np.arange(10)[:, None]
     found = seed_agreement(values, AnswerSettings(seed_agreement=0.9))
-    assert not found.personas
     assert found.subject == "these adapters"
     assert "below 0.9" in found.reason
 
@@ -34,4 +32,4 @@ def test_one_training_says_nothing_of_personas():
     assert seed_agreement(np.zeros((4, 1)), AnswerSettings()) == one_training()
     assert seed_agreement(np.ones((4, 3)), AnswerSettings()).mean is None
     two = seed_agreement(np.arange(8.0).reshape(4, 2), AnswerSettings())
-    assert (two.mean, two.personas) == (1.0, False)
+    assert (two.mean, two.subject) == (1.0, "these adapters")

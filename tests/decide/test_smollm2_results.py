@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from steerproof.codec import plain
 from steerproof.decide.analysis.answers import conclude
 from steerproof.decide.analysis.rates_csv import read_rates
-from steerproof.decide.analysis.records import to_json
 from steerproof.spec.yaml_io import load_experiment
 from tests.decide.recorded import differing
 
@@ -20,7 +20,7 @@ def test_the_committed_rates_give_the_committed_verdict():
     recorded = json.loads((RESULTS / "verdict.json").read_text("utf-8"))
     table = read_rates(RESULTS / "rates.csv", experiment)
     analysis, answers = conclude(table, experiment)
-    again = json.loads(json.dumps(to_json(analysis)))
+    again = json.loads(json.dumps(plain(analysis)))
     known = set(again) - {"geometry", "comparisons"}  # the cosines are in no rate table
     kept = {name: recorded[name] for name in again if name in known}
     assert list(differing({name: again[name] for name in kept}, kept)) == []

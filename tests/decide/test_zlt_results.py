@@ -7,10 +7,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from steerproof.codec import plain
 from steerproof.decide.analysis.answers import conclude
 from steerproof.decide.analysis.matrix import selectivity
 from steerproof.decide.analysis.rates_csv import read_rates
-from steerproof.decide.analysis.records import to_json
 from steerproof.decide.analysis.rig import negatives_of
 from steerproof.spec.yaml_io import load_experiment, shipped
 from tests.decide.recorded import differing
@@ -31,7 +31,7 @@ def test_the_committed_rates_give_the_committed_verdict():
     experiment = load_experiment(str(RESULTS / "experiment.yaml")).experiment
     table = read_rates(RESULTS / "rates.csv", experiment)
     analysis, answers = conclude(table, experiment)
-    again = json.loads(json.dumps(to_json(analysis)))
+    again = json.loads(json.dumps(plain(analysis)))
     known = set(again) - {"geometry", "comparisons"}  # the cosines are in no rate table
     kept = {name: VERDICT[name] for name in again if name in known}
     assert list(differing({name: again[name] for name in kept}, kept)) == []

@@ -22,9 +22,9 @@ from steerproof.decide.analysis.records import (
     ControlArm,
     ControlResults,
     StrengthResult,
-    number,
 )
 from steerproof.decide.analysis.rule import ControlFlags, decide, outcomes, verdict_of
+from steerproof.decide.analysis.statistics import defined
 from steerproof.errors import ExperimentError
 from steerproof.spec.experiment import Experiment
 from steerproof.spec.grid import samples
@@ -77,7 +77,7 @@ def _conclude(
         experiment=experiment.name,
         arm=tested.name,
         personas=case.personas,
-        bridge={p: number(r) for p, r in zip(case.personas, bridge, strict=True)},
+        bridge={p: defined(r) for p, r in zip(case.personas, bridge, strict=True)},
         confidence=analysis.confidence,
         iterations=analysis.iterations,
         seed=experiment.seed,

@@ -247,13 +247,13 @@ class SeedResult:
 class SeedAnswer:
     """Agreement of the training seeds."""
 
-    results: tuple[SeedResult, ...]
+    results: tuple[SeedResult, ...] = ()
     """Of every seed, the experiment's own first; empty where there is one."""
     subject: str
     """`these personas` or `these adapters`: of whom the ranking speaks."""
-    single: float | None
+    single: float | None = None
     """Intraclass correlation of one seed's bridge; None with one seed."""
-    mean: float | None
+    mean: float | None = None
     """The same of the mean over seeds."""
     reason: str
 

@@ -102,13 +102,7 @@ def _seeds(cases: Mapping[int, Case], rig: Rig, arm: str) -> SeedAnswer:
     if complete.sum() > 1:
         agreement = seed_agreement(bridges[complete].T, first.experiment.answers)
     results = [] if len(cases) < 2 else [_seed(c, rig, arm, seed) for seed, c in cases.items()]
-    return SeedAnswer(
-        results=tuple(results),
-        subject=agreement.subject,
-        single=agreement.single,
-        mean=agreement.mean,
-        reason=agreement.reason,
-    )
+    return replace(agreement, results=tuple(results))
 
 
 def _seed(case: Case, rig: Rig, arm: str, seed: int) -> SeedResult:

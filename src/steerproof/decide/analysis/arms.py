@@ -9,8 +9,8 @@ from steerproof.decide.analysis.case import Case, rates_of, totals_of, why_undef
 from steerproof.decide.analysis.estimates import ArmEstimate, estimate
 from steerproof.decide.analysis.kills import ArmCells, ArmRates, Criterion, Kill, criteria, kills
 from steerproof.decide.analysis.kinds import arm_cells, steered_kind
-from steerproof.decide.analysis.records import ArmResult, KillResult, number, truth
-from steerproof.decide.analysis.statistics import mean_rate
+from steerproof.decide.analysis.records import ArmResult, KillResult, truth
+from steerproof.decide.analysis.statistics import defined, mean_rate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +39,7 @@ def judge_arm(case: Case, name: str) -> JudgedArm:
     result = ArmResult(
         direction=trained.steered_direction,
         layer=case.experiment.layer(trained.layer),
-        mean_rates={cell: number(mean_rate(values)) for cell, values in means.items()},
+        mean_rates={cell: defined(mean_rate(values)) for cell, values in means.items()},
         primary=primary.result,
         co_primary=co_primary,
         kills={c.name: _kill_result(case, cells, c, killed[c.name]) for c in criteria()},
@@ -65,7 +65,7 @@ def _arm_rates(case: Case, cells: ArmCells) -> ArmRates:
 
 def _kill_result(case: Case, cells: ArmCells, criterion: Criterion, kill: Kill) -> KillResult:
     """A criterion with None for NaN, and why."""
-    values = {name: number(value) for name, value in kill.numbers.items()}
+    values = {name: defined(value) for name, value in kill.numbers.items()}
     counts = {k: int(v) for k, v in values.items() if k.startswith("n") and v is not None}
     undefined = np.isnan(kill.fired) or None in values.values()
     return KillResult(

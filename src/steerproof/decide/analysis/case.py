@@ -113,10 +113,14 @@ def paired_draws(case: Case, left: CellKind, right: CellKind) -> tuple[Sampled, 
 
 def no_resampling(case: Case, kind: CellKind) -> str:
     """Why a kind of cell cannot be resampled."""
+    only_totals = f"the table has only totals for {kind.name}: no questions to resample"
+    return lacking(case, kind) or only_totals
+
+
+def lacking(case: Case, kind: CellKind) -> str | None:
+    """Which headline personas have no rate in a kind of cell; None if all have one."""
     missing = missing_personas(case, kind)
-    if missing:
-        return f"no rate of {kind.name} for {', '.join(missing)}"
-    return f"the table has only totals for {kind.name}: no questions to resample"
+    return f"no rate of {kind.name} for {', '.join(missing)}" if missing else None
 
 
 def missing_personas(case: Case, *kinds: CellKind) -> tuple[str, ...]:
@@ -147,10 +151,9 @@ def undefined_reason(case: Case, interval: Interval) -> str:
 
 def why_undefined(case: Case, kind: CellKind) -> str | None:
     """What is wrong with a kind of cell: missing personas, or a constant rate."""
-    missing = missing_personas(case, kind)
-    if len(missing) == len(case.personas):
+    if len(missing_personas(case, kind)) == len(case.personas):
         return f"no cells of {kind.name}"
-    if missing:
-        return f"no rate of {kind.name} for {', '.join(missing)}"
+    if reason := lacking(case, kind):
+        return reason
     values = rates_of(case, kind)
     return f"{kind.name} is {values[0]:.3g} for every persona" if is_constant(values) else None

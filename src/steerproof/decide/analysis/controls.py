@@ -27,10 +27,9 @@ from steerproof.decide.analysis.records import (
     PairedComparison,
     SignCheck,
     StrengthResult,
-    number,
 )
 from steerproof.decide.analysis.resampling import registered_draws, stream
-from steerproof.decide.analysis.statistics import mean_rate, spearman
+from steerproof.decide.analysis.statistics import defined, mean_rate, spearman
 from steerproof.spec.grid import CellKind
 
 
@@ -112,15 +111,15 @@ def _comparison(
         left=left.name,
         right=right.name,
         load_bearing=load_bearing,
-        rho_left=number(rhos[0]),
-        rho_right=number(rhos[1]),
-        rho_difference=number(rhos[0] - rhos[1]),
+        rho_left=defined(rhos[0]),
+        rho_right=defined(rhos[1]),
+        rho_difference=defined(rhos[0] - rhos[1]),
         rho_difference_interval=difference,
-        rho_between=number(rhos[2]),
+        rho_between=defined(rhos[2]),
         rho_between_interval=between,
-        mean_left=number(means[0]),
-        mean_right=number(means[1]),
-        mean_difference=number(mean_rate(one - two)),
+        mean_left=defined(means[0]),
+        mean_right=defined(means[1]),
+        mean_difference=defined(mean_rate(one - two)),
         mean_difference_interval=mean,
         reason="; ".join(reasons) or None,
     )
@@ -189,8 +188,8 @@ def sign_check(case: Case, arm: str) -> SignCheck | None:
         n_lower=test and test.n_greater,
         n_higher=test and test.n_less,
         n_equal=test and test.n_equal,
-        mean_positive=number(mean_rate(positive)),
-        mean_negative=number(mean_rate(negative)),
+        mean_positive=defined(mean_rate(positive)),
+        mean_negative=defined(mean_rate(negative)),
         sign_p=test and test.sign_p,
         signed_rank_p=test and test.signed_rank_p,
         holds=holds,
@@ -234,9 +233,9 @@ def _layer_geometry(
         reason = reason or "a constant has no ranking"
     return CosineLayer(
         n=int(present.sum()),
-        rho=number(rho),
+        rho=defined(rho),
         permutation_p=test and test.p,
         n_headline=int(headline.sum()),
-        rho_headline=number(spearman(cosine[headline], rate[headline])),
+        rho_headline=defined(spearman(cosine[headline], rate[headline])),
         reason=reason,
     )

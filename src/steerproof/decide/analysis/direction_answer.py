@@ -53,7 +53,7 @@ def answer_direction(case: Case, rig: Rig, arm: str, strength: Strength) -> Dire
 
     own, analysis = find(arm, experiment.arm(arm).steered_direction), experiment.analysis
     tested, baseline = result(own), result(find(analysis.baseline_arm, "centroid"))
-    compared = () if own is None else contrasts(_classes(case, rig, own, find(arm, "isotropic")))
+    compared = () if own is None else contrasts(_classes(case, own, find(arm, "isotropic")))
     said = reads(tested, compared, limits)
     control = analysis.isotropic_arm
     part = _fraction(
@@ -76,9 +76,8 @@ def answer_direction(case: Case, rig: Rig, arm: str, strength: Strength) -> Dire
     )
 
 
-def _classes(case: Case, rig: Rig, own: Block, random: Block | None) -> Classes:
+def _classes(case: Case, own: Block, random: Block | None) -> Classes:
     """Mean response of each adapter to each class of push."""
-    del rig
     unsteered = rates_of(case, steered_kind(case.experiment, own.arm, NONE))
     silent = own.negatives & ~np.isnan(own.values)
     whole = random is not None and not np.isnan(random.values).any()

@@ -16,7 +16,7 @@ from steerproof.decide.analysis.case import (
 )
 from steerproof.decide.analysis.kinds import steered_kind
 from steerproof.decide.analysis.permutation import permutation_test
-from steerproof.decide.analysis.records import Bounds, Histogram, StrengthResult, number, truth
+from steerproof.decide.analysis.records import Bounds, Histogram, StrengthResult, truth
 from steerproof.decide.analysis.resampling import (
     Counts,
     Interval,
@@ -25,7 +25,7 @@ from steerproof.decide.analysis.resampling import (
     two_level_draws,
 )
 from steerproof.decide.analysis.rule import Seen, passes, seen_of
-from steerproof.decide.analysis.statistics import is_constant, kendall_tau, spearman
+from steerproof.decide.analysis.statistics import defined, is_constant, kendall_tau, spearman
 from steerproof.spec.grid import CellKind
 from steerproof.spec.strength import Strength
 
@@ -74,19 +74,19 @@ def estimate(case: Case, arm: str, strength: Strength) -> ArmEstimate:
         strength=str(kind.strength),
         n=int(present.sum()),
         missing=missing,
-        rho=number(seen.rho),
+        rho=defined(seen.rho),
         interval=registered.bounds,
         two_level=general.bounds,
         reason="; ".join(dict.fromkeys(r for r in reasons if r)) or None,
         leave_one_out=_leave_one_out(left, right),
         permutation_p=test and test.p,
         permutation_method=test and test.method,
-        kendall_tau=number(kendall_tau(left, right)),
+        kendall_tau=defined(kendall_tau(left, right)),
         undefined_resamples=registered.undefined,
         undefined_share=registered.share,
         two_level_undefined_share=general.share,
         passes=truth(passes(seen, case.experiment.analysis)),
-        rates={p: number(r) for p, r in zip(case.personas, steered, strict=True)},
+        rates={p: defined(r) for p, r in zip(case.personas, steered, strict=True)},
         distribution=registered.histogram,
         two_level_distribution=general.histogram,
     )

@@ -11,7 +11,7 @@ from itertools import permutations as orders
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from steerproof.decide.analysis.bounds import Bounds, bounds_around, mean_bounds
+from steerproof.decide.analysis.bounds import Bounds, bounds_around
 from steerproof.decide.analysis.statistics import centred_ranks
 
 Values = Float[np.ndarray, "adapters directions *batch"]
@@ -28,12 +28,6 @@ _CHUNK = 64
 class Selectivity:
     """What one matrix, or each of a batch, shows."""
 
-    own: Batch
-    """Mean of the diagonal."""
-    negatives: Batch
-    """Mean over adapters of the directions trained to be silent at; NaN where there are none."""
-    held_out: Batch
-    """Mean over adapters of the directions never seen in training."""
     s: Bounds
     """S, own minus held out, mean over adapters: jackknife over personas, Student's t."""
     p: Batch
@@ -82,15 +76,11 @@ def selectivity(
     if drawn is None:
         return None
     rest = held_out_means(values, held)
-    diagonal = np.array([values[i, i] for i in range(len(values))])
     first = [
         (values[i, i] >= values[i, row].max(axis=0)) & (values[i, i] > rest[i])
         for i, row in enumerate(held)
     ]
     return Selectivity(
-        own=np.asarray(diagonal.mean(axis=0)),
-        negatives=class_mean(values, negatives & present),
-        held_out=np.asarray(rest.mean(axis=0)),
         s=jackknifed(values, held),
         p=permutation_p(values, allowed, drawn),
         own_first=np.asarray(np.sum(first, axis=0), dtype=float),
@@ -131,11 +121,15 @@ def leave_one_out(values: Values, held: Allowed) -> Float[np.ndarray, "adapters 
 
 def jackknifed(values: Values, held: Allowed) -> Bounds:
     """S with `se^2 = (n - 1) / n * sum (S_(k) - mean)^2`, persona k deleted on both sides."""
-    count = len(values)
-    without = leave_one_out(values, held)
+    whole = np.asarray(contrast(values, held).mean(axis=0))
+    return _jackknife(whole, leave_one_out(values, held))
+
+
+def _jackknife(whole: Batch, without: Float[np.ndarray, "adapters *batch"]) -> Bounds:
+    """Bounds of an estimate from those that lack one persona each."""
+    count = len(without)
     error = np.sqrt((count - 1) / count * np.sum((without - without.mean(axis=0)) ** 2, axis=0))
-    s = np.asarray(contrast(values, held).mean(axis=0))
-    return bounds_around(s, np.asarray(error), count - 1)
+    return bounds_around(whole, np.asarray(error), count - 1)
 
 
 def residuals(values: Values, allowed: Allowed) -> Values:
@@ -256,15 +250,6 @@ def fraction(
 
     Both on the graded scale, over the same adapters; the jackknife deletes a persona from both.
     """
-    count = len(direction)
     whole = contrast(direction, held).mean() / contrast(prompt, held).mean()
     without = leave_one_out(direction, held) / leave_one_out(prompt, held)
-    error = np.sqrt((count - 1) / count * np.sum((without - without.mean()) ** 2))
-    return bounds_around(np.asarray(whole), np.asarray(error), count - 1)
-
-
-def difference(
-    left: Float[np.ndarray, "adapters *batch"], right: Float[np.ndarray, "adapters *batch"]
-) -> Bounds:
-    """Bounds of the mean difference of two numbers per adapter."""
-    return mean_bounds(np.asarray(left - right))
+    return _jackknife(np.asarray(whole), without)

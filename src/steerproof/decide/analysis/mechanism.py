@@ -4,14 +4,13 @@ Each is compared, persona by persona, with the cell that differs in that alone: 
 tokens with the push at all of them, a removal with no push at all under the same prompt.
 """
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
 
 from steerproof.decide.analysis.answer_records import OtherPush
 from steerproof.decide.analysis.bounds import mean_bounds
-from steerproof.decide.analysis.case import Case, missing_personas, rates_of
+from steerproof.decide.analysis.case import Case, lacking, rates_of
 from steerproof.decide.analysis.direction import estimated
 from steerproof.spec.grid import CellKind
 from steerproof.spec.strength import NONE
@@ -44,7 +43,7 @@ def _compared(case: Case, kind: CellKind) -> OtherPush:
     against = compared_with(kind)
     rates, usual = rates_of(case, kind), rates_of(case, against)
     difference = rates - usual
-    reason = "; ".join(_missing(case, kind, against)) or None
+    reason = "; ".join(filter(None, (lacking(case, kind), lacking(case, against)))) or None
     return OtherPush(
         arm=kind.arm,
         kind=kind.name,
@@ -54,10 +53,3 @@ def _compared(case: Case, kind: CellKind) -> OtherPush:
         difference=None if reason else estimated(mean_bounds(difference)),
         reason=reason,
     )
-
-
-def _missing(case: Case, *kinds: CellKind) -> Iterator[str]:
-    for kind in kinds:
-        names = missing_personas(case, kind)
-        if names:
-            yield f"no rate of {kind.name} for {', '.join(names)}"

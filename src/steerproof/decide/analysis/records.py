@@ -8,7 +8,6 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import BeforeValidator
 
-from steerproof.codec import plain
 from steerproof.decide.analysis.rule import Verdict
 
 Bounds = tuple[float, float]
@@ -253,16 +252,6 @@ class Analysis:
     def tested(self) -> ArmResult:
         """The arm that the verdict is about."""
         return self.arms[self.arm]
-
-
-def to_json(analysis: Analysis) -> dict[str, Any]:
-    """The analysis as JSON values; kill numbers stand beside `fired`."""
-    return plain(analysis)
-
-
-def number(value: float | np.ndarray) -> float | None:
-    """A float, or None for NaN."""
-    return None if math.isnan(value) else float(value)
 
 
 def truth(value: float | np.ndarray) -> bool | None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from steerproof.codec import json_bytes, read_record
 from steerproof.decide.analysis.answer_records import ThreeAnswers
 from steerproof.decide.analysis.calibration import LayerGate
-from steerproof.decide.analysis.records import Analysis, to_json
+from steerproof.decide.analysis.records import Analysis
 from steerproof.run.store.manifest import StoredUnit
 
 FILE, ANSWERS, _GATES = "analysis.json", "answers.json", "gates.json"
@@ -25,7 +25,7 @@ class AnalysisResult:
 def to_files(result: AnalysisResult) -> Mapping[str, bytes]:
     """The unit's files."""
     return {
-        FILE: json_bytes(to_json(result.analysis)),
+        FILE: json_bytes(result.analysis),
         ANSWERS: json_bytes(result.answers),
         _GATES: json_bytes(result.gates),
     }

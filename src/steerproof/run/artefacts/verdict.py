@@ -8,7 +8,7 @@ from typing import Any
 from steerproof.codec import plain, read_record
 from steerproof.decide.analysis.answer_records import ThreeAnswers
 from steerproof.decide.analysis.calibration import LayerGate
-from steerproof.decide.analysis.records import Analysis, to_json
+from steerproof.decide.analysis.records import Analysis
 from steerproof.errors import IntegrityError
 from steerproof.run.artefacts.analysis import AnalysisResult
 
@@ -31,7 +31,7 @@ class RunVerdict:
     def record(self) -> Mapping[str, Any]:
         """As verdict.json holds it: the fields of the analysis, then the others."""
         return {
-            **to_json(self.analysis),
+            **plain(self.analysis),
             "answers": plain(self.answers),
             "gates": plain(self.gates),
             "lock": self.lock,
