@@ -138,13 +138,7 @@ def against(inputs: ReportInputs) -> Iterator[Caveat]:
     yield from _kills(inputs)
     for note in inputs.analysis.notes:
         yield Caveat(what="Table", finding=note)
-    for objection in inputs.objections:
-        if objection.severity == "serious":
-            yield Caveat(
-                what=objection.code.replace("_", " ").capitalize(),
-                finding=objection.finding,
-                remedy=objection.remedy,
-            )
+    yield from _objections(inputs, serious=True)
 
 
 def _absent(inputs: ReportInputs) -> Iterator[Caveat]:
@@ -207,12 +201,14 @@ def _kills(inputs: ReportInputs) -> Iterator[Caveat]:
 
 def notes(inputs: ReportInputs) -> tuple[Caveat, ...]:
     """The objections that are not serious."""
-    return tuple(
-        Caveat(
-            what=objection.code.replace("_", " ").capitalize(),
-            finding=objection.finding,
-            remedy=objection.remedy,
-        )
-        for objection in inputs.objections
-        if objection.severity != "serious"
-    )
+    return tuple(_objections(inputs, serious=False))
+
+
+def _objections(inputs: ReportInputs, *, serious: bool) -> Iterator[Caveat]:
+    for objection in inputs.objections:
+        if (objection.severity == "serious") == serious:
+            yield Caveat(
+                what=objection.code.replace("_", " ").capitalize(),
+                finding=objection.finding,
+                remedy=objection.remedy,
+            )

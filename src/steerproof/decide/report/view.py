@@ -15,7 +15,7 @@ from steerproof.decide.analysis.records import Bounds, PairedComparison
 from steerproof.decide.report import wording
 from steerproof.decide.report.inputs import ReportInputs, short_name
 from steerproof.spec.experiment import Arm
-from steerproof.spec.grid import Cell, CellKind, cells
+from steerproof.spec.grid import CellKind, cells
 from steerproof.spec.strength import Strength
 
 _MOST_NAMED = 4
@@ -69,15 +69,10 @@ def _kill_number(key: str, value: wording.Number) -> str:
     return wording.plain(value)
 
 
-def _asked_cells(inputs: ReportInputs) -> tuple[Cell, ...]:
-    """Cells that the experiment asks for."""
-    return cells(inputs.experiment)
-
-
 def rate_lines(inputs: ReportInputs) -> Iterator[RateLine]:
     """Every kind of cell that was asked for or measured, one value per persona."""
     personas = [persona.name for persona in inputs.experiment.personas]
-    asked = _asked_cells(inputs)
+    asked = cells(inputs.experiment)
     kinds = dict.fromkeys(c.kind for c in (*asked, *inputs.rates.cells) if c.plain)
     wanted = {(c.arm, c.persona) for c in asked}
     for kind in kinds:
@@ -91,13 +86,13 @@ def rate_lines(inputs: ReportInputs) -> Iterator[RateLine]:
 
 def coverage(inputs: ReportInputs) -> tuple[int, int]:
     """Cells measured and cells asked for."""
-    asked = _asked_cells(inputs)
+    asked = cells(inputs.experiment)
     return sum(cell in inputs.rates.cells for cell in asked), len(asked)
 
 
 def absent_cells(inputs: ReportInputs) -> Iterator[tuple[str, str]]:
     """Every cell that was asked for and has no rates, and why."""
-    for asked in _asked_cells(inputs):
+    for asked in cells(inputs.experiment):
         if asked not in inputs.rates.cells:
             yield asked.name, inputs.detail.absent.get(asked.name, "not measured")
 

@@ -19,12 +19,20 @@ __all__ = ["Drawing", "Shown", "draw_all"]
 Shown = Drawing | str
 """A drawing, or the sentence that says all that it would show."""
 
+
+def _primary(inputs: ReportInputs) -> Shown:
+    return ranking(inputs, inputs.experiment.analysis.primary_strength, "ranking")
+
+
+def _co_primary(inputs: ReportInputs) -> Shown | None:
+    strength = inputs.experiment.analysis.co_primary_strength
+    return None if strength is None else ranking(inputs, strength, "ranking-co-primary")
+
+
 _FIGURES: dict[str, Callable[[ReportInputs], Shown | None]] = {
     "dose": dose,
-    "ranking": lambda inputs: ranking(
-        inputs, inputs.experiment.analysis.primary_strength, "ranking"
-    ),
-    "ranking-co-primary": lambda inputs: _co_primary(inputs),
+    "ranking": _primary,
+    "ranking-co-primary": _co_primary,
     "estimates": estimates,
     "bootstrap": bootstrap,
     "strengths": strengths,
@@ -44,12 +52,3 @@ def draw_all(inputs: ReportInputs) -> dict[str, Shown]:
     shown = {name: draw(inputs) for name, draw in _FIGURES.items()}
     drawn: dict[str, Shown] = dict(answered(inputs))
     return drawn | {name: figure for name, figure in shown.items() if figure is not None}
-
-
-def _primary(inputs: ReportInputs) -> Shown:
-    return ranking(inputs, inputs.experiment.analysis.primary_strength, "ranking")
-
-
-def _co_primary(inputs: ReportInputs) -> Shown | None:
-    strength = inputs.experiment.analysis.co_primary_strength
-    return None if strength is None else ranking(inputs, strength, "ranking-co-primary")

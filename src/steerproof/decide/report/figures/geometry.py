@@ -1,10 +1,10 @@
 """The directions themselves: how alike they are, and whether that predicts the bridge."""
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.patches import Rectangle
 
 from steerproof.decide.analysis.kinds import bridge_kind
 from steerproof.decide.report.figures.canvas import Drawing, Layout, drawing, panels, style
@@ -16,10 +16,10 @@ from steerproof.decide.report.figures.marks import (
     rates_of,
     roll,
     say_empty,
+    square,
     tipped,
 )
-from steerproof.decide.report.figures.palette import FAINT, SERIES, diverging
-from steerproof.decide.report.figures.paper import VALUE
+from steerproof.decide.report.figures.palette import FAINT, SERIES
 from steerproof.decide.report.figures.ranking import square_panels
 from steerproof.decide.report.inputs import ReportInputs, short_name
 from steerproof.decide.report.wording import signed
@@ -67,23 +67,10 @@ def cosines(inputs: ReportInputs) -> Drawing | None:
 
 
 def _cell(axes: Axes, row: int, column: int, value: float | None, words: str) -> None:
-    if value is None:  # a direction of no length has no angles
-        axes.text(column, row, "–", ha="center", va="center_baseline", fontsize=7.2, color=FAINT)
-        return
-    fill, ink = diverging(value)
-    axes.add_patch(
-        Rectangle(
-            (column - 0.48, row - 0.48),
-            0.96,
-            0.96,
-            facecolor=fill,
-            linewidth=0,
-            gid=tipped(f"{words}: {value:+z.3f}"),
-            label=f"{VALUE}{value}",
-        )
-    )
+    value = math.nan if value is None else value  # a direction of no length has no angles
     text = "1" if row == column else _short(value)
-    axes.text(column, row, text, ha="center", va="center_baseline", fontsize=7.2, color=ink)
+    words = f"{words}: {value:+z.3f}"
+    square(axes, (row, column), (value, value), (text, words), side=0.96, size=7.2)
 
 
 def _short(value: float) -> str:

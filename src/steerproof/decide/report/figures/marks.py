@@ -7,12 +7,13 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from steerproof.decide.analysis.rates import CellCounts, RateTable, lookup
 from steerproof.decide.analysis.statistics import wilson_interval
 from steerproof.decide.report.figures.canvas import TIP
-from steerproof.decide.report.figures.palette import FAINT, INK, QUIET
-from steerproof.decide.report.figures.paper import narrow
+from steerproof.decide.report.figures.palette import FAINT, INK, QUIET, diverging
+from steerproof.decide.report.figures.paper import VALUE, narrow
 from steerproof.decide.report.inputs import short_name
 from steerproof.spec.grid import CellKind
 
@@ -94,6 +95,38 @@ def flat(values: Iterable[float], of: str) -> str | None:
     low, high = (f"{edge:.2f}" for edge in (min(known), max(known)))
     reach = f"is {low} for all" if low == high else f"lies between {low} and {high} for all"
     return f"{of} {reach} {len(known)} personas"
+
+
+def square(
+    axes: Axes,
+    at: tuple[int, int],
+    values: tuple[float, float],
+    texts: tuple[str, str],
+    *,
+    side: float,
+    size: float,
+) -> None:
+    """A cell of a matrix, coloured by its value; a dash where there is none.
+
+    Args:
+        axes: Whose units are cells.
+        at: Row and column.
+        values: The value, and the share of the scale that colours it.
+        texts: What is written in it, and what is shown on hovering.
+        side: Of the square, in cells.
+        size: Of the letters, in points.
+    """
+    (row, column), (value, share), (text, words) = at, values, texts
+    ink = FAINT
+    if np.isnan(share):
+        text = "–"
+    else:
+        fill, ink = diverging(share)
+        corner = (column - side / 2, row - side / 2)
+        box = Rectangle(corner, side, side, facecolor=fill, linewidth=0, label=f"{VALUE}{value}")
+        box.set_gid(tipped(words))
+        axes.add_patch(box)
+    axes.text(column, row, text, ha="center", va="center_baseline", fontsize=size, color=ink)
 
 
 def say_empty(axes: Axes, words: str = _NOTHING) -> None:

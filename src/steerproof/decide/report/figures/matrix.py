@@ -14,22 +14,21 @@ from matplotlib.ticker import MultipleLocator
 
 from steerproof.decide.report.figures.canvas import Drawing, Layout, drawing, panels, style
 from steerproof.decide.report.figures.likeness import alike_beside
-from steerproof.decide.report.figures.marks import tipped
+from steerproof.decide.report.figures.marks import square, tipped
 from steerproof.decide.report.figures.palette import (
     BLUE,
-    FAINT,
     GREEN,
     INK,
     ORANGE,
     QUIET,
-    diverging,
 )
-from steerproof.decide.report.figures.paper import VALUE, paper_width
+from steerproof.decide.report.figures.paper import paper_width
 from steerproof.decide.report.inputs import short_name
 
 _SIDE = 4.6
 """Width of a drawing in inches: it can be read on a phone without scrolling."""
 _SQUARE = Layout(height=3.8, width=_SIDE, left=1.32, right=0.62, bottom=0.08, top=0.95, square=True)
+_CELL = {"side": 0.94, "size": 7.0}
 _BINS = 5
 """Points of the tuning curve's line."""
 _FRAMES = "Solid frames: the adapter's own direction. Dashed frames: one it was trained to ignore."
@@ -155,7 +154,8 @@ def _heat(axes: Axes, given: MatrixValues) -> None:
             names = (short_name(given.personas[adapter]), short_name(given.personas[other]))
             words = f"adapter {names[0]}, {given.columns} {names[1]}"
             text = _short(value) if top == 1 else f"{value:z.1f}"
-            _square(axes, (row, column), (value, value / top), text, f"{words}: {value:z.2f}")
+            texts = (text, f"{words}: {value:z.2f}")
+            square(axes, (row, column), (value, value / top), texts, **_CELL)
             if adapter == other:
                 _frame(axes, (row, column), INK, "-")
             elif given.negatives[adapter, other]:
@@ -177,24 +177,9 @@ def _angles(axes: Axes, given: MatrixValues, cosines: Float[np.ndarray, "a b"]) 
             words = f"{short_name(given.personas[a])}, {short_name(given.personas[b])}"
             text = "1" if a == b else f"{value:+z.1f}".replace("0.", ".").replace("-", "−")
             text = "0" if text in ("+.0", "−.0") else text
-            _square(axes, (row, column), (value, value), text, f"{words}: cosine {value:+z.2f}")
+            texts = (text, f"{words}: cosine {value:+z.2f}")
+            square(axes, (row, column), (value, value), texts, **_CELL)
     _names(axes, given, f"{given.columns} →", f"{given.columns} ↓")
-
-
-def _square(
-    axes: Axes, at: tuple[int, int], values: tuple[float, float], text: str, words: str
-) -> None:
-    """A cell: its value and the share of the scale that colours it, its text, its words."""
-    value, share = values
-    if np.isnan(share):
-        axes.text(at[1], at[0], "–", ha="center", va="center_baseline", fontsize=7, color=FAINT)
-        return
-    fill, ink = diverging(share)
-    box = Rectangle((at[1] - 0.47, at[0] - 0.47), 0.94, 0.94, facecolor=fill, linewidth=0)
-    box.set_gid(tipped(words))
-    box.set_label(f"{VALUE}{value}")
-    axes.add_patch(box)
-    axes.text(at[1], at[0], text, ha="center", va="center_baseline", fontsize=7, color=ink)
 
 
 def _frame(axes: Axes, at: tuple[int, int], colour: str, dashes: Any) -> None:
