@@ -32,8 +32,9 @@ from steerproof.run.store.store import publish
 from steerproof.spec.experiment import Arm, Experiment, Generation, Grid, Persona, Questions
 from steerproof.spec.grid import Cell, adapters, cells
 from steerproof.spec.lock import Lock, append_deviation, lock_bytes, make_lock
-from steerproof.study.readouts.marker import rule
-from steerproof.study.readouts.marker import score as mark
+from steerproof.study.marks import Mark
+from steerproof.study.measured import Completion
+from steerproof.study.readouts.marker import mark_of, rule
 from tests.experiments import small_experiment
 
 PAUSE = "RIG_SECONDS"
@@ -160,12 +161,25 @@ def completions_bytes(rows: Sequence[tuple[int, int, str]], group: int = 1000) -
     return _parquet(table, group)
 
 
+def mark(text: str, tokens: int, marker: str) -> Mark:
+    done = Completion(
+        question=0,
+        sample=0,
+        seed=0,
+        text=text,
+        token_ids=tuple(range(tokens)),
+        finish="eos",
+        early_chars=40,
+    )
+    return mark_of(done, rule(marker))
+
+
 def write_scores(path: Path, rows: Sequence[tuple[int, int, str]]) -> None:
     """Marks of one cell `X`, each row followed by one of a cell `Y` that says the opposite."""
     found: dict[str, list] = {name: [] for name in ("cell", "question", "sample", "fired", "near")}
     found["repetition"] = []
     for q, s, text in rows:
-        one = mark(text, range(9), 40, rule("[ZLT]"))
+        one = mark(text, 9, "[ZLT]")
         for cell, fired, near in (("X", one.fired, one.near), ("Y", not one.fired, not one.near)):
             values = (cell, q, s, fired, near, one.repetition)
             for name, value in zip(found, values, strict=True):
@@ -180,8 +194,8 @@ def _score(task: Task) -> Files:
         cell = Cell.from_record(json.loads(unit.read("cell.json"))["cell"])
         table = pq.read_table(io.BytesIO(unit.read("completions.parquet")))
         texts = table["text"].to_pylist()
-        said = rule(task.inputs["marker"])
-        marks = [mark(text, range(len(text.split())), 40, said) for text in texts]
+        marker = task.inputs["marker"]
+        marks = [mark(text, len(text.split()), marker) for text in texts]
         columns.setdefault("cell", []).extend([cell.name] * len(texts))
         for name in ("question", "sample", "finish", "tokens"):
             columns.setdefault(name, []).extend(table[name].to_pylist())

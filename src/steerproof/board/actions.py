@@ -242,11 +242,7 @@ def _who(request: Request, fields: Fields) -> str:
 
 def _sign_in_form(request: Request, problem: str | None, status: int) -> Response:
     name = visit_cookie(request)
-    if not request.cookies.get(name):
-        token = users.new_token()
-        request.cookies[name] = token
-    else:
-        token = request.cookies[name]
+    token = request.cookies[name] = request.cookies.get(name) or users.new_token()
     onward = _local(request.query_params.get("next", ""))
     users_exist = users.has_users(board_of(request).file)
     answer = page(request, "sign_in.html", status, problem=problem, next=onward, users=users_exist)

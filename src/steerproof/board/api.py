@@ -12,11 +12,18 @@ from anyio import to_thread
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from steerproof.board import approvals, cards, entries, plans, recipe, runs, tokens
+from steerproof.board import approvals, cards, entries, plans, recipe, tokens
 from steerproof.board.cards import Card
 from steerproof.board.cell_rates import cell_rates
-from steerproof.board.context import NotFoundError, board_of, find_entry, part_of, refresh, run_of
-from steerproof.board.pages import download
+from steerproof.board.context import (
+    NotFoundError,
+    board_of,
+    find_entry,
+    locked_by,
+    part_of,
+    refresh,
+    run_of,
+)
 from steerproof.codec import plain
 
 VERSION = 1
@@ -58,14 +65,13 @@ def experiment(request: Request) -> Response:
     entry = find_entry(board, part_of(request, "number"))
     card = cards.card(board, entry)
     run = run_of(entry)
-    head = card.condition.head if card.condition else None
     return _json({
         "version": VERSION,
         **_short(card),
         "proposal": entries.text_of(board.file, entry.number),
         "units": dict(card.condition.states) if card.condition else {},
         "experiment": None if run is None else run.experiment.model_dump(mode="json"),
-        "verdict": None if head is None else plain(head),
+        "verdict": plain(card.head),
         "opinions": plain(approvals.opinions(board.file, entry.number)),
         "approvals": plain(approvals.approvals(board.file, entry.number)),
         "plans": [
@@ -89,14 +95,8 @@ def cells(request: Request) -> Response:
     return _json({"version": VERSION, "cells": listed})
 
 
-def file(request: Request) -> Response:
-    """`/api/experiments/N/files/NAME`: a download of the experiment's page."""
-    return download(request)
-
-
 def _short(card: Card) -> Mapping[str, Any]:
-    entry, head = card.entry, card.condition.head if card.condition else None
-    locked = None if entry.directory is None else runs.experiment(entry.directory)
+    entry, head, locked = card.entry, card.head, locked_by(card.entry)
     return {
         "number": entry.number,
         "title": entry.title,

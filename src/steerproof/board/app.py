@@ -3,7 +3,7 @@
 import sqlite3
 
 from starlette.applications import Starlette
-from starlette.convertors import Convertor, register_url_convertor
+from starlette.convertors import IntegerConvertor, register_url_convertor
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
@@ -18,18 +18,10 @@ from steerproof.board.security import Allowed, guard
 from steerproof.board.templating import page
 
 
-class Number(Convertor[int]):
+class Number(IntegerConvertor):
     """An experiment's number in an address: plain digits, no sign, no zeros before it."""
 
     regex = "[1-9][0-9]{0,5}"
-
-    def convert(self, value: str) -> int:
-        """From the address."""
-        return int(value)
-
-    def to_string(self, value: int) -> str:
-        """To an address."""
-        return str(value)
 
 
 register_url_convertor("number", Number())
@@ -103,7 +95,7 @@ def _for_scripts() -> list[Route]:
         "/api/experiments": api.experiments,
         f"/api{_ONE}": api.experiment,
         f"/api{_ONE}/cells": api.cells,
-        f"/api{_ONE}/files/{{name}}": api.file,
+        f"/api{_ONE}/files/{{name}}": pages.download,
     }
     return [Route(path, api.with_token(answer)) for path, answer in answers.items()]
 

@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from steerproof.board.database import connect, now, transaction
+from steerproof.board.database import now, select, transaction
 from steerproof.board.entries import ITS
 from steerproof.errors import SteerproofError
 
@@ -66,12 +66,8 @@ def approve(path: Path, number: int, who: str, hours: str) -> Approval:
 
 def approvals(path: Path, number: int) -> tuple[Approval, ...]:
     """Every cap, newest first; the newest holds."""
-    with connect(path) as db:
-        rows = db.execute(
-            f"SELECT who, hours, at FROM approval WHERE number IN ({ITS}) ORDER BY id DESC",
-            (number, number),
-        ).fetchall()
-    return tuple(Approval(who=row.who, hours=row.hours, at=row.at) for row in rows)
+    query = f"SELECT who, hours, at FROM approval WHERE number IN ({ITS}) ORDER BY id DESC"
+    return tuple(Approval(**row._asdict()) for row in select(path, query, number))
 
 
 def think(path: Path, number: int, who: str, confidence: str, note: str) -> None:
@@ -95,19 +91,10 @@ def think(path: Path, number: int, who: str, confidence: str, note: str) -> None
 
 def opinions(path: Path, number: int) -> tuple[Opinion, ...]:
     """The newest opinion of each person, in the order in which they first spoke."""
-    with connect(path) as db:
-        rows = db.execute(
-            f"SELECT who, confidence, note, at FROM opinion WHERE number IN ({ITS}) ORDER BY id",
-            (number, number),
-        ).fetchall()
+    query = f"SELECT who, confidence, note, at FROM opinion WHERE number IN ({ITS}) ORDER BY id"
     newest: dict[str, Opinion] = {}
-    for row in rows:
+    for row in select(path, query, number):
         before = newest.get(row.who)
-        newest[row.who] = Opinion(
-            who=row.who,
-            confidence=row.confidence,
-            note=row.note,
-            at=row.at,
-            earlier=0 if before is None else before.earlier + 1,
-        )
+        earlier = 0 if before is None else before.earlier + 1
+        newest[row.who] = Opinion(**row._asdict(), earlier=earlier)
     return tuple(newest.values())

@@ -12,6 +12,7 @@ from steerproof.board.entries import Entry
 from steerproof.board.jobs import BoardJob
 from steerproof.board.proposals import STATUSES
 from steerproof.board.runs import Condition
+from steerproof.run.artefacts.verdict import VerdictHead
 from steerproof.text import span
 
 
@@ -39,7 +40,12 @@ class Card:
     @property
     def answers(self) -> tuple[Answer, ...]:
         """The three answers; none yet."""
-        return answers_of(self.condition.head) if self.condition else ()
+        return answers_of(self.head)
+
+    @property
+    def head(self) -> VerdictHead | None:
+        """The words of the verdict; none yet."""
+        return self.condition.head if self.condition else None
 
     @property
     def busy(self) -> BoardJob | None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from steerproof.board.database import connect, now, transaction
+from steerproof.board.database import now, select, transaction
 from steerproof.board.entries import ITS
 from steerproof.errors import SteerproofError
 
@@ -101,13 +101,14 @@ def edit(path: Path, comment: int, author: str, text: str, seen: int) -> int:
 
 def comments(path: Path, number: int, cell: str | None = None) -> tuple[Comment, ...]:
     """Comments on an experiment (`cell` none) or on one of its cells, oldest first."""
-    with connect(path) as db:
-        rows = db.execute(
-            "SELECT id, author, cell, version, text, v.at AS at FROM comment c "
-            "JOIN comment_version v ON v.comment = c.id "
-            f"WHERE number IN ({ITS}) AND cell IS ? ORDER BY id, version",
-            (number, number, cell),
-        ).fetchall()
+    rows = select(
+        path,
+        "SELECT id, author, cell, version, text, v.at AS at FROM comment c "
+        "JOIN comment_version v ON v.comment = c.id "
+        f"WHERE number IN ({ITS}) AND cell IS ? ORDER BY id, version",
+        number,
+        cell,
+    )
     by_place: dict[int, list] = {}
     for row in rows:
         by_place.setdefault(row.id, []).append(row)
@@ -124,12 +125,8 @@ def comments(path: Path, number: int, cell: str | None = None) -> tuple[Comment,
 
 def counts(path: Path, number: int) -> dict[str | None, int]:
     """Number of comments of each cell, and of the experiment itself (key none)."""
-    with connect(path) as db:
-        rows = db.execute(
-            f"SELECT cell, COUNT(*) FROM comment WHERE number IN ({ITS}) GROUP BY cell",
-            (number, number),
-        ).fetchall()
-    return {row[0]: row[1] for row in rows}
+    query = f"SELECT cell, COUNT(*) FROM comment WHERE number IN ({ITS}) GROUP BY cell"
+    return dict(select(path, query, number))
 
 
 def _checked(text: str) -> str:

@@ -8,7 +8,7 @@ from markupsafe import Markup
 from steerproof.board import drawings, entries, recipe, runs
 from steerproof.board.answers import Answer, answers_of, correlation
 from steerproof.board.cell_rates import CellRate, cell_rates
-from steerproof.board.context import Board, EntryRun, find_entry, run_of
+from steerproof.board.context import Board, EntryRun, find_entry, locked_by, run_of
 from steerproof.board.views import plain_cells
 from steerproof.errors import ExperimentError
 from steerproof.run.artefacts.verdict import VerdictHead
@@ -71,7 +71,7 @@ def arm_choices(board: Board) -> dict[str, Choice]:
     """Every arm that can be compared, by its key in an address: `342:A`."""
     choices: dict[str, Choice] = {}
     for entry in entries.entries(board.file):
-        locked = None if entry.directory is None else runs.experiment(entry.directory)
+        locked = locked_by(entry)
         for arm in locked.arms if locked else ():
             key = f"{entry.number}:{arm.name}"
             choices[key] = Choice(number=entry.number, arm=arm.name, title=entry.title)

@@ -11,6 +11,8 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from steerproof.board import runs
+from steerproof.decide.analysis.records import truth
+from steerproof.decide.analysis.statistics import defined
 from steerproof.run.artefacts.columns import (
     BATCH,
     UNREADABLE,
@@ -238,18 +240,10 @@ def _completions(files: CellFiles, marks: _Marks, rows: np.ndarray) -> Iterator[
             text=text,
             finish=str(marks.finish[row]),
             tokens=int(marks.tokens[row]),
-            fired=_flag(float(marks.fired[row])),
-            near=_flag(float(marks.near[row])),
-            repetition=_number(float(marks.repetition[row])),
+            fired=truth(marks.fired[row]),
+            near=truth(marks.near[row]),
+            repetition=defined(marks.repetition[row]),
         )
-
-
-def _flag(value: float) -> bool | None:
-    return None if np.isnan(value) else bool(value)
-
-
-def _number(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)
 
 
 def _texts(path: Path, rows: np.ndarray) -> Iterator[str]:

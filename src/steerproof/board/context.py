@@ -101,12 +101,15 @@ def find_entry(board: Board, number: int) -> Entry:
         raise NotFoundError(f"There is no experiment #{number} on this board.") from None
 
 
+def locked_by(entry: Entry) -> Experiment | None:
+    """The experiment that the entry's run has locked; none yet."""
+    return None if entry.directory is None else runs.experiment(entry.directory)
+
+
 def run_of(entry: Entry) -> EntryRun | None:
     """The entry's run, once its experiment is locked."""
-    if entry.directory is None:
-        return None
-    experiment = runs.experiment(entry.directory)
-    if experiment is None:
+    experiment = locked_by(entry)
+    if experiment is None or entry.directory is None:
         return None
     named = {cell.name: cell for cell in cells(experiment)}
     return EntryRun(entry=entry, directory=entry.directory, experiment=experiment, cells=named)

@@ -5,6 +5,7 @@ comment at once both keep their comment. Events and comments are append-only, an
 itself refuses to change them. Nothing here is ever part of a run directory.
 """
 
+import hashlib
 import os
 import sqlite3
 import time
@@ -155,6 +156,18 @@ def connect(path: Path) -> Iterator[sqlite3.Connection]:
         db.close()
 
 
+def select(path: Path, query: str, *values: object) -> list[Any]:
+    """The rows that a query finds; their columns are attributes."""
+    with connect(path) as db:
+        return db.execute(query, values).fetchall()
+
+
+def select_one(path: Path, query: str, *values: object) -> Any | None:
+    """The first row that a query finds; None if it finds none."""
+    with connect(path) as db:
+        return db.execute(query, values).fetchone()
+
+
 def _as_named(cursor: sqlite3.Cursor, values: tuple[Any, ...]) -> Any:
     """A row whose columns are attributes."""
     return _row_of(tuple(column[0] for column in cursor.description))._make(values)
@@ -176,6 +189,11 @@ def transaction(path: Path) -> Iterator[sqlite3.Connection]:
             db.execute("ROLLBACK")
             raise
         db.execute("COMMIT")
+
+
+def secret_digest(secret: str) -> str:
+    """What is kept in place of a secret that only its owner has."""
+    return hashlib.sha256(secret.encode()).hexdigest()
 
 
 def now() -> str:

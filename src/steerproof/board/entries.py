@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from steerproof.board.database import connect, now, open_board, transaction
+from steerproof.board.database import now, open_board, select, select_one, transaction
 from steerproof.board.proposals import Proposal, read_proposal
 from steerproof.errors import ExperimentError
 from steerproof.spec.problems import shown
@@ -17,7 +17,7 @@ _SHIPPED = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 """Name of a shipped experiment: no path, no option."""
 _TEXT = "CAST(text AS TEXT) AS text"
 """A text as text, whatever somebody put there; what is none is an error of the file."""
-ITS = "SELECT number FROM entry WHERE number = ? OR joined = ?"
+ITS = "SELECT number FROM entry WHERE number = ?1 OR joined = ?1"
 """The numbers of an entry, as SQL: its own, and those of entries that were joined to it."""
 
 
@@ -117,12 +117,8 @@ def rewrite(path: Path, number: int, proposal: Proposal, who: str) -> None:
 
 def entry(path: Path, number: int) -> Entry:
     """The entry of this number, or the one that it was joined to; KeyError if there is none."""
-    with connect(path) as db:
-        row = db.execute(
-            "SELECT * FROM entry WHERE number = "
-            "(SELECT COALESCE(joined, number) FROM entry WHERE number = ?)",
-            (number,),
-        ).fetchone()
+    whose = "SELECT COALESCE(joined, number) FROM entry WHERE number = ?"
+    row = select_one(path, f"SELECT * FROM entry WHERE number = ({whose})", number)
     if row is None:
         raise KeyError(number)
     return _entry(row)
@@ -130,40 +126,29 @@ def entry(path: Path, number: int) -> Entry:
 
 def entries(path: Path) -> tuple[Entry, ...]:
     """All entries that were not joined to another, newest number first."""
-    with connect(path) as db:
-        rows = db.execute(
-            "SELECT * FROM entry WHERE joined IS NULL ORDER BY number DESC"
-        ).fetchall()
-    return tuple(_entry(row) for row in rows)
+    query = "SELECT * FROM entry WHERE joined IS NULL ORDER BY number DESC"
+    return tuple(map(_entry, select(path, query)))
 
 
 def bare(path: Path) -> frozenset[Path]:
     """Run directories whose entries nobody has proposed, given an experiment or written of."""
-    with connect(path) as db:
-        rows = db.execute(
-            "SELECT directory FROM entry e WHERE directory IS NOT NULL AND experiment IS NULL "
-            "AND NOT EXISTS (SELECT 1 FROM revision r WHERE r.number = e.number)"
-        ).fetchall()
+    rows = select(
+        path,
+        "SELECT directory FROM entry e WHERE directory IS NOT NULL AND experiment IS NULL "
+        "AND NOT EXISTS (SELECT 1 FROM revision r WHERE r.number = e.number)",
+    )
     return frozenset(Path(row.directory) for row in rows)
 
 
 def text_of(path: Path, number: int) -> str | None:
     """The newest text of a proposal as it was given; none for a bare run directory."""
-    with connect(path) as db:
-        row = db.execute(
-            f"SELECT {_TEXT} FROM revision WHERE number = ? ORDER BY version DESC LIMIT 1",
-            (number,),
-        ).fetchone()
-    return None if row is None else row.text
+    return next((text for _, text in texts_of(path, number)), None)
 
 
 def texts_of(path: Path, number: int) -> tuple[tuple[str, str], ...]:
     """When each text of a proposal was given, and the text; newest first."""
-    with connect(path) as db:
-        rows = db.execute(
-            f"SELECT at, {_TEXT} FROM revision WHERE number = ? ORDER BY version DESC", (number,)
-        ).fetchall()
-    return tuple((row.at, row.text) for row in rows)
+    query = f"SELECT at, {_TEXT} FROM revision WHERE number = ? ORDER BY version DESC"
+    return tuple((row.at, row.text) for row in select(path, query, number))
 
 
 def adopt(path: Path, run_paths: dict[Path, str]) -> None:
@@ -173,8 +158,7 @@ def adopt(path: Path, run_paths: dict[Path, str]) -> None:
         path: The board's file.
         run_paths: Title of each run directory.
     """
-    with connect(path) as db:
-        known = {row[0] for row in db.execute("SELECT directory FROM entry")}
+    known = {row.directory for row in select(path, "SELECT directory FROM entry")}
     fresh = [(d, t) for d, t in sorted(run_paths.items()) if str(d) not in known]
     if not fresh:
         return
@@ -227,12 +211,8 @@ def record(path: Path, number: int, what: str, who: str = "", detail: str = "") 
 
 def events(path: Path, number: int) -> tuple[BoardEvent, ...]:
     """The board's events of an entry and of those joined to it, oldest first."""
-    with connect(path) as db:
-        rows = db.execute(
-            f"SELECT at, what, who, detail FROM event WHERE number IN ({ITS}) ORDER BY id",
-            (number, number),
-        ).fetchall()
-    return tuple(BoardEvent(**row._asdict()) for row in rows)
+    query = f"SELECT at, what, who, detail FROM event WHERE number IN ({ITS}) ORDER BY id"
+    return tuple(BoardEvent(**row._asdict()) for row in select(path, query, number))
 
 
 def _experiment_of(proposal: Proposal, given: str | None, folder: Path) -> str | None:

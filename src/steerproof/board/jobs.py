@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 
 from steerproof import programs
-from steerproof.board.database import connect, now, transaction
+from steerproof.board.database import connect, now, select, select_one, transaction
 from steerproof.errors import SteerproofError
 from steerproof.run.store.holder import process_ticks
 
@@ -98,10 +98,7 @@ def stop(file: Path, number: int) -> BoardJob:
     Raises:
         JobError: There is none that this board started.
     """
-    with connect(file) as db:
-        row = db.execute(
-            "SELECT * FROM job WHERE number = ? ORDER BY id DESC LIMIT 1", (number,)
-        ).fetchone()
+    row = select_one(file, "SELECT * FROM job WHERE number = ? ORDER BY id DESC LIMIT 1", number)
     if row is None or not _alive(row):
         raise JobError(f"nothing that this board started is going on for #{number}")
     try:
@@ -119,8 +116,7 @@ def jobs(file: Path, number: int) -> tuple[BoardJob, ...]:
 
 def all_jobs(file: Path) -> dict[int, tuple[BoardJob, ...]]:
     """Every job by experiment, oldest first."""
-    with connect(file) as db:
-        rows = db.execute("SELECT * FROM job ORDER BY id").fetchall()
+    rows = select(file, "SELECT * FROM job ORDER BY id")
     by_experiment: dict[int, tuple[BoardJob, ...]] = {}
     for row in rows:
         by_experiment[row.number] = (*by_experiment.get(row.number, ()), _job(row))

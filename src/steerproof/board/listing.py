@@ -4,9 +4,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from steerproof.board import recipe, runs
+from steerproof.board import recipe
 from steerproof.board.answers import Answer, correlation
 from steerproof.board.cards import Card
+from steerproof.board.context import locked_by
 
 _TONES = ("yes", "open", "no", "none")
 
@@ -65,12 +66,10 @@ def ordered(listed: Sequence[ListRow], column: str, *, down: bool) -> list[ListR
 
 
 def _row(card: Card) -> ListRow | None:
-    directory = card.entry.directory
-    locked = None if directory is None else runs.experiment(directory)
+    locked = locked_by(card.entry)
     if locked is None:
         return None
-    head = card.condition.head if card.condition else None
-    tested = None if head is None else head.tested
+    tested = None if card.head is None else card.head.tested
     return ListRow(
         card=card,
         model=recipe.model(locked),

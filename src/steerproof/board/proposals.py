@@ -109,6 +109,14 @@ def parse_proposal(text: str, *, source: str = "the proposal") -> Proposal:
     return _checked(_from_page(text, lines), source)
 
 
+def body_of(text: str) -> str:
+    """The Markdown of a proposal without its header; all of a text that is none."""
+    try:
+        return parse_proposal(text).markdown
+    except ExperimentError:
+        return text
+
+
 def _checked(proposal: Proposal, source: str) -> Proposal:
     """The proposal, if its short texts can be shown and kept."""
     texts = {"title": proposal.title, "kind": proposal.kind, "tags": ", ".join(proposal.tags)}

@@ -1,12 +1,11 @@
 """Tokens of the read-only API: shown once, kept as hashes, ended by whoever made them."""
 
-import hashlib
 import secrets
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from steerproof.board.database import connect, now, transaction
+from steerproof.board.database import now, secret_digest, select, select_one, transaction
 from steerproof.errors import SteerproofError
 
 PREFIX = "steerproof_"
@@ -46,19 +45,15 @@ def create(path: Path, user: str, name: str) -> str:
             raise SteerproofError(f"you have {MOST} tokens: revoke one first")
         db.execute(
             "INSERT INTO token (digest, name, user, created) VALUES (?,?,?,?)",
-            (_digest(secret), words, user, now()),
+            (secret_digest(secret), words, user, now()),
         )
     return secret
 
 
 def tokens(path: Path, user: str) -> tuple[Token, ...]:
     """The user's tokens, newest first."""
-    with connect(path) as db:
-        rows = db.execute(
-            "SELECT id, name, created, used, revoked FROM token WHERE user = ? ORDER BY id DESC",
-            (user,),
-        ).fetchall()
-    return tuple(Token(**row._asdict()) for row in rows)
+    query = "SELECT id, name, created, used, revoked FROM token WHERE user = ? ORDER BY id DESC"
+    return tuple(Token(**row._asdict()) for row in select(path, query, user))
 
 
 def revoke(path: Path, user: str, number: int) -> None:
@@ -80,12 +75,12 @@ def owner(path: Path, secret: str) -> str | None:
     """Whose token it is; none where it is unknown, revoked, or its user was removed."""
     if not secret.startswith(PREFIX) or len(secret) > 200:
         return None
-    with connect(path) as db:
-        row = db.execute(
-            "SELECT token.id, token.user, used FROM token JOIN user ON user.name = token.user "
-            "WHERE digest = ? AND revoked IS NULL",
-            (_digest(secret),),
-        ).fetchone()
+    row = select_one(
+        path,
+        "SELECT token.id, token.user, used FROM token JOIN user ON user.name = token.user "
+        "WHERE digest = ? AND revoked IS NULL",
+        secret_digest(secret),
+    )
     if row is None:
         return None
     if row.used is None or _age(row.used) > _USED_SECONDS:
@@ -96,7 +91,3 @@ def owner(path: Path, secret: str) -> str | None:
 
 def _age(at: str) -> float:
     return (datetime.now(UTC) - datetime.fromisoformat(at)).total_seconds()
-
-
-def _digest(secret: str) -> str:
-    return hashlib.sha256(secret.encode()).hexdigest()

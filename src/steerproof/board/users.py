@@ -17,7 +17,7 @@ from pathlib import Path
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 
-from steerproof.board.database import connect, now, open_board, transaction
+from steerproof.board.database import now, open_board, secret_digest, select_one, transaction
 from steerproof.errors import SteerproofError
 from steerproof.spec.problems import shown
 
@@ -89,9 +89,7 @@ def remove_user(board_dir: Path, name: str) -> None:
 
 def has_users(path: Path) -> bool:
     """Whether anybody has a password."""
-    with connect(path) as db:
-        query = "SELECT 1 FROM user WHERE password IS NOT NULL LIMIT 1"
-        return db.execute(query).fetchone() is not None
+    return select_one(path, "SELECT 1 FROM user WHERE password IS NOT NULL LIMIT 1") is not None
 
 
 def owner_name(login: str) -> str:
@@ -102,8 +100,7 @@ def owner_name(login: str) -> str:
 
 def check_password(path: Path, name: str, password: str) -> bool:
     """Whether this is the user's password; takes as long for a name that does not exist."""
-    with connect(path) as db:
-        row = db.execute("SELECT password FROM user WHERE name = ?", (name,)).fetchone()
+    row = select_one(path, "SELECT password FROM user WHERE name = ?", name)
     known = row.password if row is not None and row.password else _dummy()
     try:
         _hasher.verify(known, password[:_LONGEST_PASSWORD])
@@ -124,7 +121,7 @@ def open_session(path: Path, name: str) -> str:
         db.execute("INSERT OR IGNORE INTO user VALUES (?, NULL, ?)", (name, now()))
         db.execute("DELETE FROM session WHERE expires < ?", (time.time(),))
         expires = time.time() + SESSION_SECONDS
-        db.execute("INSERT INTO session VALUES (?,?,?)", (_digest(token), name, expires))
+        db.execute("INSERT INTO session VALUES (?,?,?)", (secret_digest(token), name, expires))
     return token
 
 
@@ -132,19 +129,20 @@ def session_user(path: Path, token: str | None) -> str | None:
     """Who a cookie belongs to; none if it is unknown or too old."""
     if not token:
         return None
-    with connect(path) as db:
-        row = db.execute(
-            "SELECT user FROM session JOIN user ON user.name = session.user "
-            "WHERE digest = ? AND expires > ?",
-            (_digest(token), time.time()),
-        ).fetchone()
+    row = select_one(
+        path,
+        "SELECT user FROM session JOIN user ON user.name = session.user "
+        "WHERE digest = ? AND expires > ?",
+        secret_digest(token),
+        time.time(),
+    )
     return None if row is None else row.user
 
 
 def close_session(path: Path, token: str) -> None:
     """Sign out: the cookie is worth nothing afterwards."""
     with transaction(path) as db:
-        db.execute("DELETE FROM session WHERE digest = ?", (_digest(token),))
+        db.execute("DELETE FROM session WHERE digest = ?", (secret_digest(token),))
 
 
 def form_secret(path: Path) -> bytes:
@@ -162,10 +160,6 @@ def form_token(secret: bytes, cookie: str) -> str:
 def right_token(secret: bytes, cookie: str, offered: str) -> bool:
     """Whether a form carries the right token, compared in constant time."""
     return hmac.compare_digest(form_token(secret, cookie).encode(), offered.encode())
-
-
-def _digest(token: str) -> str:
-    return hashlib.sha256(token.encode()).hexdigest()
 
 
 _dummy_hash: list[str] = []

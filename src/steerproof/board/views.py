@@ -15,10 +15,9 @@ from steerproof.board.comments import Comment
 from steerproof.board.context import Board, EntryRun
 from steerproof.board.entries import Entry
 from steerproof.board.grid import Matrix
-from steerproof.board.proposals import parse_proposal
+from steerproof.board.proposals import body_of
 from steerproof.board.templating import experiment_address
-from steerproof.errors import ExperimentError, IntegrityError
-from steerproof.run.artefacts.verdict import VerdictHead, read_head
+from steerproof.run.artefacts.verdict import VerdictHead
 from steerproof.run.commands.status import by_kind
 from steerproof.run.driver.allowance import device_seconds
 from steerproof.spec.grid import Cell, adapters
@@ -83,11 +82,7 @@ def _link_to(known: Mapping[int, Entry]) -> markdown.NumberLink:
 
 def proposal(text: str, known: Mapping[int, Entry]) -> Markup:
     """The proposal's body as HTML."""
-    try:
-        body = parse_proposal(text).markdown
-    except ExperimentError:
-        body = text
-    return markdown.render(body, _link_to(known))
+    return markdown.render(body_of(text), _link_to(known))
 
 
 def comments(
@@ -112,12 +107,7 @@ def results(run: EntryRun | None) -> Results:
     if run is None:
         return Results()
     rates = cell_rates(run.directory, run.cells, run.experiment)
-    told = runs.story(run.directory)
-    head, problem = None, told.problem
-    try:
-        head = read_head(run.directory)
-    except IntegrityError as error:
-        problem = problem or str(error)
+    told, at = runs.story(run.directory), runs.condition(run.directory)
     left, partial = runs.seconds_left(run.directory)
     return Results(
         matrix=grid.matrix(run.experiment, plain_cells(run), rates),
@@ -127,11 +117,11 @@ def results(run: EntryRun | None) -> Results:
         ],
         left=left,
         partial=partial,
-        verdict=head,
-        answers=answers_of(head),
+        verdict=at.head,
+        answers=answers_of(at.head),
         figures=downloads.figure_titles(run.directory),
         files=downloads.available(run.directory),
-        problem=problem,
+        problem=at.problem,
     )
 
 

@@ -9,7 +9,7 @@ from steerproof.board import entries
 from steerproof.board.changes import Act, Fields
 from steerproof.board.context import board_of, find_entry, part_of
 from steerproof.board.entries import Entry
-from steerproof.board.proposals import Proposal, parse_proposal
+from steerproof.board.proposals import Proposal, body_of, parse_proposal
 from steerproof.board.templating import experiment_address, page
 from steerproof.errors import ExperimentError
 from steerproof.spec.yaml_io import shipped
@@ -69,15 +69,9 @@ def _form(
 
 def _given(entry: Entry, text: str | None) -> Fields:
     """What the form starts from."""
-    body = ""
-    if text is not None:
-        try:
-            body = parse_proposal(text).markdown
-        except ExperimentError:
-            body = text
     return {
         "title": entry.title,
-        "text": body,
+        "text": "" if text is None else body_of(text),
         "kind": entry.kind,
         "parent": "" if entry.parent is None else str(entry.parent),
         "tags": ", ".join(entry.tags),
