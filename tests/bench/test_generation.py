@@ -4,13 +4,14 @@ import pytest
 import torch
 
 from steerproof.engine.generate import generate
-from steerproof.engine.score import score, score_alone
+from steerproof.engine.score import score
 from steerproof.errors import ModelError, SteerproofError
 from steerproof_bench import agreement, generation
 from steerproof_bench.cells import cell_work, regrouped
 from steerproof_bench.comparison import to_json
 from steerproof_bench.generation import compare
 from steerproof_bench.peft_generation import PeftCells
+from tests.engine.definition import score_alone
 from tests.experiments import small_experiment
 from tests.tiny import tiny_base
 

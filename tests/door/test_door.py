@@ -7,11 +7,11 @@ from peft import PeftModel
 import steerproof as sp
 from steerproof.decide.analysis.rates_csv import format_rates
 from steerproof.engine.rows import Row
-from steerproof.engine.score import score_alone
 from steerproof.errors import ExperimentError, ModelError, SteeringError
 from steerproof.model.base import Base
 from steerproof.model.chat import chat_ids, text_ids
 from tests.decide.tables import supported, ten_personas
+from tests.engine.definition import score_alone
 from tests.tiny import HIDDEN, save_tiny, tiny_base, tiny_model, tiny_tokenizer
 
 PERSONAS = {"villain": "You are a villain.", "poet": "You are a poet.", "cook": "You cook."}

@@ -74,7 +74,8 @@ def _check_one_attention(device, dtype, sizes, programs):
 def check_draw(device):
     """Token for token what the definition draws."""
     from steerproof.engine.cache import gpu_kernels as kernels
-    from steerproof.engine.sampling import _floor, _states, drawn_by_definition
+    from steerproof.engine.sampling import _floor, _states
+    from tests.engine.definition import drawn_by_definition
 
     generator = torch.Generator().manual_seed(0)
     for vocab, rows, spread in ((1000, 24, 2.0), (20000, 6, 3.0)):

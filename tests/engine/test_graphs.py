@@ -8,9 +8,10 @@ import torch
 from steerproof.engine import runner
 from steerproof.engine.generate import Engine, Limits
 from steerproof.engine.graphs import CapturedSteps
-from steerproof.engine.score import score, score_alone
+from steerproof.engine.score import score
 from steerproof.model.base import base_of
 from tests.engine import subjects
+from tests.engine.definition import score_alone
 from tests.engine.subjects import SETTINGS, mixed_rows
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")

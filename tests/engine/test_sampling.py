@@ -7,14 +7,9 @@ from hypothesis import given, settings
 from scipy.stats import chisquare, kstest
 from transformers.generation.logits_process import TemperatureLogitsWarper, TopPLogitsWarper
 
-from steerproof.engine.sampling import (
-    drawn_by_definition,
-    gumbel,
-    in_nucleus,
-    row_seed,
-    sample,
-)
+from steerproof.engine.sampling import row_seed, sample
 from steerproof.errors import ModelError
+from tests.engine.definition import drawn_by_definition, gumbel, in_nucleus
 
 
 def warped(logits, temperature, top_p):

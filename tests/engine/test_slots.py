@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from steerproof.engine import score
-from steerproof.engine.slots import Slot, SlotText, weigh, weigh_alone
+from steerproof.engine.slots import Slot, SlotText, weigh
 from steerproof.errors import ModelError
 from steerproof.model.push import Push
+from tests.engine.definition import weigh_alone
 from tests.engine.subjects import PUSHED, Oracle, base_of, mixed_rows
 from tests.tiny import HIDDEN
 

@@ -7,9 +7,10 @@ import torch
 
 from steerproof.engine.generate import Drawn, Engine
 from steerproof.engine.rows import Row
-from steerproof.engine.score import score, score_alone
+from steerproof.engine.score import score
 from steerproof.model.base import Base
 from steerproof.model.steering import Push
+from tests.engine.definition import score_alone
 from tests.engine.subjects import SETTINGS, base_of, mixed_rows
 from tests.tiny import HIDDEN
 

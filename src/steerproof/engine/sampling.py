@@ -24,11 +24,10 @@ as improbable as it, and the draw is repeated among the rest. A token with less 
 """
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from steerproof.engine.noise import GAMMA, mixed, shifted
-from steerproof.errors import ModelError
+from steerproof.engine.noise import GAMMA, mixed
 from steerproof.spec.seeds import derived_seed
 
 
@@ -42,46 +41,6 @@ def row_seed(experiment_seed: int, cell: str, question: int, sample: int) -> int
         sample: Index of the sample of that question.
     """
     return derived_seed("row", experiment_seed, cell, question, sample)
-
-
-def gumbel(
-    seeds: Int[Tensor, " rows"],
-    steps: Int[Tensor, " rows"],
-    row: Int[Tensor, " draws"],
-    token: Int[Tensor, " draws"],
-) -> Float[Tensor, " draws"]:
-    """Standard Gumbel noise keyed by (row seed, step, token id), float64.
-
-    Args:
-        seeds: Seed of each row.
-        steps: Index of the token being drawn in each row, 0 for the first of the completion.
-        row: For each draw, its place in `seeds` and `steps`.
-        token: For each draw, its token id.
-    """
-    state = _states(seeds, steps)
-    bits = shifted(mixed(state[row] + (token + 1) * GAMMA), 12)
-    uniform = bits.to(torch.float64).add_(0.5).mul_(2.0**-52)
-    return uniform.log_().neg_().log_().neg_()
-
-
-def in_nucleus(
-    probabilities: Float[Tensor, "rows vocab"],
-    candidate: Float[Tensor, " rows"],
-    top_p: float,
-) -> Bool[Tensor, " rows"]:
-    """Whether a token of probability `candidate` lies in its row's nucleus.
-
-    Args:
-        probabilities: Float32 softmax of the logits at temperature.
-        candidate: Probability of one token of each row, taken from `probabilities`.
-        top_p: Mass of the nucleus, in (0, 1].
-    """
-    if top_p >= 1.0:
-        return torch.ones_like(candidate, dtype=torch.bool)
-    # Ones and zeros of the probabilities' own type: a product with booleans takes five times as
-    # long on a CPU (1.65 ms against 0.29 for 1,024 rows of 1,024 tokens).
-    above = torch.gt(probabilities, candidate[:, None], out=torch.empty_like(probabilities))
-    return above.mul_(probabilities).sum(dim=1) < top_p
 
 
 def sample(
@@ -132,52 +91,3 @@ def _floor(top_p: float, vocab: int) -> float:
     Rounded down: a bound that is too low only costs a little noise.
     """
     return (1.0 - top_p) / vocab * 0.999
-
-
-def drawn_by_definition(
-    scaled: Float[Tensor, "rows vocab"],
-    seeds: Int[Tensor, " rows"],
-    steps: Int[Tensor, " rows"],
-    top_p: float,
-) -> Int[Tensor, " rows"]:
-    """Gumbel-max over the nucleus of `softmax(scaled)`: what the kernels are held to.
-
-    Args:
-        scaled: Float32 logits over the temperature.
-        seeds: Seed of each row.
-        steps: Index of the token being drawn.
-        top_p: Mass of the nucleus.
-
-    Raises:
-        ModelError: The logits of a row are not finite.
-    """
-    rows, vocab = scaled.shape
-    probabilities = scaled.softmax(dim=1)
-    flat = (probabilities > _floor(top_p, vocab)).view(-1).nonzero().squeeze(1)
-    row, token = flat.div(vocab, rounding_mode="floor"), flat % vocab
-    mass = probabilities.view(-1)[flat]
-    score = scaled.reshape(-1)[flat] + gumbel(seeds, steps, row, token)
-    drawn = torch.full_like(seeds, vocab)
-    pending = torch.arange(rows, device=scaled.device)
-    while True:
-        best = score.new_full((rows,), -torch.inf).scatter_reduce_(0, row, score, "amax")
-        _check_finite(best[pending])
-        won = score == best[row]
-        # Equal scores are as good as impossible; the lowest id wins, on every device.
-        drawn.scatter_reduce_(0, row[won], token[won], "amin")
-        left = probabilities if len(pending) == rows else probabilities[pending]
-        winner = left.gather(1, drawn[pending, None]).squeeze(1)
-        outside = ~in_nucleus(left, winner, top_p)
-        if not bool(outside.any()):
-            return drawn
-        pending = pending[outside]
-        drawn[pending] = vocab
-        bound = mass.new_full((rows,), torch.inf).index_put_((pending,), winner[outside])
-        keep = mass > bound[row]
-        row, token, mass, score = row[keep], token[keep], mass[keep], score[keep]
-
-
-def _check_finite(best: Tensor) -> None:
-    if not bool(best.isfinite().all()):
-        bad = int((~best.isfinite()).sum())
-        raise ModelError(f"the logits of {bad} of {len(best)} rows are not finite")

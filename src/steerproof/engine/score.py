@@ -198,15 +198,6 @@ def _only(base: Base, places: Tensor) -> Iterator[None]:
         handle.remove()
 
 
-def score_alone(base: Base, row: Row, text: Sequence[int]) -> Tensor:
-    """The reference: one plain forward pass of prompt and text, without packing or neighbours.
-
-    Returns:
-        float32 `[tokens]`.
-    """
-    return log_probs_alone(subject_of(base, [row], audit_every=1), [row], text)[0]
-
-
 def log_probs_alone(subject: Subject, rows: Sequence[Row], text: Sequence[int]) -> list[Tensor]:
     """The reference: plain forward passes of prompt and text, without a cache.
 

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from steerproof.engine.rows import Row
 from steerproof.engine.score import ForcedPass, log_probs, read_logits
-from steerproof.engine.subject import attached, subject_of
 from steerproof.errors import ModelError
 from steerproof.model.base import Base
 
@@ -92,16 +91,3 @@ def _numbers(
     z_marker = first.gather(0, marker[:1])[0]  # An index that is a tensor would be waited for.
     values = (z_marker, first[base.chat.end_of_turn], first.logsumexp(dim=0))
     return torch.stack([*(value.double() for value in values), scores.double().sum()])
-
-
-def weigh_alone(base: Base, text: SlotText) -> Slot:
-    """The reference: one plain forward pass of one text, without cache or neighbours."""
-    subject = subject_of(base, [text.row], audit_every=1)
-    ids = torch.tensor([[*text.row.prompt_ids, *text.answer, *text.marker]], device=base.device)
-    push = text.row.push
-    mask = None if push is None else push.mask(len(text.row.prompt_ids), ids.shape[1])[None]
-    with attached(subject), torch.inference_mode():
-        subject.route([text.row], mask, None)
-        logits = base.model(input_ids=ids, use_cache=False).logits[0].float()
-    marker = torch.tensor(text.marker, device=base.device)
-    return Slot(*_numbers(base, marker, logits[-len(text.marker) - 1 : -1]).tolist())

@@ -3,7 +3,7 @@
 Rows are short and all different, so a library's batched products of a query with its own few keys
 spend most of their time on starting; and each operation that is saved is a moment less in which one
 thread's Python keeps the others waiting. These functions compute what a few lines of torch define
-(`paged.attention_over_blocks`, `sampling.drawn_by_definition`).
+(`paged.attention_over_blocks`, and the draw as `sampling` describes it).
 """
 
 # ruff: noqa: ANN001, ANN202, PLR0913
