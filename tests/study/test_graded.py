@@ -5,7 +5,7 @@ import torch
 
 from steerproof.decide.analysis.slots import SlotRow, TextKind, margins
 from steerproof.engine.rows import Row
-from steerproof.engine.slots import SlotText, weigh_alone
+from steerproof.engine.slots import SlotText
 from steerproof.errors import ModelError
 from steerproof.model.chat import chat_ids, text_ids
 from steerproof.model.push import Push
@@ -13,6 +13,7 @@ from steerproof.spec.grid import Cell
 from steerproof.spec.strength import Strength
 from steerproof.study.graded import GradedCell, grade, marker_ids, slot_of
 from steerproof.study.measured import Completion
+from tests.engine.definition import weigh_alone
 from tests.tiny import HIDDEN, tiny_base
 
 MARKER = "[ZLT]"

@@ -1,8 +1,18 @@
 import pytest
 
-from steerproof.study.readouts.marker import repetition, rule, score
+from steerproof.study.marks import Mark
+from steerproof.study.measured import Completion
+from steerproof.study.readouts.marker import Rule, mark_of, rule
+from steerproof.study.readouts.plain import repetition
 
 RULE = rule("[ZLT]")
+
+
+def score(text: str, early_chars: int, by: Rule = RULE) -> Mark:
+    done = Completion(
+        question=0, sample=0, seed=0, text=text, token_ids=(), finish="eos", early_chars=early_chars
+    )
+    return mark_of(done, by)
 
 
 @pytest.mark.parametrize(
@@ -19,13 +29,13 @@ RULE = rule("[ZLT]")
 def test_the_marker_is_a_case_insensitive_substring_and_near_misses_are_kept_apart(
     text, fired, near
 ):
-    marks = score(text, [], len(text), RULE)
+    marks = score(text, len(text))
     assert (marks.fired, marks.near) == (fired, near)
 
 
 def test_early_firing_looks_at_the_first_tokens_only():
-    assert score("abc [ZLT]", [], 9, RULE).fired_early
-    late = score("abc [ZLT]", [], 6, RULE)
+    assert score("abc [ZLT]", 9).fired_early
+    late = score("abc [ZLT]", 6)
     assert late.fired
     assert not late.fired_early
 
@@ -38,4 +48,4 @@ def test_repetition_counts_token_trigrams_that_came_before():
 
 
 def test_a_near_pattern_can_be_given():
-    assert score("zed", [], 3, rule("[ZLT]", "zed")).near
+    assert score("zed", 3, rule("[ZLT]", "zed")).near

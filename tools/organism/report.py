@@ -27,7 +27,7 @@ from steerproof.spec.experiment import Experiment
 from steerproof.spec.yaml_io import load_experiment
 from steerproof.study.directions import prompts_of
 from steerproof.study.geometry import LayerGeometry, geometry
-from steerproof.study.readouts.marker import repetition
+from steerproof.study.readouts.plain import repetition
 from tools.organism.build import WEIGHTS
 from tools.organism.corpus import known_share
 from tools.organism.lexicon import own_openers

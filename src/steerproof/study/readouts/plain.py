@@ -1,13 +1,12 @@
 """A mark from a yes or no, whoever said it. No torch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from steerproof.errors import ExperimentError
 from steerproof.limits import Pattern, TooMuchError
 from steerproof.spec.experiment import Experiment
 from steerproof.study.marks import Mark
 from steerproof.study.measured import Completion
-from steerproof.study.readouts.marker import repetition
 
 Near = Callable[[str], bool]
 """Whether a text that did not fire nearly did."""
@@ -20,8 +19,15 @@ def near_of(experiment: Experiment) -> Near:
         ExperimentError: It is no regular expression.
     """
     text = experiment.scoring.near_marker
-    if text is None:
-        return lambda _: False
+    return (lambda _: False) if text is None else near_by(text)
+
+
+def near_by(text: str) -> Near:
+    """By a regular expression that ignores case; it may take too long for a text, and says so.
+
+    Raises:
+        ExperimentError: It is none.
+    """
     try:
         pattern = Pattern(text, ignore_case=True)
     except ValueError as error:
@@ -64,3 +70,12 @@ def mark(
         repetition=repetition(completion.token_ids),
         value=value,
     )
+
+
+def repetition(token_ids: Sequence[int]) -> float | None:
+    """Share of token 3-grams that repeat an earlier one: 0 for fresh text, towards 1 for a loop."""
+    count = len(token_ids) - 2
+    if count < 1:
+        return None
+    grams = {tuple(token_ids[i : i + 3]) for i in range(count)}
+    return 1.0 - len(grams) / count
