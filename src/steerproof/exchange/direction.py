@@ -141,18 +141,12 @@ class Direction:
                 known.
         """
         asked, h_bar = one_strength(strength, ratio=ratio, c=c), self.provenance.h_bar
-        if asked.kind == "ratio" and h_bar is None:
-            raise SteeringError(
-                f"{asked} of direction {self.name!r} is undefined: the baseline norm of block"
-                f" {self.layer} is unknown; give a coefficient (c=+1), or calibrate on the model"
-            )
-        size = {"h_bar": h_bar or 1.0, "norm": self.norm}
-        number = asked.coefficient(**size)
+        number = self.coefficient(asked)
         return Push(
             layer=self.layer,
             vector=self.vector * number,
             coefficient=number,
-            ratio=None if h_bar is None else asked.ratio(**size),
+            ratio=None if h_bar is None else asked.ratio(h_bar=h_bar, norm=self.norm),
             name=self.name,
         )
 

@@ -54,7 +54,7 @@ def read_vllm_lens(content: bytes, reading: Reading) -> tuple[Direction, ...]:
     Raises:
         ModelError: It is no such JSON, or does something else than adding everywhere.
     """
-    file = "the JSON" if reading.known.source is None else reading.known.source.file
+    file = reading.file
     try:
         found = json.loads(content)
         table = _tensor(found["activations"])

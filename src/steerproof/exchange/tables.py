@@ -14,7 +14,7 @@ from typing import Literal
 from torch import Tensor
 
 from steerproof.errors import SteeringError
-from steerproof.exchange.direction import Direction, Provenance, Source, as_vector
+from steerproof.exchange.direction import Direction, Provenance, as_vector
 from steerproof.exchange.shape import Shape
 
 Rows = Literal["block", "hidden_states"]
@@ -42,6 +42,12 @@ class Reading:
     rows: Rows | None = None
     """What rows or numbers stand for, if the file does not tell."""
 
+    @property
+    def file(self) -> str:
+        """Its name, for messages."""
+        source = self.known.source
+        return "the tensors" if source is None else source.file
+
 
 def read_tensors(tree: "Tensor | Nested", reading: Reading) -> tuple[Direction, ...]:
     """The directions that a tensor, or tensors by name or by layer, hold.
@@ -53,7 +59,7 @@ def read_tensors(tree: "Tensor | Nested", reading: Reading) -> tuple[Direction, 
     """
     directions = tuple(_walk(tree, reading))
     if not directions:
-        raise SteeringError(f"{_file(reading)} holds no vector that is not zero")
+        raise SteeringError(f"{reading.file} holds no vector that is not zero")
     return directions
 
 
@@ -67,7 +73,7 @@ def _walk(tree: "Tensor | Nested", reading: Reading) -> Iterator[Direction]:
             yield from _walk(value, replace(reading, name=key))
         elif isinstance(value, Tensor) and value.squeeze().ndim != 1:
             raise SteeringError(
-                f"{_file(reading)}: {key!r} has shape {tuple(value.shape)}; one vector was expected"
+                f"{reading.file}: {key!r} has shape {tuple(value.shape)}; one vector was expected"
             )
         elif layers[key] >= 0:
             place = f"key {key!r}, as block {layers[key]}"
@@ -81,7 +87,7 @@ def _tensor(tensor: Tensor, reading: Reading) -> Iterator[Direction]:
         return
     if tensor.ndim != 2:
         raise SteeringError(
-            f"{_file(reading)}: {reading.name!r} has shape {tuple(tensor.shape)}; allowed are"
+            f"{reading.file}: {reading.name!r} has shape {tuple(tensor.shape)}; allowed are"
             " [hidden] and [rows, hidden]"
         )
     rows, blocks = tensor.shape[0], reading.shape.blocks
@@ -90,7 +96,7 @@ def _tensor(tensor: Tensor, reading: Reading) -> Iterator[Direction]:
     if meant is None or reading.rows not in (None, meant):
         asked = "" if reading.rows is None else f", read as {reading.rows}"
         raise SteeringError(
-            f"{_file(reading)}: {rows} rows{asked} do not fit {reading.shape.model}: its {blocks}"
+            f"{reading.file}: {rows} rows{asked} do not fit {reading.shape.model}: its {blocks}"
             f" blocks need {blocks} rows (row k is block k) or {blocks + 1} (row k is block k-1,"
             " row 0 the embedding); is it for another model?"
         )
@@ -104,23 +110,22 @@ def _tensor(tensor: Tensor, reading: Reading) -> Iterator[Direction]:
 def _vector(tensor: object, reading: Reading, place: str) -> Iterator[Direction]:
     if not isinstance(tensor, Tensor):
         raise SteeringError(
-            f"{_file(reading)}: {reading.name!r}, {place}, is a {type(tensor).__name__}, not a"
-            " tensor"
+            f"{reading.file}: {reading.name!r}, {place}, is a {type(tensor).__name__}, not a tensor"
         )
     width, shape = tensor.numel(), reading.shape
     if width != shape.hidden_size:
         raise SteeringError(
-            f"{_file(reading)}: {reading.name!r}, {place}, is {width} wide, {shape.model} is"
+            f"{reading.file}: {reading.name!r}, {place}, is {width} wide, {shape.model} is"
             f" {shape.hidden_size}; is it for another model?"
         )
     if reading.layer is None:
         raise SteeringError(
-            f"{_file(reading)}: {reading.name!r} is one vector and does not say its block; give"
+            f"{reading.file}: {reading.name!r} is one vector and does not say its block; give"
             " --layer, the 0-based block whose output it is added to"
         )
     if not 0 <= reading.layer < shape.blocks:
         raise SteeringError(
-            f"{_file(reading)}: block {reading.layer} is not one of the blocks 0 to"
+            f"{reading.file}: block {reading.layer} is not one of the blocks 0 to"
             f" {shape.blocks - 1} of {shape.model}"
         )
     if not bool(tensor.any()):
@@ -151,7 +156,7 @@ def _layers(tree: Nested, reading: Reading) -> dict[str, int] | None:
     if meant is None:
         shown = ", ".join(str(number) for number in sorted(known.values()))
         raise SteeringError(
-            f"{_file(reading)}: the layers {shown} can be blocks of {reading.shape.model}, or"
+            f"{reading.file}: the layers {shown} can be blocks of {reading.shape.model}, or"
             " places in hidden_states, one more; say which with --rows block or"
             " --rows hidden_states"
         )
@@ -169,8 +174,3 @@ def _convention(numbers: set[int], blocks: int) -> Rows | None:
 def _number(pattern: re.Pattern[str], key: str) -> int | None:
     match = pattern.fullmatch(key)
     return int(match[1]) if match else None
-
-
-def _file(reading: Reading) -> str:
-    source: Source | None = reading.known.source
-    return "the tensors" if source is None else source.file

@@ -128,8 +128,7 @@ def read_steering_lite(
     Raises:
         ModelError: Its method does something else than adding a vector to a block's output.
     """
-    source = reading.known.source
-    file = "steering-lite's file" if source is None else source.file
+    file = reading.file
     try:
         config = dict(json.loads(metadata["cfg"]))
         coefficient = float(config.get("coeff", 1.0))
