@@ -191,11 +191,7 @@ def sweep_tables(result: "SweepResult", place: Path) -> Group:
     for column in (*places, "verdict", "rho", "effect", "random directions", "shared units"):
         table.add_column(clean(column), overflow="fold", no_wrap=column == "verdict")
     for run in result.runs:
-        row = next(
-            row
-            for row in result.selection.rows
-            if all(run.settings[key] == value for key, value in row.setting.items())
-        )
+        row = result.row(run)
         null = [value for value in row.null if value is not None]
         table.add_row(
             *(clean(value) for value in run.settings.values()),

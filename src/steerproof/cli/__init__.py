@@ -190,21 +190,18 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Do what is missing, then the verdict and the report. The same command resumes."""
-    from steerproof.model.files import weight_bytes
     from steerproof.progress import following
     from steerproof.run.commands.inputs import require_inputs
     from steerproof.run.commands.session import run_experiment
     from steerproof.run.driver.allowance import Allowance
-    from steerproof.run.driver.workers import choose_device, make_executor
-    from steerproof.run.graph.environment import model_directory
+    from steerproof.run.driver.workers import choose_device
 
     allowance = None if device_hours is None else Allowance(hours=device_hours)
     chosen = choose_device(device)
     session = _session(experiment, directory, chosen, settings, inputs)
     session = replace(session, allowance=allowance)
     require_inputs(session)
-    weights = weight_bytes(model_directory(session.experiment, session.place.directory))
-    hands = make_executor(executor, session.run, chosen, workers, weights)
+    hands = sweeping.executor_of(session, executor, chosen, workers)
     waiting.end()
     with following(sys.stderr, session.experiment.title, session.run) as show:
         summary, verdict = run_experiment(
@@ -255,17 +252,16 @@ def analyze(
     from steerproof.decide.analysis.analyze import analyze as judge
     from steerproof.decide.analysis.answers import conclude
     from steerproof.decide.analysis.rates_csv import read_rates
-    from steerproof.decide.analysis.records import to_json
     from steerproof.spec.yaml_io import load_experiment
 
     asked = load_experiment(experiment).experiment
     table = read_rates(rates, asked)
     if registered:
         analysis, answers = judge(table, asked, arm=arm), None
-        value = to_json(analysis)
+        value = plain(analysis)
     else:
         analysis, answers = conclude(table, asked, arm=arm)
-        value = {**to_json(analysis), "answers": plain(answers)}
+        value = {**plain(analysis), "answers": plain(answers)}
     say(value, as_json, lambda: tables.analysis_table(analysis, answers))
 
 

@@ -43,7 +43,7 @@ def export_adapters(
     from steerproof.run.commands.session import session_in
     from steerproof.run.graph.names import SCORE, adapter_unit
     from steerproof.run.graph.survey import recorded
-    from steerproof.run.store.files import make_directory, write_file
+    from steerproof.run.store.files import write_files
     from steerproof.spec.grid import adapters
 
     experiment, finished = session_in(run).experiment, recorded(run)
@@ -63,9 +63,7 @@ def export_adapters(
         peft = {name: unit.read(name) for name in (CONFIG, WEIGHTS)}
         rates = _rates(experiment, one, marks)
         told = trained_as(experiment, experiment.arm(one.arm), one.persona, rates)
-        make_directory(folder)
-        for name, content in adapter_folder(peft, told).items():
-            write_file(folder / name, content)
+        write_files(folder, adapter_folder(peft, told))
         written.append(str(folder))
     say(written, as_json, lambda: clean("\n".join(written)))
 

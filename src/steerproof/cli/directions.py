@@ -131,9 +131,9 @@ def extract(
     from steerproof.exchange.extracted import extracted
     from steerproof.exchange.files import export
     from steerproof.exchange.shape import shape_of
-    from steerproof.model.base import load_base
+    from steerproof.run.commands.basemodel import load_model
     from steerproof.run.driver.workers import choose_device
-    from steerproof.run.graph.environment import model_path
+    from steerproof.run.graph.environment import Place, model_path
     from steerproof.spec.yaml_io import load_experiment
     from steerproof.study.directions import prompts_of
     from steerproof.study.geometry import geometry
@@ -141,14 +141,7 @@ def extract(
     loaded = load_experiment(experiment)
     asked = loaded.experiment
     path, revision = model_path(asked, loaded.directory), asked.model.revision
-    base = load_base(
-        path,
-        revision=revision,
-        dtype=asked.model.dtype,
-        device=choose_device(device),
-        system_role=asked.model.system_role,
-        template_options=asked.model.template_options,
-    )
+    base = load_model(asked, Place(directory=loaded.directory, device=choose_device(device)))
     chosen = layers or asked.steered_layers
     measured = geometry(base, prompts_of(asked), chosen, asked.drawing_seed)
     directions = tuple(extracted(measured.values(), asked, shape_of(path, revision)))

@@ -60,7 +60,7 @@ def sweep(
         say(ahead, as_json, lambda: clean(ahead.words))
         return
     typer.echo(clean(ahead.words), err=True)
-    failures = _run_all(sessions, lambda session: _executor(session, executor, chosen, workers))
+    failures = _run_all(sessions, lambda session: executor_of(session, executor, chosen, workers))
     waiting.begin("reading what the runs measured, drawing the sweep's figure")
     result = read_sweep(asked, sessions, failures, draws)
     publish_sweep(place, result)
@@ -90,7 +90,8 @@ def _run_all(
     return failures
 
 
-def _executor(session: "Session", name: str, device: str, workers: int | None) -> "Executor":
+def executor_of(session: "Session", name: str, device: str, workers: int | None) -> "Executor":
+    """Who does the units of a session."""
     from steerproof.model.files import weight_bytes
     from steerproof.run.driver.workers import make_executor
     from steerproof.run.graph.environment import model_directory

@@ -23,14 +23,11 @@ def figures(
     The data of each figure as CSV, the main numbers for LaTeX.
     """
     from steerproof.run.commands.figures import figure_files, width_in_inches
-    from steerproof.run.store.files import make_directory, write_file
+    from steerproof.run.store.files import write_files
 
     files = figure_files(directory, kind, width_in_inches(width))
     place = out or directory / f"figures-{kind}"
-    make_directory(place)
-    for name, content in files.items():
-        write_file(place / name, content)
-    written = [str(place / name) for name in files]
+    written = write_files(place, files)
     say(written, as_json, lambda: clean("\n".join(written)))
 
 
@@ -67,12 +64,10 @@ def requests(
     """
     from steerproof.run.commands.requests import requests_of
     from steerproof.run.commands.session import session_in
-    from steerproof.run.store.files import make_directory, write_file
+    from steerproof.run.store.files import write_files
 
     handed = requests_of(session_in(directory), cell)
-    for name, content in handed.files.items():
-        make_directory((out / name).parent)
-        write_file(out / name, content)
+    write_files(out, handed.files)
     lines = [f"{handed.cells} cells in {out}"]
     lines += [f"left out: {name}: {why}" for name, why in handed.left_out.items()]
     told = {"cells": handed.cells, "left_out": dict(handed.left_out), "dir": str(out)}

@@ -13,7 +13,14 @@ from typing import Any
 
 from steerproof.codec import json_bytes, plain, read_record
 from steerproof.decide.analysis.rates import RateTable
-from steerproof.decide.analysis.selection import Selected, Selection, SweptRun, halves, select
+from steerproof.decide.analysis.selection import (
+    Selected,
+    Selection,
+    SettingRow,
+    SweptRun,
+    halves,
+    select,
+)
 from steerproof.decide.report.figures.sweep import sweep_figure
 from steerproof.errors import UnitsFailedError
 from steerproof.run.artefacts import analysis, score
@@ -83,6 +90,14 @@ class SweepResult:
             sum(run.shared for run in self.runs),
             sum(run.units for run in self.runs),
             sum((run.shared_seconds for run in self.runs), 0.0),
+        )
+
+    def row(self, run: SweepRun) -> SettingRow:
+        """The numbers of a run's setting."""
+        return next(
+            row
+            for row in self.selection.rows
+            if all(run.settings[place] == value for place, value in row.setting.items())
         )
 
     def record(self) -> dict[str, Any]:
@@ -274,11 +289,8 @@ def _csv(result: SweepResult) -> str:
         [*("status", *places, "verdict", "rho", "effect", "effect_half_1", "effect_half_2"),
          *("null_mean", "null_largest", "units", "shared_units", "directory")]
     )  # fmt: skip
-    by_setting = {tuple(row.setting.items()): row for row in result.selection.rows}
     for run in result.runs:
-        row = next(
-            row for key, row in by_setting.items() if all(run.settings[p] == v for p, v in key)
-        )
+        row = result.row(run)
         null = [value for value in row.null if value is not None]
         effects = (row.effects.whole, row.effects.first, row.effects.second)
         drawn = (sum(null) / len(null), max(null)) if null else (None, None)

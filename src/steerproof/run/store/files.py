@@ -5,7 +5,7 @@ import hashlib
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -124,6 +124,18 @@ def write_synced(path: Path, data: bytes, kind: str = "") -> None:
         fault_point("fsync.after", kind)
     finally:
         os.close(descriptor)
+
+
+def write_files(directory: Path, files: Mapping[str, bytes]) -> list[str]:
+    """Write files below a directory, made if it is not there; returns their paths as text.
+
+    Raises:
+        DiskFullError: No space.
+    """
+    for name, content in files.items():
+        make_directory((directory / name).parent)
+        write_file(directory / name, content)
+    return [str(directory / name) for name in files]
 
 
 def sync_directory(path: Path) -> None:
