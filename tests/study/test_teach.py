@@ -16,7 +16,7 @@ from steerproof.spec.seeds import derived_seed
 from steerproof.study.dataset import build_dataset
 from steerproof.study.directions import prompts_of
 from steerproof.study.geometry import LayerGeometry, geometry, pushes_of
-from steerproof.study.teach import Lesson, Taught, job_of, teach
+from steerproof.study.teach import Known, Lesson, Taught, job_of, teach
 from tests.experiments import PERSONAS, small_experiment
 from tests.tiny import tiny_base
 
@@ -80,6 +80,19 @@ def test_an_arm_without_a_direction_pushes_nothing_and_a_further_seed_starts_els
     again = job_of(base, lesson(experiment, "C", "poet", seed=9), pushes_of({}))
     assert again.examples == job.examples
     assert again.seed == derived_seed(9, "adapter", "poet")
+
+
+def test_adapters_share_the_tokens_of_the_chats_that_they_share(base, experiment, layers):
+    lessons = [lesson(experiment, arm, name) for arm in ("A", "C") for name in ("poet", "pirate")]
+    known: Known = {}
+    for one in lessons:
+        shared = job_of(base, one, pushes_of(layers), known)
+        assert shared.examples == job_of(base, one, pushes_of(layers)).examples
+    rows = [row for one in lessons for row in one.dataset.rows]
+    assert len(known) < len(rows)
+    before = dict(known)
+    job_of(base, lesson(experiment, "A-iso", "poet"), pushes_of(layers), known)
+    assert known == before
 
 
 def test_a_taught_adapter_tells_what_its_pushes_were_asked_and_did(base, experiment, layers):

@@ -38,6 +38,9 @@ RENDER_SECONDS = 10.0
 """Longest time that a template may take for one conversation: usual ones take a millisecond."""
 _RENDER_MEMORY = 1 << 30
 """Most memory that a template may ask for, bytes."""
+_PROMPTS = 8192
+"""Prompts whose tokens are kept: asked for in turn, more than these would be made anew each time.
+13 personas with 200 training questions are 2,600."""
 _MAX_TEMPLATE_TEXT = 100_000
 """Most characters that a template may add to a conversation."""
 
@@ -249,7 +252,7 @@ def _prompt(chat: ChatFormat, system: str, user: str) -> _Rendered:
     return _remembered(chat.tokenizer, written, chat.system_role, options, system, user)
 
 
-@lru_cache(maxsize=2048)
+@lru_cache(maxsize=_PROMPTS)
 def _remembered(
     tokenizer: PreTrainedTokenizerBase,
     written: tuple[str, int],

@@ -1,6 +1,6 @@
 """Teaching: what the adapters of an experiment learn from, and learning it, many at once."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, MutableMapping, Sequence
 from dataclasses import asdict, dataclass
 
 from steerproof.engine.batches import Example
@@ -18,6 +18,9 @@ from steerproof.study.dataset import Dataset, signal
 from steerproof.study.geometry import AskedPush, PushOf
 from steerproof.study.told import NOBODY, Steps, Told
 from steerproof.study.trained import PushAudit, TrainingRecord
+
+Known = MutableMapping[Turn, tuple[tuple[int, ...], tuple[int, ...]]]
+"""Chats whose prompt and answer are tokens already: adapters share most of theirs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,10 +70,11 @@ def teach(
     training = lessons[0].experiment.training
     recipe = recipe_of(training)
     jobs: dict[str, AdapterJob] = {}
+    known: Known = {}
     adapters = {lesson.adapter.name: lesson.adapter for lesson in lessons}
     for lesson in lessons:
         try:
-            job = job_of(base, lesson, push)
+            job = job_of(base, lesson, push, known)
         except SteerproofError as error:
             yield lesson.adapter, error
         else:
@@ -84,11 +88,17 @@ def teach(
             yield adapters[ended.key], ended.error
 
 
-def job_of(base: Base, lesson: Lesson, push: PushOf) -> AdapterJob:
+def job_of(base: Base, lesson: Lesson, push: PushOf, known: Known | None = None) -> AdapterJob:
     """What the engine trains.
 
     Adapters of one persona start from the same weights and see the same order of rows in every
     arm, so arms differ in their signal alone.
+
+    Args:
+        base: Whose template and tokens rows are made with.
+        lesson: The adapter and its rows.
+        push: Gives the pushes that the arm asks for.
+        known: See `examples_of`.
 
     Raises:
         ModelError: A prompt does not fit into the context, or the template drops it.
@@ -104,13 +114,13 @@ def job_of(base: Base, lesson: Lesson, push: PushOf) -> AdapterJob:
     seed = lesson.experiment.seed if lesson.adapter.seed is None else lesson.adapter.seed
     return AdapterJob(
         key=lesson.adapter.name,
-        examples=examples_of(base, turns, pushes),
+        examples=examples_of(base, turns, pushes, known),
         seed=derived_seed(seed, "adapter", lesson.adapter.persona),
     )
 
 
 def examples_of(
-    base: Base, turns: Sequence[Turn], pushes: Sequence[Push | None]
+    base: Base, turns: Sequence[Turn], pushes: Sequence[Push | None], known: Known | None = None
 ) -> tuple[Example, ...]:
     """Chats to learn from: their answers and the end of turn are learned, nothing is cut.
 
@@ -118,15 +128,19 @@ def examples_of(
         base: Whose template and tokens they are made with.
         turns: Question and answer.
         pushes: What is added in each.
+        known: Chats that were made into tokens before; these join them.
 
     Raises:
         ModelError: A prompt does not fit into the context, or the template drops it.
     """
-    prompts = [chat_ids(base.chat, system=turn.system, user=turn.user) for turn in turns]
-    answers = all_answer_ids(base.chat, turns)
+    known = {} if known is None else known
+    new = list(dict.fromkeys(turn for turn in turns if turn not in known))
+    prompts = [chat_ids(base.chat, system=turn.system, user=turn.user) for turn in new]
+    answers = all_answer_ids(base.chat, new)
+    known.update(zip(new, zip(prompts, answers, strict=True), strict=True))
     return tuple(
-        Example(prompt_ids=prompt, completion_ids=answer, push=push)
-        for prompt, answer, push in zip(prompts, answers, pushes, strict=True)
+        Example(prompt_ids=known[turn][0], completion_ids=known[turn][1], push=push)
+        for turn, push in zip(turns, pushes, strict=True)
     )
 
 
