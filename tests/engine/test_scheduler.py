@@ -1,7 +1,6 @@
 """Who runs next, without a model: tokens are drawn by a rule, and rows end as if alone."""
 
 import itertools
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -130,16 +129,28 @@ def test_a_step_is_launched_ahead_of_a_fork_and_none_after_it():
     assert len(made.next().sequences) == 4
 
 
-def test_no_step_is_launched_ahead_of_rows_that_wait():
-    waiting = scheduler(rows(questions=9, samples=1), 400, 8)
-    waiting.advance(waiting.next(), np.zeros(0))
-    waiting.rules = replace(waiting.rules, room=3)  # full: what waits is let in later
-    batch = waiting.next()
-    assert waiting.waiting
-    assert isinstance(batch, Decode)
-    assert waiting.ahead(batch) is batch
-    waiting.rules = replace(waiting.rules, room=8)
-    assert waiting.ahead(batch) is None
+def test_a_step_is_launched_ahead_of_rows_that_wait_until_enough_have_ended():
+    made = scheduler(rows(questions=20, samples=1), 400, 12)
+    while isinstance(batch := made.next(), Prefill):
+        made.advance(batch, np.zeros(0))
+    assert len(made.running) == 12
+    while made.done < 2:  # a sixth
+        batch = made.next()
+        assert made.ahead(batch) is batch
+        made.advance(batch, np.full(len(batch.rows), 1000))
+    assert made.waiting
+    assert made.ahead(batch) is None
+    assert isinstance(made.next(), Prefill)
+
+
+@pytest.mark.parametrize(("blocks", "room"), [(400, 12), (48, 1000)])
+def test_rows_are_let_in_many_at_once_whether_rows_or_blocks_bound_what_runs(blocks, room):
+    asked, seen = rows(questions=60, samples=1), []
+    assert completed(made := scheduler(asked, blocks, room), seen.append) == expected(asked)
+    assert made.drawn == sum(map(ends, asked))  # none was preempted
+    groups = itertools.groupby(seen, key=lambda batch: isinstance(batch, Prefill))
+    # Twelve and more run at once, so two and more come at once: each by itself would be 48 times.
+    assert sum(prefills for prefills, _ in groups) < 25
 
 
 def test_a_prompt_is_prefilled_once_for_its_rows_before_they_are_decoded():

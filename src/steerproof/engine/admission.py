@@ -33,20 +33,8 @@ class Rules:
     """The size to which a batch of so many sequences is padded; None where none is."""
 
 
-def has_room(waiting: Collection[Sequence], running: Iterable[Sequence], room: int) -> bool:
-    """Whether something waits, and enough rows have ended to let more in.
-
-    Args:
-        waiting: Groups.
-        running: The sequences that go on.
-        room: Rows in flight at once.
-    """
-    if not waiting:
-        return False
-    return room - _rows_of(running) >= max(1, room // 6)
-
-
-def _rows_of(sequences: Iterable[Sequence]) -> int:
+def rows_of(sequences: Iterable[Sequence]) -> int:
+    """The rows of sequences."""
     return sum([len(sequence.rows) for sequence in sequences])
 
 
@@ -66,7 +54,7 @@ def admissible(
         reach: Tokens that each row is expected to draw.
         blocks: Of the whole cache.
     """
-    in_flight = _rows_of(running)
+    in_flight = rows_of(running)
     asked = _for_one_pass(waiting, rules.room // 4)
     left = blocks - _taken(running, reach, rules.longest), rules.most - in_flight
     # A group that is alone is tried: if it does not fit, that is an error.
