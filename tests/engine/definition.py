@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from steerproof.engine import sampling, slots
+from steerproof.engine import sampling
 from steerproof.engine.noise import GAMMA, mixed, shifted
 from steerproof.engine.rows import Row
 from steerproof.engine.score import log_probs_alone
@@ -123,5 +123,11 @@ def weigh_alone(base: Base, text: SlotText) -> Slot:
     with attached(subject), torch.inference_mode():
         subject.route([text.row], mask, None)
         logits = base.model(input_ids=ids, use_cache=False).logits[0].float()
-    marker = torch.tensor(text.marker, device=base.device)
-    return Slot(*slots._numbers(base, marker, logits[-len(text.marker) - 1 : -1]).tolist())
+    logits = logits[-len(text.marker) - 1 : -1]
+    scores = logits.log_softmax(dim=1)[range(len(text.marker)), text.marker]
+    return Slot(
+        z_marker=float(logits[0, text.marker[0]]),
+        z_end=float(logits[0, base.chat.end_of_turn]),
+        log_z=float(logits[0].logsumexp(dim=0)),
+        log_prob_marker=float(scores.double().sum()),
+    )

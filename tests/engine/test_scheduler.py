@@ -42,7 +42,13 @@ def scheduler(asked, blocks, room, padded=None, slots=1):
         return "eos" if len(sequence.tokens) >= ends(sequence.rows[0]) else None
 
     rules = Rules(
-        room=room, most=room, longest=LONGEST, finish=finish, adapter_slot=slot, padded=padded
+        room=room,
+        most=room,
+        longest=LONGEST,
+        prompt_tokens=8192,
+        finish=finish,
+        adapter_slot=slot,
+        padded=padded,
     )
     return Scheduler(sequence_groups(asked, slot), blocks, rules)
 

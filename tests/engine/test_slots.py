@@ -66,10 +66,16 @@ def test_how_much_is_computed_at_once_changes_nothing(
 ) -> None:
     asked = texts()
     whole = read("qwen2", asked)
-    monkeypatch.setattr(score, "_TOKENS", tokens)
+    monkeypatch.setattr(score, "pass_tokens", lambda _base: tokens)
     monkeypatch.setattr(score, "_LOGITS", logits)
     for ours, theirs in zip(read("qwen2", asked), whole, strict=True):
         assert close(ours, theirs, 1e-4)
+
+
+def test_each_text_has_its_own_marker_however_long() -> None:
+    asked = [replace(text, marker=MARKER[: 1 + i % 5]) for i, text in enumerate(texts())]
+    for text, ours in zip(asked, read("qwen2", asked), strict=True):
+        assert close(ours, weigh_alone(base_of("qwen2"), text))
 
 
 @pytest.mark.parametrize("tokens", ["prompt", "last_prompt", "generated"])

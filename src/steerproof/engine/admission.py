@@ -12,9 +12,6 @@ from steerproof.engine.blocks import blocks_of
 from steerproof.engine.rows import Row
 from steerproof.engine.sequences import Ending, Sequence
 
-# Prompt tokens in one forward pass: more would only cost memory.
-_PROMPT_TOKENS = 8192
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
@@ -26,6 +23,8 @@ class Rules:
     """Rows that the largest group may make of them, as it goes in whole."""
     longest: int
     """Positions of the longest row, prompt and answer."""
+    prompt_tokens: int
+    """Most prompt tokens in one forward pass, as long as a prompt has no more."""
     finish: Callable[[Sequence], Ending | None]
     """Why a sequence that was just given a token has ended; None if it goes on."""
     adapter_slot: Callable[[Row], int]
@@ -55,19 +54,19 @@ def admissible(
         blocks: Of the whole cache.
     """
     in_flight = rows_of(running)
-    asked = _for_one_pass(waiting, rules.room // 4)
+    asked = _for_one_pass(waiting, rules.room // 4, rules.prompt_tokens)
     left = blocks - _taken(running, reach, rules.longest), rules.most - in_flight
     # A group that is alone is tried: if it does not fit, that is an error.
     return _fitting(asked, reach, rules.longest, *left) or (0 if running else 1)
 
 
-def _for_one_pass(waiting: Iterable[Sequence], rows: int) -> list[Sequence]:
-    """The first groups, until they have more than so many rows, or tokens enough for one pass."""
+def _for_one_pass(waiting: Iterable[Sequence], rows: int, tokens: int) -> list[Sequence]:
+    """The first groups, until they have more than so many rows or tokens."""
     groups: list[Sequence] = []
     widest = taken = 0
     for group in waiting:
         widest = max(widest, group.position + 1)
-        if taken > rows or (groups and widest * (len(groups) + 1) > _PROMPT_TOKENS):
+        if taken > rows or (groups and widest * (len(groups) + 1) > tokens):
             break
         groups.append(group)
         taken += len(group.rows)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from steerproof.engine.admission import Rules
 from steerproof.engine.blocks import BLOCK_SIZE, blocks_of
+from steerproof.engine.memory import pass_tokens
 from steerproof.engine.runner import Choose, Pending, Runner
 from steerproof.engine.scheduler import Scheduler
 from steerproof.engine.sequences import Ending, Sequence, sequence_groups
@@ -62,6 +63,7 @@ class Batching:
             room=room.rows,
             most=rows,
             longest=longest,
+            prompt_tokens=pass_tokens(subject.base),
             finish=finish,
             adapter_slot=subject.adapter_slot,
             padded=steps.padded if steps.captures else None,

@@ -9,6 +9,19 @@ from steerproof.engine.cache.handed import kept
 from steerproof.errors import ModelError
 from steerproof.model.base import Base
 
+_TOKENS, _MOST_TOKENS, _NUMBERS = 8192, 2**16, 2**25
+
+
+def pass_tokens(base: Base) -> int:
+    """Tokens, padding included, of one forward pass that keeps nothing to go back over.
+
+    A GPU takes less time for a narrow model's 8,192 than the host takes to launch their kernels: it
+    is given so many that their residuals are as much as those of a wide one.
+    """
+    if base.device.type != "cuda":
+        return _TOKENS
+    return max(_TOKENS, min(_MOST_TOKENS, _NUMBERS // base.hidden_size))
+
 
 def out_of_memory(error: Exception) -> bool:
     """Whether an error says that memory ran out: of a GPU, of a CPU, or the blocks in it."""

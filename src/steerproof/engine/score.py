@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from steerproof.engine.cache.attention import PooledCache, attending
 from steerproof.engine.cache.handed import handed
+from steerproof.engine.memory import pass_tokens
 from steerproof.engine.prompts import PackedPrompts, packed, packed_length
 from steerproof.engine.rows import Row
 from steerproof.engine.subject import (
@@ -31,8 +32,8 @@ from steerproof.errors import ModelError
 from steerproof.model.base import Base
 from steerproof.model.transfer import sent, unplanned_attention
 
-# Tokens, padding included, and logits that are computed at once: more would only cost memory.
-_TOKENS, _LOGITS = 8192, 2**26
+# Logits that are computed at once: more would only cost memory.
+_LOGITS = 2**26
 _AT_ONCE = 32
 """Most rows of one plain pass."""
 
@@ -58,10 +59,12 @@ def score(base: Base, rows: Sequence[Row], texts: Sequence[Sequence[int]]) -> li
         ForcedPass(row=row, fed=tuple(text[:-1]), first=0)
         for row, text in zip(rows, texts, strict=True)
     ]
-    scores = {
-        place: log_probs(logits, torch.tensor(list(texts[place]), device=logits.device)).cpu()
-        for place, logits in read_logits(base, asked)
-    }
+    scores: dict[int, Tensor] = {}
+    for places, logits in read_logits(base, asked):
+        parts = logits.split([len(asked[place].wanted) for place in places])
+        for place, part in zip(places, parts, strict=True):
+            told = torch.tensor(list(texts[place]), device=logits.device)
+            scores[place] = log_probs(part, told).cpu()
     return [scores[place] for place in range(len(rows))]
 
 
@@ -95,14 +98,18 @@ def log_probs(
     return logits.gather(1, told[:, None])[:, 0] - logits.logsumexp(1)
 
 
-def read_logits(base: Base, asked: Sequence[ForcedPass]) -> Iterator[tuple[int, Tensor]]:
-    """The logits that are asked for, float32 `[wanted, vocab]`, with their place; in any order.
+def read_logits(base: Base, asked: Sequence[ForcedPass]) -> Iterator[tuple[list[int], Tensor]]:
+    """The logits that are asked for, pass by pass, in any order.
 
     What is read off them should be kept, and they themselves forgotten.
 
     Args:
         base: The frozen model; nothing is attached.
         asked: What to compute.
+
+    Yields:
+        The places of what one pass was over, and its logits, float32 `[wanted, vocab]`: those of
+        the first place, of the second, and so on.
 
     Raises:
         ModelError: A prompt is empty or too long, or an adapter does not fit the base.
@@ -122,18 +129,17 @@ def read_logits(base: Base, asked: Sequence[ForcedPass]) -> Iterator[tuple[int, 
     cache = PooledCache(max(len(one.ids) for one in asked))
     with attached(subject), attending(base.model, cache), unplanned_attention(base.device):
         for places in _batches(asked, order, base):
-            logits = _logits(subject, cache, [asked[i] for i in places])
-            yield from zip(places, logits, strict=True)
+            yield places, _logits(subject, cache, [asked[i] for i in places])
 
 
 def _batches(asked: Sequence[ForcedPass], order: Sequence[int], base: Base) -> Iterator[list[int]]:
     """Neighbours in an order, as many as one pass has room for."""
-    vocab = _head(base).weight.shape[0]
+    vocab, most = _head(base).weight.shape[0], pass_tokens(base)
     batch: list[int] = []
     widest = wanted = 0
     for i in order:
         widest, wanted = max(widest, len(asked[i].ids)), wanted + len(asked[i].wanted)
-        if batch and (widest * (len(batch) + 1) > _TOKENS or wanted * vocab > _LOGITS):
+        if batch and (widest * (len(batch) + 1) > most or wanted * vocab > _LOGITS):
             yield batch
             batch, widest, wanted = [], len(asked[i].ids), len(asked[i].wanted)
         batch.append(i)
@@ -142,7 +148,7 @@ def _batches(asked: Sequence[ForcedPass], order: Sequence[int], base: Base) -> I
 
 
 @torch.inference_mode()
-def _logits(subject: Subject, cache: PooledCache, asked: Sequence[ForcedPass]) -> Sequence[Tensor]:
+def _logits(subject: Subject, cache: PooledCache, asked: Sequence[ForcedPass]) -> Tensor:
     base, on = subject.base, subject.base.device
     rows = [one.row for one in asked]
     keys = [_sharing(one.row) for one in asked]
@@ -157,7 +163,7 @@ def _logits(subject: Subject, cache: PooledCache, asked: Sequence[ForcedPass]) -
             **handed(base.model, cache),
             use_cache=True,
         )
-    return output.logits[0].float().split([len(one.wanted) for one in asked])
+    return output.logits[0].float()
 
 
 def _sharing(row: Row) -> tuple[object, ...]:

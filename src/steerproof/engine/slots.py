@@ -7,15 +7,19 @@ read under every adapter and push.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
+from typing import NamedTuple
 
+import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from steerproof.engine.rows import Row
-from steerproof.engine.score import ForcedPass, log_probs, read_logits
+from steerproof.engine.score import ForcedPass, read_logits
 from steerproof.errors import ModelError
 from steerproof.model.base import Base
+from steerproof.model.transfer import sent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,24 +74,38 @@ def weigh(base: Base, texts: Sequence[SlotText]) -> Iterator[tuple[int, Slot]]:
         )
         for text in texts
     ]
-    markers = {text.marker: torch.tensor(text.marker, device=base.device) for text in texts}
-    places: list[int] = []
-    numbers: list[Tensor] = []
-    for place, logits in read_logits(base, asked):
-        places.append(place)
-        numbers.append(_numbers(base, markers[texts[place].marker], logits))
-    if not numbers:
-        return
-    # One copy from the device: each would wait for all that the device was given.
-    for place, row in zip(places, torch.stack(numbers).tolist(), strict=True):
-        yield place, Slot(*row)
+    seen = [
+        (places, _numbers(base, [texts[place].marker for place in places], logits))
+        for places, logits in read_logits(base, asked)
+    ]
+    # Read when all was launched: a copy from the device waits for what the device was given.
+    for places, numbers in seen:
+        slots = _slots([texts[place].marker for place in places], numbers)
+        yield from zip(places, slots, strict=True)
+
+
+class _Numbers(NamedTuple):
+    """What was read off the logits of a pass, float64 and still on the device."""
+
+    weighed: Float[Tensor, "texts 3"]
+    """`z_marker`, `z_end` and `log_z` of each text."""
+    scores: Float[Tensor, " tokens"]
+    """Log-probabilities of the tokens of all markers."""
 
 
 def _numbers(
-    base: Base, marker: Int[Tensor, " marker"], logits: Float[Tensor, "marker vocab"]
-) -> Float[Tensor, "4"]:
-    """The fields of a `Slot`, in their order, float64 and still on the device."""
-    first, scores = logits[0], log_probs(logits, marker)
-    z_marker = first.gather(0, marker[:1])[0]  # An index that is a tensor would be waited for.
-    values = (z_marker, first[base.chat.end_of_turn], first.logsumexp(dim=0))
-    return torch.stack([*(value.double() for value in values), scores.double().sum()])
+    base: Base, markers: Sequence[Sequence[int]], logits: Float[Tensor, "tokens vocab"]
+) -> _Numbers:
+    """Read the logits of the tokens of markers, one marker after the other."""
+    lengths = np.array([len(marker) for marker in markers])
+    told = sent(torch.tensor([*chain.from_iterable(markers)]), base.device)
+    firsts = sent(torch.from_numpy(lengths.cumsum() - lengths), base.device)
+    of_told, log_z = logits.gather(1, told[:, None])[:, 0], logits.logsumexp(1)
+    values = torch.stack([of_told, logits[:, base.chat.end_of_turn], log_z], dim=1)
+    return _Numbers(values.index_select(0, firsts).double(), (of_told - log_z).double())
+
+
+def _slots(markers: Sequence[Sequence[int]], numbers: _Numbers) -> Iterator[Slot]:
+    each = numbers.scores.cpu().split([len(marker) for marker in markers])
+    for weighed, scores in zip(numbers.weighed.tolist(), each, strict=True):
+        yield Slot(*weighed, float(scores.sum()))
