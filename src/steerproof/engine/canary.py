@@ -46,7 +46,8 @@ _VISIBLE = 5.0
 one, is then further from it than `_FACTOR` allows."""
 _ROUNDING = {torch.float64: 3e-7, torch.float32: 3e-4}
 """Where the row alone is the truth itself: nats, root mean square, ten times what was seen."""
-_ADAPTERS_AT_ONCE = 16
+_LEAST_ADAPTERS, _ADAPTER_BYTES = 16, 2 << 30
+"""Adapters that are there in float32 at once: so many, or as many as have so many bytes."""
 _LEAST_TOKENS = 24
 
 Seen = Literal["none", "verified", "too small to verify here"]
@@ -201,13 +202,21 @@ def _true(subject: Subject, rows: Sequence[Row], text: Sequence[int]) -> list[Te
     slots = sorted({subject.adapter_slot(row) for row in rows})
     truth: dict[int, Tensor] = {}
     with in_float32(subject.base) as base:
-        for start in range(0, len(slots), _ADAPTERS_AT_ONCE):
-            chosen = set(slots[start : start + _ADAPTERS_AT_ONCE])
+        count = _adapters_at_once(rows)
+        for start in range(0, len(slots), count):
+            chosen = set(slots[start : start + count])
             places = [i for i in order if subject.adapter_slot(rows[i]) in chosen]
             mine = [rows[i] for i in places]
             wide = subject_of(base, mine, audit_every=1)
             truth.update(zip(places, log_probs_alone(wide, mine, text), strict=True))
     return [truth[i] for i in range(len(rows))]
+
+
+def _adapters_at_once(rows: Sequence[Row]) -> int:
+    """Few passes are many rows each: weights are widened anew in every one."""
+    adapters = {row.adapter for row in rows if row.adapter is not None}
+    sizes = [4 * sum(t.numel() for t in adapter.tensors.values()) for adapter in adapters]
+    return max(_LEAST_ADAPTERS, _ADAPTER_BYTES // max(sizes, default=1))
 
 
 def _judged(
