@@ -33,6 +33,8 @@ def plain(value: Any) -> Any:
     Raises:
         ValueError: A number is not finite; an undefined one must be None by now.
     """
+    if value is None or type(value) in (str, int, bool):  # most of all: told apart at once
+        return value
     if isinstance(value, _Recorded):
         return plain(value.record())
     if dataclasses.is_dataclass(value) and not isinstance(value, type):

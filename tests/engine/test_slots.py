@@ -66,7 +66,7 @@ def test_how_much_is_computed_at_once_changes_nothing(
 ) -> None:
     asked = texts()
     whole = read("qwen2", asked)
-    monkeypatch.setattr(score, "pass_tokens", lambda _base: tokens)
+    monkeypatch.setattr(score, "pass_tokens", lambda *_: tokens)
     monkeypatch.setattr(score, "_LOGITS", logits)
     for ours, theirs in zip(read("qwen2", asked), whole, strict=True):
         assert close(ours, theirs, 1e-4)

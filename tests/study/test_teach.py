@@ -85,13 +85,13 @@ def test_an_arm_without_a_direction_pushes_nothing_and_a_further_seed_starts_els
 def test_adapters_share_the_tokens_of_the_chats_that_they_share(base, experiment, layers):
     lessons = [lesson(experiment, arm, name) for arm in ("A", "C") for name in ("poet", "pirate")]
     known: Known = {}
+    push = pushes_of(layers)
     for one in lessons:
-        shared = job_of(base, one, pushes_of(layers), known)
-        assert shared.examples == job_of(base, one, pushes_of(layers)).examples
+        assert job_of(base, one, push, known).examples == job_of(base, one, push).examples
     rows = [row for one in lessons for row in one.dataset.rows]
     assert len(known) < len(rows)
     before = dict(known)
-    job_of(base, lesson(experiment, "A-iso", "poet"), pushes_of(layers), known)
+    job_of(base, lesson(experiment, "A-iso", "poet"), push, known)
     assert known == before
 
 

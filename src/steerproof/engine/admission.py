@@ -32,6 +32,29 @@ class Rules:
     """The size to which a batch of so many sequences is padded; None where none is."""
 
 
+# Share of the rows in flight that end before others are let in.
+_LEFT = 1 / 6
+
+
+@dataclass(slots=True)
+class Door:
+    """Whether others are let in: until no more fit, and then when many rows have ended.
+
+    Whoever comes makes new tables, and no step is launched ahead of a prefill.
+    """
+
+    _due: int = 0
+    """Rows that have ended when it opens."""
+
+    def is_open(self, waiting: Collection[Sequence], ended: int) -> bool:
+        """Whether something waits, and may be tried after so many rows have ended in all."""
+        return bool(waiting) and ended >= self._due
+
+    def shut(self, ended: int, running: int) -> None:
+        """No more fit, when so many rows have ended in all, and so many run."""
+        self._due = ended + max(1, int(_LEFT * running))
+
+
 def rows_of(sequences: Iterable[Sequence]) -> int:
     """The rows of sequences."""
     return sum([len(sequence.rows) for sequence in sequences])

@@ -63,7 +63,7 @@ class Batching:
             room=room.rows,
             most=rows,
             longest=longest,
-            prompt_tokens=pass_tokens(subject.base),
+            prompt_tokens=pass_tokens(subject.base.device, subject.base.hidden_size),
             finish=finish,
             adapter_slot=subject.adapter_slot,
             padded=steps.padded if steps.captures else None,

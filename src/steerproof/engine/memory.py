@@ -12,15 +12,19 @@ from steerproof.model.base import Base
 _TOKENS, _MOST_TOKENS, _NUMBERS = 8192, 2**16, 2**25
 
 
-def pass_tokens(base: Base) -> int:
+def pass_tokens(device: torch.device, width: int) -> int:
     """Tokens, padding included, of one forward pass that keeps nothing to go back over.
 
     A GPU takes less time for a narrow model's 8,192 than the host takes to launch their kernels: it
     is given so many that their residuals are as much as those of a wide one.
+
+    Args:
+        device: Where it is computed.
+        width: Of the residual stream.
     """
-    if base.device.type != "cuda":
+    if device.type != "cuda":
         return _TOKENS
-    return max(_TOKENS, min(_MOST_TOKENS, _NUMBERS // base.hidden_size))
+    return max(_TOKENS, min(_MOST_TOKENS, _NUMBERS // width))
 
 
 def out_of_memory(error: Exception) -> bool:

@@ -14,7 +14,7 @@ from operator import attrgetter
 
 import numpy as np
 
-from steerproof.engine.admission import Rules, admissible, rows_of
+from steerproof.engine.admission import Door, Rules, admissible, rows_of
 from steerproof.engine.blocks import BlockManager, NoBlockError, blocks_of
 from steerproof.engine.rows import Row
 from steerproof.engine.sequences import Sequence, sequence_groups
@@ -24,8 +24,6 @@ from steerproof.engine.steps import Copies, Decode, Prefill, decode_batch
 _REBUILD = 1 / 32
 # Share of the sequences that are preempted at once.
 _PREEMPTED = 1 / 16
-# Share of the rows in flight that end before others are let in: who comes makes new tables.
-_LEFT = 1 / 6
 
 
 class Scheduler:
@@ -44,8 +42,7 @@ class Scheduler:
         self.blocks: BlockManager[Sequence] = BlockManager(blocks, blocks_of(rules.longest) + 1)
         self.done = self.drawn = 0
         """Rows that have ended, and tokens drawn, those of preempted rows included."""
-        self._due = 0
-        """Rows that have ended when others are let in."""
+        self._door = Door()
         self.rules = rules
         self._batch: Decode | None = None
         self._copies: Copies = []
@@ -75,7 +72,7 @@ class Scheduler:
         """
         if not isinstance(batch, Decode) or batch is not self._batch or batch.turns:
             return None
-        if self._lets_in or _thin(batch, self.rules.padded):
+        if self._door.is_open(self.waiting, self.done) or _thin(batch, self.rules.padded):
             return None
         wanting = batch.wanting(later=1)
         return batch.grow(self.blocks, wanting) if len(wanting) <= self.blocks.free else None
@@ -126,38 +123,20 @@ class Scheduler:
 
     def _prefill(self) -> Prefill | None:
         """Admit groups while rows, blocks and one forward pass have room; None if there is none."""
-        if not self._lets_in:
+        if not self._door.is_open(self.waiting, self.done):
             return None
         running = self.running
         # A row goes on for the mean of what has been drawn per row that has ended.
         reach = self.drawn // self.done if self.done else self.rules.longest
         count = admissible(self.waiting, running, self.rules, reach, self.blocks.count)
-        if count:
-            return self._admitted(list(islice(self.waiting, count)))
-        self._let_in_later()
-        return None
-
-    @property
-    def _lets_in(self) -> bool:
-        """Whether something waits, and enough rows have ended since there was last no room."""
-        return bool(self.waiting) and self.done >= self._due
-
-    def _let_in_later(self) -> None:
-        """There is no room: let nobody in until a share of what runs has ended."""
-        self._due = self.done + max(1, int(_LEFT * rows_of(self.running)))
-
-    def _admitted(self, groups: list[Sequence]) -> Prefill:
-        _release_ended(self.blocks)
-        wanted = sum(blocks_of(group.position) for group in groups)
-        if wanted > self.blocks.free:
-            raise NoBlockError(f"prompts need {wanted} blocks, {self.blocks.free} are free")
-        groups = sorted(groups, key=attrgetter("adapter"))
-        for group in groups:
+        if not count:
+            self._door.shut(self.done, rows_of(running))
+            return None
+        admitted = _admitted(list(islice(self.waiting, count)), self.blocks)
+        for _ in range(count):
             self.waiting.popleft()
-            self.blocks.allocate(group, group.position)
         self._batch = None
-        tables, _ = self.blocks.tables(groups)
-        return Prefill(sequences=groups, tables=tables, copies=[])
+        return admitted
 
     def _decode(self) -> Decode:
         """The running sequences, each with a block for its next key."""
@@ -193,7 +172,24 @@ class Scheduler:
         """Put rows in front of what waits; what they have drawn is forgotten."""
         if rows:
             self.waiting.extendleft(reversed(sequence_groups(rows, self.rules.adapter_slot)))
-            self._let_in_later()
+            self._door.shut(self.done, rows_of(self.running))
+
+
+def _admitted(groups: list[Sequence], blocks: BlockManager[Sequence]) -> Prefill:
+    """Give groups the blocks of their prompts.
+
+    Raises:
+        NoBlockError: There are not enough; nothing was given.
+    """
+    _release_ended(blocks)
+    wanted = sum(blocks_of(group.position) for group in groups)
+    if wanted > blocks.free:
+        raise NoBlockError(f"prompts need {wanted} blocks, {blocks.free} are free")
+    groups = sorted(groups, key=attrgetter("adapter"))
+    for group in groups:
+        blocks.allocate(group, group.position)
+    tables, _ = blocks.tables(groups)
+    return Prefill(sequences=groups, tables=tables, copies=[])
 
 
 def _youngest(running: Iterable[Sequence], blocks: int) -> list[Sequence]:

@@ -134,7 +134,7 @@ def read_logits(base: Base, asked: Sequence[ForcedPass]) -> Iterator[tuple[list[
 
 def _batches(asked: Sequence[ForcedPass], order: Sequence[int], base: Base) -> Iterator[list[int]]:
     """Neighbours in an order, as many as one pass has room for."""
-    vocab, most = _head(base).weight.shape[0], pass_tokens(base)
+    vocab, most = _head(base).weight.shape[0], pass_tokens(base.device, base.hidden_size)
     batch: list[int] = []
     widest = wanted = 0
     for i in order:
