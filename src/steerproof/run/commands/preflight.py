@@ -43,21 +43,27 @@ class _Prompt:
     """The field that says so."""
 
 
+def needs_model(graph: Graph, run: Path) -> bool:
+    """Whether there is anything to do with the model: a finished run needs none."""
+    # A directory without any file of a model gives units that hash none.
+    modelled = [unit.id for unit in graph.units.values() if unit.environment.model]
+    done = [unit_directory(run, id_, graph.keys[id_]).is_dir() for id_ in modelled]
+    return not modelled or not all(done)
+
+
 def check_runnable(experiment: Experiment, place: Place, graph: Graph, run: Path) -> bool:
-    """Refuse a run that cannot work; a finished run needs no model.
+    """Refuse a run that cannot work.
 
     Returns:
-        Whether there is anything to do with the model.
+        As `needs_model`.
 
     Raises:
         ModelError, SteeringError, ExperimentError: As `check_experiment`.
     """
-    # A directory without any file of a model gives units that hash none.
-    modelled = [unit.id for unit in graph.units.values() if unit.environment.model]
-    if modelled and all(unit_directory(run, id_, graph.keys[id_]).is_dir() for id_ in modelled):
-        return False
-    check_experiment(experiment, place)
-    return True
+    needed = needs_model(graph, run)
+    if needed:
+        check_experiment(experiment, place)
+    return needed
 
 
 def check_numbers(experiment: Experiment, place: Place) -> None:

@@ -3,7 +3,7 @@
 import platform
 import shlex
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -20,8 +20,10 @@ from steerproof.run.artefacts.verdict import RunVerdict
 from steerproof.run.commands.basemodel import require_room
 from steerproof.run.commands.evidence import Finished, evidence_of, refuse_serious
 from steerproof.run.commands.preflight import (
+    check_experiment,
     check_numbers,
     check_runnable,
+    needs_model,
     refuse_untellable,
 )
 from steerproof.run.commands.report_inputs import Gathered
@@ -259,19 +261,22 @@ def run_experiment(
         reused = survey(session.run, graph).reused
         known = evidence_of(session.experiment, session.place.directory, reused)
         refuse_serious(objections(session.experiment, evidence=known))
-    if check_runnable(session.experiment, session.place, graph, session.run):
-        require_room(session.loaded, session.run, session.place.device)
-        check_numbers(session.experiment, session.place)
-    with open_run(session.run, session.command, steal=steal) as directory:
-        registration = _register(session, graph, directory, deviate)
-        if session.others:
-            borrow(directory, graph, session.others)
-        allowed = session.allowance
-        with nullcontext() if allowed is None else allowed.watching(directory, executor):
-            summary = execute(graph, directory, executor, listen=listen)
-        verdict = None
-        if not summary.stopped:
-            verdict = _conclude(session, graph, directory, registration)
+    with closing(executor):
+        if needs_model(graph, session.run):
+            executor.begin({unit.work.partition(":")[0] for unit in graph.units.values()})
+            check_experiment(session.experiment, session.place)
+            require_room(session.loaded, session.run, session.place.device)
+            check_numbers(session.experiment, session.place)
+        with open_run(session.run, session.command, steal=steal) as directory:
+            registration = _register(session, graph, directory, deviate)
+            if session.others:
+                borrow(directory, graph, session.others)
+            allowed = session.allowance
+            with nullcontext() if allowed is None else allowed.watching(directory, executor):
+                summary = execute(graph, directory, executor, listen=listen)
+            verdict = None
+            if not summary.stopped:
+                verdict = _conclude(session, graph, directory, registration)
     raise_failures(summary, session.command)
     return summary, verdict
 

@@ -5,19 +5,20 @@ lost; what counts as finished is decided by the driver, from the manifests.
 """
 
 import contextlib
+import json
 import logging
 import os
 import selectors
 import signal
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, no_type_check, runtime_checkable
 
 from steerproof import programs
 from steerproof.errors import MachineError
-from steerproof.run.driver.local_worker import STOP
+from steerproof.run.driver.local_worker import LOG, STOP
 from steerproof.run.driver.worker import (
     Failure,
     Order,
@@ -32,6 +33,13 @@ from steerproof.run.store.files import log_file
 @runtime_checkable
 class Executor(Protocol):
     """Where orders are carried out."""
+
+    def begin(self, modules: Iterable[str]) -> None:
+        """Orders will come that need these modules: whoever can makes ready for them.
+
+        Nothing may be written to the run directory yet, which is not held.
+        """
+        ...
 
     def free(self) -> int:
         """How many more orders it can begin at once."""
@@ -60,6 +68,9 @@ class InlineExecutor:
     def __init__(self) -> None:
         self._order: int | None = None
         self._reports: Iterator[WorkReport] = iter(())
+
+    def begin(self, modules: Iterable[str]) -> None:
+        """Nothing: what is imported is imported in this process."""
 
     def free(self) -> int:
         """One order at a time."""
@@ -91,6 +102,8 @@ class InlineExecutor:
 class _Worker:
     process: subprocess.Popen[bytes]
     reports: int
+    log: Path | None
+    """Where it is to print once it has an order; None where it does so already."""
     buffer: bytearray = field(default_factory=bytearray)
     order: int | None = None
 
@@ -111,6 +124,15 @@ class LocalExecutor:
         self._started = 0
         self._selector = selectors.DefaultSelector()
 
+    def begin(self, modules: Iterable[str]) -> None:
+        """Start the workers, which import while the driver still plans; what they print is lost.
+
+        One that does not come up is started anew when there is an order, and then has a log.
+        """
+        for slot in range(len(self._environments)):
+            if slot not in self._workers:
+                self._workers[slot] = self._start(slot, sorted(modules))
+
     def free(self) -> int:
         """Workers that have no order, started or not."""
         busy = sum(worker.order is not None for worker in self._workers.values())
@@ -126,6 +148,10 @@ class LocalExecutor:
         if slot not in self._workers:
             self._workers[slot] = self._start(slot)
         worker = self._workers[slot]
+        if worker.log is not None:
+            log_file(worker.log).close()
+            self._tell(worker, LOG + json.dumps(str(worker.log)))
+            worker.log = None
         worker.order = order.number
         self._tell(worker, order.to_json())
 
@@ -148,11 +174,14 @@ class LocalExecutor:
             self._forget(slot)
         self._selector.close()
 
-    def _start(self, slot: int) -> _Worker:
+    def _start(self, slot: int, modules: Sequence[str] | None = None) -> _Worker:
+        """Start a worker; before there is an order, with what it imports meanwhile."""
         ours, theirs = os.pipe()
         self._started += 1
-        words = programs.python("steerproof.run.driver.local_worker", str(theirs))
-        with log_file(self._logs / f"worker-{os.getpid()}-{self._started}.log") as log:
+        early = modules is not None
+        words = programs.python("steerproof.run.driver.local_worker", str(theirs), *modules or ())
+        path = self._logs / f"worker-{os.getpid()}-{self._started}.log"
+        with Path(os.devnull).open("wb") if early else log_file(path) as log:
             process = subprocess.Popen(
                 words,
                 stdin=subprocess.PIPE,
@@ -164,7 +193,7 @@ class LocalExecutor:
         os.close(theirs)
         os.set_blocking(ours, False)
         self._selector.register(ours, selectors.EVENT_READ, slot)
-        return _Worker(process=process, reports=ours)
+        return _Worker(process=process, reports=ours, log=path if early else None)
 
     def _tell(self, worker: _Worker, line: str) -> None:
         if worker.process.stdin is None:
@@ -257,6 +286,9 @@ class RayExecutor:
             num_returns="streaming",
             runtime_env={"env_vars": {"PYTHONPATH": programs.environment()["PYTHONPATH"]}},
         )(_ray_task)
+
+    def begin(self, modules: Iterable[str]) -> None:
+        """Nothing: which machine an order comes to is Ray's to decide."""
 
     def free(self) -> int:
         """Orders that may still begin; Ray queues those that find no machine."""

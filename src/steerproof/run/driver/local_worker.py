@@ -1,30 +1,42 @@
 """A worker process of the local executor: orders on standard input, reports on a pipe.
 
-Started as `python -m steerproof.run.driver.local_worker DESCRIPTOR`. It lives as long as its
+Started as `python -m steerproof.run.driver.local_worker DESCRIPTOR [MODULE...]`, it imports these
+modules while it waits for its first order. It lives as long as its
 standard input: when the driver dies, however it dies, the pipe ends and so does the worker.
 """
 
+import importlib
+import json
 import os
 import queue
 import signal
 import sys
 import threading
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
 
 from steerproof.run.driver.worker import order_from_json, perform
 
 STOP = "stop"
+LOG = "log "
+"""Before the name of the file, as JSON, that it prints to from then on."""
 
 
-def main(descriptor: int) -> None:
+def main(descriptor: int, modules: Sequence[str]) -> None:
     """Do orders until there are no more.
 
     Args:
         descriptor: The file descriptor that reports are written to.
+        modules: What orders will need.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the driver, which decides
     orders: queue.Queue[str] = queue.Queue()
     stopping = threading.Event()
     threading.Thread(target=_listen, args=(orders, stopping), daemon=True).start()
+    for name in modules:
+        with suppress(Exception):  # the order that needs it says what is wrong with it
+            importlib.import_module(name)
     with os.fdopen(descriptor, "w", encoding="utf-8") as reports:
         while not stopping.is_set():
             for report in perform(order_from_json(orders.get())):
@@ -40,10 +52,19 @@ def _listen(orders: "queue.Queue[str]", stopping: threading.Event) -> None:
     for line in sys.stdin:
         if line.strip() == STOP:
             stopping.set()
+        elif line.startswith(LOG):
+            with suppress(OSError):  # the driver has just made the file
+                _print_to(Path(json.loads(line.removeprefix(LOG))))
         else:
             orders.put(line)
     os._exit(0)
 
 
+def _print_to(path: Path) -> None:
+    with path.open("ab") as log:
+        for descriptor in (1, 2):
+            os.dup2(log.fileno(), descriptor)
+
+
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main(int(sys.argv[1]), sys.argv[2:])
