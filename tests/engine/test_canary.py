@@ -88,6 +88,25 @@ def test_canaries_report_the_change_and_the_error_of_each_cell():
         assert canary.error < 1e-4
 
 
+def test_how_many_adapters_are_in_float32_at_once_changes_no_canary(monkeypatch):
+    made, rows, sizes = subject("qwen2", torch.bfloat16), one_per_cell(), []
+
+    def counted(base, some, **how):
+        sizes.append(len({row.adapter for row in some} - {None}))
+        return subject_of(base, some, **how)
+
+    monkeypatch.setattr("steerproof.engine.canary.subject_of", counted)
+    together = canaries(made, rows, LONG)
+    monkeypatch.setattr("steerproof.engine.canary._LEAST_ADAPTERS", 1)
+    monkeypatch.setattr("steerproof.engine.canary._ADAPTER_BYTES", 0)
+    for one, other in zip(together, canaries(made, rows, LONG), strict=True):
+        assert isinstance(one, Canary)
+        assert isinstance(other, Canary)
+        assert one.error == pytest.approx(other.error, rel=1e-2)
+    assert max(sizes) == sizes[0] > 1
+    assert set(sizes[1:]) == {0, 1}
+
+
 def test_rows_that_are_alike_without_their_push_are_scored_once(monkeypatch):
     asked = []
 
