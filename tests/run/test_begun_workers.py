@@ -48,7 +48,7 @@ def test_one_that_died_before_it_had_an_order_is_started_anew_and_costs_no_try(
     executor.begin([])
     (before,) = children()
     os.kill(before.pid, signal.SIGKILL)
-    assert list(executor.poll(10)) == []
+    assert list(executor.poll(10.0)) == []
     summary = run_tiny(tmp_path, build_graph(shows()), executor)
     assert summary.progress.done == 1
     assert len(list((tmp_path / "logs").glob("worker-*.log"))) == 1

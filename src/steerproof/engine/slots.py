@@ -108,4 +108,5 @@ def _numbers(
 def _slots(markers: Sequence[Sequence[int]], numbers: _Numbers) -> Iterator[Slot]:
     each = numbers.scores.cpu().split([len(marker) for marker in markers])
     for weighed, scores in zip(numbers.weighed.tolist(), each, strict=True):
-        yield Slot(*weighed, float(scores.sum()))
+        z_marker, z_end, log_z = weighed
+        yield Slot(z_marker, z_end, log_z, float(scores.sum()))
