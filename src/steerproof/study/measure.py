@@ -138,7 +138,7 @@ def _together(
         yield name, error
     if failed:
         engine = _engine(base, [by_name[name] for name in canaries], rows)
-    done: dict[str, list[Drawn]] = {name: [] for name in canaries}
+    done: dict[str, list[Completion]] = {name: [] for name in canaries}
     told.phase("")
     counted = completions(told, sum(by_name[name].rows for name in canaries))
     for ended in engine.generate(settings, on_progress=counted, every=TOLD_SECONDS):
@@ -149,10 +149,11 @@ def _together(
             del done[name]
             yield name, ended.error
             continue
-        done[name].append(ended)
-        if len(done[name]) == by_name[name].rows:
-            asked = by_name[name]
-            yield name, _outcome(base, asked, done.pop(name), engine, canaries[name])
+        asked = by_name[name]
+        # Made into text row by row, while a GPU is at the next step, and not when a cell ends.
+        done[name].append(completion_of(base, ended, asked.early_tokens))
+        if len(done[name]) == asked.rows:
+            yield name, _outcome(asked, done.pop(name), engine, canaries[name])
 
 
 def _engine(base: Base, cells: Sequence[AskedCell], rows: Mapping[str, Sequence[Row]]) -> Engine:
@@ -164,7 +165,7 @@ def _engine(base: Base, cells: Sequence[AskedCell], rows: Mapping[str, Sequence[
 
 
 def _outcome(
-    base: Base, asked: AskedCell, drawn: Sequence[Drawn], engine: Engine, canary: Canary
+    asked: AskedCell, done: Sequence[Completion], engine: Engine, canary: Canary
 ) -> Outcome:
     """The measured cell, or the error that its push was not what was asked for."""
     push = asked.push
@@ -174,7 +175,7 @@ def _outcome(
         cell=asked.cell,
         **_pushed(push, arrived),
         canary=asdict(canary),
-        completions=_completions(base, drawn, asked.early_tokens),
+        completions=tuple(sorted(done, key=lambda one: (one.question, one.sample))),
     )
 
 
@@ -205,12 +206,6 @@ def _fault(name: str, push: Push, arrived: Sequence[SlotAudit]) -> SteeringError
                 "output is the residual stream"
             )
     return None
-
-
-def _completions(base: Base, drawn: Sequence[Drawn], early: int) -> tuple[Completion, ...]:
-    """Texts in order of question and sample."""
-    ordered = sorted(drawn, key=lambda done: (done.row.question, done.row.sample))
-    return tuple(completion_of(base, done, early) for done in ordered)
 
 
 def completion_of(base: Base, done: Drawn, early: int) -> Completion:
