@@ -4,7 +4,10 @@
 come with `steerproof[run]`, the board's with `steerproof[board]`.
 """
 
+import os
+import re
 import sys
+import traceback
 from importlib.util import find_spec
 
 from steerproof.errors import MachineError
@@ -31,6 +34,36 @@ def lacking(error: ModuleNotFoundError) -> MachineError | None:
     """
     missing = (error.name or "").partition(".")[0]
     return without(missing, "run") if missing in ENGINE else None
+
+
+def unreadable(error: ValueError) -> MachineError | None:
+    """The variable of the environment that a library of the engine cannot be imported with.
+
+    Libraries read their settings as they are imported, and some end on a value that they do not
+    know. Their error shows the value or the variable's name.
+
+    Args:
+        error: That ended a command.
+
+    Returns:
+        None if no library was being imported, or its error shows no variable.
+    """
+    importing = [
+        library
+        for frame, _ in traceback.walk_tb(error.__traceback__)
+        if frame.f_code.co_name == "<module>"
+        and (library := frame.f_globals.get("__name__", "").partition(".")[0]) in ENGINE
+    ]
+    said = str(error).strip()
+    set_here = sorted((name, value) for name, value in os.environ.items() if value)
+    names = [name for name, value in set_here if repr(value) in said]
+    names = names or [name for name, _ in set_here if re.search(rf"\b{re.escape(name)}\b", said)]
+    if not importing or not names:
+        return None
+    return MachineError(
+        f"{importing[-1]} cannot be imported with the environment's {' or '.join(names)}:"
+        f" {said.splitlines()[0]}; unset it, or set a value that the library knows"
+    )
 
 
 def require_engine(what: str) -> None:

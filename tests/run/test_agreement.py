@@ -210,6 +210,10 @@ FILES: Mapping[str, tuple[Spoil, str]] = {
         rewritten(lambda n, v: iter([] if "layers.3" in n else [(n, v)])), "lack model.layers.3.",
     ),
     "whole numbers": (rewritten(lambda n, v: iter([(n, v.long())])), "is of type I64"),
+    "a weight that is no number": (
+        rewritten(lambda n, v: iter([(n, v / (v != v[0]) if n == "model.norm.weight" else v)])),
+        "model.norm.weight in ",
+    ),
     "half a tokenizer": (cut("model/tokenizer.json", 60), "no usable tokenizer"),
     "an index to nowhere": (
         put("model/model.safetensors.index.json", '{"weight_map": {"a": "b.safetensors"}}'),

@@ -233,6 +233,21 @@ def test_without_the_marks_there_is_no_verdict_to_report(place):
         figure_files(place / "run", "svg", 3.4)
 
 
+@pytest.mark.parametrize(
+    "inputs",
+    [{}, {"experiment": []}, {"experiment": {}}, {"experiment": {"scoring": {"judgements": 1}}}],
+)
+def test_marks_that_do_not_say_what_they_were_made_from_are_named(place, inputs):
+    unit = unit_of(place, "score/all-*")
+    manifest = open_unit(unit).manifest
+    other = replace(manifest, recipe=replace(manifest.recipe, inputs=inputs))
+    (unit / MANIFEST).write_bytes(other.to_bytes())
+    with pytest.raises(
+        IntegrityError, match=r"manifest\.json: what score/all was made from is no "
+    ):
+        rebuild_report(session_in(place / "run"))
+
+
 @pytest.mark.timeout(30)
 @pytest.mark.parametrize("name", ["manifest.json", "made-from.json"])
 def test_a_pipe_among_the_results_holds_nobody_up(place, name):

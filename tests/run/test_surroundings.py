@@ -5,12 +5,13 @@ import resource
 from pathlib import Path
 from types import SimpleNamespace
 
+import huggingface_hub.constants
 import pyarrow as pa
 import pytest
 from typer.testing import CliRunner
 
 from steerproof import cli
-from steerproof.cli.output import forget_odd_sizes, keep_own_rights
+from steerproof.cli.output import forget_odd_sizes, keep_own_rights, refusal
 from steerproof.errors import MachineError
 from steerproof.extras import require_engine
 from steerproof.run.artefacts import parquet
@@ -66,6 +67,41 @@ def test_a_python_without_docstrings_is_refused_by_the_name_of_its_variable(
     monkeypatch.setattr("steerproof.extras.sys", told)
     with pytest.raises(MachineError, match="PYTHONOPTIMIZE"):
         require_engine("a model")
+
+
+TIMEOUTS = Path(huggingface_hub.constants.__file__).read_text()
+LOGS = "from torch._logging._internal import _update_log_state_from_env as f; f()"
+
+
+@pytest.mark.parametrize(
+    ("name", "library", "code"),
+    [
+        ("HF_HUB_DOWNLOAD_TIMEOUT", "huggingface_hub", TIMEOUTS),
+        ("HF_HUB_ETAG_TIMEOUT", "huggingface_hub", TIMEOUTS),
+        ("TORCH_LOGS", "torch", LOGS),
+    ],
+    ids=lambda value: value if value.isupper() else "",
+)
+def test_a_variable_that_a_library_cannot_be_imported_with_is_named(
+    name: str, library: str, code: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, "soon")
+    with pytest.raises(ValueError, match="soon") as caught:
+        exec(compile(code, library, "exec"), {"__name__": library, "__package__": library})
+    told = refusal(caught.value)
+    assert isinstance(told, MachineError)
+    assert str(told).startswith(f"{library} cannot be imported with the environment's {name}: ")
+    assert "soon" in str(told)
+    assert "unset it" in str(told)
+
+
+def test_a_value_that_is_none_in_our_own_code_stays_an_error_of_ours(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("HF_HUB_ETAG_TIMEOUT", "soon")
+    with pytest.raises(ValueError, match="soon") as caught:
+        int("soon")
+    assert refusal(caught.value) is None
 
 
 def test_the_lock_is_tried_by_a_python_that_nothing_around_it_changes(

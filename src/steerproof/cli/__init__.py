@@ -37,7 +37,6 @@ from steerproof.cli.output import (
     say,
 )
 from steerproof.errors import AbsentModelError, SteerproofError
-from steerproof.extras import lacking
 from steerproof.text import clean
 
 if TYPE_CHECKING:
@@ -77,18 +76,12 @@ def main() -> None:
     except SteerproofError as error:
         complain(str(error))
         sys.exit(error.exit_code)
-    except ModuleNotFoundError as error:
-        told = lacking(error)
+    except Exception as error:
+        told = refusal(error)
         if told is None:
             raise
         complain(str(told))
         sys.exit(told.exit_code)
-    except (OSError, MemoryError, RuntimeError) as error:
-        refused = refusal(error)
-        if refused is None:
-            raise
-        complain(str(refused))
-        sys.exit(refused.exit_code)
     except KeyboardInterrupt:  # a second signal, while the first was being seen to
         sys.exit(_INTERRUPTED)
     finally:

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from steerproof.cli import waiting
 from steerproof.errors import DiskFullError, MachineError, SteerproofError
-from steerproof.extras import without
+from steerproof.extras import lacking, unreadable, without
 from steerproof.text import clean
 
 Source = Annotated[str, typer.Argument(help="Path of an experiment file, or a shipped name (zlt).")]
@@ -129,22 +129,30 @@ def complain(text: str) -> None:
         _drop(sys.stderr)
 
 
-def refusal(error: OSError | MemoryError | RuntimeError) -> SteerproofError | None:
-    """What the machine refused where nobody foresaw it, as our error; None if it was not that.
+def refusal(error: Exception) -> SteerproofError | None:
+    """What the machine or its installation refused where nobody foresaw it, as our error.
 
     Args:
-        error: Python's.
+        error: Python's, or a library's while it was imported.
+
+    Returns:
+        None if it was not that.
     """
     kept = "finished units are kept, and the same command goes on"
+    if isinstance(error, ModuleNotFoundError):
+        return lacking(error)
+    if isinstance(error, ValueError):
+        return unreadable(error)
     if isinstance(error, MemoryError):
         return MachineError(f"not enough memory; {kept}")
-    if isinstance(error, RuntimeError):
-        thread = "can't start new thread" in str(error)
-        return MachineError(f"no more threads, or no memory for one; {kept}") if thread else None
-    where = f" ({error.filename})" if error.filename is not None else ""
-    told = f"{error.strerror or error}{where}; {kept}"
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    return DiskFullError(told) if full else MachineError(told)
+    if isinstance(error, OSError):
+        where = f" ({error.filename})" if error.filename is not None else ""
+        told = f"{error.strerror or error}{where}; {kept}"
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        return DiskFullError(told) if full else MachineError(told)
+    if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
+        return MachineError(f"no more threads, or no memory for one; {kept}")
+    return None
 
 
 def keep_own_rights() -> None:

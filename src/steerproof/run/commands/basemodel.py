@@ -8,7 +8,7 @@ from steerproof.decide.review.shape import Footprint, shape_of
 from steerproof.errors import MachineError, ModelError
 from steerproof.model.files import find_directory, read_config
 from steerproof.run.commands.doctor import Needs, unfit
-from steerproof.run.commands.preflight import check_experiment
+from steerproof.run.commands.preflight import check_experiment, check_numbers
 from steerproof.run.driver.workers import gpus_of
 from steerproof.run.graph.environment import Place, model_directory, model_path
 from steerproof.run.graph.inputs import Slices
@@ -91,7 +91,7 @@ def describe_model(loaded: Loaded, device: str) -> str:
     """Ask all that `run` asks of the model, answers and adapters; what the model is, in a line.
 
     Raises:
-        ModelError: As `check_experiment`.
+        ModelError: As `check_experiment` and `check_numbers`.
         ExperimentError: As `check_experiment`.
     """
     experiment, place = loaded.experiment, Place(directory=loaded.directory, device=device)
@@ -103,6 +103,7 @@ def describe_model(loaded: Loaded, device: str) -> str:
     for adapter in adapters(experiment):
         named.adapter(adapter)
     kind = check_experiment(experiment, place)
+    check_numbers(experiment, place)
     return (
         f"{kind.name}, {kind.blocks} blocks, {kind.parameters:,} parameters, context"
         f" {kind.context}; every prompt fits"

@@ -25,7 +25,7 @@ from steerproof.model.files import weight_bytes
 from steerproof.run.commands.basemodel import load_model, model_shape, needs_of_plan
 from steerproof.run.commands.doctor import Needs, unfit
 from steerproof.run.commands.evidence import evidence_of
-from steerproof.run.commands.preflight import check_runnable, check_stated
+from steerproof.run.commands.preflight import check_numbers, check_runnable, check_stated
 from steerproof.run.driver.workers import threads_of_a_worker, workers_on
 from steerproof.run.graph.environment import Place, model_directory
 from steerproof.run.graph.graph import Graph
@@ -137,7 +137,8 @@ def _look(experiment: Experiment, graph: Graph, run: Path, place: Place, *, tria
     if trial:
         require_engine("a trial (--no-trial leaves it out)")
     if engine_installed():
-        check_runnable(experiment, place, graph, run)
+        if check_runnable(experiment, place, graph, run):
+            check_numbers(experiment, place)
     else:
         check_stated(experiment, place)
 

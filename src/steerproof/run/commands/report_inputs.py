@@ -28,7 +28,6 @@ from steerproof.run.artefacts.score import Marks
 from steerproof.run.commands.evidence import Finished, calibrations, evidence_of
 from steerproof.run.graph.ids import UnitId
 from steerproof.run.graph.names import ANALYSIS, SCORE, adapter_unit, cell_unit
-from steerproof.run.stages.inputs import ScoreInputs
 from steerproof.run.store.ledger_file import read_ledger
 from steerproof.run.store.manifest import DamagedError
 from steerproof.run.store.registration import (
@@ -125,12 +124,35 @@ def _hashes(registration: Registration, finished: Finished) -> dict[str, str]:
     }
 
 
+@dataclass(frozen=True, slots=True)
+class _Scoring:
+    judgements: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    scoring: _Scoring
+
+
+@dataclass(frozen=True, slots=True)
+class _MadeFrom:
+    """What of a score's recipe a report shows. It stands in a manifest, which may hold anything."""
+
+    experiment: _Part
+    file: str | None = None
+
+
 def _judged(finished: Finished) -> dict[str, str]:
-    """sha256 of the judgements that the marks were made from; it is not part of the lock."""
-    made_from = finished[SCORE].manifest.recipe.inputs
-    asked = from_values(ScoreInputs, made_from, f"the inputs of {SCORE}")
-    judged = asked.part.scoring.judgements
-    return {} if judged is None or asked.file is None else {f"judgements {judged}": asked.file}
+    """sha256 of the judgements that the marks were made from; it is not part of the lock.
+
+    Raises:
+        IntegrityError: The score's recipe does not say what it was made from.
+    """
+    stored = finished[SCORE]
+    name = f"{stored.directory / 'manifest.json'}: what {SCORE} was made from"
+    made = from_values(_MadeFrom, stored.manifest.recipe.inputs, name)
+    judged = made.experiment.scoring.judgements
+    return {} if judged is None or made.file is None else {f"judgements {judged}": made.file}
 
 
 def _absent(gathered: Gathered) -> dict[str, str]:
