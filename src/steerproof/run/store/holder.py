@@ -4,6 +4,7 @@ import os
 import socket
 import time
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import psutil
@@ -108,6 +109,7 @@ def read_holder(lease: Path, token: int) -> Holder:
         )
 
 
+@cache
 def host_name() -> str:
     """This machine, and the numbering of processes that its pids belong to."""
     try:
