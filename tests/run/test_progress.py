@@ -94,6 +94,16 @@ def test_work_inside_of_units_counts_before_any_has_ended():
     assert pace.left(50.0, [last]) == Left(seconds=1.0, untimed={"cell": 8})
 
 
+def test_an_order_that_has_hardly_begun_tells_no_speed():
+    # Two H100 at the first of 2,676 cells were told "more than 444 h".
+    planned = (0.0, "units-planned", None, {"kinds": {"cell": 100}})
+    begun = (0.0, "unit-started", "cell", {})
+    first = Doing(kind="cell", units=50, done=1, total=5000, what="completions", per_second=0.1)
+    assert paced(planned, begun).left(10.0, [first]) is None
+    some = [(10.0, "unit-done", "cell", {})] * 50
+    assert paced(planned, begun, *some).left(10.0, [first]) == Left(seconds=10.0, untimed={})
+
+
 def test_what_workers_are_at_is_told_in_one_line_for_each_kind_of_work():
     steps = {"kind": "adapter", "units": 3, "what": "steps", "total": 1000}
     lines = doing_lines(

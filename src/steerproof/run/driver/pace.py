@@ -8,6 +8,9 @@ from steerproof.run.store.story import Event, Story
 
 _LEAST = 1.0
 """Seconds left while anything is: it is never nothing."""
+_TELLING = 0.01
+"""Share of an order that must be done before it tells a speed: a first step holds compilation, and
+the first completion to end tells nothing of the others."""
 _ENDED = ("unit-done", "unit-reused", "unit-blocked", "unit-failed")
 
 
@@ -55,7 +58,8 @@ class Pace:
             now: By the clock of the events.
             doing: What the workers are at.
         """
-        ahead, speed = _ahead(doing), _speed(doing)
+        telling = [one for one in doing if one.share >= _TELLING]
+        ahead, speed = _ahead(telling), _speed(telling)
         seconds, known = 0.0, False
         untimed: dict[str, int] = {}
         for kind, todo in self._todo.items():
