@@ -55,3 +55,9 @@ def test_the_rates_of_the_run_on_one_card_give_its_answers():
     assert answers.ranking.answer == kept["ranking"]["answer"] == "CANNOT ANSWER"
     assert answers.direction.reads == kept["direction"]["reads"] == "reads its own direction"
     assert answers.direction.tested.s.value == kept["direction"]["tested"]["s"]["value"]
+    # The same seed again: another registered verdict, the same answer on the direction.
+    _, again = conclude(read_rates(ONE_CARD / "again" / "rates.csv", experiment), experiment)
+    assert again.registered == "INCONCLUSIVE"
+    assert again.ranking.answer == "CANNOT ANSWER"
+    assert again.direction.reads == answers.direction.reads
+    assert again.direction.tested.s.value == pytest.approx(0.51, abs=0.005)
