@@ -6,10 +6,8 @@ from steerproof.engine.jobs import AdapterJob, Recipe, TrainedPush
 from steerproof.engine.lora.weights import LoraWeights, Site, check_keys, not_finite
 from steerproof.errors import ModelError, SteeringError, SteerproofError
 from steerproof.model.base import Base
-from steerproof.model.steering import Push, check_pushes
-
-PUSH_TOLERANCE = 0.05
-"""Largest relative difference between the push asked for and the one that arrived."""
+from steerproof.model.steering import Push, SlotAudit, check_pushes
+from steerproof.spec.strength import PUSH_TOLERANCE
 
 
 def steering_fault(
@@ -24,15 +22,33 @@ def steering_fault(
     """
     for number, audit in enumerate(audits, start=1):
         name = f"adapter {key}, direction {number}, layer {audit.measured.layer}"
-        expected, got = pushed.get(audit.push, 0), audit.measured.positions
-        if expected != got:
-            return SteeringError(f"{name}: pushed {got} token positions, {expected} asked for")
-        arrived = audit.measured.push_norm
-        if arrived is None or abs(arrived - audit.asked_norm) > PUSH_TOLERANCE * audit.asked_norm:
-            return SteeringError(
-                f"{name}: the push that arrived has norm {arrived}, {audit.asked_norm} asked for;"
-                f" more than {PUSH_TOLERANCE:.0%} off, so the residual's precision swallows it"
-            )
+        fault = arrival_fault(name, audit.asked_norm, pushed.get(audit.push, 0), audit.measured)
+        if fault is not None:
+            return fault
+    return None
+
+
+def arrival_fault(
+    name: str, asked: float | None, positions: int, seen: SlotAudit
+) -> SteeringError | None:
+    """Compare one push that arrived with what was asked for.
+
+    Args:
+        name: What messages call the push.
+        asked: Norm asked for; None for a removal, whose size depends on the residual.
+        positions: Token positions that were to be pushed.
+        seen: What was measured.
+    """
+    if seen.positions != positions:
+        return SteeringError(
+            f"{name}: pushed {seen.positions} token positions, {positions} asked for"
+        )
+    norm = seen.push_norm
+    if asked is not None and (norm is None or abs(norm - asked) > PUSH_TOLERANCE * asked):
+        return SteeringError(
+            f"{name}: the push that arrived has norm {norm}, {asked} asked for; more than"
+            f" {PUSH_TOLERANCE:.0%} off, so the residual's precision swallows it"
+        )
     return None
 
 

@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from steerproof.engine.checks import PUSH_TOLERANCE
+from steerproof.engine.checks import arrival_fault
 from steerproof.errors import SteeringError
 from steerproof.model.base import find_blocks
-from steerproof.model.steering import Push, SlotAudit, Steering, SteeringAudit
+from steerproof.model.steering import Push, Steering, SteeringAudit
 
 COLUMN = "push"
 """The usual name of the column."""
@@ -261,23 +261,11 @@ class _Routing:
         parts = zip(self._pushes, asked, self.steering.audit().parts, strict=True)
         for number, (push, positions, measured) in enumerate(parts, start=1):
             for part, seen in zip(push.parts, measured, strict=True):
-                _compare(number, part, positions, seen)
-
-
-def _compare(number: int, push: Push, positions: int, seen: SlotAudit) -> None:
-    name = f"push {number}, layer {push.layer}"
-    if seen.positions != positions:
-        raise SteeringError(
-            f"{name}: pushed {seen.positions} token positions, {positions} asked for"
-        )
-    norm = float(push.vector.double().norm())
-    if not positions or push.removes:  # what removal takes away depends on the residual
-        return
-    if seen.push_norm is None or abs(seen.push_norm - norm) > PUSH_TOLERANCE * norm:
-        raise SteeringError(
-            f"{name}: the push that arrived has norm {seen.push_norm}, {norm} asked for; more than"
-            f" {PUSH_TOLERANCE:.0%} off, so the residual's precision swallows it"
-        )
+                unsized = part.removes or not positions
+                norm = None if unsized else float(part.vector.double().norm())
+                fault = arrival_fault(f"push {number}, layer {part.layer}", norm, positions, seen)
+                if fault is not None:
+                    raise fault
 
 
 def _tensors(output: Any) -> Iterator[Tensor]:

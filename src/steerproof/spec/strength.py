@@ -16,6 +16,8 @@ from pydantic_core import CoreSchema, core_schema
 
 from steerproof.errors import SteeringError
 
+PUSH_TOLERANCE = 0.05
+"""Largest relative difference between the push asked for and the one that arrived."""
 _TEXT = re.compile(r"^(none|(c|ratio)=([+-]\d+(?:\.\d+)?))$", re.ASCII)
 
 

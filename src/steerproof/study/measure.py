@@ -22,12 +22,10 @@ from steerproof.model.push import Push
 from steerproof.model.steering import SlotAudit
 from steerproof.spec.experiment import Generation
 from steerproof.spec.grid import Cell
+from steerproof.spec.strength import PUSH_TOLERANCE
 from steerproof.study.halving import in_halves
 from steerproof.study.measured import Completion, MeasuredCell
 from steerproof.study.told import NOBODY, TOLD_SECONDS, Told, completions
-
-PUSH_TOLERANCE = 0.05
-"""Largest relative difference between the push asked for and the one that arrived."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

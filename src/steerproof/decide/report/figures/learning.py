@@ -12,10 +12,7 @@ from steerproof.decide.report.figures.canvas import Drawing, Layout, drawing, pa
 from steerproof.decide.report.figures.marks import say_empty, tipped
 from steerproof.decide.report.figures.palette import BLUE, FAINT, INK, QUIET
 from steerproof.decide.report.inputs import ReportInputs, TrainingSummary, short_name
-
-_TOLERANCE = 0.05
-"""Training fails when the achieved push is off by more than this share."""
-
+from steerproof.spec.strength import PUSH_TOLERANCE
 
 _EXACT = 0.01
 """Pushes that are all nearer to what was asked are told in a sentence."""
@@ -101,7 +98,7 @@ def achieved(inputs: ReportInputs) -> Drawing | str | None:
     with style():
         height = 0.8 + 0.36 * len(arms)
         figure, (axes,) = panels(Layout(height=height, width=4.6, left=0.95, bottom=0.48, top=0.2))
-        axes.axvspan(1 - _TOLERANCE, 1 + _TOLERANCE, color=FAINT, alpha=0.22, linewidth=0)
+        axes.axvspan(1 - PUSH_TOLERANCE, 1 + PUSH_TOLERANCE, color=FAINT, alpha=0.22, linewidth=0)
         axes.axvline(1, color=QUIET, linewidth=0.9)
         for summary, share in shares:
             words = f"{short_name(summary.persona)}: {share:.4f}"
@@ -117,13 +114,13 @@ def achieved(inputs: ReportInputs) -> Drawing | str | None:
             "achieved",
             "Achieved push in training, as a share of the one asked for",
             "One point per adapter. The shaded band is the tolerance of "
-            f"{_TOLERANCE:.0%}; training fails outside it.",
+            f"{PUSH_TOLERANCE:.0%}; training fails outside it.",
             missing,
         )
 
 
 def _push_axes(axes: Axes, arms: Sequence[str], shares: Sequence[float]) -> None:
-    reach = max([1.6 * _TOLERANCE, *(1.1 * abs(share - 1) for share in shares)])
+    reach = max([1.6 * PUSH_TOLERANCE, *(1.1 * abs(share - 1) for share in shares)])
     axes.set_xlim(1 - reach, 1 + reach)
     axes.set_ylim(len(arms) - 0.5, -0.5)
     axes.set_yticks(range(len(arms)), [f"Arm {arm}" for arm in arms])
