@@ -2,11 +2,14 @@
 
 from collections.abc import Sequence
 
+import pytest
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from steerproof.engine import sampling
+from steerproof.engine import packed_attention, sampling, train
+from steerproof.engine.lora import tiles
 from steerproof.engine.noise import GAMMA, mixed, shifted
 from steerproof.engine.rows import Row
 from steerproof.engine.score import log_probs_alone
@@ -131,3 +134,93 @@ def weigh_alone(base: Base, text: SlotText) -> Slot:
         log_z=float(logits[0].logsumexp(dim=0)),
         log_prob_marker=float(scores.double().sum()),
     )
+
+
+class TilesByDefinition:
+    """What the kernels of packed rows compute, in torch's own products, adapter by adapter."""
+
+    def __init__(self, how: tiles._Pass) -> None:
+        self._how = how
+        slots = how.tiles.tolist()
+        starts = [i for i, slot in enumerate(slots) if i == 0 or slots[i - 1] != slot]
+        stops = [*starts[1:], len(slots)]
+        self._runs = [
+            (slots[start] - 1, slice(start * tiles.TILE, stop * tiles.TILE))
+            for start, stop in zip(starts, stops, strict=True)
+            if slots[start]
+        ]
+
+    def _kept(self, layer: int, x: Tensor) -> Tensor:
+        """`x` with zeros where a layer's dropout drops."""
+        dropout, number = self._how.dropout, self._how.layers.numbers[layer]
+        if dropout is None or dropout.places is None:
+            return x
+        hashes = -(-x.shape[1] // 4)
+        first = dropout.places.long() * hashes
+        counter = (first[..., None] + torch.arange(hashes)) * GAMMA
+        draws = mixed(mixed(dropout.row_keys ^ number)[..., None] + counter).view(torch.int16)
+        keep = draws.view(len(x), 4 * hashes)[:, : x.shape[1]] >= dropout.dropped - 2**15
+        return x * keep
+
+    def narrowed(self, x: Tensor) -> Tensor:
+        """As `tiles._Kernels.narrowed`."""
+        a = self._how.layers.a
+        result = x.new_zeros(len(a), len(x), a[0].shape[1])
+        for layer in range(len(a)):
+            kept = self._kept(layer, x)
+            for slot, run in self._runs:
+                result[layer, run] = kept[run] @ a[layer][slot].T
+        return result
+
+    def widened(self, ys: Sequence[Tensor], narrow: Tensor) -> None:
+        """As `tiles._Kernels.widened`."""
+        for y, t, b in zip(ys, narrow, self._how.layers.b, strict=True):
+            for slot, run in self._runs:
+                y[run].addmm_(t[run], b[slot], alpha=self._how.scaling)
+
+    def outputs_back(self, narrow: Tensor, dys: Sequence[Tensor]) -> Tensor:
+        """As `tiles._Kernels.outputs_back`."""
+        layers, result = self._how.layers, torch.zeros_like(narrow)
+        for layer, dy in enumerate(dys):
+            for slot, run in self._runs:
+                result[layer, run] = dy[run] @ layers.b[layer][slot].T
+                grown = narrow[layer, run].T @ dy[run]
+                layers.grad_b[layer][slot].add_(grown, alpha=self._how.scaling)
+        return result
+
+    def inputs_back(self, dx: Tensor | None, x: Tensor, back: Tensor) -> None:
+        """As `tiles._Kernels.inputs_back`."""
+        layers, scaling = self._how.layers, self._how.scaling
+        for layer, dt in enumerate(back):
+            kept = self._kept(layer, x)
+            change = torch.zeros_like(x)
+            for slot, run in self._runs:
+                layers.grad_a[layer][slot].add_(dt[run].T @ kept[run], alpha=scaling)
+                change[run] = dt[run] @ layers.a[layer][slot]
+            if dx is not None:
+                dx.add_(self._kept(layer, change), alpha=scaling)
+
+
+def rows_by_definition(
+    query: Float[Tensor, "tokens heads width"],
+    key: Tensor,
+    value: Tensor,
+    ends: Int[Tensor, " row1"],
+    longest: int,
+    scale: float,
+) -> Float[Tensor, "tokens heads width"]:
+    """What `packed_attention._within_rows` computes: each token sees its row up to itself."""
+    at = torch.arange(len(query))
+    row = torch.searchsorted(ends[1:].long(), at, right=True)
+    mask = (row[:, None] == row[None, :]) & (at[:, None] >= at[None, :])
+    lines = [x.transpose(0, 1)[None] for x in (query, key, value)]
+    grouped = query.shape[1] != key.shape[1]
+    out = F.scaled_dot_product_attention(*lines, attn_mask=mask, scale=scale, enable_gqa=grouped)
+    return out[0].transpose(0, 1)
+
+
+def pack_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Train on packed rows as a GPU does, with the definitions in place of its kernels."""
+    monkeypatch.setattr(train, "packs", packed_attention.packable)
+    monkeypatch.setattr(packed_attention, "_within_rows", rows_by_definition)
+    monkeypatch.setattr(tiles, "_Kernels", TilesByDefinition)

@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steerproof.engine import packed_attention
-from steerproof.engine import train as training
 from steerproof.engine.batches import Example, StepRows
 from steerproof.engine.lora.tiles import TILE
 from steerproof.engine.packed_attention import packable
 from steerproof.engine.packing import packed_batches
 from steerproof.engine.train import Pooling, TrainedAdapter
+from tests.engine.definition import pack_on_a_cpu, rows_by_definition
 from tests.engine.test_training import ROUNDING, difference, mixed_jobs, recipe, trained
 from tests.tiny import tiny_base
 
@@ -29,7 +29,7 @@ def test_packed_rows_train_every_adapter_as_it_is_trained_alone(architecture, dr
     alone = {
         job.key: trained(base, [job], how, Pooling(tokens=30))[job.key] for job in mixed_jobs()
     }
-    monkeypatch.setattr(training, "packs", packable)
+    pack_on_a_cpu(monkeypatch)
     for pooling in (Pooling(), Pooling(adapters=2, tokens=TILE)):
         packed = trained(base, mixed_jobs(), how, pooling)
         for key, mine in packed.items():
@@ -106,17 +106,19 @@ def test_steps_of_like_length_make_one_shape():
 
 @pytest.mark.parametrize("architecture", ["qwen2", "gpt_neox", "gemma"])
 def test_rows_are_packed_only_where_none_sees_another(architecture, monkeypatch):
+    pack_on_a_cpu(monkeypatch)
     base = tiny_base(architecture)
     assert packable(base)
 
-    def all_before(_ends, tokens):
-        return torch.ones(tokens, tokens).tril().bool()
+    def all_before(query, key, value, ends, longest, scale):
+        return rows_by_definition(query, key, value, ends[[0, -1]], longest, scale)
 
     monkeypatch.setattr(packed_attention, "_within_rows", all_before)
     assert not packable(base)
 
 
-def test_a_model_with_a_window_is_not_packed():
+def test_a_model_with_a_window_is_not_packed(monkeypatch):
+    pack_on_a_cpu(monkeypatch)
     base = tiny_base("mistral")
     for block in base.blocks:
         block.self_attn.config.sliding_window = 4

@@ -4,11 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from steerproof.engine import train as trainer
 from steerproof.engine.graphs import capturable
-from steerproof.engine.packed_attention import packable
 from steerproof.model.base import base_of
 from steerproof.model.split import deal_out, devices_of
+from tests.engine.definition import pack_on_a_cpu
 from tests.engine.split_work import flat, training, work
 from tests.pretended import AWAY, HOME, MixedDevicesError, pretended_devices
 from tests.tiny import tiny_base, tiny_model, tiny_tokenizer
@@ -49,7 +48,7 @@ def test_two_devices_give_what_one_gives(architecture, name):
 
 @pytest.mark.parametrize("architecture", ["qwen2", "gpt2"])
 def test_packed_rows_train_alike_on_two_devices(architecture, monkeypatch):
-    monkeypatch.setattr(trainer, "packs", packable)
+    pack_on_a_cpu(monkeypatch)
     alone = flat(training(tiny_base(architecture, dtype=torch.float64)))
     with pretended_devices():
         assert flat(training(split_base(architecture))) == same(alone)

@@ -98,6 +98,7 @@ def check_tiles(device, dtype):
     """Layers with a common input, adapters in tiles: outputs and gradients against float64."""
     from steerproof.engine.lora import tiles as module
     from steerproof.engine.lora.dropout import Dropout
+    from tests.engine.definition import TilesByDefinition
 
     generator = torch.Generator().manual_seed(3)
     precise = 1e-5 if dtype == torch.float32 else 2e-2
@@ -124,7 +125,7 @@ def check_tiles(device, dtype):
             return tuple(one.to(where, to) for one in tensors)
 
         layers = module._Layers(
-            places=(3, 4), numbers=tuple(map(module.layer_number, (3, 4))), weights=(), biases=(),
+            numbers=tuple(map(module.layer_number, (3, 4))), weights=(), biases=(),
             a=moved(a), b=moved(b),
             grad_a=tuple(torch.zeros_like(one, dtype=torch.promote_types(to, torch.float32),
                                           device=where) for one in a),
@@ -148,7 +149,7 @@ def check_tiles(device, dtype):
         return [*ys, narrow[:, :, :rank], back[:, :, :rank], *grads, *([dx] if wanted else [])]
 
     for rate, wanted in ((0.3, True), (0.0, True), (0.3, False)):
-        exact = done(module._Definition, torch.device("cpu"), torch.float64, rate, wanted)
+        exact = done(TilesByDefinition, torch.device("cpu"), torch.float64, rate, wanted)
         ours = done(module._Kernels, device, dtype, rate, wanted)
         for place, (mine, theirs) in enumerate(zip(ours, exact, strict=True)):
             assert near(mine, theirs), (rate, wanted, place)

@@ -5,8 +5,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -74,26 +73,22 @@ class PackedAttention:
                 raise ModelError(f"{type(module).__name__} uses {name}, which is not supported")
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
         ends, longest = self._ends.on(query.device), self._longest
-        if not query.is_cuda:
-            mask = _within_rows(ends, query.shape[2])
-            grouped = query.shape[1] != key.shape[1]
-            out = F.scaled_dot_product_attention(
-                query, key, value, attn_mask=mask, scale=scale, enable_gqa=grouped
-            )
-            return out.transpose(1, 2), None
-        lines = [x[0].transpose(0, 1) for x in (query, key, value)]
-        # Torch's own kernel, by the operator that its attention over rows of unlike lengths calls.
-        out = torch.ops.aten._flash_attention_forward(
-            *lines, ends, ends, longest, longest, 0.0, True, False, scale=scale
-        )[0]
-        return out[None], None
+        q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
+        return _within_rows(q, k, v, ends, longest, scale)[None], None
 
 
-def _within_rows(ends: Int[Tensor, " row1"], tokens: int) -> Tensor:
-    """`[tokens, tokens]`, which token sees which: itself and those before it in its row."""
-    at = torch.arange(tokens)
-    row = torch.searchsorted(ends[1:].long(), at, right=True)
-    return (row[:, None] == row[None, :]) & (at[:, None] >= at[None, :])
+def _within_rows(
+    query: Float[Tensor, "tokens heads width"],
+    key: Tensor,
+    value: Tensor,
+    ends: Int[Tensor, " row1"],
+    longest: int,
+    scale: float,
+) -> Float[Tensor, "tokens heads width"]:
+    """Causal attention, by the operator that torch's own over rows of unlike lengths calls."""
+    return torch.ops.aten._flash_attention_forward(
+        query, key, value, ends, ends, longest, longest, 0.0, True, False, scale=scale
+    )[0]
 
 
 @contextmanager

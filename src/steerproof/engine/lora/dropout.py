@@ -115,21 +115,15 @@ def layer_number(place: int) -> int:
 
 
 def keep_mask(dropout: Dropout, place: int, seq: int, width: int) -> Tensor:
-    """Which elements of a layer's input dropout keeps, by the definition.
+    """Which elements of a layer's input dropout keeps, by the definition; rows are not packed.
 
     Returns:
         `[rows, seq, width]` bool.
     """
     keys = mixed(dropout.row_keys ^ layer_number(place))
     hashes = -(-width // _LANES)
-    if dropout.places is None:
-        counter = torch.arange(seq * hashes, device=keys.device) * GAMMA
-        keys = keys[:, None] + counter
-    else:
-        first = dropout.places.long() * hashes
-        counter = (first[..., None] + torch.arange(hashes, device=keys.device)) * GAMMA
-        keys = keys[..., None] + counter
-    draws = mixed(keys).view(torch.int16).view(-1, seq, hashes * _LANES)
+    counter = torch.arange(seq * hashes, device=keys.device) * GAMMA
+    draws = mixed(keys[:, None] + counter).view(torch.int16).view(-1, seq, hashes * _LANES)
     return draws[:, :, :width] >= dropout.dropped - 2 ** (_LANE_BITS - 1)
 
 

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Int
 from torch import Tensor
 
-from steerproof.engine.lora.dropout import Dropout, keep_mask, layer_number
+from steerproof.engine.lora.dropout import Dropout, layer_number
 from steerproof.engine.lora.gradients import LoraGradients
 from steerproof.engine.lora.packed import packed_modules, wrapped_packed
 from steerproof.engine.lora.pool import LoraPool
@@ -68,7 +68,6 @@ class TiledGradients(LoraGradients):
         frozen = [self._frozen[place] for place in places]
         return _Layers(
             numbers=tuple(layer_number(place) for place in places),
-            places=tuple(places),
             weights=tuple(weight for weight, _ in frozen),
             biases=tuple(bias for _, bias in frozen),
             a=tuple(self._stacks[place][0] for place in places),
@@ -94,7 +93,6 @@ class TiledGradients(LoraGradients):
 class _Layers:
     """Linear layers with a common input, and every slot's adapter, as views."""
 
-    places: tuple[int, ...]
     numbers: tuple[int, ...]
     """What tells their masks apart."""
     weights: tuple[Tensor, ...]
@@ -116,19 +114,14 @@ class _Pass:
     scaling: float
     """Of the adapters, and what makes up for dropped elements."""
 
-    @property
-    def products(self) -> "_Kernels | _Definition":
-        """What computes the adapters' part: kernels on a GPU."""
-        return (_Kernels if self.tiles.is_cuda else _Definition)(self)
-
 
 class _TiledLayers(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, _anchor: Tensor, how: _Pass) -> tuple[Tensor, ...]:
-        flat, layers = x.reshape(-1, x.shape[-1]), how.layers
-        narrow = how.products.narrowed(flat)
+        flat, layers, products = x.reshape(-1, x.shape[-1]), how.layers, _Kernels(how)
+        narrow = products.narrowed(flat)
         ys = [F.linear(flat, w, b) for w, b in zip(layers.weights, layers.biases, strict=True)]
-        how.products.widened(ys, narrow)
+        products.widened(ys, narrow)
         ctx.how, ctx.shape = how, x.shape
         ctx.save_for_backward(flat, narrow)
         return tuple(y.view(*x.shape[:-1], -1) for y in ys)
@@ -136,23 +129,26 @@ class _TiledLayers(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, None, None]:
         how: _Pass = ctx.how
+        products = _Kernels(how)
         flat, narrow = ctx.saved_tensors
         dys = [grad.reshape(-1, grad.shape[-1]) for grad in grad_outputs]
-        back = how.products.outputs_back(narrow, dys)
+        back = products.outputs_back(narrow, dys)
         dx = None
         if ctx.needs_input_grad[0]:
             dx = torch.mm(dys[0], how.layers.weights[0])
             for dy, weight in zip(dys[1:], how.layers.weights[1:], strict=True):
                 dx.addmm_(dy, weight)
-        how.products.inputs_back(dx, flat, back)
+        products.inputs_back(dx, flat, back)
         return None if dx is None else dx.view(ctx.shape), None, None
 
 
 class _Kernels:
-    """The adapters' part of a pass, on a GPU."""
+    """The adapters' part of a pass, on a GPU: rows are packed nowhere else."""
 
     def __init__(self, how: _Pass) -> None:
-        self._how = how
+        from steerproof.engine.lora import tile_kernels  # Triton is not everywhere.
+
+        self._kernels, self._how = tile_kernels, how
         dropout = how.dropout
         self._hashing = None
         if dropout is not None and dropout.places is not None:
@@ -161,107 +157,37 @@ class _Kernels:
 
     def narrowed(self, x: Tensor) -> Tensor:
         """`kept(x) A[slot]^T` of each layer, `[layers, tokens, wide]`."""
-        from steerproof.engine.lora import tile_kernels as kernels
-
         layers, x = self._how.layers, x.contiguous()
         result = self._room(x)
         for into, a, number in zip(result, layers.a, layers.numbers, strict=True):
-            kernels.thin(into, x, a, self._how.tiles, self._hashing, number)
+            self._kernels.thin(into, x, a, self._how.tiles, self._hashing, number)
         return result
 
     def widened(self, ys: Sequence[Tensor], narrow: Tensor) -> None:
         """`y += scaling * t B[slot]` of each layer."""
-        from steerproof.engine.lora import tile_kernels as kernels
-
         for y, t, b in zip(ys, narrow, self._how.layers.b, strict=True):
-            kernels.widen(y, t, b, self._how.tiles, self._how.scaling)
+            self._kernels.widen(y, t, b, self._how.tiles, self._how.scaling)
 
     def outputs_back(self, narrow: Tensor, dys: Sequence[Tensor]) -> Tensor:
         """Adds the gradients of every B; returns those of the thin products."""
-        from steerproof.engine.lora import tile_kernels as kernels
-
         layers, tiles = self._how.layers, self._how.tiles
         result = torch.empty_like(narrow)
         for into, t, dy, b, grad in zip(result, narrow, dys, layers.b, layers.grad_b, strict=True):
             rows = dy if dy.stride(1) == 1 else dy.contiguous()
-            kernels.thin(into, rows, b, tiles)
-            kernels.outputs_back(grad, t, rows, tiles, self._how.scaling)
+            self._kernels.thin(into, rows, b, tiles)
+            self._kernels.outputs_back(grad, t, rows, tiles, self._how.scaling)
         return result
 
     def inputs_back(self, dx: Tensor | None, x: Tensor, back: Tensor) -> None:
         """Adds the gradients of every A, and what the adapters add to the input's."""
-        from steerproof.engine.lora import tile_kernels as kernels
-
         how, layers = self._how, self._how.layers
         for first in range(0, len(layers.a), _TOGETHER):
             some = slice(first, first + _TOGETHER)
             given = (x.contiguous(), back[some], layers.a[some], how.tiles, how.scaling)
-            kernels.inputs_back(
+            self._kernels.inputs_back(
                 dx, layers.grad_a[some], *given, self._hashing, layers.numbers[some]
             )
 
     def _room(self, x: Tensor) -> Tensor:
-        from steerproof.engine.lora import tile_kernels as kernels
-
-        wide = kernels.wide(self._how.layers.a[0].shape[1])
+        wide = self._kernels.wide(self._how.layers.a[0].shape[1])
         return x.new_empty(len(self._how.layers.a), len(x), wide)
-
-
-class _Definition:
-    """The same in torch's own products, adapter by adapter: what the kernels are held to."""
-
-    def __init__(self, how: _Pass) -> None:
-        self._how = how
-        slots = how.tiles.tolist()
-        starts = [i for i, slot in enumerate(slots) if i == 0 or slots[i - 1] != slot]
-        stops = [*starts[1:], len(slots)]
-        self._runs = [
-            (slots[start] - 1, slice(start * TILE, stop * TILE))
-            for start, stop in zip(starts, stops, strict=True)
-            if slots[start]
-        ]
-
-    def _kept(self, layer: int, x: Tensor) -> Tensor:
-        """`x` with zeros where a layer's dropout drops."""
-        dropout, place = self._how.dropout, self._how.layers.places[layer]
-        if dropout is None:
-            return x
-        return x * keep_mask(dropout, place, len(x), x.shape[1]).view(x.shape)
-
-    def narrowed(self, x: Tensor) -> Tensor:
-        """As `_Kernels.narrowed`."""
-        a = self._how.layers.a
-        result = x.new_zeros(len(a), len(x), a[0].shape[1])
-        for layer in range(len(a)):
-            kept = self._kept(layer, x)
-            for slot, run in self._runs:
-                result[layer, run] = kept[run] @ a[layer][slot].T
-        return result
-
-    def widened(self, ys: Sequence[Tensor], narrow: Tensor) -> None:
-        """As `_Kernels.widened`."""
-        for y, t, b in zip(ys, narrow, self._how.layers.b, strict=True):
-            for slot, run in self._runs:
-                y[run].addmm_(t[run], b[slot], alpha=self._how.scaling)
-
-    def outputs_back(self, narrow: Tensor, dys: Sequence[Tensor]) -> Tensor:
-        """As `_Kernels.outputs_back`."""
-        layers, result = self._how.layers, torch.zeros_like(narrow)
-        for layer, dy in enumerate(dys):
-            for slot, run in self._runs:
-                result[layer, run] = dy[run] @ layers.b[layer][slot].T
-                grown = narrow[layer, run].T @ dy[run]
-                layers.grad_b[layer][slot].add_(grown, alpha=self._how.scaling)
-        return result
-
-    def inputs_back(self, dx: Tensor | None, x: Tensor, back: Tensor) -> None:
-        """As `_Kernels.inputs_back`."""
-        layers, scaling = self._how.layers, self._how.scaling
-        for layer, dt in enumerate(back):
-            kept = self._kept(layer, x)
-            change = torch.zeros_like(x)
-            for slot, run in self._runs:
-                layers.grad_a[layer][slot].add_(dt[run].T @ kept[run], alpha=scaling)
-                change[run] = dt[run] @ layers.a[layer][slot]
-            if dx is not None:
-                dx.add_(self._kept(layer, change), alpha=scaling)
