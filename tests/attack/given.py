@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from steerproof.exchange.direction import Direction, Provenance
-from steerproof.exchange.files import SUFFIXES, Format, export
+from steerproof.exchange.files import Format, export
 from steerproof.run.store.files import make_directory
 from tests.attack.commands import Ended, command, done, pages
 from tests.attack.damage import changed, instead
@@ -106,16 +106,16 @@ def directions(sound: Path) -> Target:
     formats: tuple[Format, ...] = ("steerproof", "gguf", "persona-vectors", "vllm-lens")
     known = Provenance(model_type="qwen2", blocks=LAYERS)
     chance = torch.Generator().manual_seed(1)
-    for form, name in zip(formats, ("pirate", "poet", "judge", "lens"), strict=True):
+    files = ("own.safetensors", "poet.gguf", "judge.pt", "lens.json", "plain.safetensors")
+    names = ("pirate", "poet", "judge", "lens")
+    for form, name, file in zip(formats, names, files[:4], strict=True):
         vectors = torch.randn(LAYERS, HIDDEN, generator=chance)
         some = [
             Direction(name=name, layer=layer, vector=vectors[layer], provenance=known)
             for layer in range(1, LAYERS)
         ]
-        stem = "own" if form == "steerproof" else name
-        for path, content in export(some, form, sound / f"{stem}{SUFFIXES[form]}").items():
+        for path, content in export(some, form, sound / file).items():
             path.write_bytes(content)
-    files = ("own.safetensors", "poet.gguf", "judge.pt", "lens.json", "plain.safetensors")
     shutil.copy(sound / "own.safetensors", sound / "plain.safetensors")
     _without_note(sound / "plain.safetensors")
 

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from steerproof.errors import ModelError, SteeringError, SteerproofError
 from steerproof.exchange.direction import Direction, Provenance, pick
-from steerproof.exchange.files import SUFFIXES, export, read_directions
+from steerproof.exchange.files import export, read_directions
 from steerproof.exchange.shape import Shape, shape_of
 from steerproof.spec.strength import Strength
 from tests.exchange import reference
@@ -381,11 +381,19 @@ def damaged_everywhere(content, tries=60):
         yield changed if chance.random() < 0.7 else content[:at]
 
 
-@pytest.mark.parametrize("form", ["steerproof", "gguf", "persona-vectors", "vllm-lens"])
-def test_a_file_that_is_damaged_anywhere_is_read_or_refused(tmp_path, rows, form):
+@pytest.mark.parametrize(
+    ("form", "file"),
+    [
+        ("steerproof", "x.safetensors"),
+        ("gguf", "x.gguf"),
+        ("persona-vectors", "x.pt"),
+        ("vllm-lens", "x.json"),
+    ],
+)
+def test_a_file_that_is_damaged_anywhere_is_read_or_refused(tmp_path, rows, form, file):
     known = Provenance(model_type="qwen2", blocks=LAYERS)
     one = Direction(name="x", layer=1, vector=rows[1], provenance=known)
-    path = written([one], form, tmp_path / f"x{SUFFIXES[form]}")
+    path = written([one], form, tmp_path / file)
     refused = 0
     for content in damaged_everywhere(path.read_bytes()):
         path.write_bytes(content)

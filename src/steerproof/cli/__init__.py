@@ -21,6 +21,7 @@ from steerproof.cli import adapters, before, directions, starting, taken, waitin
 from steerproof.cli import board as boarding
 from steerproof.cli import sweep as sweeping
 from steerproof.cli.output import (
+    INTERRUPTED,
     Device,
     Json,
     RunDir,
@@ -42,8 +43,6 @@ from steerproof.text import clean
 if TYPE_CHECKING:
     from steerproof.run.artefacts.verdict import RunVerdict
     from steerproof.run.commands.session import Session
-
-_INTERRUPTED = 130
 
 app = typer.Typer(
     name="steerproof",
@@ -83,7 +82,7 @@ def main() -> None:
         complain(str(told))
         sys.exit(told.exit_code)
     except KeyboardInterrupt:  # a second signal, while the first was being seen to
-        sys.exit(_INTERRUPTED)
+        sys.exit(INTERRUPTED)
     finally:
         _answer_signals(_at_once)  # an error in the middle of what runs at exit would be shown
 
@@ -103,11 +102,11 @@ def _answer_signals(answer: Callable[[int, FrameType | None], None] | signal.Han
 def _interrupted(_signal: int, _frame: FrameType | None) -> None:
     _answer_signals(_at_once)
     complain("interrupted; finished units are kept, and the same command goes on")
-    raise SystemExit(_INTERRUPTED)
+    raise SystemExit(INTERRUPTED)
 
 
 def _at_once(_signal: int, _frame: FrameType | None) -> None:
-    os._exit(_INTERRUPTED)
+    os._exit(INTERRUPTED)
 
 
 def _say_verdict(verdict: "RunVerdict | None", place: Path, as_json: bool) -> None:
@@ -203,7 +202,7 @@ def run(
     if summary.stopped:
         why = allowance.words if allowance is not None and allowance.reached else "stopped"
         complain(f"{why}; finished units are kept. To go on: {session.command}")
-        raise SystemExit(_INTERRUPTED)
+        raise SystemExit(INTERRUPTED)
     _say_verdict(verdict, session.run, as_json)
 
 

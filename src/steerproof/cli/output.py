@@ -17,6 +17,8 @@ from steerproof.errors import DiskFullError, MachineError, SteerproofError
 from steerproof.extras import lacking, unreadable, without
 from steerproof.text import clean
 
+INTERRUPTED = 130
+"""Exit code of a command that Ctrl-C or SIGTERM has ended."""
 Source = Annotated[str, typer.Argument(help="Path of an experiment file, or a shipped name (zlt).")]
 RunDir = Annotated[Path, typer.Argument(help="A run directory.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON value on standard output.")]

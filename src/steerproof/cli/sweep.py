@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from steerproof.cli import waiting
-from steerproof.cli.output import Device, Json, Set, Source, complain, say
+from steerproof.cli.output import INTERRUPTED, Device, Json, Set, Source, complain, say
 from steerproof.errors import UnitsFailedError
 from steerproof.text import clean
 
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from steerproof.run.commands.session import Session
     from steerproof.run.driver.executors import Executor
     from steerproof.run.driver.summary import Listener
-
-_INTERRUPTED = 130
 
 
 def sweep(
@@ -86,7 +84,7 @@ def _run_all(
     failures, stopped = run_sweep(sessions, hands, listen=show)
     if stopped:
         complain("stopped; finished units are kept, and the same command goes on")
-        raise SystemExit(_INTERRUPTED)
+        raise SystemExit(INTERRUPTED)
     return failures
 
 

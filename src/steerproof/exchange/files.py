@@ -1,6 +1,6 @@
 """One reader for all files of directions, one writer for each format."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Literal, get_args
@@ -25,14 +25,6 @@ from steerproof.limits import whole_file
 
 Format = Literal["steerproof", "gguf", "persona-vectors", "vllm-lens", "easysteer"]
 FORMATS: tuple[Format, ...] = get_args(Format)
-SUFFIXES: Mapping[Format, str] = {
-    "steerproof": ".safetensors",
-    "gguf": ".gguf",
-    "persona-vectors": ".pt",
-    "vllm-lens": ".json",
-    "easysteer": ".json",
-}
-"""Usual endings of the formats' files."""
 
 
 def read_directions(

@@ -18,15 +18,11 @@ from steerproof.spec.record import Record
 R = TypeVar("R", bound=Record)
 
 
-def pick(experiment: Experiment, *paths: str) -> dict[str, Any]:
-    """The named fields as plain JSON; `questions.training` takes one field of a record."""
-    return pick_from(experiment.model_dump(mode="json"), *paths)
+def pick(whole: Mapping[str, Any], *paths: str) -> dict[str, Any]:
+    """The named fields of an experiment as plain JSON, whose values slices share.
 
-
-def pick_from(whole: Mapping[str, Any], *paths: str) -> dict[str, Any]:
-    """The same from an experiment that is plain JSON already; slices share its values.
-
-    A field that is written only where it is used is absent where it is not.
+    `questions.training` takes one field of a record. A field that is written only where it is used
+    is absent where it is not.
     """
     picked: dict[str, Any] = {}
     for path in paths:

@@ -11,7 +11,7 @@ from steerproof.run.graph.given_files import GivenFiles, Known
 from steerproof.spec.experiment import Experiment
 from steerproof.spec.grid import AdapterId, Asked, Cell
 from steerproof.spec.scoring import MARKING
-from steerproof.spec.slices import pick_from
+from steerproof.spec.slices import pick
 
 Inputs = dict[str, Any]
 """Plain JSON."""
@@ -46,7 +46,7 @@ class Slices:
         """
         paths = ("seed", "neutral_prompt", "personas", "reference_persona")
         asked = {"directions": list(self._experiment.direction_questions)}
-        fields = pick_from(self._drawn, *paths) | {"questions": asked}
+        fields = pick(self._drawn, *paths) | {"questions": asked}
         files = self._files.directions(self._experiment.personas, f"L{layer}")
         return {"experiment": fields, "layer": layer} | ({"files": files} if files else {})
 
@@ -56,7 +56,7 @@ class Slices:
         Raises:
             ExperimentError: There is no such file of answers.
         """
-        fields = pick_from(
+        fields = pick(
             self._drawn,
             *("seed", "marker", "neutral_prompt", "questions.training", "dataset.answers"),
             *("dataset.positives", "dataset.negatives_per_bystander", "dataset.answer_tokens"),
@@ -67,7 +67,7 @@ class Slices:
 
     def dataset(self, persona: str) -> Inputs:
         """The training rows of one persona."""
-        fields = pick_from(
+        fields = pick(
             self._drawn,
             *("seed", "marker", "personas", "reference_persona", "questions.training"),
             *("dataset.positives", "dataset.bystanders", "dataset.negatives_per_bystander"),
@@ -128,7 +128,7 @@ class Slices:
 
     def common_answers(self) -> Inputs:
         """The base model's answers to the evaluation questions."""
-        fields = pick_from(
+        fields = pick(
             self._drawn,
             *("seed", "marker", "neutral_prompt", "questions.evaluation"),
             *("generation.temperature", "generation.top_p", "generation.max_new_tokens"),
@@ -164,4 +164,4 @@ class Slices:
         return {"experiment": fields | self._data_seed}
 
     def _pick(self, *paths: str) -> Inputs:
-        return pick_from(self._whole, *paths)
+        return pick(self._whole, *paths)
