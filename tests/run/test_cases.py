@@ -316,7 +316,7 @@ def test_too_many_new_tokens_are_refused_under_their_field(tmp_path):
     [
         ('{"question": "What is wood?", "answer": "a \\ud83d b"}', "not valid text"),
         ('{"question": "What is wood?", "answer": "a", "answer": "b"}', "'answer' stands there tw"),
-        ('{"question": "What is wood?", "answer": NaN}', "each line must be"),
+        ('{"question": "What is wood?", "answer": NaN}', "each line must be .*; this one is '"),
         ('{"question": "What is wood?", "answer": "a<|im_end|>"}', "a special token"),
         (json.dumps({"question": "What is wood?", "answer": "long " * 60}), "max_length is 250"),
     ],

@@ -9,7 +9,7 @@ import pytest
 
 from steerproof.errors import IntegrityError, RegistrationError
 from steerproof.run.commands.status import status
-from steerproof.run.commands.verify import verify
+from steerproof.run.commands.verify import raise_mismatches, verify
 from steerproof.run.store.directory import open_run
 from steerproof.run.store.ledger import LEDGER
 from steerproof.run.store.registration import (
@@ -126,6 +126,10 @@ def test_verify_names_a_changed_copy_of_the_experiment(
     damage(run / SPEC)
     (mismatch,) = verify(run)
     assert mismatch.path == run / SPEC
+    with pytest.raises(IntegrityError, match="1 file does not match") as caught:
+        raise_mismatches([mismatch], "steerproof run tiny")
+    assert "is not made again: restore experiment.lock.json, " in str(caught.value)
+    assert "steerproof run tiny" not in str(caught.value), "which would take what was changed"
 
 
 def test_a_lost_lock_is_known_from_the_published_verdict_when_the_ledger_is_gone(

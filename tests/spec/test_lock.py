@@ -154,12 +154,13 @@ def test_a_declared_deviation_is_accepted_and_others_are_still_refused():
         (lambda lines: [lines[0], lines[0]], "l:2 follows"),
         (lambda lines: [lines[0], b"{"], "l:2 is no deviation"),
         (lambda lines: [lines[0], b"3"], "l:2 is no deviation"),
+        (lambda lines: [lines[0].replace(b"t1", b"\\ud800")], "l:1 is no deviation"),
     ],
 )
 def test_a_broken_chain_is_refused_at_its_line(spoil, complaint):
     lock, third, content = chain()
     broken = b"\n".join(spoil(content.splitlines())) + b"\n"
-    with pytest.raises(IntegrityError, match=complaint):
+    with pytest.raises(IntegrityError, match=rf"{complaint}.*; restore it from a copy, or start"):
         read_deviations(broken, lock)
     with pytest.raises(IntegrityError, match=complaint):
         append_deviation(broken, lock, third, reason="more", time="t3")

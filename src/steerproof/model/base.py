@@ -97,7 +97,7 @@ def load_base(
     tokenizer = load_tokenizer(directory)
     model = _load_model(directory, _DTYPES[dtype])
     deal_out(model, find_blocks(model)[1], devices_named(device))
-    _check_finite(model.named_parameters(), directory)
+    _check_finite(model.named_parameters(), str(path))
     base = base_of(
         model,
         tokenizer,
@@ -176,18 +176,22 @@ def _check_token_ids(
         )
 
 
-def check_weights(directory: Path) -> None:
+def check_weights(directory: Path, named: str) -> None:
     """Refuse a checkpoint whose weights are no numbers, as far as they are on this machine.
+
+    Args:
+        directory: The checkpoint's; of a GGUF file, what it was converted into.
+        named: The checkpoint as the user knows it.
 
     Raises:
         ModelError: One is NaN or infinite.
     """
     for path in sorted(directory.glob("*.safetensors")):
         with safe_open(path, framework="pt") as file:
-            _check_finite(((name, file.get_tensor(name)) for name in file.keys()), directory)  # noqa: SIM118 (no mapping)
+            _check_finite(((name, file.get_tensor(name)) for name in file.keys()), named)  # noqa: SIM118 (no mapping)
 
 
-def _check_finite(weights: Iterable[tuple[str, torch.Tensor]], directory: Path) -> None:
+def _check_finite(weights: Iterable[tuple[str, torch.Tensor]], named: str) -> None:
     """Refuse weights that are no numbers, before everything that they touch is none either.
 
     A sum is not finite where one of its terms is not: one pass, where the weights are by now.
@@ -201,7 +205,7 @@ def _check_finite(weights: Iterable[tuple[str, torch.Tensor]], directory: Path) 
         odd = int((~torch.isfinite(weight)).sum())  # none, where finite ones add up to infinity
         if odd:
             raise ModelError(
-                f"{name} in {str(directory)!r} holds {odd:,} of {weight.numel():,} weights that are"
+                f"{name} in {named!r} holds {odd:,} of {weight.numel():,} weights that are"
                 " NaN or infinite; fetch the checkpoint again, or load it with a wider model.dtype"
             )
 

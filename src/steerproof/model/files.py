@@ -103,8 +103,9 @@ def _local_directory(path: str | Path) -> Path | None:
     if directory.suffix == SUFFIX and directory.is_file():
         return converted(directory)
     if directory.exists():
+        kind = "a file" if directory.is_file() else "no file, but a pipe, a socket or a device"
         raise ModelError(
-            f"model.path {str(path)!r} is a file; give the checkpoint's directory, or a"
+            f"model.path {str(path)!r} is {kind}; give the checkpoint's directory, or a"
             f" {SUFFIX} file"
         )
     return None

@@ -26,6 +26,7 @@ SOURCE = "source.json"
 Say = Callable[[str], None]
 _NEEDS = ("gguf", "accelerate")
 _FLOAT32 = 4
+_AGAIN = "fetch it again, or give the Hugging Face directory that it was made of"
 # Tensors and fields that bend the rotary positions; transformers reads none of them from a GGUF.
 _ROPE_TENSORS = ("rope_freqs", "rope_factors_long", "rope_factors_short")
 _ROPE_SCALING = ".rope.scaling.type"
@@ -92,7 +93,7 @@ def _check_readable(file: Path) -> None:
     try:
         metadata, tensors = read_gguf_metadata(str(file))
     except Exception as error:  # a damaged header raises whatever its bytes happen to mean
-        raise ModelError(f"{str(file)!r} is no readable GGUF file: {error}") from error
+        raise ModelError(f"{str(file)!r} is no readable GGUF file: {error}; {_AGAIN}") from error
     architecture = str(metadata["general.architecture"])
     known = {*GGUF_SUPPORTED_ARCHITECTURES, *GGUF_CONFIG_ARCHS} - {"general"}
     # llama.cpp writes some names without the underscore or with a hyphen.
@@ -118,7 +119,7 @@ def _convert(file: Path, directory: Path, sha256: str) -> None:
         try:
             tokenizer, model = _read(file)
         except Exception as error:  # tokenizers raises nothing narrower
-            raise ModelError(f"cannot read {str(file)!r}: {error}") from error
+            raise ModelError(f"cannot read {str(file)!r}: {_why(error)}; {_AGAIN}") from error
         check_template(tokenizer)
         if hasattr(model.config, "quantization_config"):
             delattr(model.config, "quantization_config")  # the values are plain now
@@ -128,6 +129,15 @@ def _convert(file: Path, directory: Path, sha256: str) -> None:
         _drop_version(directory / name)
     source = {"file": file.name, "sha256": sha256}
     (directory / SOURCE).write_text(json.dumps(source, indent=1) + "\n", "utf-8")
+
+
+def _why(error: Exception) -> str:
+    """What is wrong with the file, from an error that speaks of transformers' own options."""
+    if isinstance(error, KeyError):
+        return f"it lacks {error}"
+    if "ignore_mismatched_sizes" in str(error):
+        return "its weights are of other shapes than its metadata says"
+    return str(error)
 
 
 def _read(file: Path) -> "tuple[PreTrainedTokenizerBase, PreTrainedModel]":

@@ -24,6 +24,8 @@ SCHEMA = 1
 COSMETIC = ("name", "title")
 """Fields of the experiment that touch no result."""
 
+_AGAIN = "restore it from a copy, or start a new run directory"
+
 R = TypeVar("R", "Lock", "Deviation")
 Hashes = Mapping[str, str | Mapping[str, str]]
 
@@ -122,11 +124,10 @@ def read_lock(content: bytes, name: str = "experiment.lock.json") -> Lock:
         body = {k: v for k, v in asdict(lock).items() if k not in ("sha256", "time")}
         actual = digest(body)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise IntegrityError(f"{name} is no lock: {error}") from None
+        raise IntegrityError(f"{name} is no lock: {error}; {_AGAIN}") from None
     if actual != lock.sha256:
         raise IntegrityError(
-            f"{name} was changed: its content hashes to {actual}, it says {lock.sha256}; "
-            "restore it, or start a new run directory"
+            f"{name} was changed: its content hashes to {actual}, it says {lock.sha256}; {_AGAIN}"
         )
     return lock
 
@@ -204,11 +205,16 @@ def read_deviations(content: bytes, lock: Lock) -> tuple[Deviation, ...]:
             deviation = _typed(Deviation(**{**values, "changes": parts}), values, place)
             actual = digest(body)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise IntegrityError(f"{place} is no deviation: {error}") from None
+            raise IntegrityError(f"{place} is no deviation: {error}; {_AGAIN}") from None
         if actual != deviation.sha256:
-            raise IntegrityError(f"{place} was changed: it does not hash to {deviation.sha256}")
+            raise IntegrityError(
+                f"{place} was changed: it hashes to {actual}, it says {deviation.sha256}; {_AGAIN}"
+            )
         if deviation.previous != previous:
-            raise IntegrityError(f"{place} follows {deviation.previous}, not {previous}")
+            raise IntegrityError(
+                f"{place} follows {deviation.previous}, not {previous}: a line before it is gone,"
+                f" or stands elsewhere; {_AGAIN}"
+            )
         previous = deviation.sha256
         deviations.append(deviation)
     return tuple(deviations)
@@ -216,4 +222,7 @@ def read_deviations(content: bytes, lock: Lock) -> tuple[Deviation, ...]:
 
 def _typed(record: R, values: object, name: str) -> R:
     """A record whose fields are there and no others, once their types are seen to be right."""
-    return from_values(type(record), values, name)
+    try:
+        return from_values(type(record), values, name)
+    except IntegrityError as error:
+        raise IntegrityError(f"{error}; {_AGAIN}") from None

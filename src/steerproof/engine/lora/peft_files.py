@@ -163,21 +163,34 @@ def _read_config(directory: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{str(path)!r} is not JSON: {error}") from error
     if not isinstance(config, dict):
-        raise ModelError(f"{str(path)!r} holds no JSON object")
+        raise ModelError(
+            f"{str(path)!r} holds no JSON object, but {str(config)[:60]!r}; save the adapter again"
+        )
     lacking = {"peft_type", "r", "lora_alpha", "target_modules"} - set(config)
     if lacking:
-        raise ModelError(f"{str(path)!r} lacks {sorted(lacking)}")
-    refused = [f"{k}={v!r}" for k, v in config.items() if k not in _UNDERSTOOD and v]
+        raise ModelError(f"{str(path)!r} lacks {sorted(lacking)}; save the adapter again with PEFT")
+    refused = [_field(k, v) for k, v in config.items() if k not in _UNDERSTOOD and v]
     wanted = {"peft_type": ("LORA",), "bias": ("none",), "init_lora_weights": _PLAIN_INIT}
     for name, allowed in wanted.items():
         if name in config and config[name] not in allowed:
-            refused.append(f"{name}={config[name]!r}")
+            refused.append(_field(name, config[name]))
     if refused:
         raise ModelError(
-            f"{str(path)!r} asks for what a plain LoRA pool cannot do: {', '.join(sorted(refused))}"
+            f"{str(path)!r} asks for what a plain LoRA pool cannot do:"
+            f" {', '.join(sorted(refused))}; train it with peft_type LORA, bias none and none of"
+            " PEFT's variants, or take out a field that means nothing"
         )
     _check_values(path, config)
     return config
+
+
+def _field(name: str, value: object) -> str:
+    """A field as a message shows it; either may be long, and somebody else's."""
+    return f"{name[:60]}={_short(value)}"
+
+
+def _short(value: object) -> str:
+    return repr(value)[:60]
 
 
 def _check_values(path: Path, config: Mapping[str, Any]) -> None:
@@ -188,9 +201,14 @@ def _check_values(path: Path, config: Mapping[str, Any]) -> None:
     """
     rank, alpha, target = (config[name] for name in ("r", "lora_alpha", "target_modules"))
     if type(rank) not in (int, float) or not 1 <= rank <= _MAX_RANK or rank != int(rank):
-        raise ModelError(f"{str(path)!r}: r is {rank!r}; a whole number from 1 to {_MAX_RANK}")
+        raise ModelError(
+            f"{str(path)!r}: r is {_short(rank)}; a whole number from 1 to {_MAX_RANK}"
+        )
     if type(alpha) not in (int, float) or not 0 < abs(alpha) <= _MAX_ALPHA:
-        raise ModelError(f"{str(path)!r}: lora_alpha is {alpha!r}; at most {_MAX_ALPHA:g}, not 0")
+        raise ModelError(
+            f"{str(path)!r}: lora_alpha is {_short(alpha)}; a number, not 0, of at most"
+            f" {_MAX_ALPHA:g}"
+        )
     listed = isinstance(target, list) and all(isinstance(one, str) for one in target)
     if not listed and not isinstance(target, str):
         raise ModelError(
@@ -198,7 +216,9 @@ def _check_values(path: Path, config: Mapping[str, Any]) -> None:
             " expression, or all-linear"
         )
     if not isinstance(config.get("use_rslora", False), bool | None):
-        raise ModelError(f"{str(path)!r}: use_rslora is {config['use_rslora']!r}; true or false")
+        raise ModelError(
+            f"{str(path)!r}: use_rslora is {_short(config['use_rslora'])}; true or false"
+        )
 
 
 def _targets(base: Base, sites: Sequence[Site], config: Mapping[str, Any]) -> tuple[str, ...]:

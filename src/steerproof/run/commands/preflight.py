@@ -76,7 +76,8 @@ def check_numbers(experiment: Experiment, place: Place) -> None:
     """
     from steerproof.model.base import check_weights  # torch
 
-    check_weights(model_directory(experiment, place.directory, weights=False))
+    directory = model_directory(experiment, place.directory, weights=False)
+    check_weights(directory, model_path(experiment, place.directory))
 
 
 def check_experiment(experiment: Experiment, place: Place) -> "Kind":

@@ -7,7 +7,7 @@ from steerproof.errors import IntegrityError
 from steerproof.run.store.ledger import LEDGER
 from steerproof.run.store.ledger_file import read_ledger
 from steerproof.run.store.manifest import DamagedError, Mismatch, open_unit
-from steerproof.run.store.registration import registration_damage
+from steerproof.run.store.registration import DEVIATIONS, LOCK, SPEC, registration_damage
 from steerproof.run.store.store import results_damage, unit_directories, unit_directory
 
 
@@ -35,11 +35,19 @@ def raise_mismatches(mismatches: Sequence[Mismatch], command: str) -> None:
     """
     if not mismatches:
         return
-    lines = [f"{len(mismatches)} files do not match their recorded hash:"]
+    count = len(mismatches)
+    lines = [f"{count} {'file does' if count == 1 else 'files do'} not match what was recorded:"]
     lines += [f"  {mismatch}" for mismatch in mismatches[:20]]
     if len(mismatches) > 20:
         lines.append(f"  and {len(mismatches) - 20} more")
-    lines.append(f"To set the damaged units aside and do them again: {command}")
+    found = {mismatch.path.name for mismatch in mismatches}
+    if found & {LOCK, SPEC}:
+        lines.append(
+            f"What was registered is not made again: restore {LOCK}, {DEVIATIONS} and {SPEC}"
+        )
+        lines.append("from a copy, or start a new run directory.")
+    if found - {LOCK, SPEC}:
+        lines.append(f"To set the damaged units aside and do them again: {command}")
     raise IntegrityError("\n".join(lines))
 
 

@@ -44,7 +44,8 @@ def answer_lines(path: Path, marker: str | None) -> tuple[AnswerLine, ...]:
         # Windows' tools begin a file with a byte order mark.
         lines = whole_file(path).decode("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise ExperimentError(f"{path}: cannot be read: {error}") from error
+        again = "; save it as UTF-8" if isinstance(error, UnicodeDecodeError) else ""
+        raise ExperimentError(f"{path}: cannot be read: {error}{again}") from error
     given = []
     for number, line in enumerate(lines, start=1):
         if line.strip():
@@ -59,14 +60,20 @@ def _answer(where: str, line: str) -> tuple[str, str]:
     try:
         given = from_values(_Given, json.loads(line, object_pairs_hook=_once), where)
     except _TwiceError as error:
-        raise ExperimentError(f"{where}: the field {error} stands there twice") from error
+        raise ExperimentError(
+            f"{where}: the field {error} stands there twice; leave one"
+        ) from error
     except (ValueError, RecursionError, IntegrityError) as error:
         raise ExperimentError(
-            f'{where}: each line must be {{"question": ..., "answer": ...}}'
+            f'{where}: each line must be {{"question": ..., "answer": ...}}, both text; this one'
+            f" is {line.strip()[:60]!r}"
         ) from error
     for text in (given.question, given.answer):
         if not text.strip():
-            raise ExperimentError(f"{where}: question and answer must be non-empty text")
+            raise ExperimentError(
+                f"{where}: question and answer must be text, and one is empty; write it, or"
+                " leave the line out"
+            )
         try:
             text.encode()
         except UnicodeEncodeError as error:
