@@ -70,8 +70,7 @@ def gated_gradients(
     return of_gate, of_up
 
 
-# Each length that is 1, or divisible by 16, or neither would be compiled anew.
-@triton.jit(do_not_specialize=["seq"])
+@triton.jit
 def _rotate(
     result, x, cos, sin, row_stride, head_stride, seq_stride, of_row, heads, seq,
     HEADS: tl.constexpr, HALF: tl.constexpr, PADDED: tl.constexpr, BACK: tl.constexpr,
