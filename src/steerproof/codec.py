@@ -7,13 +7,13 @@ types checked, so that whoever reads a file has the record that was written and 
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, overload, runtime_checkable
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, RootModel, ValidationError
 
 from steerproof.errors import IntegrityError
 
@@ -85,10 +85,10 @@ def read_record(kind: Any, data: bytes, name: str) -> Any:
         name: What is read, for the message.
 
     Raises:
-        IntegrityError: The bytes are not JSON, or not such a record.
+        IntegrityError: The bytes are not JSON, or not such a record, or a number is not finite.
     """
     try:
-        return _adapter(kind).validate_json(data)
+        return _reader(kind).model_validate_json(data).root
     except (ValidationError, RecursionError) as error:
         raise _not_a(kind, name, error) from None
 
@@ -109,7 +109,7 @@ def from_values(kind: Any, values: object, name: str) -> Any:
         IntegrityError: They are not such a record.
     """
     try:
-        return _adapter(kind).validate_python(values)
+        return _reader(kind).model_validate(values).root
     except (ValidationError, RecursionError) as error:
         raise _not_a(kind, name, error) from None
 
@@ -124,4 +124,8 @@ def _not_a(kind: Any, name: str, error: Exception) -> IntegrityError:
     return IntegrityError(f"{name} is no {called}: {shown}")
 
 
-_adapter: Callable[[Any], Any] = cache(TypeAdapter)
+@cache
+def _reader(kind: Any) -> type[RootModel[Any]]:
+    """What reads a kind of record: no number in it is a NaN or an infinity, as none is written."""
+    finite = {"model_config": ConfigDict(allow_inf_nan=False), "__module__": __name__}
+    return type("Reader", (RootModel[kind],), finite)

@@ -18,7 +18,8 @@ ENGINE = (
 )
 """Libraries of the extra `run`, by the names that they are imported under."""
 _LEAST_ADDRESSES = 2 << 30
-"""Bytes of address space that a process needs with the engine in it; measured: 1.6e9."""
+"""Bytes of address space that a process needs with the engine in it, or with a board's threads;
+measured: 1.6e9 and 1.9e9."""
 
 
 def engine_installed() -> bool:
@@ -76,12 +77,7 @@ def require_engine(what: str) -> None:
         MachineError: One is not installed, Python was told to drop what one needs, or may map less
             memory than they take: they would end the process without a word of Python's.
     """
-    addresses = _address_limit()
-    if addresses is not None and addresses < _LEAST_ADDRESSES:
-        raise MachineError(
-            f"a process may have {addresses / 2**20:,.0f} MiB of addresses here (ulimit -v), and"
-            f" {what} takes {_LEAST_ADDRESSES / 2**20:,.0f} MiB before any model; raise the limit"
-        )
+    require_addresses(what)
     if sys.flags.optimize > 1:
         raise MachineError(
             f"Python drops docstrings (-OO, or PYTHONOPTIMIZE={sys.flags.optimize}), and"
@@ -91,6 +87,23 @@ def require_engine(what: str) -> None:
     for name in ENGINE:
         if not _there(name):
             raise without(name, "run", what)
+
+
+def require_addresses(what: str) -> None:
+    """Refuse what large libraries are loaded for where the process may not map them.
+
+    Args:
+        what: What needs them, for the message.
+
+    Raises:
+        MachineError: It may map less than they take, before any model or table.
+    """
+    addresses = _address_limit()
+    if addresses is not None and addresses < _LEAST_ADDRESSES:
+        raise MachineError(
+            f"a process may have {addresses / 2**20:,.0f} MiB of addresses here (ulimit -v), and"
+            f" {what} takes {_LEAST_ADDRESSES / 2**20:,.0f} MiB to begin with; raise the limit"
+        )
 
 
 def _address_limit() -> int | None:

@@ -23,6 +23,7 @@ from safetensors.numpy import load, save
 
 from steerproof.codec import digest
 from steerproof.errors import SteerproofError
+from tests.attack.databases import damaged_database
 from tests.attack.mutations import NASTY, VALUES, mutated_bytes, mutated_json, mutated_lines
 from tests.run.test_one_bad_unit import reseal
 
@@ -257,6 +258,7 @@ def _publish_again(place: Path) -> None:
 
 
 LOCK, STORY, COPY = "experiment.lock.json", "deviations.jsonl", "experiment.yaml"
+LEDGER = "ledger.sqlite"
 
 
 def registration(run: Path, chance: random.Random) -> str:
@@ -328,7 +330,7 @@ def _sealed(value: object) -> str:
 def _tell_ledger(run: Path, what: str, sha256: str) -> None:
     """As somebody would who knows where the hashes are kept."""
     last = "event = (SELECT max(event) FROM events WHERE what = ?)"
-    with closing(sqlite3.connect(run / "ledger.sqlite")) as rows:
+    with closing(sqlite3.connect(run / LEDGER)) as rows:
         detail = json.dumps({"sha256": sha256})
         rows.execute(f"UPDATE events SET detail = ? WHERE {last}", (detail, what))
         rows.commit()
@@ -379,6 +381,7 @@ KINDS: dict[str, Damage] = {
     "results": results,
     "registration": registration,
     "leases": leases,
+    "ledgers": lambda run, chance: damaged_database(run / LEDGER, chance),
 }
 UNBUILDABLE = (SafetensorError, SteerproofError, ValueError, OverflowError)
 """What a mutation may not be able to write; it is drawn again."""

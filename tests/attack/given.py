@@ -3,9 +3,7 @@
 import json
 import random
 import shutil
-import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
 from pathlib import Path
 
 import torch
@@ -13,9 +11,11 @@ import torch
 from steerproof.exchange.direction import Direction, Provenance
 from steerproof.exchange.files import Format, export
 from steerproof.run.store.files import make_directory
+from tests.attack import programs
 from tests.attack.commands import Ended, command, done, pages
 from tests.attack.damage import changed, instead
-from tests.attack.mutations import VALUES, mutated_bytes, mutated_json, mutated_lines
+from tests.attack.databases import damaged_database
+from tests.attack.mutations import mutated_json, mutated_lines
 from tests.attack.siege import Target
 from tests.attack.victims import QUIET, WHOLE
 from tests.model.test_gguf import write_gguf
@@ -26,6 +26,7 @@ JUDGED = {
     **WHOLE,
     "scoring": {"readout": "judge", "judgements": "judged.csv"},
 }
+FUNCTION = {"scoring": {"readout": "function", "function": programs.NAMED}}
 Meet = Callable[[Path, int, random.Random], Iterator[Ended]]
 
 
@@ -168,6 +169,51 @@ def gguf_models(sound: Path) -> Target:
     return _target(sound, ("tiny.gguf",), meet)
 
 
+def sweeps(sound: Path) -> Target:
+    """What a sweep found: drawn anew, and made anew by the sweep now and then."""
+    asked(sound, {"generation.max_new_tokens": 4})
+    over = ("--over", "layers.primary=1,2", "--draws", 2, "--dir")
+    done(0, "sweep", sound / "e.yaml", *over, sound / "runs", *QUIET)
+
+    def meet(place: Path, number: int, chance: random.Random) -> Iterator[Ended]:
+        runs = place / "runs"
+        yield command("figures", runs, "--out", place / "out", "--format", "svg")
+        for word in chance.sample(("status", "verify", "report", "explain"), 2):
+            yield command(word, runs)
+        if number % 4 == 0:
+            yield from pages(runs, ("/", "/table"))
+        if number % 40 == 0:
+            yield command("sweep", place / "e.yaml", *over, runs, *QUIET)
+            yield command("figures", runs, "--out", place / "out", "--format", "png")
+
+    return _target(sound, ("runs/results/sweep.json",), meet)
+
+
+def functions(sound: Path) -> Target:
+    """A readout that is somebody's program, or the words that name it."""
+    asked(sound, FUNCTION)
+    (sound / "readouts.py").write_text(f"{programs.HEAD} {programs.GOOD}")
+    done(0, "run", sound / "e.yaml", "--dir", sound / "runs" / "run", *QUIET)
+
+    def damage(place: Path, chance: random.Random) -> str:
+        source, named = programs.program(chance)
+        (place / "readouts.py").write_bytes(source)
+        if named != programs.NAMED:
+            asked(place, {**FUNCTION, "scoring.function": named})
+        return source.decode(errors="replace").splitlines()[-1][:40] if source else ""
+
+    def meet(place: Path, number: int, _chance: random.Random) -> Iterator[Ended]:
+        run, why = place / "runs" / "run", ("--deviate", "another function")
+        yield command("run", place / "e.yaml", "--dir", run, *QUIET, *why)
+        yield command("status", run)
+        yield command("verify", run)
+        if number % 4 == 0:
+            yield command("report", run)
+            yield from pages(place / "runs", ("/", "/experiments/1"))
+
+    return Target(copy=_target(sound, (), meet).copy, damage=damage, meet=meet)
+
+
 def boards(sound: Path) -> Target:
     """The board's own file: bytes, pages, values of any row."""
     make_directory(sound / "runs")
@@ -178,25 +224,9 @@ def boards(sound: Path) -> Target:
 
     def damage(place: Path, chance: random.Random) -> str:
         file = place / "board" / "board.sqlite"
-        how = chance.random()
-        if how < 0.05:
+        if chance.random() < 0.05:
             return f"board.sqlite: {instead(file, chance)}"
-        if how < 0.45:
-            file.write_bytes(mutated_bytes(file.read_bytes(), chance))
-            return "bytes"
-        with closing(sqlite3.connect(file)) as rows, suppress(sqlite3.Error, OverflowError):
-            names = rows.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
-            (table,) = chance.choice(names)
-            column = chance.choice([r[1] for r in rows.execute(f"PRAGMA table_info({table})")])
-            value = chance.choice(VALUES)
-            value = json.dumps(value) if isinstance(value, list | dict) else value
-            value = chance.choice((value, value, b"\xff\xfe"))
-            rows.execute("PRAGMA ignore_check_constraints = ON")
-            for (trigger,) in rows.execute("SELECT name FROM sqlite_master WHERE type='trigger'"):
-                rows.execute(f"DROP TRIGGER {trigger}")
-            rows.execute(f'UPDATE {table} SET "{column}" = ?', (value,))
-            rows.commit()
-        return "a value"
+        return damaged_database(file, chance)
 
     def meet(place: Path, number: int, chance: random.Random) -> Iterator[Ended]:
         yield from pages(place / "runs", ("/", "/table", "/experiments/1", "/experiments/2/edit"))
@@ -213,5 +243,7 @@ KINDS: dict[str, Callable[[Path], Target]] = {
     "given adapters": given_adapters,
     "gguf models": gguf_models,
     "boards": boards,
+    "sweeps": sweeps,
+    "functions": functions,
 }
 """Each makes sound files in an empty directory."""

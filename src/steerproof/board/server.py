@@ -2,9 +2,11 @@
 
 import getpass
 import os
+import signal
 import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import FrameType
 
 import uvicorn
 
@@ -19,6 +21,8 @@ from steerproof.errors import MachineError, SteerproofError
 COMMAND = tuple(programs.python("steerproof"))
 """What Plan and Start call."""
 _LAST_PORT = 65535
+_PATIENCE, _LAST_SECONDS = 2, 5
+"""Seconds that answers in hand are waited for once the end was asked, and after which it comes."""
 _BACKLOG = 2048
 """Connections that wait to be taken up."""
 
@@ -56,12 +60,27 @@ def serve(
         announce(line)
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, server_header=False, proxy_headers=False,
-        lifespan="off", timeout_graceful_shutdown=2, ws="none", http=PatientProtocol,
+        lifespan="off", timeout_graceful_shutdown=_PATIENCE, ws="none", http=PatientProtocol,
     )  # fmt: skip
-    server = uvicorn.Server(config)
+    server = _Server(config)
     board.ending.asked = lambda: server.should_exit
     with listening:
         server.run(sockets=[listening])
+
+
+class _Server(uvicorn.Server):
+    """Ends when it is told to, whatever a page is still being made of.
+
+    The thread that makes it cannot be interrupted, and would be waited for; what it may be writing
+    is a transaction, of which all is kept or nothing.
+    """
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """A signal: go on to the end, by the clock if need be."""
+        super().handle_exit(sig, frame)
+        if hasattr(signal, "setitimer"):  # Windows has none
+            signal.signal(signal.SIGALRM, lambda _signal, _frame: os._exit(0))
+            signal.setitimer(signal.ITIMER_REAL, _LAST_SECONDS)
 
 
 def make_board(

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from steerproof.cli.output import Json, needing, say
+from steerproof.extras import require_addresses
 from steerproof.text import clean
 
 
@@ -38,6 +39,7 @@ def board(
     board_dir: Annotated[Path, typer.Option(help="The board's own data.")] = Path("board"),
 ) -> None:
     """The web page over run directories, on loopback."""
+    require_addresses("the board")
     with needing("board"):
         from steerproof.board.server import serve
 

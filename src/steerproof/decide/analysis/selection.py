@@ -12,6 +12,9 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
+from typing import Annotated
+
+from pydantic import Field
 
 from steerproof.decide.analysis.kinds import steered_kind
 from steerproof.decide.analysis.rates import RateTable, lookup
@@ -21,6 +24,8 @@ from steerproof.spec.strength import NONE
 
 Setting = Mapping[str, str]
 """Values by place, as they were typed."""
+Effect = Annotated[float, Field(ge=-1, le=1)]
+"""A rate minus a rate."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,9 +44,9 @@ class SweptRun:
 class Effects:
     """Of one setting along one direction, on the questions named; None where a cell is missing."""
 
-    first: float | None
-    second: float | None
-    whole: float | None
+    first: Effect | None
+    second: Effect | None
+    whole: Effect | None
     """On all questions."""
 
 
@@ -50,9 +55,9 @@ class Chosen:
     """The best setting on one half of the questions."""
 
     setting: Setting
-    there: float
+    there: Effect
     """Effect on the half on which it was chosen: too high on average."""
-    held_out: float
+    held_out: Effect
     """Effect on the other half."""
 
 
@@ -62,7 +67,7 @@ class Selected:
 
     on_first: Chosen
     on_second: Chosen
-    best_of_all: float
+    best_of_all: Effect
     """The largest effect on all questions: what one reports who looks at the table alone."""
 
     @property
@@ -80,7 +85,7 @@ class SettingRow:
     """Seeds that it was run with."""
     effects: Effects
     """Along the arm's own direction."""
-    null: tuple[float | None, ...]
+    null: tuple[Effect | None, ...]
     """Along each draw of a random direction, on all questions."""
 
 

@@ -22,7 +22,7 @@ from steerproof.decide.analysis.selection import (
     select,
 )
 from steerproof.decide.report.figures.sweep import sweep_figure
-from steerproof.errors import UnitsFailedError
+from steerproof.errors import IntegrityError, UnitsFailedError
 from steerproof.run.artefacts import analysis, score
 from steerproof.run.artefacts.analysis import AnalysisResult
 from steerproof.run.commands.session import (
@@ -262,7 +262,10 @@ def selection_in(place: Path) -> Selection:
         IntegrityError: The file is not what was written.
     """
     path = place / "results" / _RESULT
-    return read_record(Selection, path.read_bytes(), str(path))
+    selection = read_record(Selection, path.read_bytes(), str(path))
+    if len({frozenset(row.setting) for row in selection.rows}) > 1:
+        raise IntegrityError(f"{path}: its rows are settings of different fields")
+    return selection
 
 
 def publish_sweep(place: Path, result: SweepResult) -> None:

@@ -56,6 +56,8 @@ class Task:
 Outcomes = Iterator[tuple[UnitId, Files | Exception]]
 """What a work function yields: each unit's files, or the error that it failed with."""
 Work = Callable[[Sequence[Task]], Outcomes]
+_LONGEST_TOLD = 20_000
+"""Characters of an error, or of its traceback, that are kept: its beginning and its end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,11 +190,18 @@ def failure_of(error: Exception) -> Failure:
     damaged = isinstance(error, DamagedError)
     trace = "".join(traceback.format_exception(error))
     return Failure(
-        error=f"{type(error).__name__}: {error}",
-        trace=trace,
+        error=_sayable(f"{type(error).__name__}: {error}"),
+        trace=_sayable(trace),
         passing=out_of_memory or damaged,
         disk_full=isinstance(error, DiskFullError),
     )
+
+
+def _sayable(text: str) -> str:
+    """What can be written down of a text that somebody else's code or file name may have made."""
+    told = text.encode(errors="backslashreplace").decode()
+    half = _LONGEST_TOLD // 2
+    return told if len(told) <= _LONGEST_TOLD else f"{told[:half]} ... {told[-half:]}"
 
 
 def _work(name: str) -> Work:

@@ -5,7 +5,9 @@ rights: whoever runs somebody else's experiment runs somebody else's code, as wi
 a run does so: no plan, no report and no page of the board.
 """
 
+import sys
 from collections.abc import Callable
+from contextlib import redirect_stdout
 
 from steerproof.errors import ExperimentError
 from steerproof.study.marks import Mark
@@ -29,14 +31,38 @@ def function_of(source: bytes, named: str) -> Says:
     """
     file, _, name = named.partition(":")
     names: dict[str, object] = {"__name__": file.removesuffix(".py").replace("/", ".")}
-    try:
-        exec(compile(source, file, "exec"), names)
-    except Exception as error:
-        raise ExperimentError(f"scoring.function: {file} does not run: {error!r}") from error
+    _asked(f"{file} does not run:", lambda: exec(compile(source, file, "exec"), names))
     function = names.get(name)
     if not callable(function):
         raise ExperimentError(f"scoring.function: {file} defines no function {name}")
     return function
+
+
+def _asked(told: str, do: Callable[[], object]) -> object:
+    """What somebody's code gives. What it prints is no output of ours: it goes to standard error.
+
+    Args:
+        told: What is said before the error, if there is one.
+        do: Calls the code.
+
+    Raises:
+        ExperimentError: It raised something, be it the end of the process.
+    """
+    try:
+        with redirect_stdout(sys.stderr):
+            return do()
+    except KeyboardInterrupt:  # somebody's at the terminal
+        raise
+    except BaseException as error:
+        raise ExperimentError(f"scoring.function: {told} {_shown(error)}") from error
+
+
+def _shown(value: object) -> str:
+    """A value of somebody's class, which may not let itself be shown."""
+    try:
+        return f"{value!r:.200}"
+    except Exception:  # noqa: BLE001  whatever it is, the value is named by its class
+        return f"an object of {type(value).__name__}"
 
 
 def readout(given: Readable) -> Readout:
@@ -50,20 +76,18 @@ def readout(given: Readable) -> Readout:
     says, questions = function_of(given.file or b"", named), experiment.questions.evaluation
 
     def ask(text: str, question: str) -> bool:
-        try:
-            first, second = says(text, question), says(text, question)
-        except Exception as error:
-            raise ExperimentError(f"scoring.function: {named} raised {error!r}") from error
-        if not isinstance(first, bool):
+        first = _asked(f"{named} raised", lambda: says(text, question))
+        second = _asked(f"{named} raised", lambda: says(text, question))
+        if first is not True and first is not False:
             raise ExperimentError(
-                f"scoring.function: {named} said {first!r:.60}; it must say True or False"
+                f"scoring.function: {named} said {_shown(first)}; it must say True or False"
             )
         if first is not second:
             raise ExperimentError(
                 f"scoring.function: {named} says now this, now that of one answer; it must depend"
                 " on nothing else"
             )
-        return first
+        return first is True
 
     def read(completion: Completion) -> Mark:
         question = questions[completion.question]
