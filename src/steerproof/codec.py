@@ -125,7 +125,7 @@ def _not_a(kind: Any, name: str, error: Exception) -> IntegrityError:
 
 
 @cache
-def _reader(kind: Any) -> type[RootModel[Any]]:
+def _reader(kind: Any) -> Any:
     """What reads a kind of record: no number in it is a NaN or an infinity, as none is written."""
     finite = {"model_config": ConfigDict(allow_inf_nan=False), "__module__": __name__}
     return type("Reader", (RootModel[kind],), finite)

@@ -1,6 +1,8 @@
 """Every unit's files hold the record that was written, and are told apart from other files."""
 
+import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,7 @@ from steerproof.run.artefacts import (
 )
 from steerproof.run.graph.ids import UnitId
 from steerproof.run.graph.keys import UnitRecipe
+from steerproof.run.store.holder import Holder, read_holder, this_process
 from steerproof.run.store.manifest import Made, StoredUnit
 from steerproof.run.store.store import commit, prepare
 from steerproof.spec.grid import Cell
@@ -234,6 +237,15 @@ def test_another_file_is_named_and_is_no_traceback(data: bytes) -> None:
 def test_a_number_that_is_not_finite_is_never_written() -> None:
     with pytest.raises(ValueError, match="not JSON"):
         json_bytes({"rho": float("nan")})
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999", '"nan"', '"inf"'])
+def test_nor_is_it_read(number: str, tmp_path: Path) -> None:
+    text = json.dumps(asdict(this_process(7, "run"))).replace("}", f', "taken": {number}}}')
+    with pytest.raises(IntegrityError, match="taken: Input should be a finite number"):
+        read_record(Holder, text.encode(), "a lease")
+    (tmp_path / "lease").write_text(text)
+    assert plain(read_holder(tmp_path / "lease", 7))["command"] == "unknown"
 
 
 def test_one_value_has_one_canonical_form_and_hash() -> None:

@@ -152,6 +152,23 @@ def lock_again(place):
     shutil.move(place / "units", place / "run" / "units")
 
 
+ODD = """class Odd:
+    __class__ = bool
+
+    def __repr__(self):
+        raise ValueError
+
+"""
+
+
+def test_what_a_function_prints_is_no_output_of_ours(marked_by):
+    place = marked_by({"readout": "function", "function": "readouts.py:shouts"})
+    source = "print('here I am')\ndef shouts(a, q):\n    print('and here')\n    return True\n"
+    (place / "readouts.py").write_text(source)
+    lock_again(place)
+    assert "verdict" in json.loads(run(place, "--json"))
+
+
 def test_a_function_whose_source_is_locked(marked_by):
     place = marked_by({"readout": "function", "function": "readouts.py:shouts"})
     (place / "readouts.py").write_text(SOURCE)
@@ -176,6 +193,11 @@ def test_a_function_whose_source_is_locked(marked_by):
         ("def shouts(a, q):\n    return a.nothing\n", "raised AttributeError"),
         ("def other(a, q):\n    return True\n", "defines no function shouts"),
         ("raise ValueError('no')\n", "does not run: ValueError"),
+        ("import sys\ndef shouts(a, q):\n    sys.exit(0)\n", "raised SystemExit(0)"),
+        ("raise GeneratorExit\n", "does not run: GeneratorExit()"),
+        ("def shouts(a, q):\n    raise ValueError('\\ud800' * 10 ** 6)\n", "raised ValueError('"),
+        (f"{ODD}def shouts(a, q):\n    return Odd()\n", "said an object of Odd; it must say"),
+        (f"{ODD}odd = Odd()\ndef shouts(a, q):\n    return odd\n", "must say True or False"),
         ("n = []\ndef shouts(a, q):\n    n.append(0)\n    return len(n) % 2 == 0\n", "now this"),
     ],
 )

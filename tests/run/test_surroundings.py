@@ -161,8 +161,11 @@ def test_a_lack_of_memory_is_no_damage_of_a_table(
 
 
 def test_too_few_addresses_for_the_engine_are_refused_before_it_ends_the_process(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("steerproof.extras._address_limit", lambda: 800 << 20)
     with pytest.raises(MachineError, match="800 MiB of addresses"):
         require_engine("a model")
+    refused = CliRunner().invoke(cli.app, ["board", str(tmp_path), "--board-dir", "nowhere"])
+    assert isinstance(refused.exception, MachineError)
+    assert "800 MiB of addresses here (ulimit -v), and the board" in str(refused.exception)

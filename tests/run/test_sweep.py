@@ -10,7 +10,8 @@ from typer.testing import CliRunner
 
 from steerproof.cli import app
 from steerproof.decide.analysis.selection import halves
-from steerproof.errors import ExperimentError
+from steerproof.errors import ExperimentError, IntegrityError
+from steerproof.run.commands.figures import figure_files
 from steerproof.run.graph.survey import recorded
 from steerproof.run.store.registration import read_registration
 from steerproof.spec.experiment import Grid, Questions
@@ -226,3 +227,20 @@ def test_a_sweep_that_cannot_be_is_refused_before_it_begins(axes, told):
     with pytest.raises(ExperimentError) as refused:
         asked_runs(load_experiment("zlt"), [parse_axis(axis) for axis in axes], 0)
     assert told in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("row", "told"),
+    [
+        ({"setting": {"seed": "4"}}, "settings of different fields"),
+        ({"null": [1e308]}, "less than or equal to 1"),
+        ({"effects": {"first": None, "second": None, "whole": float("nan")}}, "is no Selection"),
+    ],
+)
+def test_what_a_sweep_cannot_have_found_is_not_drawn(swept, tmp_path, row, told):
+    _, _, found = swept
+    (tmp_path / "results").mkdir()
+    rows = [found["rows"][0] | row, *found["rows"][1:]]
+    (tmp_path / "results" / "sweep.json").write_text(json.dumps(found | {"rows": rows}))
+    with pytest.raises(IntegrityError, match=told):
+        figure_files(tmp_path, "svg", 5.0)

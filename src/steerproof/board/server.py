@@ -21,8 +21,8 @@ from steerproof.errors import MachineError, SteerproofError
 COMMAND = tuple(programs.python("steerproof"))
 """What Plan and Start call."""
 _LAST_PORT = 65535
-_PATIENCE, _LAST_SECONDS = 2, 5
-"""Seconds that answers in hand are waited for once the end was asked, and after which it comes."""
+_PATIENCE = 3
+"""Seconds that answers in hand are waited for once the end was asked."""
 _BACKLOG = 2048
 """Connections that wait to be taken up."""
 
@@ -60,7 +60,7 @@ def serve(
         announce(line)
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, server_header=False, proxy_headers=False,
-        lifespan="off", timeout_graceful_shutdown=_PATIENCE, ws="none", http=PatientProtocol,
+        lifespan="off", timeout_graceful_shutdown=2 * _PATIENCE, ws="none", http=PatientProtocol,
     )  # fmt: skip
     server = _Server(config)
     board.ending.asked = lambda: server.should_exit
@@ -80,7 +80,7 @@ class _Server(uvicorn.Server):
         super().handle_exit(sig, frame)
         if hasattr(signal, "setitimer"):  # Windows has none
             signal.signal(signal.SIGALRM, lambda _signal, _frame: os._exit(0))
-            signal.setitimer(signal.ITIMER_REAL, _LAST_SECONDS)
+            signal.setitimer(signal.ITIMER_REAL, _PATIENCE)
 
 
 def make_board(
