@@ -163,6 +163,15 @@ class StoredUnit:
         return mismatches
 
 
+def hash_damage(path: Path, expected: str) -> list[Mismatch]:
+    """The mismatch of a file without the sha256 that was recorded of it; empty for a sound one."""
+    actual = file_sha256(path) if path.is_file() else "no file"
+    if actual == expected:
+        return []
+    problem = "sha256" if path.is_file() else "missing"
+    return [Mismatch(path=path, problem=problem, expected=expected, actual=actual)]
+
+
 _hashed: dict[tuple[int, ...], FileHash] = {}
 
 

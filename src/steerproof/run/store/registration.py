@@ -14,7 +14,7 @@ from steerproof.errors import IntegrityError, RegistrationError
 from steerproof.run.store.files import write_file
 from steerproof.run.store.ledger import Ledger
 from steerproof.run.store.ledger_file import read_ledger
-from steerproof.run.store.manifest import Mismatch
+from steerproof.run.store.manifest import Mismatch, hash_damage
 from steerproof.run.store.store import unit_directories
 from steerproof.run.store.story import Event, Story
 from steerproof.spec.experiment import Experiment
@@ -151,7 +151,6 @@ def kept_directory(run: Path) -> Path:
 
 def registration_damage(run: Path) -> list[Mismatch]:
     """The lock, the deviations and the experiment's copy, where they are not what was recorded."""
-    mismatches: list[Mismatch] = []
     try:
         registered = read_registration(run)
     except (IntegrityError, OSError) as error:
@@ -163,13 +162,8 @@ def registration_damage(run: Path) -> list[Mismatch]:
     story = read_ledger(run) or Story()
     kept = story.last("experiment-kept")
     if registered is None or kept is None:
-        return mismatches
-    expected, path = str(kept.detail.get("sha256")), run / SPEC
-    actual = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "no file"
-    if actual != expected:
-        problem = "sha256" if path.is_file() else "missing"
-        mismatches.append(Mismatch(path=path, problem=problem, expected=expected, actual=actual))
-    return mismatches
+        return []
+    return hash_damage(run / SPEC, str(kept.detail.get("sha256")))
 
 
 def analysis_alone_differs(locked: Experiment, now: Experiment) -> bool:

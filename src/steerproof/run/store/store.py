@@ -13,13 +13,14 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
+from itertools import chain
 from pathlib import Path, PurePosixPath
 
 from steerproof.codec import canonical, plain, read_record
 from steerproof.errors import IntegrityError
 from steerproof.limits import whole_file
 from steerproof.run.graph.ids import UnitId
-from steerproof.run.graph.keys import UnitRecipe, directory_name, file_sha256
+from steerproof.run.graph.keys import UnitRecipe, directory_name
 from steerproof.run.store.faults import fault_point
 from steerproof.run.store.files import (
     TEMPORARY,
@@ -28,6 +29,7 @@ from steerproof.run.store.files import (
     sync_directory,
     temporary_name,
     write_file,
+    write_files,
     write_synced,
 )
 from steerproof.run.store.manifest import (
@@ -38,6 +40,7 @@ from steerproof.run.store.manifest import (
     Manifest,
     Mismatch,
     StoredUnit,
+    hash_damage,
     open_unit,
 )
 
@@ -212,9 +215,7 @@ def publish(run: Path, files: Mapping[str, bytes]) -> None:
     results = run / "results"
     make_directory(results)
     (results / MANIFEST).unlink(missing_ok=True)
-    for name, data in files.items():
-        make_directory((results / name).parent)
-        write_file(results / name, data)
+    write_files(results, files)
     hashes = {name: sha256(data).hexdigest() for name, data in files.items()}
     write_file(results / MANIFEST, canonical(plain(_Published(files=hashes))) + b"\n")
 
@@ -229,13 +230,5 @@ def results_damage(run: Path) -> list[Mismatch]:
         return []
     except (OSError, IntegrityError) as error:
         return [Mismatch(path=path, problem="manifest", expected="a manifest", actual=str(error))]
-    mismatches = []
-    for name, expected in published.files.items():
-        path = results / name
-        actual = file_sha256(path) if path.is_file() else "no file"
-        if actual != expected:
-            problem = "sha256" if path.is_file() else "missing"
-            mismatches.append(
-                Mismatch(path=path, problem=problem, expected=expected, actual=actual)
-            )
-    return mismatches
+    found = (hash_damage(results / name, expected) for name, expected in published.files.items())
+    return list(chain.from_iterable(found))
