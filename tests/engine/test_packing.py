@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from steerproof.engine import packed_attention
 from steerproof.engine.batches import Example, StepRows
 from steerproof.engine.lora.tiles import TILE
-from steerproof.engine.packed_attention import packable
+from steerproof.engine.packed_attention import PackedAttention, packable
 from steerproof.engine.packing import packed_batches
 from steerproof.engine.train import Pooling, TrainedAdapter
 from tests.engine.definition import pack_on_a_cpu, rows_by_definition
@@ -123,3 +123,12 @@ def test_a_model_with_a_window_is_not_packed(monkeypatch):
     for block in base.blocks:
         block.self_attn.config.sliding_window = 4
     assert not packable(base)
+
+
+def test_the_kernel_takes_lines_with_fewer_heads_of_keys():
+    """Shapes alone: what it computes is seen on a GPU."""
+    how = PackedAttention()
+    how.route(torch.empty(3, dtype=torch.int32, device="meta"), 10)
+    query, key = (torch.empty(1, n, 10, 16, dtype=torch.bfloat16, device="meta") for n in (4, 2))
+    out, _ = how.attend(torch.nn.Module(), query, key, key, None)
+    assert out.shape == (1, 10, 4, 16)

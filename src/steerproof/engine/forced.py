@@ -68,6 +68,6 @@ def _decode(
     room = Room(rows=len(groups), positions=positions, longest=longest)
     with attached(subject):
         batching = Batching(subject, groups, room, finish, choose)
-        with attending(base.model, batching.runner.cache):
+        with attending(base.model, batching.runner.cache.attend):
             while batching.scheduler.waiting or batching.scheduler.running:
                 batching.step()

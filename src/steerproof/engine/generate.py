@@ -261,7 +261,7 @@ def _drawing(settings: Generation) -> Choose:
 def _completions(batching: Batching, base: Base, tally: "_Tally") -> Iterator[Drawn | RowFault]:
     """What the rows become, as they end."""
     scheduler = batching.scheduler
-    with attending(base.model, batching.runner.cache):
+    with attending(base.model, batching.runner.cache.attend):
         while scheduler.waiting or scheduler.running:
             drawn, ended = scheduler.drawn, batching.step()
             for sequence in ended:

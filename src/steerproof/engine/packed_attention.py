@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from steerproof.engine.cache.attention import attending
 from steerproof.errors import ModelError
 from steerproof.model.base import Base
 from steerproof.model.split import Spread
@@ -98,18 +98,9 @@ def packed_attention(base: Base) -> Iterator[PackedAttention]:
     Raises:
         ModelError: The model does not let its attention be chosen.
     """
-    model, attention = base.model, PackedAttention()
-    before = str(model.config._attn_implementation)
-    name = f"steerproof_rows_{id(attention):x}"
-    ALL_ATTENTION_FUNCTIONS[name] = attention.attend
-    try:
-        model.set_attn_implementation(name)
-        if model.config._attn_implementation != name:
-            raise ModelError(f"{type(model).__name__} does not let its attention be chosen")
+    attention = PackedAttention()
+    with attending(base.model, attention.attend):
         yield attention
-    finally:
-        model.set_attn_implementation(before)
-        del ALL_ATTENTION_FUNCTIONS[name]
 
 
 def packs(base: Base) -> bool:

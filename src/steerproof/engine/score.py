@@ -127,7 +127,7 @@ def read_logits(base: Base, asked: Sequence[ForcedPass]) -> Iterator[tuple[list[
         range(len(asked)), key=lambda i: (subject.adapter_slot(asked[i].row), len(asked[i].ids))
     )
     cache = PooledCache(max(len(one.ids) for one in asked))
-    with attached(subject), attending(base.model, cache), unplanned_attention(base.device):
+    with attached(subject), attending(base.model, cache.attend), unplanned_attention(base.device):
         for places in _batches(asked, order, base):
             yield places, _logits(subject, cache, [asked[i] for i in places])
 

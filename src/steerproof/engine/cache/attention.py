@@ -4,7 +4,7 @@ Models ask for a `Cache` and call attention through transformers' interface. Bot
 one object, which alone knows which row of a batch has which keys.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -120,15 +120,15 @@ class PooledCache(Cache):
 
 
 @contextmanager
-def attending(model: PreTrainedModel, cache: PooledCache) -> Iterator[None]:
-    """While inside, the model's attention is the cache's.
+def attending(model: PreTrainedModel, attend: Callable[..., tuple[Tensor, None]]) -> Iterator[None]:
+    """While inside, the model's attention is `attend`, in the form that such models call.
 
     Raises:
         ModelError: The model does not let its attention be chosen.
     """
     before = str(model.config._attn_implementation)
-    name = f"{_NAME}_{id(cache):x}"  # Other threads have caches of their own.
-    ALL_ATTENTION_FUNCTIONS[name] = cache.attend
+    name = f"{_NAME}_{id(attend):x}"  # Other threads have caches of their own.
+    ALL_ATTENTION_FUNCTIONS[name] = attend
     try:
         model.set_attn_implementation(name)
         if model.config._attn_implementation != name:
