@@ -105,6 +105,16 @@ def test_a_directory_that_cannot_be_written_is_the_machines_fault(
     assert caught.value.exit_code == 3
 
 
+def test_what_stands_in_the_way_of_a_file_or_directory_is_named_and_left(tmp_path: Path) -> None:
+    (tmp_path / "report.html" / "notes").mkdir(parents=True)
+    with pytest.raises(MachineError, match=r"report\.html is a directory\. .* move it away"):
+        write_file(tmp_path / "report.html", b"x")
+    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
+    (tmp_path / "results").symlink_to("nowhere")
+    with pytest.raises(MachineError, match=r"results is no directory\. .* move it away"):
+        make_directory(tmp_path / "results" / "figures")
+
+
 def test_directories_of_a_run_are_for_their_owner_only(tmp_path: Path) -> None:
     make_directory(tmp_path / "run" / "units")
     assert stat.S_IMODE((tmp_path / "run").stat().st_mode) == 0o700

@@ -181,7 +181,7 @@ class LocalExecutor:
         early = modules is not None
         words = programs.python("steerproof.run.driver.local_worker", str(theirs), *modules or ())
         path = self._logs / f"worker-{os.getpid()}-{self._started}.log"
-        with Path(os.devnull).open("wb") if early else log_file(path) as log:
+        with contextlib.nullcontext(subprocess.DEVNULL) if early else log_file(path) as log:
             process = subprocess.Popen(
                 words,
                 stdin=subprocess.PIPE,

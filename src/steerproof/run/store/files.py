@@ -17,6 +17,7 @@ from steerproof.run.store.faults import fault_point
 TEMPORARY = ".tmp-"
 _DISK_FULL = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
 _NOT_ALLOWED = {errno.EROFS, errno.EACCES, errno.EPERM}
+_OTHERWISE = {errno.EISDIR, errno.ENOTDIR}
 
 
 def write_file(path: Path, data: bytes) -> None:
@@ -65,19 +66,22 @@ def make_directory(path: Path) -> None:
     """Create a directory that only its owner may enter, with parents, and make its entry durable.
 
     Raises:
-        MachineError: The parent cannot be written.
+        MachineError: The parent cannot be written, or something else stands there.
     """
     if path.is_dir():
         return
     make_directory(path.parent)
     with explained(path, 0):
-        path.mkdir(mode=0o700, exist_ok=True)
+        try:
+            path.mkdir(mode=0o700, exist_ok=True)
+        except FileExistsError as error:  # a file, or a link to nowhere
+            raise in_the_way(path) from error
         sync_directory(path.parent)
 
 
 @contextmanager
 def explained(path: Path, needed: int) -> Iterator[None]:
-    """Turn a full disk and a directory that cannot be written into errors for the user.
+    """Turn a full disk, and a place that cannot be written, into errors for the user.
 
     Args:
         path: What is being written.
@@ -93,7 +97,19 @@ def explained(path: Path, needed: int) -> Iterator[None]:
                 f"cannot write {path}: {error.strerror}. Finished units are kept; make the "
                 "directory writable or choose another one with --dir"
             ) from error
+        if error.errno in _OTHERWISE:
+            raise in_the_way(path) from error
         raise
+
+
+def in_the_way(path: Path) -> MachineError:
+    """The error for a directory where a file has to be, or for a file where a directory has to."""
+    there = next(place for place in (path, *path.parents) if os.path.lexists(place))
+    kind = "a directory" if there.is_dir() else "no directory"
+    return MachineError(
+        f"cannot write {path}: {there} is {kind}. Finished units are kept; move it away, and the"
+        " same command goes on"
+    )
 
 
 def disk_full(path: Path, needed: int) -> DiskFullError:
