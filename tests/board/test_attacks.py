@@ -411,6 +411,37 @@ def test_a_board_file_that_is_locked_says_busy_and_reads_on(visitor, judged_run,
     assert visitor.post("/experiments/1/comments", text="x").status_code == 303
 
 
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("lineage", "x"), ("lineage", "5"), ("tags", "[[]]"), ("directory", b"\xff"), ("held", "x")],
+)
+def test_a_row_that_the_board_never_writes_is_damage_of_its_file(visitor, column, value, tmp_path):
+    propose(visitor, FRONT, "zlt")
+    with database.transaction(visitor.board.file) as db:
+        db.execute(f"UPDATE entry SET {column} = ?", (value,))
+    for address in ("/", "/table", "/experiments/7"):
+        answer = visitor.get(address)
+        assert (answer.status_code, "own file is damaged" in answer.text) == (503, True), address
+    visitor.board.file.rename(tmp_path / "b.sqlite")  # a revision would write the row anew
+    with pytest.raises(SteerproofError, match="cannot be kept"), database.usable(tmp_path):
+        entries.entry(tmp_path / "b.sqlite", 7)
+
+
+def test_an_entry_joined_to_none_is_shown_as_its_own(visitor):
+    propose(visitor, FRONT, "zlt")
+    with database.connect(visitor.board.file) as db:
+        db.execute("PRAGMA foreign_keys = OFF")
+        db.execute("UPDATE entry SET joined = 77")
+    assert visitor.get("/experiments/7").status_code == 200
+
+
+def test_a_board_whose_secret_is_none_does_not_start(visitor):
+    with database.transaction(visitor.board.file) as db:
+        db.execute("UPDATE secret SET value = 'text'")
+    with pytest.raises(SteerproofError, match="the secret of its forms is none"):
+        server.make_board([], visitor.board.file.parent, 1)
+
+
 def test_a_board_file_that_is_damaged_while_it_is_served_says_so(visitor, judged_run):
     visitor.add(judged_run, "one")
     visitor.get("/")

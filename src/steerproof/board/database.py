@@ -83,14 +83,25 @@ def open_board(directory: Path) -> Path:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         # Two processes that create the file at once do it one after the other. SQLite's busy wait
         # is not enough: a new file's change to a write-ahead log gives up at once.
-        with _alone(directory / f"{FILE}.lock"), connect(path) as db:
+        with usable(directory), _alone(directory / f"{FILE}.lock"), connect(path) as db:
             _update(db, path)
         path.chmod(0o600)
     except OSError as error:  # a time-out of the lock is one
         raise _unusable(directory, error.strerror or str(error)) from error
-    except sqlite3.Error as error:
-        raise _unusable(path, str(error)) from error
     return path
+
+
+@contextmanager
+def usable(directory: Path) -> Iterator[None]:
+    """Around what a command does with the board's file, whose damage shows where it is used.
+
+    Raises:
+        SteerproofError: It is damaged.
+    """
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise _unusable(directory / FILE, str(error)) from error
 
 
 @contextmanager

@@ -6,11 +6,14 @@ import sqlite3
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from steerproof.board.database import now, open_board, select, select_one, transaction
+from pydantic import Field, Json
+
+from steerproof.board.database import now, open_board, select, select_one, transaction, usable
 from steerproof.board.proposals import Proposal, read_proposal
-from steerproof.errors import ExperimentError
+from steerproof.codec import from_values
+from steerproof.errors import ExperimentError, IntegrityError
 from steerproof.spec.problems import shown
 
 _SHIPPED = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
@@ -21,31 +24,34 @@ ITS = "SELECT number FROM entry WHERE number = ?1 OR joined = ?1"
 """The numbers of an entry, as SQL: its own, and those of entries that were joined to it."""
 
 
+Words = Annotated[str, Field(strict=True)]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
     """One experiment of the board; its status is derived from its run directory."""
 
     number: int
     """What people call it: `#342`."""
-    title: str
+    title: Words
     """One line."""
-    kind: str
+    kind: Words
     """What sort of work it is."""
     parent: int | None
     """Number of the experiment it follows from, on this board or not."""
-    lineage: tuple[int, ...]
+    lineage: Json[tuple[int, ...]]
     """Further ancestors."""
-    tags: tuple[str, ...]
+    tags: Json[tuple[str, ...]]
     """Words to filter by."""
-    experiment: str | None
+    experiment: Words | None
     """Experiment file or shipped name; none until one is attached."""
     directory: Path | None
     """Its run directory; none until it is planned."""
     archived: bool
     """Put away by a person."""
-    held: str
+    held: Literal["", "on_hold", "cancelled"]
     """`on_hold` or `cancelled` by a person; empty otherwise."""
-    created: str
+    created: Words
     """When it came to the board, ISO 8601."""
 
 
@@ -79,13 +85,14 @@ def propose(file: Path, experiment_yaml: str | None, board_dir: Path) -> Entry:
     proposal = read_proposal(file)
     experiment = _experiment_of(proposal, experiment_yaml, file.parent)
     path = open_board(board_dir)
-    with transaction(path) as db:
-        number = _number_for(db, proposal)
-        if db.execute("SELECT 1 FROM entry WHERE number = ?", (number,)).fetchone():
-            _revise(db, number, proposal, experiment)
-        else:
-            _insert(db, number, proposal, experiment)
-    return entry(path, number)
+    with usable(board_dir):
+        with transaction(path) as db:
+            number = _number_for(db, proposal)
+            if db.execute("SELECT 1 FROM entry WHERE number = ?", (number,)).fetchone():
+                _revise(db, number, proposal, experiment)
+            else:
+                _insert(db, number, proposal, experiment)
+        return entry(path, number)
 
 
 def write(path: Path, proposal: Proposal, experiment: str | None, who: str) -> int:
@@ -117,7 +124,10 @@ def rewrite(path: Path, number: int, proposal: Proposal, who: str) -> None:
 
 def entry(path: Path, number: int) -> Entry:
     """The entry of this number, or the one that it was joined to; KeyError if there is none."""
-    whose = "SELECT COALESCE(joined, number) FROM entry WHERE number = ?"
+    whose = (
+        "SELECT COALESCE((SELECT number FROM entry WHERE number = e.joined), number) FROM entry e"
+        " WHERE number = ?"
+    )
     row = select_one(path, f"SELECT * FROM entry WHERE number = ({whose})", number)
     if row is None:
         raise KeyError(number)
@@ -293,16 +303,14 @@ def _record(
 
 
 def _entry(row: Any) -> Entry:
-    return Entry(
-        number=row.number,
-        title=row.title,
-        kind=row.kind,
-        parent=row.parent,
-        lineage=tuple(json.loads(row.lineage)),
-        tags=tuple(json.loads(row.tags)),
-        experiment=row.experiment,
-        directory=None if row.directory is None else Path(row.directory),
-        archived=bool(row.archived),
-        held=row.held,
-        created=row.created,
-    )
+    """The entry that a row holds.
+
+    Raises:
+        sqlite3.DatabaseError: It holds what the board never writes: the file is damaged.
+    """
+    values = row._asdict()
+    del values["joined"]
+    try:
+        return from_values(Entry, values, f"entry {row.number}")
+    except IntegrityError as error:
+        raise sqlite3.DatabaseError(str(error)) from error

@@ -14,7 +14,7 @@ from steerproof import programs
 from steerproof.board import security, users
 from steerproof.board.app import create_app
 from steerproof.board.context import Board
-from steerproof.board.database import open_board
+from steerproof.board.database import open_board, usable
 from steerproof.board.protocol import PatientProtocol
 from steerproof.errors import MachineError, SteerproofError
 
@@ -51,7 +51,8 @@ def serve(
         MachineError: The port is taken.
     """
     file = open_board(board_dir)
-    check_bind(file, host, names)
+    with usable(board_dir):
+        check_bind(file, host, names)
     listening = _listen(host, port)
     port = listening.getsockname()[1]
     board = make_board(run_dirs, board_dir, port)
@@ -88,13 +89,15 @@ def make_board(
 ) -> Board:
     """The record of a board that will be served on `port`."""
     file = open_board(board_dir)
+    with usable(board_dir):
+        secret = users.form_secret(file)
     return Board(
         file=file,
         directory=board_dir.resolve(),
         roots=tuple(Path(os.path.realpath(path)) for path in run_dirs),  # of a loop: itself
         command=tuple(command),
         cookie=f"steerproof-{port}",
-        secret=users.form_secret(file),
+        secret=secret,
         one_time=users.OneTime(user=users.owner_name(_login())),
     )
 

@@ -9,6 +9,7 @@ import hashlib
 import hmac
 import re
 import secrets
+import sqlite3
 import threading
 import time
 from dataclasses import dataclass, field
@@ -17,7 +18,14 @@ from pathlib import Path
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 
-from steerproof.board.database import now, open_board, secret_digest, select_one, transaction
+from steerproof.board.database import (
+    now,
+    open_board,
+    secret_digest,
+    select_one,
+    transaction,
+    usable,
+)
 from steerproof.errors import SteerproofError
 from steerproof.spec.problems import shown
 
@@ -64,7 +72,7 @@ def add_user(board_dir: Path, name: str, password: str) -> None:
             f"this has {len(password)}"
         )
     path = open_board(board_dir)
-    with transaction(path) as db:
+    with usable(board_dir), transaction(path) as db:
         db.execute(
             "INSERT INTO user VALUES (?,?,?) ON CONFLICT (name) DO UPDATE SET password = "
             "excluded.password",
@@ -80,7 +88,7 @@ def remove_user(board_dir: Path, name: str) -> None:
         SteerproofError: There is no such user.
     """
     path = open_board(board_dir)
-    with transaction(path) as db:
+    with usable(board_dir), transaction(path) as db:
         db.execute("DELETE FROM session WHERE user = ?", (name,))
         db.execute("UPDATE token SET revoked = ? WHERE user = ? AND revoked IS NULL", (now(), name))
         if not db.execute("DELETE FROM user WHERE name = ?", (name,)).rowcount:
@@ -149,7 +157,10 @@ def form_secret(path: Path) -> bytes:
     """The board's secret for form tokens, made once."""
     with transaction(path) as db:
         db.execute("INSERT OR IGNORE INTO secret VALUES ('form', ?)", (secrets.token_bytes(32),))
-        return db.execute("SELECT value FROM secret WHERE name = 'form'").fetchone()[0]
+        (kept,) = db.execute("SELECT value FROM secret WHERE name = 'form'").fetchone()
+    if not isinstance(kept, bytes):
+        raise sqlite3.DatabaseError("the secret of its forms is none")
+    return kept
 
 
 def form_token(secret: bytes, cookie: str) -> str:
