@@ -1,4 +1,5 @@
 import json
+import os
 from io import StringIO
 from pathlib import Path
 
@@ -264,8 +265,14 @@ def test_a_source_is_a_path_or_a_shipped_name_and_a_slip_names_what_exists(tmp_p
     assert find_experiment(tmp_path / "mine.yaml") == tmp_path / "mine.yaml"
     with pytest.raises(ExperimentError, match=r"mien\.yaml; did you mean 'mine\.yaml'\?"):
         find_experiment(tmp_path / "mien.yaml")
-    with pytest.raises(ExperimentError, match="is a directory; give the experiment file in it"):
+    with pytest.raises(ExperimentError, match=r"directory; give the experiment file in it: mine\."):
         find_experiment(tmp_path)
+    (tmp_path / "run").mkdir()
+    with pytest.raises(ExperimentError, match=r"is lost, give .* own file, and --dir .*run$"):
+        find_experiment(tmp_path / "run")
+    os.mkfifo(tmp_path / "pipe.yaml")
+    with pytest.raises(ExperimentError, match=r"pipe\.yaml is a pipe or a device"):
+        find_experiment(tmp_path / "pipe.yaml")
     name = next(iter(shipped()))
     assert find_experiment(name) == shipped()[name]
     with pytest.raises(ExperimentError, match=f"shipped: .*{name}.*; did you mean '{name}'"):

@@ -169,6 +169,7 @@ def _of_run(run: Path, kind: str) -> tuple["Direction", ...]:
     from steerproof.exchange.extracted import extracted
     from steerproof.exchange.shape import shape_of
     from steerproof.run.artefacts.directions import from_unit
+    from steerproof.run.commands.session import to_go_on
     from steerproof.run.graph.environment import model_path
     from steerproof.run.graph.survey import recorded
     from steerproof.run.store.registration import SPEC, kept_directory
@@ -182,9 +183,7 @@ def _of_run(run: Path, kind: str) -> tuple["Direction", ...]:
     asked = loaded.experiment
     units = [stored for unit, stored in recorded(run).items() if unit.kind == "directions"]
     if not units:
-        raise SteerproofError(
-            f"{run} has no finished directions; go on with: steerproof run {run / SPEC}"
-        )
+        raise SteerproofError(f"{run} has no finished directions; go on with: {to_go_on(run)}")
     shape = shape_of(model_path(asked, kept_directory(run)), asked.model.revision)
     return tuple(extracted(map(from_unit, units), asked, shape, kind))
 

@@ -3,6 +3,7 @@
 Everything that is wrong is said at once, each as `file:line:column: key: what, and what instead`.
 """
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -105,10 +106,25 @@ def find_experiment(source: str | Path) -> Path:
         hint = did_you_mean(path.name, known)
         raise ExperimentError(f"no experiment {shown(path.name)}; shipped: {names}{hint}")
     if path.is_dir():
-        raise ExperimentError(f"{path} is a directory; give the experiment file in it")
-    beside = path.parent.iterdir() if path.parent.is_dir() else ()
+        raise ExperimentError(f"{path} is a directory; {_in_place_of(path)}")
+    if path.exists():
+        raise ExperimentError(f"{path} is a pipe or a device, which is not read; give a file")
+    beside = (p for p in path.parent.iterdir() if p.is_file()) if path.parent.is_dir() else ()
     hint = did_you_mean(path.name, (p.name for p in beside if p.suffix in SUFFIXES))
     raise ExperimentError(f"no experiment file {path}{hint}")
+
+
+def _in_place_of(directory: Path) -> str:
+    """What to give in place of a directory: an experiment in it, if there is one."""
+    inside: list[str] = []
+    with suppress(PermissionError):
+        inside = sorted(p.name for p in directory.iterdir() if p.suffix in SUFFIXES and p.is_file())
+    if inside:
+        return f"give the experiment file in it: {', '.join(inside[:5])}"
+    return (
+        "no experiment file is in it. If it was a run directory, whose experiment.yaml is lost,"
+        f" give the experiment's own file, and --dir {directory}"
+    )
 
 
 def _read_text(path: Path) -> str:
