@@ -6,6 +6,7 @@ Everything is drawn from one seeded source, so that a failure can be had again f
 import json
 import random
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
 VALUES: tuple[Any, ...] = (
@@ -85,7 +86,8 @@ def mutated_json(value: Any, chance: random.Random) -> Any:
                 other, at = chance.choice(places)
                 parent[key] = json.loads(json.dumps(other[at])) if at in _keys(other) else None
             case _:
-                parent[key] = chance.choice(VALUES)
+                # A copy: the next change may be made in it, and would be there ever after.
+                parent[key] = deepcopy(chance.choice(VALUES))
         if not list(_places(whole)):
             return None
     return whole[""]

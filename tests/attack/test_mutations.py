@@ -16,7 +16,7 @@ from steerproof.board.database import open_board, transaction
 from steerproof.cli import app
 from steerproof.errors import SteerproofError
 from tests.attack.databases import damaged_database, odd_value
-from tests.attack.mutations import mutated_bytes, mutated_json, mutated_lines
+from tests.attack.mutations import VALUES, mutated_bytes, mutated_json, mutated_lines
 from tests.run.asked import FIELDS, asked
 from tests.run.tiny import run_tiny
 from tests.spec.files import TINY
@@ -48,6 +48,16 @@ def code(*words: object) -> int:
     if isinstance(error, SteerproofError):
         return error.exit_code
     raise error
+
+
+def test_a_mutation_is_had_again_from_its_number_alone():
+    def drawn(number):
+        return repr(mutated_json({"a": [[1], {}], "b": {"c": []}}, random.Random(number)))
+
+    before = repr(VALUES)
+    first = [drawn(number) for number in range(2000)]
+    assert [drawn(number) for number in reversed(range(2000))] == first[::-1]
+    assert repr(VALUES) == before
 
 
 @pytest.mark.parametrize("tries", NIGHTLY)
