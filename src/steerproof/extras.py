@@ -74,8 +74,9 @@ def require_engine(what: str) -> None:
         what: What needs them, for the message.
 
     Raises:
-        MachineError: One is not installed, Python was told to drop what one needs, or may map less
-            memory than they take: they would end the process without a word of Python's.
+        MachineError: One is not installed, Python was told to drop what one needs, numba has no
+            thread, or the process may map less memory than they take: they would end it without a
+            word of Python's.
     """
     require_addresses(what)
     if sys.flags.optimize > 1:
@@ -83,6 +84,12 @@ def require_engine(what: str) -> None:
             f"Python drops docstrings (-OO, or PYTHONOPTIMIZE={sys.flags.optimize}), and"
             " transformers, which reads them, cannot be imported; unset PYTHONOPTIMIZE, or set it"
             " to 1"
+        )
+    threads = os.environ.get("NUMBA_NUM_THREADS", "")
+    if re.fullmatch(r"\s*(0+|-\d+)\s*", threads):
+        raise MachineError(
+            f"NUMBA_NUM_THREADS is {threads!r} in the environment, and {what} takes a thread;"
+            " unset it, or set it to 1 or more"
         )
     for name in ENGINE:
         if not _there(name):

@@ -2,6 +2,7 @@
 
 import os
 import resource
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -66,6 +67,17 @@ def test_a_python_without_docstrings_is_refused_by_the_name_of_its_variable(
     told = SimpleNamespace(flags=SimpleNamespace(optimize=2))
     monkeypatch.setattr("steerproof.extras.sys", told)
     with pytest.raises(MachineError, match="PYTHONOPTIMIZE"):
+        require_engine("a model")
+
+
+@pytest.mark.parametrize(
+    ("threads", "told"), [("0", True), ("-1", True), ("2", False), ("", False)]
+)
+def test_an_engine_without_a_thread_is_refused_by_the_name_of_its_variable(
+    threads: str, told: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NUMBA_NUM_THREADS", threads)
+    with pytest.raises(MachineError, match="NUMBA_NUM_THREADS is ") if told else nullcontext():
         require_engine("a model")
 
 
