@@ -213,7 +213,7 @@ def test_the_second_process_is_told_who_is_there_and_the_first_goes_on(
     tmp_path: Path, programs: Programs
 ) -> None:
     run = tmp_path / "run"
-    first = programs.start(run, "local", "slow", seconds=1.0)
+    first = programs.start(run, "local", "slow", seconds=2.5)
     wait_for("len(contents(run)) >= 2", run=run)
     second = programs.start(run, "inline", "slow")
     _, errors = second.communicate(timeout=20)
