@@ -97,6 +97,9 @@ DAMAGED = {
         (run / "units").symlink_to("units"),
     ),
     "registration with a pattern that is none": lambda run: edit_lock(run, near_marker="*a"),
+    "registration whose arms are others": lambda run: flip(
+        run / "experiment.lock.json", b'"name": "A"', b'"name": "B"'
+    ),
     "deviations a loop of links": lambda run: (run / "deviations.jsonl").symlink_to(
         "deviations.jsonl"
     ),

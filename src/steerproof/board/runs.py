@@ -37,6 +37,7 @@ from steerproof.run.store.registration import (
 )
 from steerproof.run.store.store import unit_directory
 from steerproof.run.store.story import Event, Story
+from steerproof.spec import checks
 from steerproof.spec.experiment import Experiment
 from steerproof.spec.grid import AdapterId
 from steerproof.study.readouts.load import text_readout
@@ -231,7 +232,8 @@ def _experiment(run: Path, changed: Stamp) -> Experiment | None:
         text_readout(found)  # of a pattern that is none, no page could say what fired
     except (OSError, ValueError, SteerproofError):
         return None
-    return found
+    # Of cells whose arm is none, or of more than anybody asks for, no page could be made.
+    return None if checks.problems(found) else found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
