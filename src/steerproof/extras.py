@@ -7,6 +7,7 @@ come with `steerproof[run]`, the board's with `steerproof[board]`.
 import os
 import re
 import sys
+import threading
 import traceback
 from importlib.util import find_spec
 
@@ -20,6 +21,9 @@ ENGINE = (
 _LEAST_ADDRESSES = 2 << 30
 """Bytes of address space that a process needs with the engine in it, or with a board's threads;
 measured: 1.6e9 and 1.9e9."""
+
+_ENGINE_THREADS = 12
+"""Threads of the engine's libraries beside those that are as many as cores; measured: 10."""
 
 
 def engine_installed() -> bool:
@@ -79,6 +83,7 @@ def require_engine(what: str) -> None:
             word of Python's.
     """
     require_addresses(what)
+    require_threads(what, _ENGINE_THREADS + 4 * threads_of_numbers())
     if sys.flags.optimize > 1:
         raise MachineError(
             f"Python drops docstrings (-OO, or PYTHONOPTIMIZE={sys.flags.optimize}), and"
@@ -111,6 +116,46 @@ def require_addresses(what: str) -> None:
             f"a process may have {addresses / 2**20:,.0f} MiB of addresses here (ulimit -v), and"
             f" {what} takes {_LEAST_ADDRESSES / 2**20:,.0f} MiB to begin with; raise the limit"
         )
+
+
+def require_threads(what: str, count: int) -> None:
+    """Refuse what libraries begin threads for, where they would not get them.
+
+    They do not ask: OpenBLAS interrupts the process then, others abort it or panic.
+
+    Args:
+        what: What needs them, for the message.
+        count: So many beside those that are there.
+
+    Raises:
+        MachineError: So many cannot be begun at once.
+    """
+    over = threading.Event()
+    begun: list[threading.Thread] = []
+    try:
+        for _ in range(count):
+            thread = threading.Thread(target=over.wait, daemon=True)
+            thread.start()
+            begun.append(thread)
+    except RuntimeError as error:
+        raise MachineError(
+            f"{len(begun)} more threads can be had here, and {what} takes {count}: end other"
+            " processes of this user, or raise their number (ulimit -u)"
+        ) from error
+    finally:
+        over.set()
+        for thread in begun:
+            thread.join()
+
+
+def threads_of_numbers() -> int:
+    """Threads that numpy's library begins when it is imported, beside the one there is."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
+        asked = os.environ.get(name, "")
+        if asked.isdecimal() and 0 < len(asked) < 5:
+            return min(cores, int(asked)) - 1
+    return cores - 1
 
 
 def _address_limit() -> int | None:

@@ -2,6 +2,7 @@
 
 import os
 import resource
+import threading
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +15,7 @@ from typer.testing import CliRunner
 from steerproof import cli
 from steerproof.cli.output import forget_odd_sizes, keep_own_rights, refusal
 from steerproof.errors import MachineError
-from steerproof.extras import require_engine
+from steerproof.extras import require_engine, require_threads, threads_of_numbers
 from steerproof.run.artefacts import parquet
 from steerproof.run.commands.status import status
 from steerproof.run.store.directory import open_run
@@ -181,3 +182,38 @@ def test_too_few_addresses_for_the_engine_are_refused_before_it_ends_the_process
     refused = CliRunner().invoke(cli.app, ["board", str(tmp_path), "--board-dir", "nowhere"])
     assert isinstance(refused.exception, MachineError)
     assert "800 MiB of addresses here (ulimit -v), and the board" in str(refused.exception)
+
+
+@pytest.mark.parametrize("words", [["status", "run"], ["board", "run", "--board-dir", "nowhere"]])
+def test_too_few_threads_are_said_to_be_too_few_before_a_library_ends_the_process(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(5)), raising=False)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr("sys.argv", ["steerproof", *words])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 3
+    assert "0 more threads can be had here, and numpy takes 4" in capsys.readouterr().err
+    with pytest.raises(MachineError, match="a model takes 28"):
+        require_engine("a model")
+    refused = CliRunner().invoke(cli.app, ["board", "run", "--board-dir", "nowhere"])
+    assert "and the board takes 42" in str(refused.exception)
+
+
+def test_no_more_threads_are_asked_for_than_numpy_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(5)), raising=False)
+    for name, value, left in (
+        ("OMP_NUM_THREADS", "2", 1),
+        ("OPENBLAS_NUM_THREADS", "1", 0),
+        ("OPENBLAS_NUM_THREADS", "90", 4),
+    ):
+        monkeypatch.setenv(name, value)
+        assert threads_of_numbers() == left
+    before = threading.active_count()
+    require_threads("this", 20)
+    assert threading.active_count() == before

@@ -38,6 +38,7 @@ from steerproof.cli.output import (
     say,
 )
 from steerproof.errors import AbsentModelError, SteerproofError
+from steerproof.extras import require_threads, threads_of_numbers
 from steerproof.text import clean
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ def main() -> None:
     _answer_signals(_interrupted)
     atexit.register(_answer_signals, signal.SIG_IGN)  # first in, last out
     try:
+        require_threads("numpy", threads_of_numbers())
         if words := waiting.WORDS.get(next(iter(sys.argv[1:]), "")):
             waiting.begin(words)
         try:

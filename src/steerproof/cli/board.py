@@ -8,8 +8,11 @@ from typing import Annotated
 import typer
 
 from steerproof.cli.output import Json, needing, say
-from steerproof.extras import require_addresses
+from steerproof.extras import require_addresses, require_threads
 from steerproof.text import clean
+
+_THREADS = 42
+"""The server answers in up to forty at once, and looks at the runs in others."""
 
 
 def propose(
@@ -40,6 +43,7 @@ def board(
 ) -> None:
     """The web page over run directories, on loopback."""
     require_addresses("the board")
+    require_threads("the board", _THREADS)
     with needing("board"):
         from steerproof.board.server import serve
 
