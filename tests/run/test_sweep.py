@@ -229,6 +229,16 @@ def test_a_sweep_that_cannot_be_is_refused_before_it_begins(axes, told):
     assert told in str(refused.value)
 
 
+def test_a_setting_of_any_characters_is_drawn(swept, tmp_path):
+    _, _, found = swept
+    (tmp_path / "results").mkdir()
+    rows = [row | {"setting": {"name": f"a\x00\x1b[31m{n}"}} for n, row in enumerate(found["rows"])]
+    (tmp_path / "results" / "sweep.json").write_text(json.dumps(found | {"rows": rows}))
+    drawn = figure_files(tmp_path, "svg", 5.0)["sweep.svg"].decode()
+    assert ">a0<" in drawn
+    assert "\x1b" not in drawn
+
+
 @pytest.mark.parametrize(
     ("row", "told"),
     [

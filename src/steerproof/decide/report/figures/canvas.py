@@ -23,6 +23,8 @@ from steerproof.decide.report.figures.paper import fit_texts, fitted, paper_widt
 
 WIDTH = 8.6
 """Width of a figure in inches; a page scales it to its column."""
+_NO_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
+"""Characters that no XML may hold, and a label that others wrote may."""
 _WIDE = 540
 """Figures at least this wide, in points, fill the column of a page."""
 _SMALL = 340
@@ -203,7 +205,7 @@ def as_file(shown: Drawing, kind: str) -> bytes:
 
 
 def _rewritten(text: str, name: str, title: str, description: str) -> ElementTree.Element:
-    root = ElementTree.fromstring(text)
+    root = ElementTree.fromstring(_NO_XML.sub("\ufffd", text))
     for element in root.iter():
         element.tag = element.tag.rpartition("}")[2]
         for key in list(element.attrib):

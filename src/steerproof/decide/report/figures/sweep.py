@@ -11,6 +11,7 @@ from steerproof.decide.report.figures.canvas import Drawing, Layout, drawing, pa
 from steerproof.decide.report.figures.marks import tipped
 from steerproof.decide.report.figures.palette import FAINT, INK, QUIET, SERIES
 from steerproof.decide.report.figures.paper import fitted, paper_width
+from steerproof.text import clean
 
 _WIDTH = 5.4
 _PER_INCH = 17
@@ -39,7 +40,7 @@ def sweep_figure(selection: Selection) -> Drawing | str:
         axes.set_xticks(range(len(values)), [_short(value) for value in values])
         axes.set_xlim(-0.5, len(values) - 0.5)
         axes.grid(visible=False, axis="x")
-        axes.set_xlabel(place or "one setting")
+        axes.set_xlabel(clean(place) or "one setting")
         axes.set_ylabel("rate pushed − rate unpushed")
         height = layout.height
         figure.text(0.012, 1 - 0.08 / height, "Exploratory sweep", va="top", weight="bold")
@@ -65,7 +66,9 @@ def _series(rows: Sequence[SettingRow], place: str) -> dict[str, list[SettingRow
     """Rows by the values of the other fields."""
     by_series: dict[str, list[SettingRow]] = {}
     for row in rows:
-        others = ", ".join(f"{key}={_short(v)}" for key, v in row.setting.items() if key != place)
+        others = ", ".join(
+            f"{clean(key)}={_short(v)}" for key, v in row.setting.items() if key != place
+        )
         by_series.setdefault(others, []).append(row)
     return by_series
 
@@ -109,4 +112,5 @@ def _words(selection: Selection) -> str:
 
 
 def _short(value: str) -> str:
+    value = clean(value)
     return value if len(value) <= _LONGEST else value[: _LONGEST - 1] + "…"
