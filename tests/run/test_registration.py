@@ -3,7 +3,6 @@
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -118,15 +117,6 @@ def test_a_registration_that_is_not_what_it_was_is_refused_by_every_command(
     assert status(run).problem == str(caught.value)
     (mismatch,) = verify(run)
     assert mismatch.problem == "registration"
-
-
-def test_a_lock_whose_experiment_contradicts_itself_is_none(run: Path) -> None:
-    registered = read_registration(run)
-    assert registered is not None
-    said = {**registered.lock.experiment, "reference_persona": "nobody"}
-    odd = replace(registered, lock=replace(registered.lock, experiment=said))
-    with pytest.raises(IntegrityError, match=r"cannot be: reference_persona: 'nobody'.*; restore"):
-        _ = odd.experiment
 
 
 @pytest.mark.parametrize("damage", [flip, Path.unlink])

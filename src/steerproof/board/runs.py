@@ -37,9 +37,8 @@ from steerproof.run.store.registration import (
 )
 from steerproof.run.store.store import unit_directory
 from steerproof.run.store.story import Event, Story
-from steerproof.spec import checks
 from steerproof.spec.experiment import Experiment
-from steerproof.spec.grid import AdapterId
+from steerproof.spec.grid import AdapterId, cells
 from steerproof.study.readouts.load import text_readout
 from steerproof.text import clean
 
@@ -230,10 +229,10 @@ def _experiment(run: Path, changed: Stamp) -> Experiment | None:
     try:
         found = _locked(run).experiment
         text_readout(found)  # of a pattern that is none, no page could say what fired
-    except (OSError, ValueError, SteerproofError):
+        cells(found)  # nor name cells whose arm or layer is none
+    except (KeyError, OSError, ValueError, SteerproofError):
         return None
-    # Of cells whose arm is none, or of more than anybody asks for, no page could be made.
-    return None if checks.problems(found) else found
+    return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
