@@ -235,7 +235,7 @@ def test_plan_and_start_run_the_command_and_stop_ends_it(visitor, monkeypatch):
     assert visitor.post("/experiments/7/plan").status_code == 303
     until(lambda: "Objections" in visitor.get("/experiments/7").text)
     assert "cannot be told from 0" in visitor.get("/experiments/7").text
-    assert column_of(visitor, 7) == "planned"
+    until(lambda: column_of(visitor, 7) == "planned")  # it has said all, and ends a little later
     assert visitor.post("/experiments/7/start", hours="1").status_code == 303
     assert visitor.post("/experiments/7/start", hours="1").status_code == 409
     until(lambda: 'class="cell rate-' in visitor.get("/experiments/7").text)
