@@ -7,7 +7,8 @@ a run does so: no plan, no report and no page of the board.
 
 import sys
 from collections.abc import Callable
-from contextlib import redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout
+from io import TextIOBase
 
 from steerproof.errors import ExperimentError
 from steerproof.study.marks import Mark
@@ -38,6 +39,17 @@ def function_of(source: bytes, named: str) -> Says:
     return function
 
 
+class _Aside(TextIOBase):
+    """Where a function's output goes: to our standard error, which it cannot close."""
+
+    def __init__(self) -> None:
+        self._to = sys.stderr
+
+    def write(self, text: str) -> int:
+        """Pass it on."""
+        return self._to.write(text)
+
+
 def _asked(told: str, do: Callable[[], object]) -> object:
     """What somebody's code gives. What it prints is no output of ours: it goes to standard error.
 
@@ -49,7 +61,8 @@ def _asked(told: str, do: Callable[[], object]) -> object:
         ExperimentError: It raised something, be it the end of the process.
     """
     try:
-        with redirect_stdout(sys.stderr):
+        aside = _Aside()
+        with redirect_stdout(aside), redirect_stderr(aside):
             return do()
     except KeyboardInterrupt:  # somebody's at the terminal
         raise
