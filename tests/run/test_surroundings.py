@@ -1,5 +1,6 @@
 """Odd surroundings of a process: what it stands in, its mask, its variables, its paths."""
 
+import inspect
 import os
 import resource
 import threading
@@ -170,7 +171,7 @@ def test_a_lack_of_memory_is_no_damage_of_a_table(
     monkeypatch.setattr(parquet.pq, "ParquetFile", refuse)
     unit = SimpleNamespace(read=lambda _: b"", directory=tmp_path)
     with pytest.raises(MemoryError, match="cannot be read"):
-        parquet.read_table.__wrapped__(unit, "t.parquet")
+        inspect.unwrap(parquet.read_table)(unit, "t.parquet")
 
 
 def test_too_few_addresses_for_the_engine_are_refused_before_it_ends_the_process(
