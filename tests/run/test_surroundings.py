@@ -16,13 +16,14 @@ from typer.testing import CliRunner
 from steerproof import cli
 from steerproof.cli.output import forget_odd_sizes, keep_own_rights, refusal
 from steerproof.errors import MachineError
-from steerproof.extras import require_engine, require_threads, threads_of_numbers
+from steerproof.extras import require_engine
 from steerproof.run.artefacts import parquet
 from steerproof.run.commands.status import status
 from steerproof.run.store.directory import open_run
 from steerproof.run.store.hold import kernel_lock_works
 from steerproof.run.store.manifest import open_unit
 from steerproof.run.store.store import unit_directories
+from steerproof.surroundings import require_threads, threads_of_numbers
 from tests.run.tiny import run_tiny
 
 
@@ -67,7 +68,7 @@ def test_a_python_without_docstrings_is_refused_by_the_name_of_its_variable(
 ) -> None:
     require_engine("a model")
     told = SimpleNamespace(flags=SimpleNamespace(optimize=2))
-    monkeypatch.setattr("steerproof.extras.sys", told)
+    monkeypatch.setattr("steerproof.surroundings.sys", told)
     with pytest.raises(MachineError, match="PYTHONOPTIMIZE"):
         require_engine("a model")
 
@@ -177,7 +178,7 @@ def test_a_lack_of_memory_is_no_damage_of_a_table(
 def test_too_few_addresses_for_the_engine_are_refused_before_it_ends_the_process(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("steerproof.extras._address_limit", lambda: 800 << 20)
+    monkeypatch.setattr("steerproof.surroundings._address_limit", lambda: 800 << 20)
     with pytest.raises(MachineError, match="800 MiB of addresses"):
         require_engine("a model")
     refused = CliRunner().invoke(cli.app, ["board", str(tmp_path), "--board-dir", "nowhere"])

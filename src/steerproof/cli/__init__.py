@@ -38,7 +38,7 @@ from steerproof.cli.output import (
     say,
 )
 from steerproof.errors import AbsentModelError, SteerproofError
-from steerproof.extras import require_threads, threads_of_numbers
+from steerproof.surroundings import require_threads, threads_of_numbers
 from steerproof.text import clean
 
 if TYPE_CHECKING:

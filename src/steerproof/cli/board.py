@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from steerproof.cli.output import Json, needing, say
-from steerproof.extras import require_addresses, require_threads
+from steerproof.surroundings import require_addresses, require_threads
 from steerproof.text import clean
 
 _THREADS = 42
