@@ -16,7 +16,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from steerproof.run.driver.worker import order_from_json, perform
+from steerproof.run.driver.behind import Behind
+from steerproof.run.driver.worker import WorkReport, ends, order_from_json
 
 STOP = "stop"
 LOG = "log "
@@ -37,13 +38,19 @@ def main(descriptor: int, modules: Sequence[str]) -> None:
     for name in modules:
         with suppress(Exception):  # the order that needs it says what is wrong with it
             importlib.import_module(name)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as reports:
-        while not stopping.is_set():
-            for report in perform(order_from_json(orders.get())):
-                reports.write(report.to_json() + "\n")
-                reports.flush()
-                if stopping.is_set():
-                    break
+    reports = os.fdopen(descriptor, "w", encoding="utf-8")
+
+    def say(report: WorkReport) -> None:
+        reports.write(report.to_json() + "\n")
+        reports.flush()
+
+    behind = Behind(say)
+    while not stopping.is_set():
+        for ended in ends(order_from_json(orders.get())):
+            behind.put(ended)
+            if stopping.is_set():
+                break
+    behind.wait()
     os._exit(0)  # the listener waits for standard input, which an orderly exit would wait for too
 
 

@@ -9,7 +9,10 @@ import time
 
 
 class Spent:
-    """The clock of one order; it stands while a finished unit is written."""
+    """The clock of the work on one order; it stands while that waits for a unit to be written.
+
+    What a thread writes while the work goes on is nobody's time.
+    """
 
     def __init__(self) -> None:
         """Nothing was done yet."""
@@ -19,12 +22,17 @@ class Spent:
         self._own: float | None = None
 
     def go_on(self) -> None:
-        """Work begins, or goes on after a unit was written."""
+        """Work begins, or goes on after a unit has ended."""
         self._since = time.monotonic()
 
     def alone(self, seconds: float) -> None:
         """The unit that ends next was at work by itself for so long."""
         self._own = seconds
+
+    @property
+    def alone_next(self) -> bool:
+        """Whether the unit that ends next was at work by itself."""
+        return self._own is not None
 
     def on_next(self, left: int, in_hand: float | None) -> float:
         """The seconds of the unit that has just ended.

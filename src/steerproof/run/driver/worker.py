@@ -1,6 +1,7 @@
 """What a worker does with an order: call the work, prepare each unit as it is finished, say so.
 
-A work function takes tasks and yields, for each, its files or the error that it failed with::
+A work function takes tasks and yields, for each, its files, what makes them, or the error that it
+failed with::
 
     def train(tasks: Sequence[Task]) -> Iterator[tuple[str, Files | Exception]]:
         base = base_of(tasks[0])
@@ -17,8 +18,9 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +55,10 @@ class Task:
     """Is told what a unit took by itself; all tasks of an order have the same."""
 
 
-Outcomes = Iterator[tuple[UnitId, Files | Exception]]
-"""What a work function yields: each unit's files, or the error that it failed with."""
+Outcome = Files | Callable[[], Files] | Exception
+"""A unit's files, what makes them while the work goes on, or the error that it failed with."""
+Outcomes = Iterator[tuple[UnitId, Outcome]]
+"""What a work function yields: each unit as it ends."""
 Work = Callable[[Sequence[Task]], Outcomes]
 _LONGEST_TOLD = 20_000
 """Characters of an error, or of its traceback, that are kept: its beginning and its end."""
@@ -151,11 +155,35 @@ def each(tasks: Sequence[Task], do: Callable[[Task], Files]) -> Outcomes:
         yield task.unit, outcome
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """A unit, or a whole order, that has ended and is still to be written and reported."""
+
+    write: Callable[[], WorkReport]
+    """Prepares the unit on the disk, on whichever thread, and gives the report. Its error is the
+    report's."""
+    waited_for: bool
+    """Whether nothing may be begun before that is done: the unit was done by itself."""
+
+
 def perform(order: Order) -> Iterator[WorkReport]:
     """Do an order, preparing each unit on the disk as soon as it is finished.
 
     Yields:
         A report for each unit as it ends, then one without a unit for the order.
+    """
+    for ended in ends(order):
+        yield ended.write()
+
+
+def ends(order: Order) -> Iterator[Ended]:
+    """Do an order, and give each unit as it is finished to be written, in this order.
+
+    Work on the other units goes on when the next one is asked for, written or not. The time of
+    a unit is that of the work alone; whoever waits until it is written does so on no unit's time.
+
+    Yields:
+        Each unit as it ends, then the order.
     """
     left = {item.recipe.unit: item for item in order.items}
     failure: Failure | None = None
@@ -167,12 +195,11 @@ def perform(order: Order) -> Iterator[WorkReport]:
         tasks = {item.recipe.unit: _task(order.run, item, teller, spent) for item in order.items}
         spent.go_on()
         for unit, outcome in work(list(tasks.values())):
-            seconds = spent.on_next(len(left), teller.in_hand)
-            item = left.pop(unit)
-            if not isinstance(outcome, Exception):
-                outcome = _prepare(order.run, item, tasks[unit], outcome, seconds)
+            alone = spent.alone_next
+            made = _made(left[unit].attempt, spent.on_next(len(left), teller.in_hand))
+            write = partial(_written, order, left.pop(unit), tasks[unit], outcome, made)
             teller.unit_ended()
-            yield _unit_report(order, unit, outcome)
+            yield Ended(write=write, waited_for=alone)
             spent.go_on()
         if left:
             raise RuntimeError(f"{order.work} said nothing about {', '.join(map(str, left))}")
@@ -180,7 +207,8 @@ def perform(order: Order) -> Iterator[WorkReport]:
         failure = failure_of(error)
     finally:
         teller.end()
-    yield WorkReport(order=order.number, unit=None, failure=failure, pid=os.getpid())
+    report = WorkReport(order=order.number, unit=None, failure=failure, pid=os.getpid())
+    yield Ended(write=lambda: report, waited_for=True)
 
 
 def failure_of(error: Exception) -> Failure:
@@ -225,29 +253,28 @@ def _task(run: Path, item: OrderItem, teller: Teller, spent: Spent) -> Task:
     )
 
 
-def _unit_report(order: Order, unit: UnitId, outcome: Path | Exception) -> WorkReport:
-    if isinstance(outcome, Exception):
-        failure = failure_of(outcome)
-        return WorkReport(order=order.number, unit=unit, failure=failure, pid=os.getpid())
-    return WorkReport(order=order.number, unit=unit, prepared=outcome, pid=os.getpid())
-
-
-def _prepare(
-    run: Path, item: OrderItem, task: Task, files: Files, seconds: float
-) -> Path | Exception:
+def _written(order: Order, item: OrderItem, task: Task, outcome: Outcome, made: Made) -> WorkReport:
     """Write a unit's files; an error, such as a full disk, is this unit's failure."""
-    made = Made(
+    report = WorkReport(order=order.number, unit=task.unit, pid=os.getpid())
+    read = {unit: stored.manifest.content for unit, stored in task.upstream.items()}
+    try:
+        if isinstance(outcome, Exception):
+            return replace(report, failure=failure_of(outcome))
+        files = outcome if isinstance(outcome, Mapping) else outcome()
+        return replace(report, prepared=prepare(order.run, item.recipe, files, read, made))
+    except Exception as error:  # noqa: BLE001
+        return replace(report, failure=failure_of(error))
+
+
+def _made(attempt: int, seconds: float) -> Made:
+    """How a unit came to be that has just been finished."""
+    return Made(
         created=datetime.now(UTC).isoformat(),
         host=host_name().partition(" ")[0],
-        attempt=item.attempt,
+        attempt=attempt,
         seconds=round(seconds, 6),
         peak_memory=_peak_memory(),
     )
-    read = {unit: stored.manifest.content for unit, stored in task.upstream.items()}
-    try:
-        return prepare(run, item.recipe, files, read, made)
-    except Exception as error:  # noqa: BLE001
-        return error
 
 
 def _peak_memory() -> int:

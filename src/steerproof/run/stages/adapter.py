@@ -1,6 +1,7 @@
 """Training: the tasks' adapters in one pool, each unit written as its adapter ends."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 from steerproof.engine.lora.peft_files import import_peft, write_peft
 from steerproof.exchange.adapters import adapter_directory
@@ -28,8 +29,8 @@ def adapter(tasks: Sequence[Task]) -> Outcomes:
         units = {lesson.adapter: unit for unit, lesson in lessons.items()}
         told = tasks[0].teller
         for trained, taught in teach(base, list(lessons.values()), upstream.push, told):
-            files = _files(base, taught, name) if isinstance(taught, Taught) else taught
-            yield units[trained], files
+            whole = isinstance(taught, Taught)
+            yield units[trained], partial(_files, base, taught, name) if whole else taught
 
     yield from pooled([task for task in tasks if task not in given], upstream, _lesson, study)
 

@@ -1,6 +1,7 @@
 """Measurement: the tasks' cells in one pool, each unit written when its last row has ended."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 from steerproof.run.artefacts.cell import to_files
 from steerproof.run.driver.worker import Outcomes, Task
@@ -24,8 +25,8 @@ def cell(tasks: Sequence[Task]) -> Outcomes:
     def study(cells: Mapping[UnitId, AskedCell]) -> Outcomes:
         units = {asked.cell: unit for unit, asked in cells.items()}
         for asked, outcome in measure(base, list(cells.values()), first.generation, teller):
-            files = to_files(outcome) if isinstance(outcome, MeasuredCell) else outcome
-            yield units[asked.cell], files
+            whole = isinstance(outcome, MeasuredCell)
+            yield units[asked.cell], partial(to_files, outcome) if whole else outcome
 
     yield from pooled(ordered, Upstream(base, first.drawing_seed), _asked, study)
 

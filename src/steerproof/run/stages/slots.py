@@ -1,6 +1,7 @@
 """The graded outcome: an adapter's cells read where answers end, many adapters in one pool."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 from steerproof.errors import ModelError
 from steerproof.run.artefacts import answers
@@ -23,7 +24,7 @@ def slots(tasks: Sequence[Task]) -> Outcomes:
 
     def study(cells: Mapping[UnitId, list[GradedCell]]) -> Outcomes:
         for unit, rows in grade_apart(base, cells, first.marker, teller):
-            yield unit, rows if isinstance(rows, Exception) else to_files(rows)
+            yield unit, rows if isinstance(rows, Exception) else partial(to_files, rows)
 
     yield from pooled(tasks, Upstream(base, first.drawing_seed), _cells, study)
 
