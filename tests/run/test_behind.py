@@ -147,7 +147,7 @@ class Gate:
 
     def put(self, number: int, *, waited_for: bool = False) -> None:
         def write() -> WorkReport:
-            assert self.opened.wait(LONG)
+            self.opened.wait(LONG)
             return WorkReport(order=number, unit=None)
 
         self.behind.put(Ended(write=write, waited_for=waited_for))
