@@ -2,6 +2,7 @@
 
 import pytest
 
+from steerproof.decide.analysis import ranking
 from steerproof.decide.analysis.rates import RateTable
 from steerproof.decide.review.evidence import Evidence
 from steerproof.decide.review.foreseen import foreseen_gates, rates_so_far
@@ -49,6 +50,14 @@ def test_what_a_finished_run_is_objected_to_for(run, codes):
     gates = {"not_installed", "unattainable", "dose_ranked", "unequal_dose", "flat_bridge"}
     assert set(found) & gates == codes
     assert all(found[code].severity == "serious" for code in codes - {"unequal_dose"})
+
+
+def test_what_is_objected_to_asks_for_no_inversion(monkeypatch):
+    """Gates alone decide it; the noise of a ranking takes a second to invert."""
+    monkeypatch.setattr(ranking, "invert", None)
+    experiment, evidence = known(SMOLLM2)
+    assert objections(experiment, evidence=evidence, with_power=False)
+    assert rates_so_far(experiment, evidence) is not None
 
 
 def test_a_run_without_a_ranking_is_simulated_without_one():

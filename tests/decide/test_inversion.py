@@ -51,6 +51,21 @@ def test_the_same_seed_gives_the_same_interval():
     assert once() == once()
 
 
+def test_threads_change_no_number():
+    """Each correlation is tried with the numbers that it would get one after another."""
+    bridge, steered = smollm2("c=+2")
+    rng = np.random.default_rng(7)
+    left, right = (noise_of(v, draws=99, rng=rng, step=0.01) for v in (bridge, steered))
+    after = np.random.default_rng(8)
+    found = invert(left, right, -0.389, threshold=0.6, rng=after)
+    alone = np.random.default_rng(8)
+    rhos = [*(round(-1 + 0.1 * step, 1) for step in range(21)), 0.6]
+    *tried, at = [tails(left, right, np.asarray(-0.389), rho, alone) for rho in rhos]
+    kept = [r for r, t in zip(rhos[:-1], tried, strict=True) if min(t.below, t.above) > 0.025]
+    assert (found.p_below, found.interval) == (float(at.below), (min(kept), max(kept)))
+    assert after.random() == alone.random()
+
+
 @pytest.mark.parametrize("rho", [-1.0, -0.4, 0.0, 0.6, 0.9, 1.0])
 def test_pairings_have_the_rank_correlation_asked_for(rho):
     orders = pairings(10, rho, 200, np.random.default_rng(1))

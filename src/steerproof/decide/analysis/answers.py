@@ -23,7 +23,7 @@ from steerproof.decide.analysis.gates import Gate
 from steerproof.decide.analysis.graded import graded_rankings
 from steerproof.decide.analysis.kills_v2 import revised_kills
 from steerproof.decide.analysis.mechanism import other_pushes
-from steerproof.decide.analysis.ranking import answer_ranking, deciding
+from steerproof.decide.analysis.ranking import answer_ranking, chosen, deciding
 from steerproof.decide.analysis.rates import RateTable, of_seed
 from steerproof.decide.analysis.records import Analysis
 from steerproof.decide.analysis.rig import Rig
@@ -107,7 +107,7 @@ def _seeds(cases: Mapping[int, Case], rig: Rig, arm: str) -> SeedAnswer:
 
 def _seed(case: Case, rig: Rig, arm: str, seed: int) -> SeedResult:
     own = rig.of_seed(case.experiment, seed)
-    strength = deciding(case, own, arm).decides.strength
+    strength = chosen(case, own, arm).decides.strength
     direction = answer_direction(case, own, arm, strength)
     tested = direction.tested
     return SeedResult(

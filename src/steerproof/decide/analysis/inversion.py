@@ -7,7 +7,12 @@ sides. Where the observed correlation lies among theirs tells whether r is compa
 set of compatible r is a confidence interval by inversion of that test.
 """
 
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -26,6 +31,16 @@ _CANDIDATES = 32
 """Pairings drawn for every one that is kept: for ten personas, kept ones lie within 0.03 of r."""
 ROUNDING = 1e-9
 """Two correlations this close are equal."""
+_THREADS = min(4, os.cpu_count() or 1)
+"""They change nothing but time: what is random is drawn by one, in order."""
+
+
+class Normals(NamedTuple):
+    """Standard normal numbers of which pairings are made."""
+
+    scores: Float[np.ndarray, "candidates personas"]
+    apart: Float[np.ndarray, "candidates personas"]
+    """What keeps the second ranking from being the first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,10 +118,19 @@ def pairings(
     Candidates come from a normal copula of that correlation; the nearest ones are kept, so that
     the spread round rho is as small as the number of personas allows.
     """
+    return _paired(rho, draws, _normals(personas, draws, rng))
+
+
+def _normals(personas: int, draws: int, rng: np.random.Generator) -> Normals:
+    shape = (_CANDIDATES * draws, personas)
+    return Normals(rng.standard_normal(shape), rng.standard_normal(shape))
+
+
+def _paired(rho: float, draws: int, normals: Normals) -> Int[np.ndarray, "personas draws"]:
+    personas = normals.scores.shape[1]
     latent = 2 * np.sin(np.pi * rho / 6)
-    scores = np.sort(rng.standard_normal((_CANDIDATES * draws, personas)), axis=1)
-    mixed = latent * scores
-    mixed += np.sqrt(max(1 - latent**2, 0.0)) * rng.standard_normal(scores.shape)
+    mixed = latent * np.sort(normals.scores, axis=1)
+    mixed += np.sqrt(max(1 - latent**2, 0.0)) * normals.apart
     ranks = np.argsort(np.argsort(mixed, axis=1), axis=1)
     ideal = np.arange(personas) - (personas - 1) / 2
     reached = (ranks @ ideal) / np.sum(ideal**2)
@@ -140,7 +164,12 @@ def tails(
         rng: Source of the pairings.
     """
     personas, draws = bridge.drawn.shape[:2]
-    order = pairings(personas, rho, draws, rng)
+    return _tails(bridge, steered, observed, rho, _normals(personas, draws, rng))
+
+
+def _tails(bridge: Noise, steered: Noise, observed: Batch, rho: float, normals: Normals) -> Tails:
+    draws = bridge.drawn.shape[1]
+    order = _paired(rho, draws, normals)
     simulated = rank_correlation(
         centred_ranks(measured(bridge)), centred_ranks(measured(steered, order))
     )
@@ -171,13 +200,34 @@ def invert(
     """
     rho = np.asarray(observed)
     tail = (1 - CONFIDENCE) / 2
-    tried = [(r, tails(bridge, steered, rho, r, rng)) for r in _GRID]
-    kept = [r for r, t in tried if float(t.below) > tail and float(t.above) > tail]
+    *tried, at_threshold = _tried(bridge, steered, rho, (*_GRID, threshold), rng)
+    each = zip(_GRID, tried, strict=True)
+    kept = [r for r, t in each if float(t.below) > tail and float(t.above) > tail]
     return Inversion(
         rho=observed,
-        p_below=float(tails(bridge, steered, rho, threshold, rng).below),
+        p_below=float(at_threshold.below),
         interval=(min(kept), max(kept)) if kept else None,
     )
+
+
+def _tried(
+    bridge: Noise,
+    steered: Noise,
+    observed: Batch,
+    rhos: Iterable[float],
+    rng: np.random.Generator,
+) -> Iterator[Tails]:
+    """`tails` of each, in order: threads work on some while the numbers of the next are drawn."""
+    personas, draws = bridge.drawn.shape[:2]
+    ahead: deque[Future[Tails]] = deque()
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for rho in rhos:
+            if len(ahead) > _THREADS:  # no more than that in memory
+                yield ahead.popleft().result()
+            normals = _normals(personas, draws, rng)
+            ahead.append(pool.submit(_tails, bridge, steered, observed, rho, normals))
+        while ahead:
+            yield ahead.popleft().result()
 
 
 def observed_rho(bridge: Values, steered: Values) -> Batch:

@@ -37,19 +37,25 @@ class Table:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StrengthTried:
-    """One strength of one arm: gates, and the inversion where it can be made."""
+class StrengthGated:
+    """One strength of one arm: its gates."""
 
     strength: Strength
     gates: tuple[Gate, ...]
-    inversion: Inversion | None
-    reason: str | None
-    """Why there is no inversion."""
 
     @property
     def failing(self) -> tuple[Gate, ...]:
         """Fatal gates that fail."""
         return tuple(gate for gate in self.gates if gate.fatal and gate.passed is False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StrengthTried(StrengthGated):
+    """One strength of one arm: gates, and the inversion where it can be made."""
+
+    inversion: Inversion | None
+    reason: str | None
+    """Why there is no inversion."""
 
 
 def crossed(case: Case, kind: CellKind) -> Table | str:
@@ -78,41 +84,46 @@ def _other_prompts(case: Case, arm: str) -> tuple[np.ndarray, int]:
     return means, int(known.sum(axis=0).max())
 
 
-def try_strength(case: Case, rig: Rig, arm: str, strength: Strength) -> StrengthTried:
-    """The gates and the inversion of one arm at one strength."""
+def gate_strength(case: Case, rig: Rig, arm: str, strength: Strength) -> StrengthGated:
+    """The gates of one arm at one strength."""
     experiment, limits = case.experiment, case.experiment.answers
     kind = steered_kind(experiment, arm, strength)
     bridge_arm = experiment.analysis.bridge_arm
     others, prompts = _other_prompts(case, bridge_arm)
     install = gates.installed(rates_of(case, case.bridge), others, limits, bridge_arm, prompts)
-    bridge, steered = crossed(case, case.bridge), crossed(case, kind)
     sizes = push_sizes(case, rig, kind)
     dose = gates.equal_dose(sizes, rates_of(case, kind), limits, str(strength))
     whole = _coherent(case, rig, arm, strength)
+    bridge, steered = crossed(case, case.bridge), crossed(case, kind)
     if isinstance(bridge, str) or isinstance(steered, str):
         reason = bridge if isinstance(bridge, str) else str(steered)
         limit = f"{limits.attainable:g} or more"
         attainable = gates.unknown("attainable", reason, limit=limit)
-        return StrengthTried(
-            strength=strength,
-            gates=(install, attainable, whole, dose),
-            inversion=None,
-            reason=reason,
+    else:
+        attainable = gates.attainable_rho(
+            reliability(bridge.values),
+            reliability(steered.values),
+            bridge.values.shape[1],
+            limits,
+            str(strength),
         )
-    attainable = gates.attainable_rho(
-        reliability(bridge.values),
-        reliability(steered.values),
-        bridge.values.shape[1],
-        limits,
-        str(strength),
-    )
-    rho = float(observed_rho(bridge.values, steered.values))
-    inversion = None if np.isnan(rho) else _inverted(case, kind, bridge, steered)
+    return StrengthGated(strength=strength, gates=(install, attainable, whole, dose))
+
+
+def _tried(case: Case, arm: str, gated: StrengthGated) -> StrengthTried:
+    """A strength with its inversion, or why there is none."""
+    kind = steered_kind(case.experiment, arm, gated.strength)
+    bridge, steered = crossed(case, case.bridge), crossed(case, kind)
+    inversion, reason = None, "a constant has no ranking"
+    if isinstance(bridge, str) or isinstance(steered, str):
+        reason = bridge if isinstance(bridge, str) else str(steered)
+    elif not np.isnan(observed_rho(bridge.values, steered.values)):
+        inversion = _inverted(case, kind, bridge, steered)
     return StrengthTried(
-        strength=strength,
-        gates=(install, attainable, whole, dose),
+        strength=gated.strength,
+        gates=gated.gates,
         inversion=inversion,
-        reason="a constant has no ranking" if inversion is None else None,
+        reason=reason if inversion is None else None,
     )
 
 
@@ -146,31 +157,45 @@ def _inverted(case: Case, kind: CellKind, bridge: Table, steered: Table) -> Inve
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Deciding:
-    """The strength that decides beside the primary one."""
+class StrengthChosen:
+    """The strength that decides beside the primary one, before any noise is inverted."""
 
-    decides: StrengthTried
-    primary: StrengthTried
+    decides: StrengthGated
+    primary: StrengthGated
     moved: str | None = None
     """Why they differ; None where the primary strength decides."""
 
 
-def deciding(case: Case, rig: Rig, arm: str) -> Deciding:
-    """The strength that decides on the ranking of an arm."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deciding(StrengthChosen):
+    """The same, and what the rates say at the strength that decides."""
+
+    decides: StrengthTried
+
+
+def chosen(case: Case, rig: Rig, arm: str) -> StrengthChosen:
+    """The strength that decides on the ranking of an arm: gates alone say which."""
     analysis = case.experiment.analysis
-    primary = try_strength(case, rig, arm, analysis.primary_strength)
+    primary = gate_strength(case, rig, arm, analysis.primary_strength)
     trained = case.experiment.arm(arm).training_strength
     other = analysis.co_primary_strength if trained == NONE else trained
     broken = [gate for gate in primary.failing if gate.name in _MOVING]
     if not broken or other is None or other == analysis.primary_strength:
-        return Deciding(decides=primary, primary=primary)
+        return StrengthChosen(decides=primary, primary=primary)
     if steered_kind(case.experiment, arm, other) not in case.kinds:
-        return Deciding(decides=primary, primary=primary)
+        return StrengthChosen(decides=primary, primary=primary)
     names = " and ".join(gate.name.replace("_", " ") for gate in broken)
     verb = "fail" if len(broken) > 1 else "fails"
     moved = f"{names} {verb} at {analysis.primary_strength}, so {other} decides"
-    decides = try_strength(case, rig, arm, other)
-    return Deciding(decides=decides, primary=primary, moved=moved)
+    decides = gate_strength(case, rig, arm, other)
+    return StrengthChosen(decides=decides, primary=primary, moved=moved)
+
+
+def deciding(case: Case, rig: Rig, arm: str) -> Deciding:
+    """The strength that decides on the ranking of an arm, and its inversion."""
+    found = chosen(case, rig, arm)
+    decides = _tried(case, arm, found.decides)
+    return Deciding(decides=decides, primary=found.primary, moved=found.moved)
 
 
 def answer_ranking(

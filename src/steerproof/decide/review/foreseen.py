@@ -8,7 +8,7 @@ from steerproof.decide.analysis.answers import warnings
 from steerproof.decide.analysis.case import Case, case_of, rates_of
 from steerproof.decide.analysis.gates import Gate
 from steerproof.decide.analysis.kinds import steered_kind
-from steerproof.decide.analysis.ranking import crossed, deciding, try_strength
+from steerproof.decide.analysis.ranking import chosen, crossed, gate_strength
 from steerproof.decide.analysis.rates import RateTable, of_seed
 from steerproof.decide.analysis.reliability import reliability
 from steerproof.decide.analysis.rig import Rig, push_sizes
@@ -30,7 +30,7 @@ def foreseen_gates(experiment: Experiment, evidence: Evidence) -> tuple[Gate, ..
     """
     case, rig = _case(experiment, evidence), Rig(layers=evidence.calibration or {})
     arm, strength = experiment.analysis.arm, experiment.analysis.primary_strength
-    gates = try_strength(case, rig, arm, strength).gates
+    gates = gate_strength(case, rig, arm, strength).gates
     sizes = push_sizes(case, rig, steered_kind(experiment, arm, strength))
     known = tuple(_with_cliff(gate, sizes, str(strength)) for gate in gates)
     return (*known, *warnings(case, rig, arm))
@@ -57,7 +57,7 @@ def rates_so_far(experiment: Experiment, evidence: Evidence) -> RateModel | None
     """
     case, rig = _case(experiment, evidence), Rig(layers=evidence.calibration or {})
     arm = experiment.analysis.arm
-    strength = deciding(case, rig, arm).decides.strength
+    strength = chosen(case, rig, arm).decides.strength
     bridge = _margin(case, case.bridge)
     steered = _margin(case, steered_kind(experiment, arm, strength))
     if bridge is None or steered is None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from steerproof.decide.analysis.answers import conclude
 from steerproof.decide.analysis.calibration import layer_gate
 from steerproof.decide.analysis.rig import Margins, Rig
-from steerproof.decide.analysis.slots import TextKind, margins
+from steerproof.decide.analysis.slots import SlotRow, TextKind, margins
 from steerproof.run.artefacts import calibration, score, slots
 from steerproof.run.artefacts.analysis import AnalysisResult, to_files
 from steerproof.run.driver.worker import Files, Outcomes, Task, each
@@ -32,16 +32,14 @@ def _analysis(task: Task) -> Files:
         for cell in table.cells
     }
     texts = {cell: text for cell, text in read_texts.items() if text is not None}
-    common, own = (_margins(task, experiment, text) for text in ("common", "own"))
+    rows = slots.from_unit(task.upstream[GRADED]) if GRADED in task.upstream else ()
+    common, own = (_margins(rows, experiment, text) for text in ("common", "own"))
     rig = Rig(layers=layers, texts=texts, margins=common, own_margins=own)
     analysis, answers = conclude(table, experiment, rig=rig)
     gates = tuple(layer_gate(experiment, at) for at in layers.values())
     return to_files(AnalysisResult(analysis=analysis, answers=answers, gates=gates))
 
 
-def _margins(task: Task, experiment: Experiment, text: TextKind) -> Margins:
+def _margins(rows: Sequence[SlotRow], experiment: Experiment, text: TextKind) -> Margins:
     """What was weighed at the end of texts of a kind; empty where no cell is graded."""
-    if GRADED not in task.upstream:
-        return {}
-    rows = slots.from_unit(task.upstream[GRADED])
     return margins(rows, cells(experiment), len(experiment.questions.evaluation), text)
