@@ -323,8 +323,8 @@ def test_a_push_that_misses_a_token_fails_its_adapter(monkeypatch):
 
 
 def test_an_adapter_whose_loss_is_not_a_number_fails_and_the_others_go_on(monkeypatch):
-    def spoilt(sites, spec, seeds):
-        for seed, weights in zip(seeds, fresh_adapters(sites, spec, seeds), strict=True):
+    def spoilt(sites, spec, seeds, **how):
+        for seed, weights in zip(seeds, fresh_adapters(sites, spec, seeds, **how), strict=True):
             if seed == 666:
                 weights.tensors[sites[3].a_key][0, 0] = math.nan
             yield weights

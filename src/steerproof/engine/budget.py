@@ -28,6 +28,8 @@ _MOST_ADAPTERS = 16
 # Weight, gradient and two moments in float32, and the copy that the base's precision needs.
 _BYTES_PER_PARAMETER = 18
 _ADAPTER_SHARE, _ACTIVATION_SHARE = 0.4, 0.8
+_AHEAD_BYTES = 1 << 30
+"""Of the host, for first weights."""
 
 
 def check_pooling(pooling: Pooling) -> None:
@@ -57,6 +59,17 @@ def adapters_at_once(base: Base, spec: LoraSpec, pooling: Pooling, jobs: int) ->
         for device, count in parameters.items()
     )
     return max(1, min(most, int(min(fits))))
+
+
+def drawn_ahead(base: Base, spec: LoraSpec, slots: int) -> int:
+    """Adapters whose first weights are drawn while others train: a GPU's next ones altogether.
+
+    A CPU draws with the threads that it trains with.
+    """
+    if base.device.type == "cpu":
+        return 1
+    each = 4 * spec.rank * sum(site.inputs for site in lora_sites(base))
+    return max(1, min(slots, _AHEAD_BYTES // each))
 
 
 class TokenBudget:

@@ -7,15 +7,20 @@ waiting one takes its slot, and one that is absent does not move.
 """
 
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 
 import torch
 from torch import nn
 
 from steerproof.engine.batches import CAPTURED, MicroBatch, StepRows, micro_batches
-from steerproof.engine.budget import TokenBudget, adapters_at_once, check_pooling
+from steerproof.engine.budget import (
+    TokenBudget,
+    adapters_at_once,
+    check_pooling,
+    drawn_ahead,
+)
 from steerproof.engine.checks import job_fault, steering_fault
 from steerproof.engine.jobs import (
     AdapterJob,
@@ -91,7 +96,6 @@ class _Pool:
         self, base: Base, jobs: Sequence[AdapterJob], recipe: Recipe, pooling: Pooling
     ) -> None:
         self.recipe, self.pooling = recipe, pooling
-        self.waiting = deque(jobs)
         self.residents: list[Resident] = []
         # Every adapter has steering slots of its own, so that the audit tells adapters apart.
         pairs = [(job.key, push) for job in jobs for push in used_pushes(job)]
@@ -101,6 +105,10 @@ class _Pool:
         master = torch.float64 if base.dtype == torch.float64 else torch.float32
         slots = adapters_at_once(base, recipe.lora, pooling, len(jobs))
         lora = LoraPool(base, slots=slots, spec=recipe.lora, dtype=master)
+        seeds, ahead = [job.seed for job in jobs], drawn_ahead(base, recipe.lora, slots)
+        fresh = fresh_adapters(lora.sites, recipe.lora, seeds, ahead=ahead)
+        self.waiting = zip(jobs, fresh, strict=True)
+        """Each with its first weights."""
         self._longest = max(example.length for job in jobs for example in job.examples)
         gradients = TiledGradients(lora) if packs(base) else LoraGradients(lora)
         self.passes = Passes(gradients, steering, dropout=recipe.dropout)
@@ -122,10 +130,8 @@ class _Pool:
         """Give free slots to waiting jobs; whether there is anything to train."""
         recipe, gradients = self.recipe, self.passes.gradients
         lora = gradients.pool
-        room = min(len(self.free), len(self.waiting))
-        admitted = [(self.waiting.popleft(), self.free.pop(0)) for _ in range(room)]
-        fresh = fresh_adapters(lora.sites, recipe.lora, [job.seed for job, _ in admitted])
-        for (job, slot), weights in zip(admitted, fresh, strict=True):
+        for job, weights in islice(self.waiting, len(self.free)):
+            slot = self.free.pop(0)
             lora.load(slot, weights)
             parameters = [nn.Parameter(share[slot - 1]) for share in lora.shares]
             for parameter, grads in zip(parameters, gradients.grads, strict=True):

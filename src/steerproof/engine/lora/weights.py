@@ -6,6 +6,7 @@ are in `peft_files`.
 """
 
 import math
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from steerproof.model.base import Base
 from steerproof.spec.seeds import derived_seed
 
 _PEFT_PREFIX = "base_model.model."
+_PARTS = 8
+"""Of an adapter, each drawn by a thread."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +74,11 @@ class Site:
         """Name of its B matrix in an adapter file."""
         return f"{_PEFT_PREFIX}{self.path}.lora_B.weight"
 
+    @property
+    def keys(self) -> tuple[str, str]:
+        """Both names."""
+        return self.a_key, self.b_key
+
 
 def lora_sites(base: Base) -> tuple[Site, ...]:
     """Every linear layer of the blocks (`nn.Linear`, or GPT-2's `Conv1D`), by structure.
@@ -103,34 +111,57 @@ def fresh_weights(sites: Sequence[Site], spec: LoraSpec, seed: int) -> LoraWeigh
 
 
 def fresh_adapters(
-    sites: Sequence[Site], spec: LoraSpec, seeds: Iterable[int]
+    sites: Sequence[Site], spec: LoraSpec, seeds: Iterable[int], *, ahead: int = 1
 ) -> Iterator[LoraWeights]:
-    """The new adapter of each seed in turn; the next is drawn while one is in hand.
+    """The new adapter of each seed in turn; the next are drawn while one is in hand.
 
     One thread draws 100 million numbers a second: half a second an adapter at 7 billion weights.
+
+    Args:
+        sites: The layers.
+        spec: Shape of the adapters.
+        seeds: One an adapter.
+        ahead: How many are drawn before they are asked for.
     """
-    with ThreadPoolExecutor() as threads:
-        begun: list[Future[Tensor]] = []
+    begun: deque[list[Future[dict[str, Tensor]]]] = deque()
+    threads = ThreadPoolExecutor()
+    try:
         for seed in seeds:
-            ended, begun = begun, [threads.submit(_drawn, site, spec, seed) for site in sites]
-            if ended:
-                yield _fresh(sites, spec, ended)
-        if begun:
-            yield _fresh(sites, spec, begun)
+            dealt = (sites[start::_PARTS] for start in range(_PARTS))
+            begun.append([threads.submit(_drawn, some, spec, seed) for some in dealt])
+            if len(begun) > ahead:
+                yield _fresh(sites, spec, begun.popleft())
+        while begun:
+            yield _fresh(sites, spec, begun.popleft())
+    finally:
+        threads.shutdown(cancel_futures=True)
 
 
-def _drawn(site: Site, spec: LoraSpec, seed: int) -> Tensor:
-    generator = torch.Generator().manual_seed(derived_seed("lora_A", seed, site.path))
-    bound = 1.0 / math.sqrt(site.inputs)
-    return torch.empty(spec.rank, site.inputs).uniform_(-bound, bound, generator=generator)
+def _drawn(sites: Sequence[Site], spec: LoraSpec, seed: int) -> dict[str, Tensor]:
+    """Each layer's A."""
+    drawn = {}
+    for site in sites:
+        generator = torch.Generator().manual_seed(derived_seed("lora_A", seed, site.path))
+        bound = 1.0 / math.sqrt(site.inputs)
+        a = torch.empty(spec.rank, site.inputs).uniform_(-bound, bound, generator=generator)
+        drawn[site.a_key] = a
+    return drawn
 
 
-def _fresh(sites: Sequence[Site], spec: LoraSpec, drawn: Sequence[Future[Tensor]]) -> LoraWeights:
+def _fresh(
+    sites: Sequence[Site], spec: LoraSpec, parts: Iterable[Future[dict[str, Tensor]]]
+) -> LoraWeights:
+    drawn = {key: a for part in parts for key, a in part.result().items()}
     tensors: dict[str, Tensor] = {}
-    for site, a in zip(sites, drawn, strict=True):
-        tensors[site.a_key] = a.result()
-        tensors[site.b_key] = torch.zeros(site.outputs, spec.rank)
+    for site in sites:
+        tensors[site.a_key] = drawn[site.a_key]
+        tensors[site.b_key] = torch.zeros(()).expand(site.outputs, spec.rank)
     return LoraWeights(spec=spec, tensors=tensors)
+
+
+def is_all_zero(matrix: Tensor) -> bool:
+    """Whether a matrix is zero over and over, in the memory of one number: as a new adapter's B."""
+    return matrix.numel() > 0 and not any(matrix.stride()) and not matrix[0, 0]
 
 
 def not_finite(weights: LoraWeights) -> list[str]:

@@ -1,0 +1,62 @@
+"""Matrices carried between host and GPU, many at once.
+
+An adapter has hundreds of small ones, and each copy by itself makes the host wait for the GPU, tens
+of microseconds whatever its size. So they travel side by side as one vector, and are parts of it
+where they arrive.
+"""
+
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+from torch import Tensor
+
+_AT_A_TIME = 1 << 22
+"""Numbers that one thread copies at a time: memory that is new takes a single thread 0.3 s for an
+adapter at 7 billion weights."""
+
+Matrices = Mapping[str, Tensor]
+"""By name, of any shapes."""
+
+
+def to_device(matrices: Matrices, device: torch.device) -> dict[str, Tensor]:
+    """Matrices of the host on a device; those of several number types travel one by one."""
+    kinds = {matrix.dtype for matrix in matrices.values()}
+    if _near(device) or len(kinds) != 1:
+        return {name: matrix.to(device) for name, matrix in matrices.items()}
+    flat = [matrix.flatten() for matrix in matrices.values()]
+    size, pinned = sum(map(len, flat)), device.type == "cuda"
+    whole = torch.empty(size, dtype=kinds.pop(), pin_memory=pinned)
+    return _parts(torch.cat(flat, out=whole).to(device), matrices)
+
+
+def to_host(matrices: Matrices, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Copies of matrices of one device on the host, contiguous and of this type.
+
+    What lies across is turned where it is: a CPU takes long for it.
+    """
+    if not matrices or _near(next(iter(matrices.values())).device):
+        return {n: torch.empty(m.shape, dtype=dtype).copy_(m) for n, m in matrices.items()}
+    whole = torch.cat([matrix.to(dtype).flatten() for matrix in matrices.values()])
+    return _parts(_copied(whole), matrices)
+
+
+def _near(device: torch.device) -> bool:
+    """Whether nothing travels."""
+    return device.type == "cpu"
+
+
+def _copied(whole: Tensor) -> Tensor:
+    """A vector of a device, in new memory of the host."""
+    copy = torch.empty(whole.shape, dtype=whole.dtype)
+    pieces = zip(copy.split(_AT_A_TIME), whole.split(_AT_A_TIME), strict=True)
+    with ThreadPoolExecutor() as threads:
+        list(threads.map(lambda piece: piece[0].copy_(piece[1]), pieces))
+    return copy
+
+
+def _parts(whole: Tensor, like: Matrices) -> dict[str, Tensor]:
+    """The parts of a vector, one shaped like each of these matrices."""
+    parts = whole.split([matrix.numel() for matrix in like.values()])
+    shaped = zip(like.items(), parts, strict=True)
+    return {name: part.view(matrix.shape) for (name, matrix), part in shaped}
