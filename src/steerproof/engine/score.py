@@ -35,7 +35,7 @@ from steerproof.model.transfer import sent, unplanned_attention
 # Logits that are computed at once: more would only cost memory.
 _LOGITS = 2**26
 _AT_ONCE = 32
-"""Most rows of one plain pass."""
+"""Most rows of one plain pass on a CPU; on a GPU launches would take longer than computing."""
 
 
 def score(base: Base, rows: Sequence[Row], texts: Sequence[Sequence[int]]) -> list[Tensor]:
@@ -222,13 +222,22 @@ def log_probs_alone(subject: Subject, rows: Sequence[Row], text: Sequence[int]) 
     for i, row in enumerate(rows):
         lengths.setdefault(len(row.prompt_ids), []).append(i)
     with _plainly_attached(subject):
-        for places in lengths.values():
+        for length, places in lengths.items():
             places.sort(key=lambda i: subject.adapter_slot(rows[i]))
-            for start in range(0, len(places), _AT_ONCE):
-                batch = places[start : start + _AT_ONCE]
+            count = _rows_at_once(subject.base, length + len(text), len(text) + 1)
+            for start in range(0, len(places), count):
+                batch = places[start : start + count]
                 scores = _plain_pass(subject, [rows[i] for i in batch], text)
                 by_row.update(zip(batch, scores, strict=True))
     return [by_row[i] for i in range(len(rows))]
+
+
+def _rows_at_once(base: Base, length: int, wanted: int) -> int:
+    """Rows of one plain pass of so many tokens each, of which so many have logits."""
+    if base.device.type != "cuda":
+        return _AT_ONCE
+    vocab, tokens = _head(base).weight.shape[0], pass_tokens(base.device, base.hidden_size)
+    return max(_AT_ONCE, min(tokens // length, 2 * _LOGITS // (wanted * vocab)))
 
 
 @contextmanager
