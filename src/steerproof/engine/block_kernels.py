@@ -70,7 +70,8 @@ def gated_gradients(
     return of_gate, of_up
 
 
-@triton.jit
+# Each length that is 1, or divisible by 16, or neither would be compiled anew.
+@triton.jit(do_not_specialize=["seq"])
 def _rotate(
     result, x, cos, sin, row_stride, head_stride, seq_stride, of_row, heads, seq,
     HEADS: tl.constexpr, HALF: tl.constexpr, PADDED: tl.constexpr, BACK: tl.constexpr,
