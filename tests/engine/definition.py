@@ -172,11 +172,16 @@ class TilesByDefinition:
                 result[layer, run] = kept[run] @ a[layer][slot].T
         return result
 
-    def widened(self, ys: Sequence[Tensor], narrow: Tensor) -> None:
+    def widened(self, narrow: Tensor) -> list[Tensor]:
         """As `tiles._Kernels.widened`."""
-        for y, t, b in zip(ys, narrow, self._how.layers.b, strict=True):
+        layers, ys = self._how.layers, []
+        for t, b, bias in zip(narrow, layers.b, layers.biases, strict=True):
+            y = t.new_zeros(len(t), b.shape[2])
+            y += 0.0 if bias is None else bias
             for slot, run in self._runs:
                 y[run].addmm_(t[run], b[slot], alpha=self._how.scaling)
+            ys.append(y)
+        return ys
 
     def outputs_back(self, narrow: Tensor, dys: Sequence[Tensor]) -> Tensor:
         """As `tiles._Kernels.outputs_back`."""

@@ -118,14 +118,15 @@ def check_tiles(device, dtype):
     dys = [drawn(tokens, size).to(dtype) for size in outputs]
     a = [drawn(3, rank, inputs).to(dtype) for _ in outputs]
     b = [drawn(3, rank, size).to(dtype) for size in outputs]
-    starts = [drawn(tokens, size).to(dtype) for size in outputs]
+    bias = drawn(outputs[1]).to(dtype)
 
     def done(kind, where, to, rate, wanted):
         def moved(tensors):
             return tuple(one.to(where, to) for one in tensors)
 
         layers = module._Layers(
-            numbers=tuple(map(module.layer_number, (3, 4))), weights=(), biases=(),
+            numbers=tuple(map(module.layer_number, (3, 4))), weights=(),
+            biases=(None, *moved([bias])),
             a=moved(a), b=moved(b),
             grad_a=tuple(torch.zeros_like(one, dtype=torch.promote_types(to, torch.float32),
                                           device=where) for one in a),
@@ -138,10 +139,9 @@ def check_tiles(device, dtype):
                 layers=layers, tiles=slots.to(where), dropout=dropout if rate else None, scaling=0.7
             )
         )
-        ys, own_x = list(moved(starts)), x.to(where, to)
-        ys = [y.clone() for y in ys]
+        own_x = x.to(where, to)
         narrow = part.narrowed(own_x)
-        part.widened(ys, narrow)
+        ys = part.widened(narrow)
         back = part.outputs_back(narrow, moved(dys))
         dx = own_x.clone() if wanted else None
         part.inputs_back(dx, own_x, back)

@@ -73,7 +73,8 @@ class PackedAttention:
                 raise ModelError(f"{type(module).__name__} uses {name}, which is not supported")
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
         ends, longest = self._ends.on(query.device), self._longest
-        q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
+        # Not `x[0]`: its gradient would be zeros for the whole of x, and a copy into them.
+        q, k, v = (x.squeeze(0).transpose(0, 1) for x in (query, key, value))
         return _within_rows(q, k, v, ends, longest, scale)[None], None
 
 

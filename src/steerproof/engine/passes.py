@@ -170,14 +170,15 @@ class Passes:
         output: Any = self._base.model(
             input_ids=inputs.ids, position_ids=inputs.positions, use_cache=False
         )
-        shares = nll(output.logits[0], inputs.targets) * inputs.weights
+        # Not `logits[0]`, whose gradient would be zeros of that size and a copy into them.
+        shares = nll(output.logits.squeeze(0), inputs.targets) * inputs.weights
         with self.steering.replaying():
             shares.sum().backward()
         self.losses.index_add_(0, inputs.owners, shares.detach().double())
 
     def _only_completions(self, _module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Logits only where a completion token is predicted, whatever the model does to them."""
-        return (args[0].flatten(0, 1)[self._take][None], *args[1:])
+        return (args[0].flatten(0, 1).index_select(0, self._take)[None], *args[1:])
 
 
 @contextmanager

@@ -23,8 +23,12 @@ TILE = 64
 MOST_LAYERS = 3
 """Layers that one call serves."""
 _LEAST = 16  # Dot products want at least so many of everything.
-_CHANNELS, _OUTPUTS = 64, 128
-_WARPS = 4
+# Channels and warps of a program, measured on an H100 at widths 576 to 18,944. Two warps multiply
+# by instructions that need no operand in shared memory, which masks would have to go through.
+_THIN, _THIN_PLAIN = (64, 4), (128, 8)
+_WIDEN, _OUTPUTS_BACK = (128, 4), (128, 8)
+_INPUTS_BACK = {1: (64, 2), 2: (32, 2), 3: (32, 2)}
+"""By how many layers are summed at once."""
 # Programs that occupy the device, and the most tiles that one goes through.
 _PROGRAMS, _MOST_TILES = 1024, 16
 
@@ -33,28 +37,30 @@ Hashing = tuple[Int[Tensor, " token"], Int[Tensor, " token"], int]
 
 
 def thin(
-    result: Float[Tensor, "token wide"],
+    result: Float[Tensor, "layers token wide"],
     x: Float[Tensor, "token width"],
-    matrix: Float[Tensor, "slots rank width"],
+    matrices: Sequence[Float[Tensor, "slots rank width"]],
     tiles: Int[Tensor, " tile"],
     hashing: Hashing | None = None,
-    number: int = 0,
+    numbers: Sequence[int] = (),
 ) -> None:
-    """`x M[slot]^T` of one layer; zeros where a tile is nobody's.
+    """`x M[slot]^T` of layers with a common input; zeros where a tile is nobody's.
 
     Args:
         result: Where to, contiguous, as wide as `wide` says.
-        x: The layer's input, rows contiguous.
-        matrix: Of every slot, within one `[slots, all]`.
+        x: The layers' input, rows contiguous.
+        matrices: Of each layer, at most `MOST_LAYERS`, and slot, within one `[slots, all]`.
         tiles: The slot, from 1, of every tile; 0 for nobody's.
         hashing: Dropout on the input; None for none.
-        number: The layer's own, as `dropout.layer_number` gives it.
+        numbers: The layers' own, as `dropout.layer_number` gives them.
     """
     keys, places, dropped = hashing or (tiles, tiles, 0)
+    channels, warps = _THIN_PLAIN if hashing is None else _THIN
     _thin[(len(tiles),)](
-        result, x, matrix, tiles, keys, places, x.shape[1], x.stride(0), number,
-        matrix.stride(0), dropped, RANK=matrix.shape[1], WIDE=result.shape[1], TILE=TILE,
-        CHANNELS=_CHANNELS, MASKED=hashing is not None, num_warps=_WARPS,
+        result, x, *_three(matrices), tiles, keys, places, *_three(numbers or [0]), x.shape[1],
+        x.stride(0), len(x), matrices[0].stride(0), dropped, RANK=matrices[0].shape[1],
+        WIDE=result.shape[2], TILE=TILE, CHANNELS=channels, LAYERS=len(matrices),
+        MASKED=hashing is not None, num_warps=warps,
     )  # fmt: skip
 
 
@@ -62,22 +68,25 @@ def widen(
     y: Float[Tensor, "token width"],
     narrow: Float[Tensor, "token wide"],
     matrix: Float[Tensor, "slots rank width"],
+    bias: Float[Tensor, " width"] | None,
     tiles: Int[Tensor, " tile"],
     scaling: float,
 ) -> None:
-    """`y += scaling * t B[slot]` of one layer, in place.
+    """`y = scaling * t B[slot] + bias` of one layer, before the frozen product is added.
 
     Args:
-        y: What the frozen layer gave, contiguous.
+        y: Where to, contiguous.
         narrow: `t`, as `thin` gives it.
         matrix: Of every slot, within one `[slots, all]`.
+        bias: The frozen layer's.
         tiles: The slot of every tile.
         scaling: The adapters' common factor.
     """
-    outputs = y.shape[1]
-    _widen[(triton.cdiv(outputs, _OUTPUTS), len(tiles))](
-        y, narrow, matrix, tiles, outputs, matrix.stride(0), scaling, RANK=matrix.shape[1],
-        WIDE=narrow.shape[1], TILE=TILE, OUTPUTS=_OUTPUTS, num_warps=_WARPS,
+    outputs, (channels, warps) = y.shape[1], _WIDEN
+    _widen[(triton.cdiv(outputs, channels), len(tiles))](
+        y, narrow, matrix, y if bias is None else bias, tiles, outputs, matrix.stride(0), scaling,
+        RANK=matrix.shape[1], WIDE=narrow.shape[1], TILE=TILE, OUTPUTS=channels,
+        BIASED=bias is not None, num_warps=warps,
     )  # fmt: skip
 
 
@@ -97,12 +106,13 @@ def outputs_back(
         tiles: The slot of every tile.
         scaling: The adapters' common factor.
     """
-    blocks = triton.cdiv(dy.shape[1], _CHANNELS)
+    channels, warps = _OUTPUTS_BACK
+    blocks = triton.cdiv(dy.shape[1], channels)
     span = _span(len(tiles), blocks)
     _outputs_back[(blocks, triton.cdiv(len(tiles), span))](
         grad, narrow, dy, tiles, dy.shape[1], dy.stride(0), len(tiles), grad.stride(0), scaling,
-        span, RANK=grad.shape[1], WIDE=narrow.shape[1], TILE=TILE, CHANNELS=_CHANNELS,
-        num_warps=_WARPS,
+        span, RANK=grad.shape[1], WIDE=narrow.shape[1], TILE=TILE, CHANNELS=channels,
+        num_warps=warps,
     )  # fmt: skip
 
 
@@ -130,15 +140,16 @@ def inputs_back(
         hashing: Dropout on the input; None for none.
         numbers: The layers' own.
     """
-    inputs, blocks = x.shape[1], triton.cdiv(x.shape[1], _CHANNELS)
+    channels, warps = _INPUTS_BACK[len(grads)]
+    inputs, blocks = x.shape[1], triton.cdiv(x.shape[1], channels)
     span = _span(len(tiles), blocks)
     keys, places, dropped = hashing or (tiles, tiles, 0)
     _inputs_back[(blocks, triton.cdiv(len(tiles), span))](
         x if dx is None else dx, *_three(grads), x, narrow, *_three(matrices), tiles, keys, places,
         *_three(numbers or [0]), inputs, len(x), len(tiles), grads[0].stride(0),
         matrices[0].stride(0), scaling, dropped, span, RANK=grads[0].shape[1],
-        WIDE=narrow.shape[2], TILE=TILE, CHANNELS=_CHANNELS, LAYERS=len(grads),
-        MASKED=hashing is not None, WANTED=dx is not None, num_warps=_WARPS,
+        WIDE=narrow.shape[2], TILE=TILE, CHANNELS=channels, LAYERS=len(grads),
+        MASKED=hashing is not None, WANTED=dx is not None, num_warps=warps,
     )  # fmt: skip
 
 
@@ -158,54 +169,79 @@ def _span(tiles: int, blocks: int) -> int:
 
 
 # What changes with the batch is not compiled for: each new value would cost a second.
-@triton.jit(do_not_specialize=["number", "dropped"])
+@triton.jit(do_not_specialize=["number0", "number1", "number2", "tokens", "dropped"])
 def _thin(
-    result, x, matrix, tiles, keys, places, width, x_stride, number, stride, dropped,
+    result, x, m0, m1, m2, tiles, keys, places, number0, number1, number2, width, x_stride, tokens,
+    stride, dropped,
     RANK: tl.constexpr, WIDE: tl.constexpr, TILE: tl.constexpr, CHANNELS: tl.constexpr,
-    MASKED: tl.constexpr,
+    LAYERS: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
     """Grid `[tiles]`."""
     tile = tl.program_id(0)
     slot = tl.load(tiles + tile)
     token, rank = tile * TILE + tl.arange(0, TILE), tl.arange(0, WIDE)
-    sums = tl.zeros([TILE, WIDE], tl.float32)
+    empty = tl.zeros([TILE, WIDE], tl.float32)
+    sums0, sums1, sums2 = empty, empty, empty
     if slot > 0:
-        own = matrix + (slot - 1).to(tl.int64) * stride
+        of_slot = (slot - 1).to(tl.int64) * stride
         rows = x + token[:, None].to(tl.int64) * x_stride
+        begun0, begun1, begun2 = token, token, token
+        if MASKED:
+            begun0 = _begun(keys, places, token, number0, width)
+            begun1 = _begun(keys, places, token, number1, width)
+            begun2 = _begun(keys, places, token, number2, width)
         for start in range(0, width, CHANNELS):
             at = start + tl.arange(0, CHANNELS)
             inside = at < width
             tile_x = tl.load(rows + at[None, :], mask=inside[None, :], other=0.0)
-            if MASKED:
-                keep = _keep(keys, places, token, number, start, width, dropped, CHANNELS)
-                tile_x = tl.where(keep, tile_x, 0.0).to(x.dtype.element_ty)
             wanted = inside[:, None] & (rank < RANK)[None, :]
-            tile_m = tl.load(own + rank[None, :] * width + at[:, None], mask=wanted, other=0.0)
-            sums += tl.dot(tile_x, tile_m, input_precision="ieee")
-    place = token[:, None].to(tl.int64) * WIDE + rank[None, :]
-    tl.store(result + place, sums.to(result.dtype.element_ty))
+            for layer in tl.static_range(LAYERS):
+                m = _of_layer(layer, m0, m1, m2) + of_slot
+                kept = tile_x
+                if MASKED:
+                    begun = _of_layer(layer, begun0, begun1, begun2)
+                    keep = _keep(begun, start, dropped, CHANNELS)
+                    kept = tl.where(keep, tile_x, 0.0).to(x.dtype.element_ty)
+                tile_m = tl.load(m + rank[None, :] * width + at[:, None], mask=wanted, other=0.0)
+                grown = tl.dot(kept, tile_m, input_precision="ieee")
+                if layer == 0:
+                    sums0 += grown
+                elif layer == 1:
+                    sums1 += grown
+                else:
+                    sums2 += grown
+    place = result + token[:, None].to(tl.int64) * WIDE + rank[None, :]
+    next_layer = tokens.to(tl.int64) * WIDE
+    tl.store(place, sums0.to(result.dtype.element_ty))
+    if LAYERS > 1:
+        tl.store(place + next_layer, sums1.to(result.dtype.element_ty))
+    if LAYERS > 2:
+        tl.store(place + 2 * next_layer, sums2.to(result.dtype.element_ty))
 
 
 @triton.jit
 def _widen(
-    y, narrow, matrix, tiles, outputs, stride, scaling,
+    y, narrow, matrix, bias, tiles, outputs, stride, scaling,
     RANK: tl.constexpr, WIDE: tl.constexpr, TILE: tl.constexpr, OUTPUTS: tl.constexpr,
+    BIASED: tl.constexpr,
 ):  # fmt: skip
     """Grid `[blocks of outputs, tiles]`."""
     block, tile = tl.program_id(0), tl.program_id(1)
     slot = tl.load(tiles + tile)
+    token, rank = tile * TILE + tl.arange(0, TILE), tl.arange(0, WIDE)
+    at = block * OUTPUTS + tl.arange(0, OUTPUTS)
+    change = tl.zeros([TILE, OUTPUTS], tl.float32)
     if slot > 0:
-        token, rank = tile * TILE + tl.arange(0, TILE), tl.arange(0, WIDE)
-        at = block * OUTPUTS + tl.arange(0, OUTPUTS)
         own = matrix + (slot - 1).to(tl.int64) * stride
         wanted = (rank < RANK)[:, None] & (at < outputs)[None, :]
         tile_m = tl.load(own + rank[:, None] * outputs + at[None, :], mask=wanted, other=0.0)
         t = narrow + token[:, None].to(tl.int64) * WIDE + rank[None, :]
-        change = tl.dot(tl.load(t), tile_m, input_precision="ieee")
-        place = y + token[:, None].to(tl.int64) * outputs + at[None, :]
-        inside = (token >= 0)[:, None] & (at < outputs)[None, :]
-        before = tl.load(place, mask=inside, other=0.0).to(tl.float32)
-        tl.store(place, (before + scaling * change).to(y.dtype.element_ty), mask=inside)
+        change = scaling * tl.dot(tl.load(t), tile_m, input_precision="ieee")
+    if BIASED:
+        change += tl.load(bias + at, mask=at < outputs, other=0.0).to(tl.float32)[None, :]
+    place = y + token[:, None].to(tl.int64) * outputs + at[None, :]
+    inside = (token >= 0)[:, None] & (at < outputs)[None, :]
+    tl.store(place, change.to(y.dtype.element_ty), mask=inside)
 
 
 @triton.jit(do_not_specialize=["count", "span"])
@@ -272,7 +308,8 @@ def _inputs_back(
                 tile_t = tl.load(t)
                 kept = tile_x
                 if MASKED:
-                    keep = _keep(keys, places, token, number, start, inputs, dropped, CHANNELS)
+                    begun = _begun(keys, places, token, number, inputs)
+                    keep = _keep(begun, start, dropped, CHANNELS)
                     kept = tl.where(keep, tile_x, 0.0).to(x.dtype.element_ty)
                 if WANTED:
                     tile_m = tl.load(m + of_slot, mask=real, other=0.0)
@@ -317,14 +354,25 @@ def _emptied(gradient, sums, wanted):
 
 
 @triton.jit
-def _keep(keys, places, token, number, start, width, dropped, CHANNELS: tl.constexpr):
-    """Which of a tile's elements dropout keeps, `[TILE, CHANNELS]`, by `dropout.keep_mask`."""
+def _begun(keys, places, token, number, width):
+    """Of each token what its draws for a layer begin from, before a channel is known."""
     key = mixed_bits((tl.load(keys + token) ^ number).to(tl.uint64))
-    first = tl.load(places + token).to(tl.int64) * tl.cdiv(width, 4) + start // 4
-    n = first[:, None] + tl.arange(0, CHANNELS // 4)[None, :]
-    draw = mixed_bits(key[:, None] + n.to(tl.uint64) * 0x9E3779B97F4A7C15)
+    first = tl.load(places + token).to(tl.int64) * tl.cdiv(width, 4)
+    return key + first.to(tl.uint64) * 0x9E3779B97F4A7C15
+
+
+@triton.jit
+def _keep(begun, start, dropped, CHANNELS: tl.constexpr):
+    """Which of a tile's elements dropout keeps, `[TILE, CHANNELS]`, by `dropout.keep_mask`.
+
+    A draw of 64 bits is for four channels, 16 bits each: the upper half of a word is compared as
+    the whole word is.
+    """
+    n = (start // 4 + tl.arange(0, CHANNELS // 4)).to(tl.uint64) * 0x9E3779B97F4A7C15
     # The definition compares signed 16-bit numbers; turning the sign bit makes them unsigned.
-    draw = draw ^ 0x8000800080008000
-    even = tl.interleave((draw & 0xFFFF).to(tl.int32), ((draw >> 32) & 0xFFFF).to(tl.int32))
-    odd = tl.interleave(((draw >> 16) & 0xFFFF).to(tl.int32), (draw >> 48).to(tl.int32))
-    return tl.interleave(even, odd) >= dropped
+    draw = mixed_bits(begun[:, None] + n[None, :]) ^ 0x8000800080008000
+    low, high = draw.to(tl.uint32), (draw >> 32).to(tl.uint32)
+    limit = dropped.to(tl.uint32) << 16
+    even = tl.interleave((low << 16) >= limit, (high << 16) >= limit)
+    odd = tl.interleave(low >= limit, high >= limit)
+    return tl.interleave(even, odd)

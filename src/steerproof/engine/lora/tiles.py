@@ -13,7 +13,6 @@ from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Int
 from torch import Tensor
 
@@ -26,8 +25,6 @@ from steerproof.model.split import Spread
 
 TILE = 64
 """Tokens of a tile: all of one adapter."""
-_TOGETHER = 3
-"""Layers whose input's gradient is computed at once."""
 
 
 class TiledGradients(LoraGradients):
@@ -118,10 +115,12 @@ class _Pass:
 class _TiledLayers(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, _anchor: Tensor, how: _Pass) -> tuple[Tensor, ...]:
-        flat, layers, products = x.reshape(-1, x.shape[-1]), how.layers, _Kernels(how)
+        flat, products = x.reshape(-1, x.shape[-1]), _Kernels(how)
         narrow = products.narrowed(flat)
-        ys = [F.linear(flat, w, b) for w, b in zip(layers.weights, layers.biases, strict=True)]
-        products.widened(ys, narrow)
+        # The frozen product is added to the adapters': by itself it would be written, and read.
+        ys = products.widened(narrow)
+        for y, weight in zip(ys, how.layers.weights, strict=True):
+            y.addmm_(flat, weight.t())
         ctx.how, ctx.shape = how, x.shape
         ctx.save_for_backward(flat, narrow)
         return tuple(y.view(*x.shape[:-1], -1) for y in ys)
@@ -158,36 +157,42 @@ class _Kernels:
     def narrowed(self, x: Tensor) -> Tensor:
         """`kept(x) A[slot]^T` of each layer, `[layers, tokens, wide]`."""
         layers, x = self._how.layers, x.contiguous()
-        result = self._room(x)
-        for into, a, number in zip(result, layers.a, layers.numbers, strict=True):
-            self._kernels.thin(into, x, a, self._how.tiles, self._hashing, number)
+        wide = self._kernels.wide(layers.a[0].shape[1])
+        result = x.new_empty(len(layers.a), len(x), wide)
+        for some in self._parts():
+            given = (x, layers.a[some], self._how.tiles, self._hashing, layers.numbers[some])
+            self._kernels.thin(result[some], *given)
         return result
 
-    def widened(self, ys: Sequence[Tensor], narrow: Tensor) -> None:
-        """`y += scaling * t B[slot]` of each layer."""
-        for y, t, b in zip(ys, narrow, self._how.layers.b, strict=True):
-            self._kernels.widen(y, t, b, self._how.tiles, self._how.scaling)
+    def widened(self, narrow: Tensor) -> list[Tensor]:
+        """`scaling * t B[slot] + bias` of each layer."""
+        layers, how = self._how.layers, self._how
+        ys = [narrow.new_empty(narrow.shape[1], b.shape[2]) for b in layers.b]
+        for y, t, b, bias in zip(ys, narrow, layers.b, layers.biases, strict=True):
+            self._kernels.widen(y, t, b, bias, how.tiles, how.scaling)
+        return ys
 
     def outputs_back(self, narrow: Tensor, dys: Sequence[Tensor]) -> Tensor:
         """Adds the gradients of every B; returns those of the thin products."""
         layers, tiles = self._how.layers, self._how.tiles
         result = torch.empty_like(narrow)
-        for into, t, dy, b, grad in zip(result, narrow, dys, layers.b, layers.grad_b, strict=True):
+        for layer, dy in enumerate(dys):
             rows = dy if dy.stride(1) == 1 else dy.contiguous()
-            self._kernels.thin(into, rows, b, tiles)
-            self._kernels.outputs_back(grad, t, rows, tiles, self._how.scaling)
+            self._kernels.thin(result[layer : layer + 1], rows, (layers.b[layer],), tiles)
+            given = (layers.grad_b[layer], narrow[layer], rows, tiles, self._how.scaling)
+            self._kernels.outputs_back(*given)
         return result
 
     def inputs_back(self, dx: Tensor | None, x: Tensor, back: Tensor) -> None:
         """Adds the gradients of every A, and what the adapters add to the input's."""
         how, layers = self._how, self._how.layers
-        for first in range(0, len(layers.a), _TOGETHER):
-            some = slice(first, first + _TOGETHER)
+        for some in self._parts():
             given = (x.contiguous(), back[some], layers.a[some], how.tiles, how.scaling)
             self._kernels.inputs_back(
                 dx, layers.grad_a[some], *given, self._hashing, layers.numbers[some]
             )
 
-    def _room(self, x: Tensor) -> Tensor:
-        wide = self._kernels.wide(self._how.layers.a[0].shape[1])
-        return x.new_empty(len(self._how.layers.a), len(x), wide)
+    def _parts(self) -> list[slice]:
+        """The layers, as many at once as kernels take."""
+        most, count = self._kernels.MOST_LAYERS, len(self._how.layers.a)
+        return [slice(first, first + most) for first in range(0, count, most)]
