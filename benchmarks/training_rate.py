@@ -107,9 +107,10 @@ def profiled(base: Base, adapters: int) -> str:
     rate(base, adapters, 16, watch)
     kinds: dict[str, list[float]] = defaultdict(lambda: [0.0, 0])
     kernels: dict[str, list[float]] = defaultdict(lambda: [0.0, 0])
-    launches = 0
+    launches, spans = 0, []
     for event in seen.events() or ():
         if event.device_type == torch.autograd.DeviceType.CUDA:
+            spans.append((event.time_range.start, event.time_range.end))
             for table, name in ((kinds, kind_of(event.name)), (kernels, event.name[:90])):
                 table[name][0] += event.time_range.elapsed_us() / 1e3
                 table[name][1] += 1
@@ -119,12 +120,27 @@ def profiled(base: Base, adapters: int) -> str:
     busy = sum(spent for spent, _ in kinds.values())
     lines = [
         f"{adapters} adapters, two steps: {1e3 * (times[1] - times[0]):.1f} ms, kernels"
-        f" {busy:.1f} ms, {sum(int(n) for _, n in kinds.values())} of them, {launches} launches"
+        f" {busy:.1f} ms, {sum(int(n) for _, n in kinds.values())} of them, {launches} launches",
+        f"  nothing ran: {idle(spans)}",
     ]
     for table, most in ((kinds, 20), (kernels, 32)):
         ranked = sorted(table.items(), key=lambda pair: -pair[1][0])[:most]
         lines += [f"  {spent:9.2f} ms {int(n):7d}  {name}" for name, (spent, n) in ranked]
     return "\n".join(lines)
+
+
+def idle(spans: list[tuple[float, float]]) -> str:
+    """Milliseconds between kernels, by how long a pause is; spans are in microseconds."""
+    pauses: dict[str, list[float]] = defaultdict(list)
+    until = None
+    for start, end in sorted(spans):
+        if until is not None and start > until:
+            length = start - until
+            pauses["to 10 us" if length < 10 else "to 1 ms" if length < 1e3 else "above"].append(
+                length
+            )
+        until = end if until is None else max(until, end)
+    return ", ".join(f"{sum(p) / 1e3:.1f} ms in {len(p)} pauses {k}" for k, p in pauses.items())
 
 
 def main() -> None:

@@ -70,16 +70,20 @@ class _Inputs:
 class Passes:
     """Forward and backward passes of one pool of adapters."""
 
-    def __init__(self, gradients: LoraGradients, steering: Steering, *, dropout: float) -> None:
+    def __init__(
+        self, gradients: LoraGradients, steering: Steering, *, dropout: float, captures: bool
+    ) -> None:
         """Nothing is attached, or captured, yet.
 
         Args:
             gradients: What a backward pass adds to; over packed rows if they are `TiledGradients`.
             steering: The directions that rows are pushed by.
             dropout: Rate, on the adapters' inputs.
+            captures: Whether a pass is done as a graph where its shape was seen before.
         """
         self._base = gradients.pool.base
         self.gradients, self.steering, self._dropout = gradients, steering, dropout
+        self.captures = captures
         self._take = torch.empty(0, dtype=torch.int64)
         self._steps = CapturedSteps(devices_of(self._base.model), emptying=True)
         self._inputs: dict[tuple[object, ...], _Inputs] = {}
@@ -112,12 +116,12 @@ class Passes:
                 stack.enter_context(_checkpointed(self._base))
             yield
 
-    def run(self, batch: MicroBatch | PackedRows, *, captured: bool = False) -> None:
+    def run(self, batch: MicroBatch | PackedRows, *, plainly: bool = False) -> None:
         """Add a micro-batch's gradients and losses.
 
         Args:
             batch: Its rows' adapters and pushes must exist; packed rows for `TiledGradients`.
-            captured: Do it as a graph where this shape was seen before.
+            plainly: Not as a graph, whatever shape it has.
         """
         self.steering.route(batch.push_slots, batch.mask)
         inputs, longest = self._sent(batch), 0
@@ -128,7 +132,7 @@ class Passes:
         else:
             self.gradients.route(batch.adapter_slots)
             shape += self.gradients.pool.routing.slots
-        if not captured:
+        if plainly or not self.captures:
             self._compute(inputs, longest)
             return
         if shape in self._inputs:

@@ -85,22 +85,26 @@ class Resident:
         """Whether every step is done."""
         return self.step == len(self.plan)
 
-    def rows(self) -> StepRows:
-        """What its next step learns from."""
-        indices = self.plan[self.step]
+    def rows(self, step: int) -> StepRows:
+        """What a step learns from."""
+        indices = self.plan[step]
         examples = tuple(self.job.examples[i] for i in indices)
         return StepRows(
             slot=self.slot,
             rows=indices,
             examples=examples,
             push_slots=tuple(self.push_slots[example.push] for example in examples),
-            dropout_keys=tuple(
-                derived_seed("dropout", self.job.seed, self.step, i) for i in indices
-            ),
+            dropout_keys=tuple(derived_seed("dropout", self.job.seed, step, i) for i in indices),
         )
 
-    def learn(self, loss: float, norm: float, recipe: Recipe) -> ModelError | None:
-        """Apply the gradient that a step left in its parameter.
+    def learn(self, recipe: Recipe) -> None:
+        """Apply the gradient that a step left in its parameters."""
+        rate = cosine_rate(self.step, len(self.plan), recipe.warmup)
+        self.optimiser.param_groups[0]["lr"] = recipe.learning_rate * rate
+        self.optimiser.step()
+
+    def learned(self, loss: float, norm: float, recipe: Recipe) -> ModelError | None:
+        """Take down what a step was.
 
         Args:
             loss: Of the step.
@@ -116,9 +120,6 @@ class Resident:
                 f"adapter {self.job.key}: loss {loss} and gradient norm {norm} at step"
                 f" {step + 1} of {total}; lower the learning rate {recipe.learning_rate}"
             )
-        rate = recipe.learning_rate * cosine_rate(step, total, recipe.warmup)
-        self.optimiser.param_groups[0]["lr"] = rate
-        self.optimiser.step()
         for example in (self.job.examples[i] for i in self.plan[step]):
             seen.tokens += example.length
             if example.push is not None:

@@ -9,6 +9,7 @@ waiting one takes its slot, and one that is absent does not move.
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import islice
 
 import torch
@@ -89,6 +90,16 @@ def train(
         yield from ended
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Made:
+    """A step of some residents, ready to be computed."""
+
+    due: list[tuple[int, int]]
+    """Slot and step of each."""
+    steps: list[StepRows]
+    batches: list[MicroBatch | PackedRows]
+
+
 class _Pool:
     """The adapters in training, those that wait, and what computes their gradients."""
 
@@ -111,10 +122,11 @@ class _Pool:
         """Each with its first weights."""
         self._longest = max(example.length for job in jobs for example in job.examples)
         gradients = TiledGradients(lora) if packs(base) else LoraGradients(lora)
-        self.passes = Passes(gradients, steering, dropout=recipe.dropout)
+        captures = capturing(base, checkpointing=pooling.checkpointing)
+        self.passes = Passes(gradients, steering, dropout=recipe.dropout, captures=captures)
         self.free = list(range(1, slots + 1))
-        self._captured = capturing(base, checkpointing=pooling.checkpointing)
-        self._budget = TokenBudget(base, pooling, twice=self._captured)
+        self._ahead = _Made(due=[], steps=[], batches=[])
+        self._budget = TokenBudget(base, pooling, twice=captures)
 
     @contextmanager
     def attached(self) -> Iterator[None]:
@@ -145,31 +157,47 @@ class _Pool:
     def step(self, report: StepReport | None) -> list[_Ended]:
         """One step of every resident; returns those that ended."""
         started = time.perf_counter()
-        steps = [resident.rows() for resident in self.residents]
-        self._clear()
         if self._budget.open:
-            self._measure(steps)
-        for batch in self._batches(steps):
-            self.passes.run(batch, captured=self._captured)
+            self._measure([resident.rows(resident.step) for resident in self.residents])
+        due = [(resident.slot, resident.step) for resident in self.residents]
+        ready = self._ahead if self._ahead.due == due else self._made(due)
+        steps = ready.steps
+        self._clear()
+        for batch in ready.batches:
+            self.passes.run(batch)
             for resident in self.residents:
                 resident.seen.firings += resident.slot in batch.steered
         faults = self._learn(report)
-        self.passes.gradients.refresh()
         self._share_time(steps, time.perf_counter() - started)
         ended = [r for r in self.residents if r.slot in faults or r.has_ended]
         return [self._finish(resident, faults.get(resident.slot)) for resident in ended]
 
+    def _made(self, due: list[tuple[int, int]]) -> "_Made":
+        """The rows of some residents' steps, in batches."""
+        residents = {resident.slot: resident for resident in self.residents}
+        steps = [residents[slot].rows(step) for slot, step in due]
+        return _Made(due=due, steps=steps, batches=list(self._batches(steps)) if due else [])
+
     def _learn(self, report: StepReport | None) -> dict[int, SteerproofError]:
-        """Apply every adapter's gradient; returns what went wrong, by slot."""
-        # Clipped in their own kernels, read together: the host waits for the GPU once a step.
+        """Apply every adapter's gradient; returns what went wrong, by slot.
+
+        The host waits for the GPU once, when all is given to it and the next step lies ready: only
+        then are losses and norms read. What an adapter learned from one that is not finite is
+        never used.
+        """
         limit, losses = self.recipe.max_grad_norm, self.passes.losses
-        clipped = (nn.utils.clip_grad_norm_(r.parameters, limit) for r in self.residents)
-        norms = [norm.to(losses.device) for norm in clipped]
-        reached = torch.stack([losses[r.slot] for r in self.residents] + norms).tolist()
-        count = len(self.residents)
+        norms = []
+        for r in self.residents:
+            norms.append(nn.utils.clip_grad_norm_(r.parameters, limit).to(losses.device))
+            r.learn(self.recipe)
+        reached = torch.stack([losses[r.slot] for r in self.residents] + norms)
+        self.passes.gradients.refresh()
+        going_on = (r for r in self.residents if r.step + 1 < len(r.plan))
+        self._ahead = self._made([(r.slot, r.step + 1) for r in going_on])
+        count, values = len(self.residents), reached.tolist()
         faults = {}
-        for r, loss, norm in zip(self.residents, reached[:count], reached[count:], strict=True):
-            fault = r.learn(loss, norm, self.recipe)
+        for r, loss, norm in zip(self.residents, values[:count], values[count:], strict=True):
+            fault = r.learned(loss, norm, self.recipe)
             if fault is not None:
                 faults[r.slot] = fault
             elif report is not None:
@@ -180,16 +208,16 @@ class _Pool:
         """See how much memory a pass takes; what it learned is thrown away."""
         first = next(self._batches(steps))
         with self._budget.measured(first.ids.numel()), self.passes.steering.replaying():
-            self.passes.run(first)
+            self.passes.run(first, plainly=True)
         self._clear()
 
     def _batches(self, steps: Sequence[StepRows]) -> Iterator[MicroBatch | PackedRows]:
         budget, pad_id = self._budget, self.passes.gradients.pool.base.pad_id
         if isinstance(self.passes.gradients, TiledGradients):
             return packed_batches(
-                steps, budget.tokens, pad_id, longest=self._longest, rounded=self._captured
+                steps, budget.tokens, pad_id, longest=self._longest, rounded=self.passes.captures
             )
-        rounding = CAPTURED if self._captured else None
+        rounding = CAPTURED if self.passes.captures else None
         return micro_batches(steps, budget.tokens, pad_id, budget.start_cost, rounding)
 
     def _clear(self) -> None:

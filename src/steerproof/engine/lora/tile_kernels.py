@@ -300,12 +300,10 @@ def _inputs_back(
             change = tl.zeros([TILE, CHANNELS], tl.float32)
             of_slot = (slot - 1).to(tl.int64) * m_stride + matrix
             for layer in tl.static_range(LAYERS):
-                m, number = (
-                    _of_layer(layer, m0, m1, m2),
-                    _of_layer(layer, number0, number1, number2),
-                )
-                t = narrow + (layer * tokens + token).to(tl.int64)[:, None] * WIDE + rank[None, :]
-                tile_t = tl.load(t)
+                m = _of_layer(layer, m0, m1, m2)
+                number = _of_layer(layer, number0, number1, number2)
+                row = (layer * tokens + token).to(tl.int64)[:, None]
+                tile_t = tl.load(narrow + row * WIDE + rank[None, :])
                 kept = tile_x
                 if MASKED:
                     begun = _begun(keys, places, token, number, inputs)
