@@ -172,15 +172,13 @@ class TilesByDefinition:
                 result[layer, run] = kept[run] @ a[layer][slot].T
         return result
 
-    def widened(self, narrow: Tensor) -> list[Tensor]:
-        """As `tiles._Kernels.widened`."""
-        layers, ys = self._how.layers, []
-        for t, b, bias in zip(narrow, layers.b, layers.biases, strict=True):
-            y = t.new_zeros(len(t), b.shape[2])
-            y += 0.0 if bias is None else bias
+    def outputs(self, x: Tensor, narrow: Tensor) -> list[Tensor]:
+        """As `tiles._Kernels.outputs`."""
+        layers = self._how.layers
+        ys = [F.linear(x, *one) for one in zip(layers.weights, layers.biases, strict=True)]
+        for y, t, b in zip(ys, narrow, layers.b, strict=True):
             for slot, run in self._runs:
                 y[run].addmm_(t[run], b[slot], alpha=self._how.scaling)
-            ys.append(y)
         return ys
 
     def outputs_back(self, narrow: Tensor, dys: Sequence[Tensor]) -> Tensor:

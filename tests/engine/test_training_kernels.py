@@ -1,5 +1,7 @@
 """Training's Triton kernels against their definitions: interpreted on a CPU, compiled on a GPU."""
 
+from unittest.mock import patch
+
 import pytest
 import torch
 
@@ -96,6 +98,7 @@ def check_blocks(device, dtype):
 
 def check_tiles(device, dtype):
     """Layers with a common input, adapters in tiles: outputs and gradients against float64."""
+    from steerproof.engine.lora import tile_kernels
     from steerproof.engine.lora import tiles as module
     from steerproof.engine.lora.dropout import Dropout
     from tests.engine.definition import TilesByDefinition
@@ -118,6 +121,7 @@ def check_tiles(device, dtype):
     dys = [drawn(tokens, size).to(dtype) for size in outputs]
     a = [drawn(3, rank, inputs).to(dtype) for _ in outputs]
     b = [drawn(3, rank, size).to(dtype) for size in outputs]
+    weights = [drawn(size, inputs).to(dtype) for size in outputs]
     bias = drawn(outputs[1]).to(dtype)
 
     def done(kind, where, to, rate, wanted):
@@ -125,7 +129,7 @@ def check_tiles(device, dtype):
             return tuple(one.to(where, to) for one in tensors)
 
         layers = module._Layers(
-            numbers=tuple(map(module.layer_number, (3, 4))), weights=(),
+            numbers=tuple(map(module.layer_number, (3, 4))), weights=moved(weights),
             biases=(None, *moved([bias])),
             a=moved(a), b=moved(b),
             grad_a=tuple(torch.zeros_like(one, dtype=torch.promote_types(to, torch.float32),
@@ -141,16 +145,18 @@ def check_tiles(device, dtype):
         )
         own_x = x.to(where, to)
         narrow = part.narrowed(own_x)
-        ys = part.widened(narrow)
+        ys = part.outputs(own_x, narrow)
         back = part.outputs_back(narrow, moved(dys))
         dx = own_x.clone() if wanted else None
         part.inputs_back(dx, own_x, back)
         grads = [*layers.grad_a, *layers.grad_b]
         return [*ys, narrow[:, :, :rank], back[:, :, :rank], *grads, *([dx] if wanted else [])]
 
-    for rate, wanted in ((0.3, True), (0.0, True), (0.3, False)):
+    # Wide layers' frozen products are added to the adapters', others the other way round.
+    for rate, wanted, wide in ((0.3, True, 1), (0.0, True, 60), (0.3, False, 10_000)):
         exact = done(TilesByDefinition, torch.device("cpu"), torch.float64, rate, wanted)
-        ours = done(module._Kernels, device, dtype, rate, wanted)
+        with patch.object(tile_kernels, "WIDE", wide):
+            ours = done(module._Kernels, device, dtype, rate, wanted)
         for place, (mine, theirs) in enumerate(zip(ours, exact, strict=True)):
             assert near(mine, theirs), (rate, wanted, place)
 

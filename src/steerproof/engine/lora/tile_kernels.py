@@ -25,12 +25,14 @@ MOST_LAYERS = 3
 _LEAST = 16  # Dot products want at least so many of everything.
 # Channels and warps of a program, measured on an H100 at widths 576 to 18,944. Two warps multiply
 # by instructions that need no operand in shared memory, which masks would have to go through.
-_THIN, _THIN_PLAIN = (64, 4), (128, 8)
-_WIDEN, _OUTPUTS_BACK = (128, 4), (128, 8)
+_THIN, _WIDEN = (64, 4), (128, 4)
+_OUTPUTS_BACK, _OUTPUTS_BACK_WIDE = (64, 4), (128, 8)
 _INPUTS_BACK = {1: (64, 2), 2: (32, 2), 3: (32, 2)}
 """By how many layers are summed at once."""
-# Programs that occupy the device, and the most tiles that one goes through.
-_PROGRAMS, _MOST_TILES = 1024, 16
+WIDE = 2048
+"""Layers of so many channels are bound by arithmetic: adding to what is there costs nothing."""
+# Programs of two and of more warps that occupy the device, and the most tiles of one.
+_SMALL_PROGRAMS, _PROGRAMS, _MOST_TILES = 4096, 1024, 16
 
 Hashing = tuple[Int[Tensor, " token"], Int[Tensor, " token"], int]
 """Keys and positions of the tokens, and how many of 2^16 draws drop."""
@@ -55,7 +57,7 @@ def thin(
         numbers: The layers' own, as `dropout.layer_number` gives them.
     """
     keys, places, dropped = hashing or (tiles, tiles, 0)
-    channels, warps = _THIN_PLAIN if hashing is None else _THIN
+    channels, warps = _THIN
     _thin[(len(tiles),)](
         result, x, *_three(matrices), tiles, keys, places, *_three(numbers or [0]), x.shape[1],
         x.stride(0), len(x), matrices[0].stride(0), dropped, RANK=matrices[0].shape[1],
@@ -71,22 +73,25 @@ def widen(
     bias: Float[Tensor, " width"] | None,
     tiles: Int[Tensor, " tile"],
     scaling: float,
+    *,
+    adding: bool,
 ) -> None:
-    """`y = scaling * t B[slot] + bias` of one layer, before the frozen product is added.
+    """`y += scaling * t B[slot]` of one layer, or `y = scaling * t B[slot] + bias`, in place.
 
     Args:
-        y: Where to, contiguous.
+        y: What the frozen layer gave, or where to; contiguous.
         narrow: `t`, as `thin` gives it.
         matrix: Of every slot, within one `[slots, all]`.
-        bias: The frozen layer's.
+        bias: The frozen layer's, where nothing is added to.
         tiles: The slot of every tile.
         scaling: The adapters' common factor.
+        adding: Whether `y` holds what is added to.
     """
     outputs, (channels, warps) = y.shape[1], _WIDEN
     _widen[(triton.cdiv(outputs, channels), len(tiles))](
         y, narrow, matrix, y if bias is None else bias, tiles, outputs, matrix.stride(0), scaling,
         RANK=matrix.shape[1], WIDE=narrow.shape[1], TILE=TILE, OUTPUTS=channels,
-        BIASED=bias is not None, num_warps=warps,
+        BIASED=bias is not None, ADDING=adding, num_warps=warps,
     )  # fmt: skip
 
 
@@ -106,9 +111,9 @@ def outputs_back(
         tiles: The slot of every tile.
         scaling: The adapters' common factor.
     """
-    channels, warps = _OUTPUTS_BACK
+    channels, warps = _OUTPUTS_BACK_WIDE if dy.shape[1] >= WIDE else _OUTPUTS_BACK
     blocks = triton.cdiv(dy.shape[1], channels)
-    span = _span(len(tiles), blocks)
+    span = _span(len(tiles), blocks, _PROGRAMS)
     _outputs_back[(blocks, triton.cdiv(len(tiles), span))](
         grad, narrow, dy, tiles, dy.shape[1], dy.stride(0), len(tiles), grad.stride(0), scaling,
         span, RANK=grad.shape[1], WIDE=narrow.shape[1], TILE=TILE, CHANNELS=channels,
@@ -142,7 +147,7 @@ def inputs_back(
     """
     channels, warps = _INPUTS_BACK[len(grads)]
     inputs, blocks = x.shape[1], triton.cdiv(x.shape[1], channels)
-    span = _span(len(tiles), blocks)
+    span = _span(len(tiles), blocks, _SMALL_PROGRAMS)
     keys, places, dropped = hashing or (tiles, tiles, 0)
     _inputs_back[(blocks, triton.cdiv(len(tiles), span))](
         x if dx is None else dx, *_three(grads), x, narrow, *_three(matrices), tiles, keys, places,
@@ -163,9 +168,9 @@ def _three(items: Sequence[Any]) -> list[Any]:
     return [*items, *[items[-1]] * (MOST_LAYERS - len(items))]
 
 
-def _span(tiles: int, blocks: int) -> int:
+def _span(tiles: int, blocks: int, programs: int) -> int:
     """Tiles that a program goes through: few where there would be few programs."""
-    return max(1, min(_MOST_TILES, tiles * blocks // _PROGRAMS))
+    return max(1, min(_MOST_TILES, tiles * blocks // programs))
 
 
 # What changes with the batch is not compiled for: each new value would cost a second.
@@ -223,7 +228,7 @@ def _thin(
 def _widen(
     y, narrow, matrix, bias, tiles, outputs, stride, scaling,
     RANK: tl.constexpr, WIDE: tl.constexpr, TILE: tl.constexpr, OUTPUTS: tl.constexpr,
-    BIASED: tl.constexpr,
+    BIASED: tl.constexpr, ADDING: tl.constexpr,
 ):  # fmt: skip
     """Grid `[blocks of outputs, tiles]`."""
     block, tile = tl.program_id(0), tl.program_id(1)
@@ -239,9 +244,12 @@ def _widen(
         change = scaling * tl.dot(tl.load(t), tile_m, input_precision="ieee")
     if BIASED:
         change += tl.load(bias + at, mask=at < outputs, other=0.0).to(tl.float32)[None, :]
-    place = y + token[:, None].to(tl.int64) * outputs + at[None, :]
-    inside = (token >= 0)[:, None] & (at < outputs)[None, :]
-    tl.store(place, change.to(y.dtype.element_ty), mask=inside)
+    if slot > 0 or not ADDING:
+        place = y + token[:, None].to(tl.int64) * outputs + at[None, :]
+        inside = (token >= 0)[:, None] & (at < outputs)[None, :]
+        if ADDING:
+            change += tl.load(place, mask=inside, other=0.0).to(tl.float32)
+        tl.store(place, change.to(y.dtype.element_ty), mask=inside)
 
 
 @triton.jit(do_not_specialize=["count", "span"])

@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Int
 from torch import Tensor
 
@@ -117,10 +118,7 @@ class _TiledLayers(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, _anchor: Tensor, how: _Pass) -> tuple[Tensor, ...]:
         flat, products = x.reshape(-1, x.shape[-1]), _Kernels(how)
         narrow = products.narrowed(flat)
-        # The frozen product is added to the adapters': by itself it would be written, and read.
-        ys = products.widened(narrow)
-        for y, weight in zip(ys, how.layers.weights, strict=True):
-            y.addmm_(flat, weight.t())
+        ys = products.outputs(flat, narrow)
         ctx.how, ctx.shape = how, x.shape
         ctx.save_for_backward(flat, narrow)
         return tuple(y.view(*x.shape[:-1], -1) for y in ys)
@@ -164,12 +162,16 @@ class _Kernels:
             self._kernels.thin(result[some], *given)
         return result
 
-    def widened(self, narrow: Tensor) -> list[Tensor]:
-        """`scaling * t B[slot] + bias` of each layer."""
-        layers, how = self._how.layers, self._how
-        ys = [narrow.new_empty(narrow.shape[1], b.shape[2]) for b in layers.b]
-        for y, t, b, bias in zip(ys, narrow, layers.b, layers.biases, strict=True):
-            self._kernels.widen(y, t, b, bias, how.tiles, how.scaling)
+    def outputs(self, x: Tensor, narrow: Tensor) -> list[Tensor]:
+        """`x W^T + bias + scaling * t B[slot]` of each layer."""
+        layers, how, ys = self._how.layers, self._how, []
+        each = zip(layers.weights, layers.biases, layers.b, narrow, strict=True)
+        for weight, bias, b, t in each:
+            fresh = min(weight.shape) >= self._kernels.WIDE
+            y = x.new_empty(len(x), len(weight)) if fresh else F.linear(x, weight, bias)
+            late = bias if fresh else None
+            self._kernels.widen(y, t, b, late, how.tiles, how.scaling, adding=not fresh)
+            ys.append(y.addmm_(x, weight.t()) if fresh else y)
         return ys
 
     def outputs_back(self, narrow: Tensor, dys: Sequence[Tensor]) -> Tensor:
