@@ -124,8 +124,7 @@ def fresh_adapters(
         ahead: How many are drawn before they are asked for.
     """
     begun: deque[list[Future[dict[str, Tensor]]]] = deque()
-    threads = ThreadPoolExecutor()
-    try:
+    with ThreadPoolExecutor() as threads:
         for seed in seeds:
             dealt = (sites[start::_PARTS] for start in range(_PARTS))
             begun.append([threads.submit(_drawn, some, spec, seed) for some in dealt])
@@ -133,8 +132,6 @@ def fresh_adapters(
                 yield _fresh(sites, spec, begun.popleft())
         while begun:
             yield _fresh(sites, spec, begun.popleft())
-    finally:
-        threads.shutdown(cancel_futures=True)
 
 
 def _drawn(sites: Sequence[Site], spec: LoraSpec, seed: int) -> dict[str, Tensor]:

@@ -20,7 +20,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -192,7 +192,9 @@ def ends(order: Order) -> Iterator[Ended]:
         teller.phase("starting")
         work = _work(order.work)
         spent = Spent()
-        tasks = {item.recipe.unit: _task(order.run, item, teller, spent) for item in order.items}
+        # Once: a thousand cells read the same directions.
+        opened = cache(lambda unit, key: open_unit(unit_directory(order.run, unit, key)))
+        tasks = {item.recipe.unit: _task(item, opened, teller, spent) for item in order.items}
         spent.go_on()
         for unit, outcome in work(list(tasks.values())):
             alone = spent.alone_next
@@ -237,16 +239,15 @@ def _work(name: str) -> Work:
     return vars(importlib.import_module(module))[function]
 
 
-def _task(run: Path, item: OrderItem, teller: Teller, spent: Spent) -> Task:
+def _task(
+    item: OrderItem, opened: Callable[[UnitId, str], StoredUnit], teller: Teller, spent: Spent
+) -> Task:
     recipe = item.recipe
     return Task(
         unit=recipe.unit,
         key=recipe.key(),
         inputs=recipe.inputs,
-        upstream={
-            unit: open_unit(unit_directory(run, unit, recipe.upstream[unit]))
-            for unit in item.present
-        },
+        upstream={unit: opened(unit, recipe.upstream[unit]) for unit in item.present},
         context=item.context,
         teller=teller,
         spent=spent,

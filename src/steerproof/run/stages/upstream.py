@@ -37,6 +37,7 @@ class Upstream:
         """
         self._base, self._seed = base, seed
         self._layers: dict[int, LayerGeometry] = {}
+        self._read_layers: set[Path] = set()
         self._adapters: dict[Path, LoraWeights] = {}
         self.push = pushes_of(self._layers)
 
@@ -47,8 +48,10 @@ class Upstream:
             IntegrityError: A file is not what its manifest says.
         """
         for stored in units_of(task, "directions"):
-            geometry = directions.from_unit(stored, self._seed)
-            self._layers.setdefault(geometry.layer, geometry)
+            if stored.directory not in self._read_layers:
+                geometry = directions.from_unit(stored, self._seed)
+                self._layers.setdefault(geometry.layer, geometry)
+                self._read_layers.add(stored.directory)
 
     def adapter(self, task: Task) -> LoraWeights | None:
         """The adapter that a task reads; None if it reads none.
