@@ -141,7 +141,9 @@ def test_a_left_padded_batch_equals_its_rows_alone(architecture):
             padded[place, width - row.shape[1] :], alone[0], rtol=1e-4, atol=1e-4
         )
     # Pads were never pushed.
-    assert [audit.positions for audit in steering.audit().slots] == [9, 4, 6]
+    audit = steering.audit()
+    assert [slot.positions for slot in audit.slots] == [9, 4, 6]
+    assert tuple(steering.audit_of(slot) for slot in (1, 2, 3)) == audit.parts
 
 
 @architectures

@@ -92,7 +92,7 @@ class Subject:
         slot = self.push_slots.get(push)
         if self.steering is None or not slot:
             raise SteeringError(f"no row has this push at layer {push.layer}, so nothing was seen")
-        return self.steering.audit().parts[slot - 1]
+        return self.steering.audit_of(slot)
 
 
 def faults(base: Base, rows: Iterable[Row]) -> list[RowFault]:

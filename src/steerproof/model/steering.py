@@ -162,26 +162,32 @@ class Steering:
 
     def audit(self) -> SteeringAudit:
         """Read what was counted and measured since this object was made."""
-        firings = dict(zip(self.layers, self._counts.firings.tolist(), strict=True))
-        counts, residual, pushed = self._counts.sums.tolist()
-
-        def measured(slot: int, layer: int) -> SlotAudit:
-            place = self.layers.index(layer)
-            n = counts[place][slot]
-            return SlotAudit(
-                layer=layer,
-                positions=int(n),
-                residual_norm=residual[place][slot] / n if n else None,
-                push_norm=pushed[place][slot] / n if n else None,
-            )
-
+        sums = self._counts.sums.tolist()
         return SteeringAudit(
-            firings=firings,
+            firings=dict(zip(self.layers, self._counts.firings.tolist(), strict=True)),
             parts=tuple(
-                tuple(measured(slot, part.layer) for part in push.parts)
+                self._parts(push, [[layer[slot] for layer in one] for one in sums])
                 for slot, push in enumerate(self._pushes, start=1)
             ),
         )
+
+    def audit_of(self, slot: int) -> tuple[SlotAudit, ...]:
+        """What each part of the push in a slot was measured to do, of which an audit has all."""
+        return self._parts(self._pushes[slot - 1], self._counts.sums[:, :, slot].tolist())
+
+    def _parts(self, push: Push, sums: Sequence[Sequence[float]]) -> tuple[SlotAudit, ...]:
+        """Of one slot's positions, residual norms and push norms, by layer."""
+
+        def measured(layer: int) -> SlotAudit:
+            n, residual, pushed = (one[self.layers.index(layer)] for one in sums)
+            return SlotAudit(
+                layer=layer,
+                positions=int(n),
+                residual_norm=residual / n if n else None,
+                push_norm=pushed / n if n else None,
+            )
+
+        return tuple(measured(part.layer) for part in push.parts)
 
     def _hook(self, place: int) -> Callable[[nn.Module, Any, Any], Any]:
         def push(_module: nn.Module, _args: Any, output: Any) -> Any:
