@@ -166,28 +166,15 @@ class Steering:
         return SteeringAudit(
             firings=dict(zip(self.layers, self._counts.firings.tolist(), strict=True)),
             parts=tuple(
-                self._parts(push, [[layer[slot] for layer in one] for one in sums])
+                _seen(push, self.layers, [[layer[slot] for layer in one] for one in sums])
                 for slot, push in enumerate(self._pushes, start=1)
             ),
         )
 
     def audit_of(self, slot: int) -> tuple[SlotAudit, ...]:
         """What each part of the push in a slot was measured to do, of which an audit has all."""
-        return self._parts(self._pushes[slot - 1], self._counts.sums[:, :, slot].tolist())
-
-    def _parts(self, push: Push, sums: Sequence[Sequence[float]]) -> tuple[SlotAudit, ...]:
-        """Of one slot's positions, residual norms and push norms, by layer."""
-
-        def measured(layer: int) -> SlotAudit:
-            n, residual, pushed = (one[self.layers.index(layer)] for one in sums)
-            return SlotAudit(
-                layer=layer,
-                positions=int(n),
-                residual_norm=residual / n if n else None,
-                push_norm=pushed / n if n else None,
-            )
-
-        return tuple(measured(part.layer) for part in push.parts)
+        sums = self._counts.sums[:, :, slot].tolist()
+        return _seen(self._pushes[slot - 1], self.layers, sums)
 
     def _hook(self, place: int) -> Callable[[nn.Module, Any, Any], Any]:
         def push(_module: nn.Module, _args: Any, output: Any) -> Any:
@@ -213,6 +200,23 @@ class Steering:
         size = torch.linalg.vector_norm(before, dim=-1)
         moved = torch.linalg.vector_norm(steered.detach().to(exact) - before, dim=-1)
         self._counts.measured(place, index.expand(size.shape).flatten(), size, moved)
+
+
+def _seen(
+    push: Push, layers: Sequence[int], sums: Sequence[Sequence[float]]
+) -> tuple[SlotAudit, ...]:
+    """What each part of a push did, of its positions, residual norms and push norms by layer."""
+
+    def measured(layer: int) -> SlotAudit:
+        n, residual, pushed = (one[layers.index(layer)] for one in sums)
+        return SlotAudit(
+            layer=layer,
+            positions=int(n),
+            residual_norm=residual / n if n else None,
+            push_norm=pushed / n if n else None,
+        )
+
+    return tuple(measured(part.layer) for part in push.parts)
 
 
 class _Counts:
