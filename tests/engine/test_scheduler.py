@@ -56,7 +56,7 @@ def scheduler(asked, blocks, room, padded=None, slots=1):
 def completed(made, see=id):
     """What every row drew, by its seed."""
     found = {}
-    while made.at_work:
+    while made.waiting or made.running:
         batch = made.next()
         see(batch)
         tokens = np.zeros(0, dtype=np.int64)
@@ -74,7 +74,7 @@ def completed(made, see=id):
 def completed_ahead(made):
     """The same, each step launched before the last one's tokens are read; and how many were."""
     found, launched, ahead = {}, None, 0
-    while made.at_work:
+    while made.waiting or made.running:
         batch, tokens = launched or launch(made.next(), 0)
         further = made.ahead(batch)
         launched = None if further is None else launch(further, 1)

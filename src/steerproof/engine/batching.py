@@ -73,6 +73,12 @@ class Batching:
         self._launched: _Launched | None = None
 
     @property
+    def at_work(self) -> bool:
+        """Whether anything waits or runs: asked before every step, so nothing is listed."""
+        waiting, held = self.scheduler.waiting, self.scheduler.blocks.holders
+        return bool(waiting) or any(sequence.finish is None for sequence in held)
+
+    @property
     def rows_running(self) -> int:
         """Rows in flight."""
         return sum(len(sequence.rows) for sequence in self.scheduler.running)

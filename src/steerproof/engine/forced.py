@@ -69,5 +69,5 @@ def _decode(
     with attached(subject):
         batching = Batching(subject, groups, room, finish, choose)
         with attending(base.model, batching.runner.cache.attend):
-            while batching.scheduler.at_work:
+            while batching.at_work:
                 batching.step()

@@ -262,7 +262,7 @@ def _completions(batching: Batching, base: Base, tally: "_Tally") -> Iterator[Dr
     """What the rows become, as they end."""
     scheduler = batching.scheduler
     with attending(base.model, batching.runner.cache.attend):
-        while scheduler.at_work:
+        while batching.at_work:
             drawn, ended = scheduler.drawn, batching.step()
             for sequence in ended:
                 yield from _completed(sequence)

@@ -52,11 +52,6 @@ class Scheduler:
         """The sequences that go on, oldest first."""
         return [sequence for sequence in self.blocks.holders if sequence.finish is None]
 
-    @property
-    def at_work(self) -> bool:
-        """Whether anything waits or runs: asked before every step, so nothing is listed."""
-        return bool(self.waiting) or any(one.finish is None for one in self.blocks.holders)
-
     def next(self) -> Prefill | Decode:
         """What to compute next; there must be something that waits or runs.
 
