@@ -92,8 +92,11 @@ def prepare(
     try:
         with explained(parent, sum(map(len, files.values()))):
             temporary.mkdir(mode=0o700)
-            for name, data in files.items():
-                _write_inside(temporary, name, data, kind)
+            written = [_write_inside(temporary, name, data, kind) for name, data in files.items()]
+            # Its own directory is synced once, below: until then the unit does not exist.
+            for place in dict.fromkeys(path.parent for path in written):
+                if place != temporary:
+                    sync_directory(place)
             fault_point("temp.after", kind)
             hashes = {name: _hash_of(data) for name, data in files.items()}
             manifest = Manifest(recipe=recipe, key=recipe.key(), read=read, files=hashes, made=made)
@@ -111,14 +114,15 @@ def _hash_of(data: bytes) -> FileHash:
     return FileHash(sha256=sha256(data).hexdigest(), size=len(data))
 
 
-def _write_inside(temporary: Path, name: str, data: bytes, kind: str) -> None:
+def _write_inside(temporary: Path, name: str, data: bytes, kind: str) -> Path:
+    """Write a file of a unit; its entry in the directory is still to be synced."""
     inside = PurePosixPath(name)
     if inside.is_absolute() or ".." in inside.parts or name in ("", MANIFEST):
         raise ValueError(f"{name!r} cannot be a file of a unit")
     path = temporary / inside
     make_directory(path.parent)
     write_synced(path, data, kind)
-    sync_directory(path.parent)
+    return path
 
 
 def commit(run: Path, prepared: Path, unit: UnitId, key: str) -> StoredUnit:
