@@ -8,8 +8,9 @@ from collections.abc import Callable
 
 from steerproof.run.driver.worker import Ended, WorkReport
 
-_MOST = 16
-"""Units that have ended and are not written: a wave of adapters. Whoever has more waits."""
+_MOST = 128
+"""Units that have ended and are not written. Cells end by dozens in one step, adapters by sixteen,
+which a disk has taken long before the next sixteen. Whoever has more waits."""
 
 
 class Behind:
