@@ -112,14 +112,11 @@ def completions_from(table: pa.Table) -> tuple[Completion, ...]:
     """
     names = [f.name for f in fields(Completion)]
     rows = in_columns(table, {name: _COLUMNS[name] for name in names})
-    return tuple(
-        Completion(**{name: _frozen(value) for name, value in row.items()})
-        for row in rows.to_pylist()
-    )
-
-
-def _frozen(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+    # Column by column: a thousand cells have millions of tokens.
+    columns = {name: rows[name].to_pylist() for name in names}
+    columns["token_ids"] = [tuple(ids) for ids in columns["token_ids"]]
+    lines = zip(*columns.values(), strict=True)
+    return tuple(Completion(**dict(zip(names, line, strict=True))) for line in lines)
 
 
 def _plain(value: object) -> object:

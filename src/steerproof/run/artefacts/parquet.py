@@ -34,7 +34,7 @@ def read_table(unit: StoredUnit, name: str) -> pa.Table:
     """
     data = unit.read(name)
     try:
-        with pq.ParquetFile(io.BytesIO(data)) as file:
+        with pq.ParquetFile(pa.BufferReader(data)) as file:
             return file.read(use_threads=False)
     except (pa.ArrowException, OSError) as error:
         if isinstance(error, MemoryError) or short_of(error) or _NO_THREAD in str(error):

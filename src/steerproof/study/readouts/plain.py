@@ -77,5 +77,5 @@ def repetition(token_ids: Sequence[int]) -> float | None:
     count = len(token_ids) - 2
     if count < 1:
         return None
-    grams = {tuple(token_ids[i : i + 3]) for i in range(count)}
+    grams = set(zip(token_ids, token_ids[1:], token_ids[2:], strict=False))
     return 1.0 - len(grams) / count
