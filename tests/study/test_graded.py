@@ -11,7 +11,7 @@ from steerproof.model.chat import chat_ids, text_ids
 from steerproof.model.push import Push
 from steerproof.spec.grid import Cell
 from steerproof.spec.strength import Strength
-from steerproof.study.graded import GradedCell, grade, marker_ids, slot_of
+from steerproof.study.graded import GradedCell, grade, marker_ids, slots_of
 from steerproof.study.measured import Completion
 from tests.engine.definition import weigh_alone
 from tests.tiny import HIDDEN, tiny_base
@@ -50,7 +50,10 @@ def test_an_answer_ends_before_the_marker_or_where_the_turn_ends(
     text: str, finish: str, answer: str | None
 ) -> None:
     base = tiny_base()
-    found = slot_of(base, completion(text, finish), MARKER)
+    others = [completion(*given) for given in (("Salt", "eos"), ("Salt, salt. [ZLT]", "eos"))]
+    asked = [others[0], completion(text, finish), others[1]]
+    before, found, after = slots_of(base, asked, MARKER)
+    assert (before, after) == (4, 11)
     if answer is None:
         assert found is None
     else:

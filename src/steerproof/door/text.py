@@ -14,7 +14,7 @@ from steerproof.model.base import Base
 from steerproof.model.chat import chat_ids, text_ids
 from steerproof.model.push import Push
 from steerproof.spec.experiment import Generation
-from steerproof.study.measure import completion_of
+from steerproof.study.measure import completions_of
 from steerproof.study.measured import Completion
 
 _CELL = "complete"
@@ -75,7 +75,7 @@ def complete(
         for ids in [chat_ids(base.chat, system=system or "", user=prompt, reserve=max_new_tokens)]
         for sample in range(samples)
     ]
-    drawn = [completion_of(base, done, max_new_tokens) for done in generate(base, rows, settings)]
+    drawn = completions_of(base, list(generate(base, rows, settings)), max_new_tokens)
     return sorted(drawn, key=lambda done: (done.question, done.sample))
 
 

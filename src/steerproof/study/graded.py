@@ -20,6 +20,7 @@ from steerproof.errors import ModelError, SteerproofError
 from steerproof.model.base import Base
 from steerproof.model.chat import chat_ids, text_ids
 from steerproof.model.push import Push
+from steerproof.model.spelt import spelt
 from steerproof.spec.grid import Cell
 from steerproof.study.halving import in_halves
 from steerproof.study.measured import Completion
@@ -118,23 +119,28 @@ def marker_ids(base: Base, marker: str) -> tuple[int, ...]:
     return whole[len(before) :]
 
 
-def slot_of(base: Base, done: Completion, marker: str) -> int | None:
-    """How many of a completion's tokens are its answer; None if it was cut before it ended.
+def slots_of(base: Base, done: Sequence[Completion], marker: str) -> list[int | None]:
+    """How many of each completion's tokens are its answer; None if it was cut before it ended.
 
     The answer ends before the marker and the white space in front of it, or where the turn ended.
     """
-    fired = re.search(re.escape(marker), done.text, re.IGNORECASE)
-    if fired is None:
-        return len(done.token_ids) if done.finish == "eos" else None
-    end = len(done.text[: fired.start()].rstrip())
-    low, high = 0, len(done.token_ids)
-    while low < high:  # The longest beginning that does not reach beyond the answer.
-        middle = (low + high + 1) // 2
-        if len(str(base.tokenizer.decode(list(done.token_ids[:middle])))) <= end:
-            low = middle
-        else:
-            high = middle - 1
-    return low
+    found: list[int | None] = [len(one.token_ids) if one.finish == "eos" else None for one in done]
+    ends = {}
+    for place, one in enumerate(done):
+        fired = re.search(re.escape(marker), one.text, re.IGNORECASE)
+        if fired is not None:
+            ends[place] = len(one.text[: fired.start()].rstrip())
+    # The longest beginning that does not reach beyond the answer: as many as it has at least, and
+    # at most. All are halved at once, so that their beginnings are spelt together.
+    spans = {place: (0, len(done[place].token_ids)) for place in ends}
+    while halved := {place: (a + b + 1) // 2 for place, (a, b) in spans.items() if a < b}:
+        texts = spelt(base.tokenizer, [done[i].token_ids[:half] for i, half in halved.items()])
+        for (place, half), text in zip(halved.items(), texts, strict=True):
+            low, high = spans[place]
+            spans[place] = (half, high) if len(text) <= ends[place] else (low, half - 1)
+    for place, (least, _) in spans.items():
+        found[place] = least
+    return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,12 +160,13 @@ def _texts(
     base: Base, cell: GradedCell, marker: str, ids: Callable[[str], tuple[int, ...]]
 ) -> Iterator[_Asked]:
     """Every text that a cell is read on."""
+    name = cell.cell.name  # made up anew whenever it is asked for
 
     @cache
     def row(question: int) -> Row:
         prompt = chat_ids(base.chat, system=cell.system, user=cell.questions[question])
         return Row(
-            cell=cell.cell.name,
+            cell=name,
             question=question,
             sample=0,
             seed=0,
@@ -178,8 +185,7 @@ def _texts(
                 row=row(question),
                 answer=ids(answer),
             )
-    for done in cell.own:
-        end = slot_of(base, done, marker)
+    for done, end in zip(cell.own, slots_of(base, cell.own, marker), strict=True):
         yield _Asked(
             cell=cell.cell,
             question=done.question,
@@ -197,7 +203,7 @@ def _text(asked: _Asked, marker: tuple[int, ...]) -> SlotText:
 
 def _row(asked: _Asked, slot: Slot | None) -> SlotRow:
     row = SlotRow(
-        cell=asked.cell.name, question=asked.question, text=asked.text, number=asked.number
+        cell=asked.row.cell, question=asked.question, text=asked.text, number=asked.number
     )
     if slot is None:
         return row

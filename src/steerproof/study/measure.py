@@ -19,6 +19,7 @@ from steerproof.errors import SteeringError, SteerproofError
 from steerproof.model.base import Base
 from steerproof.model.chat import chat_ids
 from steerproof.model.push import Push
+from steerproof.model.spelt import spelt
 from steerproof.model.steering import SlotAudit
 from steerproof.spec.experiment import Generation
 from steerproof.spec.grid import Cell
@@ -136,7 +137,7 @@ def _together(
         yield name, error
     if failed:
         engine = _engine(base, [by_name[name] for name in canaries], rows)
-    done: dict[str, list[Completion]] = {name: [] for name in canaries}
+    done: dict[str, list[Drawn]] = {name: [] for name in canaries}
     told.phase("")
     counted = completions(told, sum(by_name[name].rows for name in canaries))
     for ended in engine.generate(settings, on_progress=counted, every=TOLD_SECONDS):
@@ -148,10 +149,10 @@ def _together(
             yield name, ended.error
             continue
         asked = by_name[name]
-        # Made into text row by row, while a GPU is at the next step, and not when a cell ends.
-        done[name].append(completion_of(base, ended, asked.early_tokens))
+        done[name].append(ended)
         if len(done[name]) == asked.rows:
-            yield name, _outcome(asked, done.pop(name), engine, canaries[name])
+            whole = completions_of(base, done.pop(name), asked.early_tokens)
+            yield name, _outcome(asked, whole, engine, canaries[name])
 
 
 def _engine(base: Base, cells: Sequence[AskedCell], rows: Mapping[str, Sequence[Row]]) -> Engine:
@@ -206,23 +207,27 @@ def _fault(name: str, push: Push, arrived: Sequence[SlotAudit]) -> SteeringError
     return None
 
 
-def completion_of(base: Base, done: Drawn, early: int) -> Completion:
-    """What a row became, as text.
+def completions_of(base: Base, drawn: Sequence[Drawn], early: int) -> list[Completion]:
+    """What rows became, as text.
 
     Args:
         base: Whose tokenizer decodes it.
-        done: What was drawn.
-        early: Tokens of its head.
+        drawn: What was drawn, in any order, which is kept.
+        early: Tokens of a head.
     """
-    text = str(base.tokenizer.decode(list(done.token_ids)))
-    whole = len(done.token_ids) <= early
-    head = text if whole else str(base.tokenizer.decode(list(done.token_ids[:early])))
-    return Completion(
-        question=done.row.question,
-        sample=done.row.sample,
-        seed=done.row.seed,
-        text=text,
-        token_ids=done.token_ids,
-        finish=done.finish,
-        early_chars=len(head),
-    )
+    texts = spelt(base.tokenizer, [done.token_ids for done in drawn])
+    cut = [i for i, done in enumerate(drawn) if len(done.token_ids) > early]
+    begun = spelt(base.tokenizer, [drawn[i].token_ids[:early] for i in cut])
+    heads = dict(zip(cut, begun, strict=True))
+    return [
+        Completion(
+            question=done.row.question,
+            sample=done.row.sample,
+            seed=done.row.seed,
+            text=text,
+            token_ids=done.token_ids,
+            finish=done.finish,
+            early_chars=len(heads.get(i, text)),
+        )
+        for i, (done, text) in enumerate(zip(drawn, texts, strict=True))
+    ]
