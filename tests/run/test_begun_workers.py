@@ -1,5 +1,7 @@
 """Workers that are started before there is an order, while nobody holds the run directory."""
 
+import gc
+import json
 import os
 import signal
 import time
@@ -39,6 +41,24 @@ def test_a_worker_that_waited_does_the_first_order_and_has_written_nothing_befor
     (log,) = (tmp_path / "logs").glob("worker-*.log")
     assert "looking at SLOT" in log.read_text()
     assert not before.is_running()
+
+
+def frozen(tasks):
+    """How many objects Python does not look through for garbage, of how many."""
+    for task in tasks:
+        counts = [gc.get_freeze_count(), len(gc.get_objects())]
+        yield task.unit, {"counts.json": json.dumps(counts).encode()}
+
+
+def test_what_a_worker_imported_is_not_looked_through_for_garbage(tmp_path: Path) -> None:
+    executor = LocalExecutor(tmp_path / "logs")
+    executor.begin(["tests.run.works"])
+    cells = [unit("cell", "a", work="tests.run.test_begun_workers:frozen")]
+    run_tiny(tmp_path, build_graph(cells), executor)
+    (path,) = (tmp_path / "units" / "cell").glob("*/counts.json")
+    kept_apart, others = json.loads(path.read_bytes())
+    assert kept_apart > 5_000
+    assert kept_apart > others
 
 
 def test_one_that_died_before_it_had_an_order_is_started_anew_and_costs_no_try(
