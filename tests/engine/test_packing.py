@@ -125,10 +125,10 @@ def test_a_model_with_a_window_is_not_packed(monkeypatch):
     assert not packable(base)
 
 
-def test_the_kernel_takes_lines_with_fewer_heads_of_keys():
-    """Shapes alone: what it computes is seen on a GPU."""
+def test_the_librarys_kernel_takes_lines_with_fewer_heads_of_keys():
+    """Shapes alone, of heads that ours does not take: what it computes is seen on a GPU."""
     how = PackedAttention()
     how.route(torch.empty(3, dtype=torch.int32, device="meta"), 10)
-    query, key = (torch.empty(1, n, 10, 16, dtype=torch.bfloat16, device="meta") for n in (4, 2))
+    query, key = (torch.empty(1, n, 10, 24, dtype=torch.bfloat16, device="meta") for n in (4, 2))
     out, _ = how.attend(torch.nn.Module(), query, key, key, None)
-    assert out.shape == (1, 10, 4, 16)
+    assert out.shape == (1, 10, 4, 24)

@@ -181,7 +181,35 @@ def check_norms(device, dtype):
         assert (back.cpu().double() - exact.grad).norm() < precise * exact.grad.norm()
 
 
-CHECKS = (check_blocks, check_dropout, check_loss, check_norms, check_tiles)
+def check_attention(device, dtype):
+    """Attention from row to row, and its gradients, against the definition in float64."""
+    from steerproof.engine.row_attention_kernels import attended, attention_gradients
+    from tests.engine.definition import rows_by_definition
+
+    generator = torch.Generator().manual_seed(5)
+    precise = 1e-5 if dtype == torch.float32 else 2e-2
+    ends = torch.tensor([0, 1, 71, 71, 200, 264, 270, 270], dtype=torch.int32)
+    for heads, kv_heads, width in ((6, 2, 16), (2, 2, 32), (3, 1, 64), (2, 1, 128)):
+        # Values as a projection gives them that they share with something else.
+        q, k, both = (
+            torch.randn(270, count, width, generator=generator).to(dtype)
+            for count in (heads, kv_heads, 2 * kv_heads)
+        )
+        v, grad = both[:, kv_heads:], torch.randn(270, heads, width, generator=generator).to(dtype)
+        exact = [x.double().requires_grad_() for x in (q, k, v)]
+        wanted = rows_by_definition(*exact, ends, 130, 0.3)
+        wanted.backward(grad.double())
+        on = [x.to(device) for x in (q, k, both)]
+        on[2] = on[2][:, kv_heads:]
+        out, norms = attended(*on, ends.to(device), 130, 0.3)
+        found = attention_gradients(grad.to(device), *on, out, norms, ends.to(device), 130, 0.3)
+        pairs = zip((out, *found), (wanted.detach(), *(x.grad for x in exact)), strict=True)
+        for place, (got, right) in enumerate(pairs):
+            error = (got.cpu().double() - right).norm()
+            assert error < precise * right.norm(), (width, place)
+
+
+CHECKS = (check_attention, check_blocks, check_dropout, check_loss, check_norms, check_tiles)
 
 
 def test_interpreted_kernels_drop_and_score_by_the_definition(monkeypatch):

@@ -15,8 +15,10 @@ from steerproof.model.split import Spread
 
 _UNKNOWN = ("softcap", "s_aux", "position_bias", "head_mask")
 """Kinds of attention that are asked for by these names, and not computed here."""
+_OWN_WIDTHS = (16, 32, 64, 128)
+"""Heads that our kernel takes."""
 _WIDEST, _MULTIPLE = 256, 8
-"""Heads that the library's kernel takes."""
+"""Heads that the library's takes."""
 _ROUNDING = 0.05
 """Share of the logits' norm by which rows packed may differ from rows alone: far above bfloat16's
 rounding, far below a row that saw another."""
@@ -86,10 +88,34 @@ def _within_rows(
     longest: int,
     scale: float,
 ) -> Float[Tensor, "tokens heads width"]:
-    """Causal attention, by the operator that torch's own over rows of unlike lengths calls."""
+    """Causal attention: by a kernel of ours, or the library's where heads have another width."""
+    if query.shape[2] in _OWN_WIDTHS:
+        out: Any = _RowAttention.apply(query, key, value, ends, (longest, scale))
+        return out
     return torch.ops.aten._flash_attention_forward(
         query, key, value, ends, ends, longest, longest, 0.0, True, False, scale=scale
     )[0]
+
+
+class _RowAttention(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, ends: Tensor, how: tuple[int, float]
+    ) -> Tensor:
+        from steerproof.engine.row_attention_kernels import attended
+
+        out, norms = attended(query, key, value, ends, *how)
+        ctx.save_for_backward(query, key, value, out, norms, ends)
+        ctx.how = how
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        from steerproof.engine.row_attention_kernels import attention_gradients
+
+        query, key, value, out, norms, ends = ctx.saved_tensors
+        given = (query, key, value, out, norms, ends, *ctx.how)
+        return (*attention_gradients(grad_outputs[0], *given), None, None)
 
 
 @contextmanager
