@@ -85,7 +85,7 @@ def test_an_adapter_that_was_read_in_one_piece_is_written_as_the_same_bytes(tmp_
     pool.load(1, adapter(BASE, 1))
     far(monkeypatch)
     monkeypatch.setattr(carried, "_AT_A_TIME", 1000)  # and in many pieces by threads
-    place = save(tmp_path / "one", BASE, pool.read(1))
+    place = save(tmp_path / "one", BASE, pool.read(1, pool.room()))
     other = save(tmp_path / "other", BASE, adapter(BASE, 1))
     for file in place.iterdir():
         assert file.read_bytes() == (other / file.name).read_bytes()

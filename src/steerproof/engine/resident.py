@@ -8,6 +8,7 @@ from torch import nn
 
 from steerproof.engine.batches import StepRows, cosine_rate, step_plan
 from steerproof.engine.jobs import AdapterJob, Recipe, TrainedAdapter, TrainedPush
+from steerproof.engine.lora.carried import Room
 from steerproof.engine.lora.weights import LoraWeights
 from steerproof.errors import ModelError
 from steerproof.model.steering import Push
@@ -44,6 +45,8 @@ class Resident:
     optimiser: torch.optim.AdamW
     push_slots: Mapping[Push | None, int]
     """An example's push -> this adapter's own steering slot."""
+    room: tuple[Room, ...] = ()
+    """Where its weights will be read to; made ready while it trains."""
     seen: TrainingProgress = field(default_factory=TrainingProgress)
     pushed: dict[Push, int] = field(default_factory=dict)
     """Push -> token positions that were to be pushed."""

@@ -8,7 +8,6 @@ float32 besides, and give that of keys once a query head. Exponentials are to th
 # ruff: noqa: ANN001, ANN202, PLR0913
 
 import math
-from collections.abc import Mapping
 
 import torch
 import triton
@@ -16,8 +15,8 @@ import triton.language as tl
 from jaxtyping import Float, Int
 from torch import Tensor
 
-# Queries or keys of a program, warps, and stages, measured on an H100 at widths 64 and 128.
-_ATTEND = _QUERIES = _KEYS = {64: (64, 4, 3), 128: (64, 8, 3)}
+_BLOCK = 64
+"""Queries, or keys, of a program."""
 
 
 def attended(
@@ -42,10 +41,9 @@ def attended(
     tokens, heads, width = query.shape
     out = torch.empty(query.shape, dtype=query.dtype, device=query.device)
     norms = torch.empty(tokens, heads, dtype=torch.float32, device=query.device)
-    block, launched = _launch(_ATTEND, width)
-    _attend[(triton.cdiv(longest, block), len(ends) - 1, heads)](
+    _attend[(triton.cdiv(longest, _BLOCK), len(ends) - 1, heads)](
         out, norms, query, key, value, ends, scale / math.log(2), heads,
-        *_strides(query, key, value), GROUP=heads // key.shape[1], WIDTH=width, **launched,
+        *_strides(query, key, value), GROUP=heads // key.shape[1], WIDTH=width, BLOCK=_BLOCK,
     )  # fmt: skip
     return out, norms
 
@@ -66,24 +64,13 @@ def attention_gradients(
     heads, kv_heads, width = query.shape[1], key.shape[1], query.shape[2]
     dq, dk, dv = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (query, key, value))
     inner = torch.empty_like(norms)
-    rows, group = len(ends) - 1, heads // kv_heads
+    blocks, rows = triton.cdiv(longest, _BLOCK), len(ends) - 1
     strides = _strides(grad, query, key, value)
     given = (grad, query, key, value, ends, scale / math.log(2), scale, heads, *strides)
-    block, launched = _launch(_QUERIES, width)
-    _queries_back[(triton.cdiv(longest, block), rows, heads)](
-        dq, inner, out, norms, *given, GROUP=group, WIDTH=width, **launched
-    )
-    block, launched = _launch(_KEYS, width)
-    _keys_back[(triton.cdiv(longest, block), rows, kv_heads)](
-        dk, dv, inner, norms, *given, GROUP=group, WIDTH=width, **launched
-    )
+    sizes = {"GROUP": heads // kv_heads, "WIDTH": width, "BLOCK": _BLOCK}
+    _queries_back[(blocks, rows, heads)](dq, inner, out, norms, *given, **sizes)
+    _keys_back[(blocks, rows, kv_heads)](dk, dv, inner, norms, *given, **sizes)
     return dq, dk, dv
-
-
-def _launch(kind: Mapping[int, tuple[int, int, int]], width: int) -> tuple[int, dict[str, int]]:
-    """The block of a kernel, and what it is launched with."""
-    block, warps, stages = kind[max(width, 64)]
-    return block, {"BLOCK": block, "num_warps": warps, "num_stages": stages}
 
 
 def _by_head(x: Tensor) -> Tensor:

@@ -149,7 +149,9 @@ class _Pool:
             for parameter, grads in zip(parameters, gradients.grads, strict=True):
                 parameter.grad = grads[slot - 1]
             own = {push: self._own[job.key, push] for push in used_pushes(job)}
-            self.residents.append(Resident.admitted(job, slot, recipe, parameters, own))
+            resident = Resident.admitted(job, slot, recipe, parameters, own)
+            resident.room = lora.room()
+            self.residents.append(resident)
         self.residents.sort(key=lambda resident: resident.slot)
         gradients.refresh()
         return bool(self.residents)
@@ -236,7 +238,8 @@ class _Pool:
         error = error or steering_fault(resident.job.key, resident.pushed, audits)
         if error is not None:
             return FailedAdapter(key=resident.job.key, error=error)
-        return resident.result(self.passes.gradients.pool.read(resident.slot), audits)
+        weights = self.passes.gradients.pool.read(resident.slot, resident.room)
+        return resident.result(weights, audits)
 
     def _share_time(self, steps: Sequence[StepRows], seconds: float) -> None:
         tokens = {step.slot: sum(e.length for e in step.examples) for step in steps}

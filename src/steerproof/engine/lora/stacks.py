@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from steerproof.engine.lora.carried import to_device, to_host
+from steerproof.engine.lora.carried import Room, room_for, to_device, to_host
 from steerproof.engine.lora.weights import (
     LoraSpec,
     LoraWeights,
@@ -118,20 +118,43 @@ class LoraStacks:
                     stack_b[slot - 1, :rank].copy_(across)
         self._loaded.add(slot)
 
+    def room(self) -> tuple[Room, ...]:
+        """Make memory ready that `read` can put an adapter into, a piece for each share."""
+        pieces = zip(self._dealt(), self.shares, strict=True)
+        return tuple(
+            room_for(self.spec.rank * self._numbers(places), self._read_dtype, share.device)
+            for places, share in pieces
+        )
+
     @torch.no_grad()
-    def read(self, slot: int) -> LoraWeights:
-        """The adapter in a slot, as float32 on the CPU (float64 from a float64 pool)."""
+    def read(self, slot: int, room: Sequence[Room] = ()) -> LoraWeights:
+        """The adapter in a slot, as float32 on the CPU (float64 from a float64 pool).
+
+        Args:
+            slot: Its slot.
+            room: Memory for it, which it keeps, as `room` gives it.
+
+        Raises:
+            ModelError: No such slot.
+        """
         self._check_slot(slot)
-        dtype = torch.float64 if self.dtype == torch.float64 else torch.float32
         rank, tensors = self.spec.rank, dict[str, Tensor]()
-        for places in self._dealt():
+        for number, places in enumerate(self._dealt()):
             values = {}
             for place in places:
                 site, (stack_a, stack_b) = self.sites[place], self.stacks[place]
                 values[site.a_key] = stack_a[slot - 1, :rank]
                 values[site.b_key] = stack_b[slot - 1, :rank].T
-            tensors |= to_host(values, dtype)
+            tensors |= to_host(values, self._read_dtype, room[number] if room else None)
         return LoraWeights(spec=self.spec, tensors=tensors)
+
+    @property
+    def _read_dtype(self) -> torch.dtype:
+        return torch.float64 if self.dtype == torch.float64 else torch.float32
+
+    def _numbers(self, places: Sequence[int]) -> int:
+        """Of an adapter of rank one in some layers."""
+        return sum(self.sites[place].inputs + self.sites[place].outputs for place in places)
 
     def _dealt(self) -> list[list[int]]:
         """The layers in each share, by place among the sites."""
