@@ -21,10 +21,10 @@ from safetensors.torch import load, save
 from steerproof.errors import ExperimentError, IntegrityError, SteerproofError, UnitsFailedError
 from steerproof.run.artefacts import cell, directions, score, slots
 from steerproof.run.artefacts.parquet import UNFIT
+from steerproof.run.commands.concluding import rebuild_report
 from steerproof.run.commands.figures import figure_files
 from steerproof.run.commands.session import (
     new_session,
-    rebuild_report,
     run_experiment,
     session_in,
 )

@@ -10,19 +10,20 @@ import pytest
 from steerproof.errors import ExperimentError, ModelError, RegistrationError, SteerproofError
 from steerproof.model.base import load_base
 from steerproof.run.artefacts import cell, training
+from steerproof.run.commands import report_inputs as reading
+from steerproof.run.commands.concluding import gathered_in, rebuild_report
 from steerproof.run.commands.evidence import calibrations
 from steerproof.run.commands.inputs import require_inputs
 from steerproof.run.commands.session import (
     graph_of,
     new_session,
-    rebuild_report,
     registered_graph,
     run_experiment,
 )
 from steerproof.run.commands.session import session_in as session_of
 from steerproof.run.driver.executors import InlineExecutor
 from steerproof.run.graph.ids import UnitId
-from steerproof.run.graph.names import ANALYSIS, adapter_unit, directions_unit
+from steerproof.run.graph.names import ANALYSIS, SCORE, adapter_unit, directions_unit
 from steerproof.run.graph.survey import survey
 from steerproof.run.store.manifest import open_unit
 from steerproof.run.store.store import unit_directory
@@ -294,3 +295,18 @@ def test_a_plan_measures_the_geometry_that_the_directions_units_write(model, pri
     planned = {layer.layer: layer for layer in geometries(experiment, load_base(model))}
     assert set(planned) == {0, 1}
     assert planned == written
+
+
+def test_groundwork_is_taken_only_if_it_is_of_the_same_units(pristine, monkeypatch) -> None:
+    session = pristine[0]
+    gathered = gathered_in(session)
+    fresh = reading.report_inputs(gathered)
+    before = {unit: one for unit, one in gathered.finished.items() if unit != ANALYSIS}
+    directory = session.place.directory.absolute()
+    laid = reading.groundwork(gathered.experiment, directory, before)
+    monkeypatch.setattr(reading, "groundwork", None)  # laying it anew would fail
+    assert reading.report_inputs(gathered, laid) == fresh
+    other = {**laid.made_from, SCORE: "another content"}
+    for stale in (replace(laid, made_from=other), replace(laid, directory=session.run)):
+        with pytest.raises(TypeError):
+            reading.report_inputs(gathered, stale)

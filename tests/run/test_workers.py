@@ -18,6 +18,12 @@ from steerproof.run.driver.workers import (
 )
 
 
+@pytest.fixture(autouse=True)
+def only_torch_knows_the_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What this machine's driver says is no part of what is tried here."""
+    monkeypatch.setattr(workers, "gpus_seen", lambda: None)
+
+
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch):
     def of(cores: int, gibibytes: float) -> None:

@@ -214,7 +214,8 @@ app.command()(sweeping.sweep)
 @app.command()
 def report(directory: RunDir, as_json: Json = False) -> None:
     """Rebuild the report from the units that are finished."""
-    from steerproof.run.commands.session import rebuild_report, session_in
+    from steerproof.run.commands.concluding import rebuild_report
+    from steerproof.run.commands.session import session_in
 
     session = session_in(directory)
     verdict = rebuild_report(session)

@@ -9,6 +9,7 @@ import json
 import re
 import stat
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -36,6 +37,8 @@ _SIZES = (
 )
 _SIZES_OR_NULL = ("num_key_value_heads", "head_dim")
 """Keys of config.json that say how large a model is; where they are left out, others say so."""
+_HASHING = 4
+"""Files that are hashed at once: a disk gives no more than that."""
 _DTYPE = re.compile(r"(torch\.)?(b?float[0-9]\w*|half|double|auto)")
 _POINTER = b"version https://git-lfs.github.com/spec/"
 
@@ -331,11 +334,16 @@ def tensors(path: Path) -> dict[str, StoredTensor]:
 
 def file_hashes(directory: Path) -> dict[str, str]:
     """sha256 of every file that decides what the model computes, by file name."""
-    hashes = {}
-    for path in _read(directory):
-        with path.open("rb") as file:
-            hashes[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return hashes
+    read = _read(directory)
+    if sum(path.suffix == ".safetensors" for path in read) < 2:
+        return {path.name: _sha256(path) for path in read}
+    with ThreadPoolExecutor(_HASHING) as threads:
+        return dict(zip((path.name for path in read), threads.map(_sha256, read), strict=True))
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _read(directory: Path) -> list[Path]:

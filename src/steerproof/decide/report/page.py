@@ -21,6 +21,7 @@ from steerproof.decide.report.figures import Drawing, Shown, draw_all
 from steerproof.decide.report.figures.ranking import tested_arms
 from steerproof.decide.report.inputs import ReportInputs, short_name
 from steerproof.decide.report.samples import samples
+from steerproof.garbage import not_collecting
 
 __all__ = ["SOURCES", "Report", "ReportInputs", "build", "figures", "render"]
 
@@ -65,7 +66,8 @@ class Report:
 
 def build(inputs: ReportInputs) -> Report:
     """Draw every figure once and write the page. The same inputs give the same text."""
-    drawings = draw_all(inputs)
+    with not_collecting():
+        drawings = draw_all(inputs)
     return Report(html=page(inputs, drawings), figures=_files(drawings))
 
 

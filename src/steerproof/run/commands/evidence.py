@@ -1,9 +1,11 @@
 """What the finished units, or else a trial, have measured that bears on the design."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from steerproof.decide.analysis.calibration import Calibration
+from steerproof.decide.analysis.rates import RateTable
 from steerproof.decide.review.evidence import Evidence, Objection
 from steerproof.errors import IntegrityError, RegistrationError
 from steerproof.exchange.adapters import prompts_known
@@ -43,8 +45,32 @@ def calibrations(experiment: Experiment, finished: Finished) -> Calibration:
     return measured
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scored:
+    """A score unit, read once: it is the largest table of a run."""
+
+    table: RateTable
+    marks: Marks
+
+
+def scored_in(experiment: Experiment, finished: Finished) -> Scored | None:
+    """What was scored; None before that.
+
+    Raises:
+        IntegrityError: The unit is not what its manifest says.
+    """
+    unit = finished.get(SCORE)
+    if unit is None:
+        return None
+    return Scored(table=score.rates_of(unit, experiment), marks=score.from_unit(unit))
+
+
 def evidence_of(
-    experiment: Experiment, directory: Path, finished: Finished, tried: Calibration | None = None
+    experiment: Experiment,
+    directory: Path,
+    finished: Finished,
+    tried: Calibration | None = None,
+    scored: Scored | None = None,
 ) -> Evidence:
     """What is known besides the experiment file.
 
@@ -53,15 +79,16 @@ def evidence_of(
         directory: Where its relative paths start.
         finished: The units that are there.
         tried: What a trial measured, for when no directions unit is there yet.
+        scored: What was scored, if it was read already.
     """
     datasets = list(_datasets(experiment, finished))
-    marks = score.from_unit(finished[SCORE]) if SCORE in finished else None
-    every = None if marks is None else [mark for cell in marks.values() for mark in cell]
+    read = scored or scored_in(experiment, finished)
+    every = None if read is None else [mark for cell in read.marks.values() for mark in cell]
     return Evidence(
         calibration=calibrations(experiment, finished) or tried,
         bystanders={data.source: data.bystanders for data in datasets} or None,
-        bridge=None if marks is None else _bridge(experiment, marks),
-        table=score.rates_of(finished[SCORE], experiment) if SCORE in finished else None,
+        bridge=None if read is None else _bridge(experiment, read.marks),
+        table=None if read is None else read.table,
         truncated=None if every is None else truncated(every),
         prompts_known=frozenset(
             arm.name

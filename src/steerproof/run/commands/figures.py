@@ -10,8 +10,9 @@ from steerproof.decide.report.figures.paper import data_csv, paper, shapes
 from steerproof.decide.report.figures.sweep import sweep_figure
 from steerproof.decide.report.latex import table
 from steerproof.errors import SteerproofError
+from steerproof.run.commands.concluding import gathered_in
 from steerproof.run.commands.report_inputs import report_inputs
-from steerproof.run.commands.session import gathered_in, session_in
+from steerproof.run.commands.session import session_in
 from steerproof.run.commands.sweep import is_sweep, selection_in
 
 Format = Literal["pdf", "svg", "png"]

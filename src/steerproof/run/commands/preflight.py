@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from steerproof.errors import ExperimentError, ModelError
 from steerproof.extras import require_engine
+from steerproof.garbage import importing
 from steerproof.limits import whole_file
 from steerproof.model.files import check_files, read_config
 from steerproof.run.graph.environment import Place, model_directory, model_path
@@ -98,8 +99,9 @@ def check_experiment(experiment: Experiment, place: Place) -> "Kind":
     model, directory = experiment.model, check_stated(experiment, place)
     require_engine("looking into a model")
     # Only now: loading transformers takes seconds, and the answer above may have been no.
-    from steerproof.engine.fit import kind_of
-    from steerproof.model.chat import ChatFormat, load_tokenizer
+    with importing():
+        from steerproof.engine.fit import kind_of
+        from steerproof.model.chat import ChatFormat, load_tokenizer
 
     kind = kind_of(directory)
     _check_depth(experiment, kind.blocks)

@@ -2,8 +2,8 @@
 
 import os
 import platform
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from steerproof.codec import from_values
@@ -21,11 +21,12 @@ from steerproof.decide.report.inputs import (
     RunFacts,
     TrainingSummary,
 )
+from steerproof.decide.review.evidence import Objection
 from steerproof.decide.review.objections import objections
 from steerproof.errors import IntegrityError
 from steerproof.run.artefacts import analysis, cell, score, training
 from steerproof.run.artefacts.score import Marks
-from steerproof.run.commands.evidence import Finished, calibrations, evidence_of
+from steerproof.run.commands.evidence import Finished, Scored, calibrations, evidence_of
 from steerproof.run.graph.ids import UnitId
 from steerproof.run.graph.names import ANALYSIS, SCORE, adapter_unit, cell_unit
 from steerproof.run.store.ledger_file import read_ledger
@@ -40,6 +41,9 @@ from steerproof.spec.experiment import Experiment
 from steerproof.spec.grid import Cell, adapters, cells
 from steerproof.study.marks import mean, truncated
 from steerproof.study.measured import Completion as Measured
+
+_MEASURED = ("directions", "dataset", "adapter", "cell", "score")
+"""Kinds of units that groundwork is laid from."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,35 +63,80 @@ class Gathered:
         return ANALYSIS in self.finished and SCORE in self.finished
 
 
-def report_inputs(gathered: Gathered) -> ReportInputs:
-    """Everything that the report shows."""
-    experiment, finished = gathered.experiment, gathered.finished
-    registration = gathered.registration
-    measured = calibrations(experiment, finished)
-    table = score.rates_of(finished[SCORE], experiment)
-    marks = score.from_unit(finished[SCORE])
-    result = analysis.from_unit(finished[ANALYSIS])
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Groundwork:
+    """The part of a report that rests on measurements and marks alone, not on the analysis."""
+
+    made_from: Mapping[UnitId, str]
+    """Content of each unit that it may have been read from."""
+    directory: Path
+    """Where the experiment's relative paths start."""
+    calibration: Calibration
+    rates: RateTable
+    detail: RunDetail
+    """Without what is absent, which the ledger says."""
+    objections: Sequence[Objection]
+
+
+def groundwork(experiment: Experiment, directory: Path, finished: Finished) -> Groundwork:
+    """Lay it, as soon as the score is there: it takes seconds.
+
+    Raises:
+        IntegrityError: A unit is not what its manifest says.
+        KeyError: There is no score.
+    """
+    scored = Scored(
+        table=score.rates_of(finished[SCORE], experiment), marks=score.from_unit(finished[SCORE])
+    )
     unread: dict[str, str] = {}
-    return ReportInputs(
-        experiment=experiment,
-        rates=table,
-        analysis=result.analysis,
-        answers=result.answers,
-        calibration=measured,
+    evidence = evidence_of(experiment, directory, finished, scored=scored)
+    return Groundwork(
+        made_from=_measured_in(finished),
+        directory=directory,
+        calibration=calibrations(experiment, finished),
+        rates=scored.table,
         detail=RunDetail(
             training=tuple(_training(experiment, finished, unread)),
-            completions=tuple(_completions(experiment, finished, marks)),
-            fluency=tuple(_fluency(experiment, finished, marks)),
-            absent=_absent(gathered),
+            completions=tuple(_completions(experiment, finished, scored.marks)),
+            fluency=tuple(_fluency(experiment, finished, scored.marks)),
             unread=unread,
         ),
-        objections=objections(
-            experiment, evidence=evidence_of(experiment, kept_directory(gathered.run), finished)
-        ),
+        objections=objections(experiment, evidence=evidence),
+    )
+
+
+def _measured_in(finished: Finished) -> dict[UnitId, str]:
+    """Content of every unit that says what was measured."""
+    return {
+        unit: stored.manifest.content for unit, stored in finished.items() if unit.kind in _MEASURED
+    }
+
+
+def report_inputs(gathered: Gathered, laid: Groundwork | None = None) -> ReportInputs:
+    """Everything that the report shows.
+
+    Args:
+        gathered: The run.
+        laid: Its groundwork, if it was laid already; it is laid anew if it is of other units.
+    """
+    experiment, finished = gathered.experiment, gathered.finished
+    registration, directory = gathered.registration, kept_directory(gathered.run)
+    known = laid and (laid.made_from, laid.directory)
+    if laid is None or known != (_measured_in(finished), directory):
+        laid = groundwork(experiment, directory, finished)
+    result = analysis.from_unit(finished[ANALYSIS])
+    return ReportInputs(
+        experiment=experiment,
+        rates=laid.rates,
+        analysis=result.analysis,
+        answers=result.answers,
+        calibration=laid.calibration,
+        detail=replace(laid.detail, absent=_absent(gathered)),
+        objections=laid.objections,
         registration=ReportRegistration(
             lock=registration.lock,
             deviations=registration.deviations,
-            analysis=_as_registered(experiment, registration, table, measured),
+            analysis=_as_registered(experiment, registration, laid.rates, laid.calibration),
         ),
         origin=Origin(
             versions=registration.lock.versions,

@@ -16,7 +16,7 @@ from steerproof.limits import whole_file
 from steerproof.run.artefacts import analysis, score, slots
 from steerproof.run.artefacts.verdict import FILE as VERDICT
 from steerproof.run.artefacts.verdict import RunVerdict, verdict_of
-from steerproof.run.commands.report_inputs import Gathered, report_inputs
+from steerproof.run.commands.report_inputs import Gathered, Groundwork, report_inputs
 from steerproof.run.graph.keys import code_version, file_sha256
 from steerproof.run.graph.names import ANALYSIS, GRADED, SCORE
 from steerproof.run.store.manifest import MANIFEST, StoredUnit
@@ -28,8 +28,12 @@ _MADE_FROM = "made-from.json"
 _ESTIMATES = ("arms", "controls", "comparisons", "geometry", "bridge")
 
 
-def publish_results(gathered: Gathered) -> RunVerdict | None:
+def publish_results(gathered: Gathered, laid: Groundwork | None = None) -> RunVerdict | None:
     """Write all of `results/`, unless it is there already and made from the same inputs.
+
+    Args:
+        gathered: The run.
+        laid: Its groundwork, if it was laid already.
 
     Returns:
         The verdict; None while there is no analysis, or no marks that it was made from.
@@ -42,7 +46,7 @@ def publish_results(gathered: Gathered) -> RunVerdict | None:
         gathered.registration.lock.sha256,
         gathered.experiment.exploratory,
     )
-    inputs = report_inputs(gathered)
+    inputs = report_inputs(gathered, laid)
     tables = {score.RATES: finished[SCORE]}
     if GRADED in finished:
         tables[slots.FILE] = finished[GRADED]

@@ -2,23 +2,23 @@
 
 import platform
 import shlex
-from collections.abc import Sequence
-from contextlib import closing, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from steerproof.decide.review.objections import objections
 from steerproof.errors import (
     AbsentModelError,
     ExperimentError,
-    IntegrityError,
     ModelError,
 )
 from steerproof.run.artefacts.verdict import RunVerdict
+from steerproof.run.commands.ahead import Ahead
 from steerproof.run.commands.basemodel import require_room
-from steerproof.run.commands.evidence import Finished, evidence_of, refuse_serious
+from steerproof.run.commands.evidence import evidence_of, refuse_serious
 from steerproof.run.commands.preflight import (
     check_experiment,
     check_numbers,
@@ -26,8 +26,6 @@ from steerproof.run.commands.preflight import (
     needs_model,
     refuse_untellable,
 )
-from steerproof.run.commands.report_inputs import Gathered
-from steerproof.run.commands.results import publish_results
 from steerproof.run.driver.allowance import Allowance
 from steerproof.run.driver.executors import Executor, InlineExecutor
 from steerproof.run.driver.scheduler import execute
@@ -41,7 +39,7 @@ from steerproof.run.graph.units import experiment_graph
 from steerproof.run.stages.inputs import ScoreInputs, inputs_from
 from steerproof.run.store.borrow import borrow
 from steerproof.run.store.directory import RunDirectory, open_run
-from steerproof.run.store.ledger_file import read_ledger
+from steerproof.run.store.ledger import LEDGER
 from steerproof.run.store.registration import (
     SPEC,
     Registration,
@@ -55,6 +53,12 @@ from steerproof.spec.experiment import Experiment
 from steerproof.spec.lock import Lock, make_lock, prompt_hashes
 from steerproof.spec.settings import Setting, with_settings
 from steerproof.spec.yaml_io import Loaded, load_experiment
+
+if TYPE_CHECKING:
+    from steerproof.run.commands.report_inputs import Groundwork
+
+_EVERY_STAGE = "steerproof.run.driver.every_stage"
+"""What a worker imports while nothing is asked of it yet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -256,14 +260,18 @@ def run_experiment(
     """
     if not isinstance(executor, InlineExecutor):
         refuse_untellable(session.run, session.place.directory)
-    graph = graph_of(session)
-    if strict:
-        reused = survey(session.run, graph).reused
-        known = evidence_of(session.experiment, session.place.directory, reused)
-        refuse_serious(objections(session.experiment, evidence=known))
     with closing(executor):
+        if not (session.run / LEDGER).exists():  # nothing can be there: all will be needed
+            executor.begin([_EVERY_STAGE])
+        graph = graph_of(session)
+        if strict:
+            from steerproof.decide.review.objections import objections  # takes a while
+
+            reused = survey(session.run, graph).reused
+            known = evidence_of(session.experiment, session.place.directory, reused)
+            refuse_serious(objections(session.experiment, evidence=known))
         if needs_model(graph, session.run):
-            executor.begin({unit.work.partition(":")[0] for unit in graph.units.values()})
+            executor.begin([_EVERY_STAGE])
             check_experiment(session.experiment, session.place)
             require_room(session.loaded, session.run, session.place.device)
             check_numbers(session.experiment, session.place)
@@ -271,67 +279,44 @@ def run_experiment(
             registration = _register(session, graph, directory, deviate)
             if session.others:
                 borrow(directory, graph, session.others)
-            allowed = session.allowance
-            with nullcontext() if allowed is None else allowed.watching(directory, executor):
-                summary = execute(graph, directory, executor, listen=listen)
-            verdict = None
-            if not summary.stopped:
-                verdict = _conclude(session, graph, directory, registration)
+            with _laying(session, graph) as ahead:
+                hear = listen if isinstance(executor, InlineExecutor) else ahead.beside(listen)
+                summary = _execute(session, graph, directory, executor, hear)
+                verdict = None
+                if not summary.stopped:
+                    # matplotlib and the page: nobody needs them while a run begins.
+                    from steerproof.run.commands.concluding import conclude
+
+                    laid = ahead.groundwork()
+                    verdict = conclude(session, graph, directory, registration, laid)
     raise_failures(summary, session.command)
     return summary, verdict
 
 
-def _conclude(
-    session: Session, graph: Graph, directory: RunDirectory, registration: Registration
-) -> RunVerdict | None:
-    """Publish what the finished units allow; None if there is no analysis."""
-    finished = survey(session.run, graph).standing
-    verdict = publish_results(_gathered(session, finished, registration, units=len(graph.units)))
-    if verdict is not None:
-        said = verdict.analysis
-        directory.ledger.add_event("verdict", verdict=said.verdict, reason=said.reason)
-    return verdict
+def _execute(
+    session: Session, graph: Graph, directory: RunDirectory, executor: Executor, listen: Listener
+) -> Summary:
+    allowed = session.allowance
+    with nullcontext() if allowed is None else allowed.watching(directory, executor):
+        return execute(graph, directory, executor, listen=listen)
 
 
-def rebuild_report(session: Session) -> RunVerdict | None:
-    """Publish again what a run directory holds, whichever version made it, and run nothing.
+@contextmanager
+def _laying(session: Session, graph: Graph) -> Iterator[Ahead]:
+    """What is done ahead for the end of a run; when this ends, nothing of it goes on."""
+    inputs = session.place.directory.absolute()
 
-    Neither the model nor anything else outside the run directory is needed.
+    def lay() -> "Groundwork":
+        from steerproof.run.commands.report_inputs import groundwork
 
-    Returns:
-        The verdict; None while there is no analysis.
+        standing = survey(session.run, graph).standing
+        return groundwork(session.experiment, inputs, standing)
 
-    Raises:
-        IntegrityError: The registration is not as it was, or nothing was registered.
-    """
-    return publish_results(gathered_in(session))
-
-
-def gathered_in(session: Session) -> Gathered:
-    """What a run directory holds, whichever version made it.
-
-    Raises:
-        IntegrityError: The registration is not as it was, or nothing was registered.
-    """
-    registration = read_registration(session.run)
-    if registration is None:
-        raise IntegrityError(f"{session.run} is not registered; go on with: {session.command}")
-    story = read_ledger(session.run)
-    finished = recorded(session.run)
-    units = len(story.states) if story else len(finished)
-    return _gathered(session, finished, registration, units=units)
-
-
-def _gathered(
-    session: Session, finished: Finished, registration: Registration, *, units: int
-) -> Gathered:
-    return Gathered(
-        experiment=session.experiment,
-        run=session.run,
-        finished=finished,
-        registration=registration,
-        units=units,
-    )
+    ahead = Ahead(lay)
+    try:
+        yield ahead
+    finally:
+        ahead.end()
 
 
 def _register(

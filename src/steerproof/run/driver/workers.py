@@ -15,6 +15,7 @@ from steerproof.run.driver.executors import (
     RayExecutor,
     gpu_environments,
 )
+from steerproof.run.driver.gpus import gpus_seen
 
 _PROCESS_BYTES = 3 << 29  # what a worker with torch takes before it loads a model, rounded up
 
@@ -35,6 +36,10 @@ def choose_device(asked: str) -> str:
     # Importing torch takes seconds: only a question about a GPU is worth them.
     if asked == "auto" and not any(Path("/dev").glob("nvidia[0-9]*")):
         return "cpu"
+    if there := gpus_seen():
+        if gpus_of(asked) > 1:
+            _check_several(asked, there)
+        return "cuda" if asked == "auto" else asked
     import torch
 
     rocm = torch.version.hip is not None
@@ -125,10 +130,14 @@ def cpu_workers(weights: int) -> int:
 def workers_on(device: str, weights: int) -> int:
     """Workers of the local executor when none are asked for: as GPUs allow, or `cpu_workers`."""
     if device.startswith("cuda"):
-        import torch
-
-        return max(1, torch.cuda.device_count() // gpus_of(device))
+        return max(1, (gpus_seen() or _gpus_of_torch()) // gpus_of(device))
     return cpu_workers(weights)
+
+
+def _gpus_of_torch() -> int:
+    import torch
+
+    return torch.cuda.device_count()
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """What a unit's numbers depend on besides the experiment: source code, model files, libraries."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -74,6 +74,12 @@ class Surroundings:
         )
 
 
+def code_known(kinds: Iterable[str]) -> None:
+    """Read the source files of these kinds, which takes a while the first time in a process."""
+    for kind in kinds:
+        _code_version(kind)
+
+
 def surroundings(
     experiment: Experiment, place: Place, files: Mapping[str, str] | None
 ) -> Surroundings:
@@ -134,17 +140,18 @@ def model_directory(experiment: Experiment, directory: Path, *, weights: bool = 
 
 def work_of(kind: str) -> str:
     """Dotted name of the function that does the units of a kind."""
-    return f"{_module(kind)}:{kind}"
+    return f"{stage_module(kind)}:{kind}"
 
 
-def _module(kind: str) -> str:
+def stage_module(kind: str) -> str:
+    """Dotted name of the module that does the units of a kind."""
     return f"steerproof.run.stages.{kind}"
 
 
 @cache
 def sources(kind: str) -> Sources:
     """The source files that decide what the units of a kind are."""
-    return sources_of(_module(kind), APART, _BY_NAME.get(kind, ()))
+    return sources_of(stage_module(kind), APART, _BY_NAME.get(kind, ()))
 
 
 @cache

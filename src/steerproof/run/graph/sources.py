@@ -15,6 +15,8 @@ from steerproof.run.graph.keys import digest, file_sha256
 ROOT = Path(__file__).parents[2]
 """The package's own directory."""
 
+_STATEMENTS = (ast.stmt, ast.excepthandler, ast.match_case)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sources:
@@ -41,9 +43,11 @@ def sources_of(module: str, apart: Collection[str] = (), by_name: Collection[str
     files: dict[str, Path] = {}
     packages: set[str] = set()
     todo = [part for name in (module, *by_name) for part in _with_parents(name)]
+    seen = set(apart)
     while todo:
         name = todo.pop()
-        path = None if name in files or name in apart else _source(name)
+        path = None if name in seen else _source(name)
+        seen.add(name)
         if path is None:
             continue  # seen, left out, or a name inside of a module
         files[name] = path
@@ -75,7 +79,7 @@ def _imports(path: Path) -> frozenset[str]:
 
 def _names(node: ast.AST) -> Iterator[str]:
     """Every module that may be imported; `from a import b` gives `a` and `a.b`."""
-    if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+    if isinstance(node, ast.If) and _for_types(node.test):
         return
     if isinstance(node, ast.Import):
         yield from (alias.name for alias in node.names)
@@ -83,4 +87,11 @@ def _names(node: ast.AST) -> Iterator[str]:
         yield node.module
         yield from (f"{node.module}.{alias.name}" for alias in node.names)
     for inner in ast.iter_child_nodes(node):
-        yield from _names(inner)
+        if isinstance(inner, _STATEMENTS):  # an expression imports nothing
+            yield from _names(inner)
+
+
+def _for_types(test: ast.expr) -> bool:
+    """Whether what a condition guards is for type checkers alone."""
+    named = (getattr(node, "id", getattr(node, "attr", "")) for node in ast.walk(test))
+    return "TYPE_CHECKING" in named

@@ -15,8 +15,9 @@ The three before the last are there only where some cell is graded.
 """
 
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 
-from steerproof.run.graph.environment import Place, surroundings, work_of
+from steerproof.run.graph.environment import Place, code_known, surroundings, work_of
 from steerproof.run.graph.given_files import Known
 from steerproof.run.graph.graph import Graph, Unit, build_graph
 from steerproof.run.graph.ids import UnitId
@@ -61,7 +62,12 @@ def experiment_graph(experiment: Experiment, place: Place, known: Known | None =
         ModelError: The base model's directory cannot be found.
         ExperimentError: A file that the experiment names cannot be read.
     """
-    around = surroundings(experiment, place, None if known is None else known.model)
+    with ThreadPoolExecutor(1) as beside:
+        hashing = beside.submit(
+            surroundings, experiment, place, None if known is None else known.model
+        )
+        code_known(KINDS)
+        around = hashing.result()
     slices = Slices(experiment, place.directory, known)
     return build_graph(
         Unit(
