@@ -226,6 +226,9 @@ class Recording(InlineExecutor):
         self.hands = hands
         self.orders: list[list[str]] = []
 
+    def free_apart(self) -> int:
+        return 0
+
     def free(self) -> int:
         return self.hands * super().free()
 

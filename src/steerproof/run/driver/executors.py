@@ -45,8 +45,12 @@ class Executor(Protocol):
         """How many more orders it can begin at once."""
         ...
 
+    def free_apart(self) -> int:
+        """How many more orders it can begin that are to be done apart, by who has no model."""
+        ...
+
     def submit(self, order: Order) -> None:
-        """Begin an order; only if something is `free`."""
+        """Begin an order; only if something is `free`, or `free_apart` if it is to be so done."""
         ...
 
     def poll(self, seconds: float) -> Sequence[WorkReport]:
@@ -76,6 +80,10 @@ class InlineExecutor:
         """One order at a time."""
         return 1 if self._order is None else 0
 
+    def free_apart(self) -> int:
+        """None: there is nobody else."""
+        return 0
+
     def submit(self, order: Order) -> None:
         """Remember the order; the work is done by `poll`."""
         self._order, self._reports = order.number, perform(order)
@@ -98,6 +106,10 @@ class InlineExecutor:
         self.stop()
 
 
+_APART = -1
+"""Slot of the worker that has no model."""
+
+
 @dataclass(slots=True, kw_only=True)
 class _Worker:
     process: subprocess.Popen[bytes]
@@ -111,15 +123,22 @@ class _Worker:
 class LocalExecutor:
     """Worker processes on this machine, one per GPU or processor. They outlive their orders."""
 
-    def __init__(self, logs: Path, environments: Sequence[Mapping[str, str]] = ({},)) -> None:
+    def __init__(
+        self,
+        logs: Path,
+        environments: Sequence[Mapping[str, str]] = ({},),
+        apart: Mapping[str, str] | None = None,
+    ) -> None:
         """Start nothing yet.
 
         Args:
             logs: Directory for what the workers print.
             environments: Variables of each worker, added to ours: for GPUs `gpu_environments`.
+            apart: Those of one more, for orders that need no model; None for no such worker.
         """
         self._logs = logs
-        self._environments = environments
+        self._environments = dict(enumerate(environments))
+        self._apart = {} if apart is None else {_APART: apart}
         self._workers: dict[int, _Worker] = {}
         self._started = 0
         self._selector = selectors.DefaultSelector()
@@ -129,22 +148,21 @@ class LocalExecutor:
 
         One that does not come up is started anew when there is an order, and then has a log.
         """
-        for slot in range(len(self._environments)):
+        for slot in self._environments:
             if slot not in self._workers:
                 self._workers[slot] = self._start(slot, sorted(modules))
 
     def free(self) -> int:
         """Workers that have no order, started or not."""
-        busy = sum(worker.order is not None for worker in self._workers.values())
-        return len(self._environments) - busy
+        return len(self._idle(self._environments))
+
+    def free_apart(self) -> int:
+        """Whether the worker for orders that need no model has none."""
+        return len(self._idle(self._apart))
 
     def submit(self, order: Order) -> None:
         """Give the order to a worker that has none, starting one if there is none."""
-        slot = next(
-            slot
-            for slot in range(len(self._environments))
-            if slot not in self._workers or self._workers[slot].order is None
-        )
+        slot = self._idle(self._apart if order.apart else self._environments)[0]
         if slot not in self._workers:
             self._workers[slot] = self._start(slot)
         worker = self._workers[slot]
@@ -174,6 +192,11 @@ class LocalExecutor:
             self._forget(slot)
         self._selector.close()
 
+    def _idle(self, slots: Iterable[int]) -> list[int]:
+        """Those whose worker has no order, or was not started."""
+        workers = self._workers
+        return [slot for slot in slots if slot not in workers or workers[slot].order is None]
+
     def _start(self, slot: int, modules: Sequence[str] | None = None) -> _Worker:
         """Start a worker; before there is an order, with what it imports meanwhile."""
         ours, theirs = os.pipe()
@@ -187,7 +210,7 @@ class LocalExecutor:
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
-                env=programs.environment() | dict(self._environments[slot]),
+                env=programs.environment() | dict((self._environments | self._apart)[slot]),
                 pass_fds=(theirs,),
             )
         os.close(theirs)
@@ -293,6 +316,10 @@ class RayExecutor:
     def free(self) -> int:
         """Orders that may still begin; Ray queues those that find no machine."""
         return self._slots - len(self._running)
+
+    def free_apart(self) -> int:
+        """None: Ray's machines are all alike."""
+        return 0
 
     def submit(self, order: Order) -> None:
         """Start a remote task."""

@@ -20,6 +20,8 @@ class Running:
     group: Group
     left: dict[UnitId, int]
     """Its units that have not ended, with their attempts."""
+    apart: bool = False
+    """Whether it is for a worker without a model."""
     ended_any: bool = False
     """Whether any of its units has ended."""
 
@@ -53,8 +55,23 @@ class Orders:
             return 0
         return self._executor.free()
 
+    @property
+    def free_apart(self) -> int:
+        """Orders that need no model and can begin beside the others."""
+        return self._executor.free_apart()
+
+    @property
+    def busy(self) -> int:
+        """Orders in hand that are not done apart and have a unit left."""
+        return sum(bool(one.left) and not one.apart for one in self._running.values())
+
     def give(
-        self, group: Group, attempts: Mapping[UnitId, int], finished: Mapping[UnitId, object]
+        self,
+        group: Group,
+        attempts: Mapping[UnitId, int],
+        finished: Mapping[UnitId, object],
+        *,
+        apart: bool = False,
     ) -> None:
         """Give units to a worker.
 
@@ -62,6 +79,7 @@ class Orders:
             group: What they share.
             attempts: The attempt's number of each unit.
             finished: The units that are on the disk.
+            apart: Whether it is for a worker without a model.
         """
         items = tuple(
             OrderItem(
@@ -73,9 +91,14 @@ class Orders:
             for unit, attempt in attempts.items()
         )
         self._number += 1
-        self._running[self._number] = Running(group=group, left=dict(attempts))
+        self._running[self._number] = Running(group=group, left=dict(attempts), apart=apart)
         order = Order(
-            number=self._number, run=self._run, work=group[0], items=items, token=self._token
+            number=self._number,
+            run=self._run,
+            work=group[0],
+            items=items,
+            token=self._token,
+            apart=apart,
         )
         self._executor.submit(order)
 

@@ -20,7 +20,7 @@ from steerproof.run.driver.journal import Journal
 from steerproof.run.driver.orders import Orders, Running
 from steerproof.run.driver.summary import Listener, Progress, Summary
 from steerproof.run.driver.worker import Failure, WorkReport, failure_of
-from steerproof.run.graph.frontier import Frontier
+from steerproof.run.graph.frontier import Frontier, Group
 from steerproof.run.graph.graph import Graph
 from steerproof.run.graph.ids import UnitId
 from steerproof.run.graph.survey import Survey, survey
@@ -158,11 +158,11 @@ class _Driver:
 
     def _dispatch(self) -> None:
         """Begin work on every unit that can begin and finds a worker."""
-        while taken := self._frontier.take(self._orders.free, busy=len(self._orders)):
-            group, units = taken
+        while taken := _taken(self._frontier, self._orders):
+            group, units, apart = taken
             keys = {unit: self._graph.keys[unit] for unit in units}
             attempts = self._directory.ledger.start(keys, host_name().partition(" ")[0])
-            self._orders.give(group, attempts, self._frontier.finished)
+            self._orders.give(group, attempts, self._frontier.finished, apart=apart)
             self._journal.started(units)
 
     def _hear(self, reports: Sequence[WorkReport], stopped: bool) -> None:
@@ -241,3 +241,11 @@ class _Driver:
             failed=len(self._journal.failures),
             blocked=len(self._frontier.blocked),
         )
+
+
+def _taken(frontier: Frontier, orders: Orders) -> tuple[Group, list[UnitId], bool] | None:
+    """Units for one order that can begin, and whether it is for a worker without a model."""
+    if orders.free_apart and (taken := frontier.take_apart(busy=orders.busy)):
+        return (*taken, True)
+    taken = frontier.take(orders.free, busy=orders.busy)
+    return taken and (*taken, False)

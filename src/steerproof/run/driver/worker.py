@@ -88,6 +88,8 @@ class Order:
     """The units, in the order in which they are to be done."""
     token: int
     """Fencing token of the driver."""
+    apart: bool = False
+    """It needs no model, and is for a worker that has none."""
 
     @property
     def told(self) -> Path:

@@ -95,7 +95,9 @@ def make_executor(
         SteerproofError: There is none of that name, or Ray is not installed.
     """
     makers: Mapping[str, Callable[[], Executor]] = {
-        "local": lambda: LocalExecutor(run / "logs", _environments(device, workers, weights)),
+        "local": lambda: LocalExecutor(
+            run / "logs", _environments(device, workers, weights), _apart(device)
+        ),
         "inline": InlineExecutor,
         "ray": lambda: _ray_executor(device, workers or 1, weights),
     }
@@ -104,6 +106,11 @@ def make_executor(
     if workers is not None and workers < 1:
         raise SteerproofError(f"--workers {workers}: at least 1 is needed")
     return makers[name]()
+
+
+def _apart(device: str) -> Mapping[str, str] | None:
+    """Variables of a worker without a model: beside GPUs, whose hosts have processors to spare."""
+    return {"CUDA_VISIBLE_DEVICES": ""} if device.startswith("cuda") else None
 
 
 def _ray_executor(device: str, workers: int, weights: int) -> RayExecutor:

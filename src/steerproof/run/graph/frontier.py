@@ -96,6 +96,17 @@ class Frontier:
             del self._queues[group]
         return group, units
 
+    def take_apart(self, *, busy: int = 0) -> tuple[Group, list[UnitId]] | None:
+        """Units for one order that needs no model, where there is other work meanwhile.
+
+        Args:
+            busy: How many orders that need one are in hand.
+        """
+        apart = [g for g, queue in self._queues.items() if self._graph.units[queue[0]].apart]
+        if not apart or not (busy or len(self._queues) > len(apart)):
+            return None
+        return apart[0], list(self._queues.pop(apart[0]))
+
     def put_back(self, units: Iterable[UnitId]) -> None:
         """Queue units again, after those that wait already."""
         for unit in units:

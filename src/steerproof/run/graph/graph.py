@@ -28,6 +28,8 @@ class Unit:
     """Most units in one call; None for as many as are ready."""
     tolerant: bool = False
     """It runs over whichever upstream units succeeded, when all have ended."""
+    apart: bool = False
+    """It needs no model: it can be done beside the work of those that have one."""
     context: Mapping[str, Any] = field(default_factory=dict)
     """What the work needs and the result does not depend on: paths, device."""
 

@@ -46,6 +46,8 @@ LIMITS: Mapping[str, int] = {"adapter": 128, "cell": 1024, "slots": 128}
 """Most units of one order: a batch is full long before, and a worker need not hold more at once."""
 
 
+_APART = ("score",)
+"""Kinds that need no model, and take long enough that a GPU need not wait for them."""
 _TOLERANT = ("score", "slots", "graded")
 """Kinds that are made of whichever of their upstream units succeeded."""
 
@@ -79,6 +81,7 @@ def experiment_graph(experiment: Experiment, place: Place, known: Known | None =
             group=unit.kind,
             limit=LIMITS.get(unit.kind),
             tolerant=unit.kind in _TOLERANT,
+            apart=unit.kind in _APART,
             context=around.context,
         )
         for unit, inputs, upstream in _units(experiment, slices)
