@@ -40,7 +40,7 @@ ADAPTERS = {
     "narrower and scaled": lambda: adapter(BASE, 2, NARROW),
     "of some layers": partial_adapter,
     "of two number types": mixed_types,
-    "new": lambda: fresh_weights(SITES, SPEC, 3),
+    "new": lambda: next(fresh_adapters(SITES, SPEC, (3,))),
 }
 
 
