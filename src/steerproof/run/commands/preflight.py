@@ -48,7 +48,7 @@ def needs_model(graph: Graph, run: Path) -> bool:
     """Whether there is anything to do with the model: a finished run needs none."""
     # A directory without any file of a model gives units that hash none.
     modelled = [unit.id for unit in graph.units.values() if unit.environment.model]
-    done = [unit_directory(run, id_, graph.keys[id_]).is_dir() for id_ in modelled]
+    done = (unit_directory(run, id_, graph.keys[id_]).is_dir() for id_ in modelled)
     return not modelled or not all(done)
 
 

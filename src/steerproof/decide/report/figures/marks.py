@@ -125,7 +125,7 @@ def square(
         corner = (column - side / 2, row - side / 2)
         box = Rectangle(corner, side, side, facecolor=fill, linewidth=0, label=f"{VALUE}{value}")
         box.set_gid(tipped(words))
-        axes.add_patch(box)
+        axes.add_artist(box)  # limits are given: there is no need to fit them to each square
     axes.text(column, row, text, ha="center", va="center_baseline", fontsize=size, color=ink)
 
 
