@@ -29,7 +29,18 @@ class Sources:
 
     def version(self) -> str:
         """sha256 over the bytes of all the files."""
-        return digest({module: file_sha256(path) for module, path in self.files.items()})
+        return digest({module: _sha256(path) for module, path in self.files.items()})
+
+
+def _sha256(path: Path) -> str:
+    """Of a source file, read once for all kinds that use it, for as long as it does not change."""
+    status = path.stat()
+    return _sha256_of(path, status.st_size, status.st_mtime_ns)
+
+
+@cache
+def _sha256_of(path: Path, _size: int, _changed: int) -> str:
+    return file_sha256(path)
 
 
 def sources_of(module: str, apart: Collection[str] = (), by_name: Collection[str] = ()) -> Sources:
@@ -67,9 +78,24 @@ def _with_parents(name: str) -> list[str]:
 
 
 def _source(name: str) -> Path | None:
-    place = ROOT.parent.joinpath(*name.split("."))
-    files = (path for path in (place.with_suffix(".py"), place / "__init__.py") if path.is_file())
-    return next(files, None)
+    """The file of one of our modules; None where it is none, but a name inside of one."""
+    file, parts = ROOT / "__init__.py", name.split(".")
+    for part in parts[1:]:
+        inside = _modules(file.parent).get(part) if file.name == "__init__.py" else None
+        if inside is None:
+            return None
+        file = inside
+    return file if parts[0] == ROOT.name else None
+
+
+@cache
+def _modules(package: Path) -> Mapping[str, Path]:
+    """What is in a package, by name: thousands of names are looked up, and each took two looks."""
+    names = [place.name for place in package.iterdir()]
+    inside = {name: package / name / "__init__.py" for name in names if "." not in name}
+    packages = {name: file for name, file in inside.items() if file.is_file()}
+    modules = {name.removesuffix(".py"): package / name for name in names if name.endswith(".py")}
+    return packages | modules
 
 
 @cache
