@@ -6,12 +6,11 @@ nothing, for the gates on the rig hold for it as well, but it says whether satur
 order. Margins of the base model are never subtracted: two arms would correlate through them.
 """
 
-from collections.abc import Iterator
-
 import numpy as np
 from jaxtyping import Float
 
 from steerproof.decide.analysis.answer_records import GradedRanking
+from steerproof.decide.analysis.beside import beside
 from steerproof.decide.analysis.case import Case
 from steerproof.decide.analysis.inversion import invert, noise_of, observed_rho
 from steerproof.decide.analysis.kinds import steered_kind
@@ -41,30 +40,25 @@ def graded_rankings(
         ("own", rig.own_margins),
         ("common", rig.margins),
     )
-    return tuple(
-        rankings
-        for strength in strengths
-        for text, measured in read
-        for rankings in _compared(
-            case, measured, text, steered_kind(case.experiment, arm, strength)
-        )
-    )
+    kinds = [steered_kind(case.experiment, arm, strength) for strength in strengths]
+    wanted = [(measured, text, kind) for kind in kinds for text, measured in read]
+    found = beside(lambda one: _compared(case, *one), wanted)
+    return tuple(ranking for ranking in found if ranking is not None)
 
 
 def _compared(
     case: Case, measured: Margins, text: TextKind, kind: CellKind
-) -> Iterator[GradedRanking]:
-    """One comparison; none where a side has no text of the kind at all."""
+) -> GradedRanking | None:
+    """One comparison; None where a side has no text of the kind at all."""
     bridge, steered = (margins_of(case, measured, one) for one in (case.bridge, kind))
     if bridge is None or steered is None:
-        return
+        return None
     questions = (bridge.shape[1], steered.shape[1])
     reason = _unranked(bridge, steered)
     if reason is not None:
-        yield GradedRanking(
+        return GradedRanking(
             text=text, strength=str(kind.strength), questions=questions, reason=reason
         )
-        return
     first, second = reliability(bridge), reliability(steered)
     rng = stream(case.plan.seed, "inversion", text, kind.name)
     draws = case.experiment.answers.draws
@@ -76,7 +70,7 @@ def _compared(
         threshold=case.experiment.analysis.thresholds.rho,
         rng=rng,
     )
-    yield GradedRanking(
+    return GradedRanking(
         text=text,
         strength=str(kind.strength),
         questions=questions,

@@ -7,7 +7,6 @@ sides. Where the observed correlation lies among theirs tells whether r is compa
 set of compatible r is a confidence interval by inversion of that test.
 """
 
-import os
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
+from steerproof.decide.analysis.beside import THREADS
 from steerproof.decide.analysis.distributions import CONFIDENCE
 from steerproof.decide.analysis.reliability import Values, additive_residuals, reliability
 from steerproof.decide.analysis.resampling import pick_counts, question_picks
@@ -31,8 +31,6 @@ _CANDIDATES = 32
 """Pairings drawn for every one that is kept: for ten personas, kept ones lie within 0.03 of r."""
 ROUNDING = 1e-9
 """Two correlations this close are equal."""
-_THREADS = min(4, os.cpu_count() or 1)
-"""They change nothing but time: what is random is drawn by one, in order."""
 
 
 class Normals(NamedTuple):
@@ -217,12 +215,15 @@ def _tried(
     rhos: Iterable[float],
     rng: np.random.Generator,
 ) -> Iterator[Tails]:
-    """`tails` of each, in order: threads work on some while the numbers of the next are drawn."""
+    """`tails` of each, in order: threads work on some while the numbers of the next are drawn.
+
+    What is random is drawn by one, in order, so threads change nothing but time.
+    """
     personas, draws = bridge.drawn.shape[:2]
     ahead: deque[Future[Tails]] = deque()
-    with ThreadPoolExecutor(_THREADS) as pool:
+    with ThreadPoolExecutor(THREADS) as pool:
         for rho in rhos:
-            if len(ahead) > _THREADS:  # no more than that in memory
+            if len(ahead) > THREADS:  # no more than that in memory
                 yield ahead.popleft().result()
             normals = _normals(personas, draws, rng)
             ahead.append(pool.submit(_tails, bridge, steered, observed, rho, normals))

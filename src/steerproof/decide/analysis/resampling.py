@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int, UInt
 
+from steerproof.decide.analysis.beside import beside
 from steerproof.decide.analysis.statistics import centred_ranks, rank_correlation, spearman
 from steerproof.spec.seeds import derived_seed
 
@@ -179,7 +180,8 @@ def _in_blocks(
 ) -> np.ndarray:
     """Run the blocks of a plan and join them, in order, along their iterations."""
     sizes = [min(BLOCK, plan.iterations - start) for start in range(0, plan.iterations, BLOCK)]
-    return np.concatenate([block(i, size) for i, size in enumerate(sizes)], axis=axis)
+    drawn = beside(lambda part: block(*part), enumerate(sizes))
+    return np.concatenate(drawn, axis=axis)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

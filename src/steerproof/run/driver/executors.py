@@ -187,8 +187,9 @@ class LocalExecutor:
 
     def close(self) -> None:
         """Kill the workers: an idle one has nothing to lose, a busy one loses the unit in hand."""
+        for worker in self._workers.values():
+            worker.process.kill()  # all at once: one with a GPU's memory takes a while to end
         for slot in list(self._workers):
-            self._workers[slot].process.kill()
             self._forget(slot)
         self._selector.close()
 
