@@ -41,13 +41,15 @@ def graded_rankings(
         ("common", rig.margins),
     )
     kinds = [steered_kind(case.experiment, arm, strength) for strength in strengths]
-    wanted = [(measured, text, kind) for kind in kinds for text, measured in read]
+    wanted: list[tuple[TextKind, Margins, CellKind]] = [
+        (text, measured, kind) for kind in kinds for text, measured in read
+    ]
     found = beside(lambda one: _compared(case, *one), wanted)
     return tuple(ranking for ranking in found if ranking is not None)
 
 
 def _compared(
-    case: Case, measured: Margins, text: TextKind, kind: CellKind
+    case: Case, text: TextKind, measured: Margins, kind: CellKind
 ) -> GradedRanking | None:
     """One comparison; None where a side has no text of the kind at all."""
     bridge, steered = (margins_of(case, measured, one) for one in (case.bridge, kind))
