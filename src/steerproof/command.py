@@ -13,6 +13,17 @@ for _number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
     if signal.getsignal(_number) is not signal.SIG_IGN:  # as `nohup` wants it
         signal.signal(_number, _too_early)
 
-from steerproof.cli import main  # noqa: E402  it takes a while, in which somebody may stop it
+from steerproof import cli  # noqa: E402  it takes a while, in which somebody may stop it
+from steerproof.cli.leaving import leave  # noqa: E402
 
 __all__ = ["main"]
+
+
+def main() -> None:
+    """The command, to the end of the process."""
+    try:
+        cli.main()
+    except SystemExit as ending:
+        leave(ending.code)
+        raise
+    leave(0)
