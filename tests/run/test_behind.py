@@ -25,9 +25,9 @@ LONG = 20.0
 
 
 def appears(path: Path) -> None:
-    """Wait for a file."""
+    """Wait for a file, or for a unit by the beginning of its name."""
     until = time.monotonic() + LONG
-    while not path.exists():
+    while not any(path.parent.glob(f"{path.name}*")):
         if time.monotonic() > until:
             raise TimeoutError(f"nobody made {path.name}")
         time.sleep(0.01)
@@ -40,6 +40,8 @@ def together(tasks: Sequence[Task]) -> Outcomes:
         told = task.context
         if "makes" in told:
             Path(told["makes"]).touch()
+        if "awaits" in told:
+            appears(Path(told["awaits"]))
         time.sleep(told.get("then", 0.0))
         if "dies" in told and not Path(told["dies"]).exists():
             Path(told["dies"]).touch()
@@ -87,15 +89,17 @@ def test_what_cannot_be_written_is_that_units_failure_alone(tmp_path: Path) -> N
 
 
 def test_a_stop_writes_all_that_had_ended_and_begins_nothing_more(tmp_path: Path) -> None:
-    """It comes with the first report; two are still to be written then, and one more ends."""
-    slow = {"slowly": 0.3}
-    graph = pool(a={}, b=slow, c={**slow, "then": 0.3}, d={**slow, "then": 3600.0}, e={})
+    """When it comes two are still to be written, one of which ends only then."""
+    stopping = tmp_path / "stopping"
+    pause = {"awaits": str(stopping), "then": 1.0}  # in which the worker is told
+    graph = pool(a={}, b={}, c={"slowly": 1.5, **pause}, d={"then": 3600.0}, e={})
     run = tmp_path / "run"
     with open_run(run, "x") as directory:
 
         def listen(event, progress) -> None:
             if event.what == "unit-done":
                 directory.stopping.set()
+                stopping.touch()
 
         began = time.monotonic()
         execute(graph, directory, LocalExecutor(run / "logs"), Policy(grace=LONG), listen)
@@ -107,9 +111,9 @@ def test_a_stop_writes_all_that_had_ended_and_begins_nothing_more(tmp_path: Path
 def test_a_worker_killed_while_it_writes_loses_what_was_not_reported_and_it_is_done_again(
     tmp_path: Path,
 ) -> None:
-    died = tmp_path / "died"
-    graph = pool(a={}, b={"slowly": 0.5}, c={"then": 0.2, "dies": str(died)})
-    run = tmp_path / "run"
+    run, died = tmp_path / "run", tmp_path / "died"
+    first = str(run / "units" / "cell" / "a-")
+    graph = pool(a={}, b={"slowly": 1.0}, c={"awaits": first, "dies": str(died)})
     summary = run_tiny(run, graph, LocalExecutor(run / "logs"))
     assert died.exists()
     assert (summary.failures, summary.progress.done) == ((), 3)
@@ -119,9 +123,9 @@ def test_a_worker_killed_while_it_writes_loses_what_was_not_reported_and_it_is_d
 
 
 def test_the_time_of_a_unit_is_that_of_the_work_and_not_of_the_writing(tmp_path: Path) -> None:
-    graph = pool(a={"slowly": 0.5, "then": 0.2}, b={"slowly": 0.5})
+    graph = pool(a={"slowly": 1.0, "then": 0.2}, b={"slowly": 1.0})
     run_tiny(tmp_path / "run", graph, LocalExecutor(tmp_path / "run" / "logs"))
-    assert 0.2 <= status(tmp_path / "run").totals.seconds < 0.5
+    assert 0.2 <= status(tmp_path / "run").totals.seconds < 1.0
 
 
 def test_units_that_are_done_one_by_one_are_written_before_the_next_is_begun(
@@ -171,7 +175,10 @@ def test_so_many_may_wait_to_be_written_and_no_more(gate: Gate) -> None:
 
     putting = threading.Thread(target=all_of_them)
     putting.start()
-    putting.join(0.3)
+    until = time.monotonic() + LONG
+    while len(put) < _MOST + 1 and time.monotonic() < until:
+        time.sleep(0.01)
+    putting.join(0.2)
     assert len(put) == _MOST + 1, "one in hand, and those behind it"
     gate.opened.set()
     putting.join(LONG)
