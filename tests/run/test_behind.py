@@ -90,9 +90,10 @@ def test_what_cannot_be_written_is_that_units_failure_alone(tmp_path: Path) -> N
 
 def test_a_stop_writes_all_that_had_ended_and_begins_nothing_more(tmp_path: Path) -> None:
     """When it comes two are still to be written, one of which ends only then."""
-    stopping = tmp_path / "stopping"
-    pause = {"awaits": str(stopping), "then": 1.0}  # in which the worker is told
-    graph = pool(a={}, b={}, c={"slowly": 1.5, **pause}, d={"then": 3600.0}, e={})
+    stopping, gate = tmp_path / "stopping", str(tmp_path / "gate")
+    pause = {"makes": gate, "awaits": str(stopping), "then": 1.0}  # in which the worker is told
+    first, third, fourth = {"needs": gate}, {"slowly": 1.5, **pause}, {"then": 3600.0}
+    graph = pool(a=first, b={}, c=third, d=fourth, e={})
     run = tmp_path / "run"
     with open_run(run, "x") as directory:
 
