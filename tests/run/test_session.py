@@ -3,6 +3,7 @@
 import json
 import shlex
 import shutil
+from collections.abc import Iterable
 from dataclasses import replace
 
 import pytest
@@ -15,6 +16,7 @@ from steerproof.run.commands.concluding import gathered_in, rebuild_report
 from steerproof.run.commands.evidence import calibrations
 from steerproof.run.commands.inputs import require_inputs
 from steerproof.run.commands.session import (
+    EVERY_STAGE,
     graph_of,
     new_session,
     registered_graph,
@@ -80,8 +82,8 @@ def session_in(directory, experiment):
     return new_session(loaded, directory / "run")
 
 
-def go(session, **more):
-    return run_experiment(session, InlineExecutor(), listen=quiet, **more)
+def go(session, hands=None, **more):
+    return run_experiment(session, hands or InlineExecutor(), listen=quiet, **more)
 
 
 @pytest.fixture(scope="module")
@@ -310,3 +312,30 @@ def test_groundwork_is_taken_only_if_it_is_of_the_same_units(pristine, monkeypat
     for stale in (replace(laid, made_from=other), replace(laid, directory=session.run)):
         with pytest.raises(TypeError):
             reading.report_inputs(gathered, stale)
+
+
+class Hands(InlineExecutor):
+    """Notes when it is asked to make ready, and when it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: list[str] = []
+
+    def begin(self, modules: Iterable[str]) -> None:
+        """Note it."""
+        self.told += modules
+
+    def close(self) -> None:
+        """Note it."""
+        super().close()
+        self.told.append("close")
+
+
+def test_workers_make_ready_with_the_command_where_nothing_was_ever_run(pristine, tmp_path) -> None:
+    hands = Hands()
+    with pytest.raises(ModelError):  # while it is planned
+        go(session_in(tmp_path, experiment_of(tmp_path / "nowhere")), hands)
+    assert hands.told == [EVERY_STAGE, "close"]
+    hands = Hands()
+    go(copied(pristine, tmp_path / "finished"), hands)
+    assert set(hands.told) == {"close"}

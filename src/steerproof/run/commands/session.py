@@ -57,7 +57,7 @@ from steerproof.spec.yaml_io import Loaded, load_experiment
 if TYPE_CHECKING:
     from steerproof.run.commands.report_inputs import Groundwork
 
-_EVERY_STAGE = "steerproof.run.driver.every_stage"
+EVERY_STAGE = "steerproof.run.driver.every_stage"
 """What a worker imports while nothing is asked of it yet."""
 
 
@@ -262,7 +262,7 @@ def run_experiment(
         refuse_untellable(session.run, session.place.directory)
     with closing(executor):
         if not (session.run / LEDGER).exists():  # nothing can be there: all will be needed
-            executor.begin([_EVERY_STAGE])
+            executor.begin([EVERY_STAGE])
         graph = graph_of(session)
         if strict:
             from steerproof.decide.review.objections import objections  # takes a while
@@ -271,7 +271,7 @@ def run_experiment(
             known = evidence_of(session.experiment, session.place.directory, reused)
             refuse_serious(objections(session.experiment, evidence=known))
         if needs_model(graph, session.run):
-            executor.begin([_EVERY_STAGE])
+            executor.begin([EVERY_STAGE])
             check_experiment(session.experiment, session.place)
             require_room(session.loaded, session.run, session.place.device)
             check_numbers(session.experiment, session.place)
