@@ -27,7 +27,7 @@ from steerproof_bench.models import bench_base
 
 LAYER, ROWS = 20, 16
 KINDS = {
-    "attention": ("flash", "fmha", "attention", "softmax"),
+    "attention": ("flash", "fmha", "attention", "softmax", "_attend", "_queries_", "_keys_back"),
     "dropout": ("_kept", "_add_kept"),
     "adapters": ("_thin", "_widen", "_outputs_back", "_inputs_back"),
     "products": ("gemm", "nvjet", "cutlass", "xmma", "cublas", "splitk"),
