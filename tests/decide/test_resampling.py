@@ -1,9 +1,12 @@
+import time
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from steerproof.decide.analysis.beside import beside
 from steerproof.decide.analysis.resampling import (
     BLOCK,
     Counts,
@@ -152,3 +155,14 @@ def test_too_many_undefined_resamples_leave_no_interval():
 def test_nothing_but_undefined_resamples_is_no_interval_either():
     interval = percentile_interval(np.full(10, np.nan), confidence=0.9, max_undefined=1.0)
     assert np.isnan(interval.low)
+
+
+def test_parts_that_are_worked_on_side_by_side_come_back_in_their_order_and_fail_as_one() -> None:
+    def slow_first(part: int) -> int:
+        time.sleep(0.05 if part == 0 else 0.0)
+        return part
+
+    assert beside(slow_first, range(9)) == list(range(9))
+    assert beside(slow_first, []) == []
+    with pytest.raises(ZeroDivisionError):
+        beside(lambda part: 1 // (part - 3), range(9))

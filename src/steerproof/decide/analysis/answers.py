@@ -14,6 +14,7 @@ from steerproof.decide.analysis.answer_records import (
     ThreeAnswers,
 )
 from steerproof.decide.analysis.answer_words import reading, three_lines
+from steerproof.decide.analysis.beside import beside
 from steerproof.decide.analysis.calibration import reference_cosines
 from steerproof.decide.analysis.case import Case, case_of, rates_of
 from steerproof.decide.analysis.confounds import confounds
@@ -101,7 +102,8 @@ def _seeds(cases: Mapping[int, Case], rig: Rig, arm: str) -> SeedAnswer:
     agreement = one_training(int(complete.sum()))
     if complete.sum() > 1:
         agreement = seed_agreement(bridges[complete].T, first.experiment.answers)
-    results = [] if len(cases) < 2 else [_seed(c, rig, arm, seed) for seed, c in cases.items()]
+    several = cases.items() if len(cases) > 1 else ()
+    results = beside(lambda one: _seed(one[1], rig, arm, one[0]), several)
     return replace(agreement, results=tuple(results))
 
 
