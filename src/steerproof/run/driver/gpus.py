@@ -10,7 +10,6 @@ from importlib.util import find_spec
 from pathlib import Path
 
 _BUILT = re.compile(r"^cuda\b[^=\n]*= *'(\d+)", re.MULTILINE)
-_ROCM = re.compile(r"^hip\b[^=\n]*= *'", re.MULTILINE)
 _LIBRARY = "libcuda.so.1"
 
 
@@ -42,4 +41,4 @@ def _cuda_of_torch() -> int | None:
     except (OSError, UnicodeDecodeError):
         return None
     built = _BUILT.search(text)
-    return None if built is None or _ROCM.search(text) else int(built[1])
+    return None if built is None else int(built[1])  # AMD's has none
