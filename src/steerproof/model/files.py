@@ -8,6 +8,7 @@ import hashlib
 import json
 import re
 import stat
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -39,6 +40,8 @@ _SIZES_OR_NULL = ("num_key_value_heads", "head_dim")
 """Keys of config.json that say how large a model is; where they are left out, others say so."""
 _HASHING = 4
 """Files that are hashed at once: a disk gives no more than that."""
+_PIECE = 1 << 20
+"""Bytes of a file that are read at once."""
 _DTYPE = re.compile(r"(torch\.)?(b?float[0-9]\w*|half|double|auto)")
 _POINTER = b"version https://git-lfs.github.com/spec/"
 
@@ -334,16 +337,25 @@ def tensors(path: Path) -> dict[str, StoredTensor]:
 
 def file_hashes(directory: Path) -> dict[str, str]:
     """sha256 of every file that decides what the model computes, by file name."""
-    read = _read(directory)
+    read, given_up = _read(directory), threading.Event()
     if sum(path.suffix == ".safetensors" for path in read) < 2:
-        return {path.name: _sha256(path) for path in read}
+        return {path.name: _sha256(path, given_up) for path in read}
     with ThreadPoolExecutor(_HASHING) as threads:
-        return dict(zip((path.name for path in read), threads.map(_sha256, read), strict=True))
+        hashing = threads.map(lambda path: _sha256(path, given_up), read)
+        try:
+            return dict(zip((path.name for path in read), hashing, strict=True))
+        except BaseException:  # the threads are waited for, and have gigabytes to read
+            given_up.set()
+            raise
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _sha256(path: Path, given_up: threading.Event) -> str:
+    """Of a file; of its beginning, which nobody reads, once it was given up."""
+    hashed = hashlib.sha256()
+    with path.open("rb", buffering=0) as file:
+        while not given_up.is_set() and (piece := file.read(_PIECE)):
+            hashed.update(piece)
+    return hashed.hexdigest()
 
 
 def _read(directory: Path) -> list[Path]:

@@ -65,11 +65,10 @@ def experiment_graph(experiment: Experiment, place: Place, known: Known | None =
         ExperimentError: A file that the experiment names cannot be read.
     """
     with ThreadPoolExecutor(1) as beside:
-        hashing = beside.submit(
-            surroundings, experiment, place, None if known is None else known.model
-        )
-        code_known(KINDS)
-        around = hashing.result()
+        # Not the other way round: whoever interrupts would wait until all weights are hashed.
+        reading = beside.submit(code_known, KINDS)
+        around = surroundings(experiment, place, None if known is None else known.model)
+        reading.result()
     slices = Slices(experiment, place.directory, known)
     return build_graph(
         Unit(

@@ -1,0 +1,53 @@
+"""Whoever stops a command while weights are hashed waits for none of them."""
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from steerproof.model import files
+from steerproof.run.graph.environment import Place, code_known
+from steerproof.run.graph.units import KINDS, experiment_graph
+from steerproof.spec.experiment import Model
+from tests.experiments import small_experiment
+
+
+class StoppedError(BaseException):
+    """What the signal raises."""
+
+
+def _stopped(*_: object) -> None:
+    raise StoppedError
+
+
+@contextmanager
+def stopped_in(seconds: float) -> Iterator[None]:
+    before = signal.signal(signal.SIGALRM, _stopped)
+    left, interval = signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_REAL, left, interval)
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+def test_a_command_that_is_stopped_ends_before_the_weights_are_hashed(
+    tmp_path: Path, shards: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "_PIECE", 1)  # so that it would take half a minute
+    for number in range(shards):
+        with (tmp_path / f"{number}.safetensors").open("wb") as shard:
+            shard.truncate(1 << 25)
+    experiment = small_experiment(model=Model(path=str(tmp_path), blocks=2))
+    code_known(KINDS)
+    began, threads = time.monotonic(), threading.active_count()
+    with pytest.raises(StoppedError), stopped_in(0.3):
+        experiment_graph(experiment, Place(directory=tmp_path))
+    assert time.monotonic() - began < 5
+    assert threading.active_count() == threads
