@@ -1,5 +1,7 @@
 """Adapters carried side by side, as to and from a GPU, are those carried one by one."""
 
+import threading
+
 import pytest
 import torch
 
@@ -116,3 +118,15 @@ def test_so_many_adapters_are_drawn_ahead_and_they_are_those_drawn_alone(ahead):
         assert all(torch.equal(t, alone[key]) for key, t in weights.tensors.items())
         assert list(weights.tensors) == list(alone)
     assert seed == 4
+
+
+def test_new_adapters_are_drawn_with_no_more_threads_than_numbers_are_worked_on_with() -> None:
+    before, allowed = threading.active_count(), torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        adapters = fresh_adapters(SITES, SPEC, (3, 4, 5), ahead=2)
+        next(adapters)
+        assert threading.active_count() == before + 1
+        assert len(list(adapters)) == 2
+    finally:
+        torch.set_num_threads(allowed)

@@ -23,6 +23,7 @@ from steerproof.spec.seeds import derived_seed
 _PEFT_PREFIX = "base_model.model."
 _PARTS = 8
 """Of an adapter, each drawn by a thread."""
+_MOST_THREADS = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,7 +129,9 @@ def fresh_adapters(
         ahead: How many are drawn before they are asked for.
     """
     begun: deque[list[Future[dict[str, Tensor]]]] = deque()
-    with ThreadPoolExecutor() as threads:
+    # No more than numbers are worked on with: workers on a CPU share its cores, and where threads
+    # are limited (`ulimit -u`) those that only save time must not be the ones too many.
+    with ThreadPoolExecutor(min(_MOST_THREADS, torch.get_num_threads())) as threads:
         for seed in seeds:
             dealt = (sites[start::_PARTS] for start in range(_PARTS))
             begun.append([threads.submit(_drawn, some, spec, seed) for some in dealt])
