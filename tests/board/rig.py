@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from steerproof.decide.analysis.rates import RateRow
 from steerproof.decide.analysis.rates_csv import format_rates
+from steerproof.run.artefacts.parquet import read_table
 from steerproof.run.driver.executors import InlineExecutor
 from steerproof.run.driver.scheduler import execute
 from steerproof.run.driver.summary import Summary
@@ -192,7 +193,7 @@ def _score(task: Task) -> Files:
     rates = []
     for unit in task.upstream.values():
         cell = Cell.from_record(json.loads(unit.read("cell.json"))["cell"])
-        table = pq.read_table(io.BytesIO(unit.read("completions.parquet")))
+        table = read_table(unit, "completions.parquet")
         texts = table["text"].to_pylist()
         marker = task.inputs["marker"]
         marks = [mark(text, len(text.split()), marker) for text in texts]
