@@ -53,15 +53,12 @@ class Scored:
     marks: Marks
 
 
-def scored_in(experiment: Experiment, finished: Finished) -> Scored | None:
-    """What was scored; None before that.
+def scored_of(experiment: Experiment, unit: StoredUnit) -> Scored:
+    """What was scored, of a score unit.
 
     Raises:
         IntegrityError: The unit is not what its manifest says.
     """
-    unit = finished.get(SCORE)
-    if unit is None:
-        return None
     return Scored(table=score.rates_of(unit, experiment), marks=score.from_unit(unit))
 
 
@@ -82,13 +79,14 @@ def evidence_of(
         scored: What was scored, if it was read already.
     """
     datasets = list(_datasets(experiment, finished))
-    read = scored or scored_in(experiment, finished)
-    every = None if read is None else [mark for cell in read.marks.values() for mark in cell]
+    if scored is None and SCORE in finished:
+        scored = scored_of(experiment, finished[SCORE])
+    every = None if scored is None else [mark for cell in scored.marks.values() for mark in cell]
     return Evidence(
         calibration=calibrations(experiment, finished) or tried,
         bystanders={data.source: data.bystanders for data in datasets} or None,
-        bridge=None if read is None else _bridge(experiment, read.marks),
-        table=None if read is None else read.table,
+        bridge=None if scored is None else _bridge(experiment, scored.marks),
+        table=None if scored is None else scored.table,
         truncated=None if every is None else truncated(every),
         prompts_known=frozenset(
             arm.name

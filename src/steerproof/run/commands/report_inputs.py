@@ -26,7 +26,7 @@ from steerproof.decide.review.objections import objections
 from steerproof.errors import IntegrityError
 from steerproof.run.artefacts import analysis, cell, score, training
 from steerproof.run.artefacts.score import Marks
-from steerproof.run.commands.evidence import Finished, Scored, calibrations, evidence_of
+from steerproof.run.commands.evidence import Finished, calibrations, evidence_of, scored_of
 from steerproof.run.graph.ids import UnitId
 from steerproof.run.graph.names import ANALYSIS, SCORE, adapter_unit, cell_unit
 from steerproof.run.store.ledger_file import read_ledger
@@ -85,9 +85,7 @@ def groundwork(experiment: Experiment, directory: Path, finished: Finished) -> G
         IntegrityError: A unit is not what its manifest says.
         KeyError: There is no score.
     """
-    scored = Scored(
-        table=score.rates_of(finished[SCORE], experiment), marks=score.from_unit(finished[SCORE])
-    )
+    scored = scored_of(experiment, finished[SCORE])
     unread: dict[str, str] = {}
     evidence = evidence_of(experiment, directory, finished, scored=scored)
     return Groundwork(
