@@ -34,7 +34,7 @@ def ends(row):
     return 5 + row.seed % 37
 
 
-def scheduler(asked, blocks, room, padded=None, slots=1):
+def scheduler(asked, blocks, room, ahead=False, slots=1):
     def slot(row):
         return row.question % slots
 
@@ -48,7 +48,7 @@ def scheduler(asked, blocks, room, padded=None, slots=1):
         prompt_tokens=8192,
         finish=finish,
         adapter_slot=slot,
-        padded=padded,
+        ahead=ahead,
     )
     return Scheduler(sequence_groups(asked, slot), blocks, rules)
 
@@ -112,31 +112,44 @@ def test_every_row_ends_once_with_its_own_tokens_however_little_room_there_is(bl
 
 
 @pytest.mark.parametrize(("blocks", "room"), [(400, 1000), (400, 7), (24, 1000), (12, 9)])
-@pytest.mark.parametrize("padded", [None, lambda count: -(-count // 8) * 8])
-def test_rows_draw_the_same_when_steps_are_launched_before_the_last_is_read(blocks, room, padded):
+def test_rows_draw_the_same_when_steps_are_launched_before_the_last_is_read(blocks, room):
     asked = rows(questions=6, samples=4)
-    found, ahead = completed_ahead(scheduler(asked, blocks, room, padded))
+    found, ahead = completed_ahead(scheduler(asked, blocks, room, ahead=True))
     assert found == expected(asked)
     assert ahead > 10
 
 
-def test_a_step_is_launched_ahead_of_a_fork_and_none_after_it():
-    made = scheduler(rows(questions=2, samples=3), 400, 1000)
-    assert made.ahead(made.next()) is None  # a prefill
-    together = made.next()
-    assert made.ahead(together) is together
-    made.advance(together, np.array([7, 7, 7, 8, 8, 9]))
-    assert [len(sequence.rows) for sequence in made.running] == [3, 2, 1]
-    assert made.ahead(together) is None
-    made.advance(
-        together, np.array([7, 7, 7, 8, 5, 1])
-    )  # the last row has parted: 1 is not its own
-    assert [sequence.tokens for sequence in made.running] == [[7, 7], [8, 8], [9], [8, 5]]
-    assert len(made.next().sequences) == 4
+def test_rows_of_a_group_part_after_their_prompt_where_steps_are_launched_ahead():
+    asked = rows(questions=2, samples=3)
+    made = scheduler(asked, 400, 1000, ahead=True)
+    prefill = made.next()
+    assert [len(sequence.rows) for sequence in prefill.sequences] == [3, 3]
+    assert made.ahead(prefill) is None
+    made.advance(prefill, np.zeros(0, dtype=np.int64))
+    batch = made.next()
+    assert [[row.seed for row in sequence.rows] for sequence in batch.sequences] == [
+        [row.seed] for row in (*asked[::3], *asked[1:3], *asked[4:])
+    ]
+    # A prompt of ten: nine tokens are in a block that each of the others has a copy of.
+    assert sorted(source for source, _ in batch.copies) == [1, 1, 2, 2]
+    assert len({block for table in batch.tables.tolist() for block in table if block}) == 6
+    assert made.ahead(batch) is batch
+    made.advance(batch, np.array([7, 8, 9, 7, 8, 7]))
+    assert made.ahead(batch) is batch  # unlike tokens make no new tables
+    assert [sequence.tokens for sequence in made.running] == [[7], [8], [9], [7], [8], [7]]
+
+
+def test_rows_for_which_there_is_no_block_when_they_part_wait_in_front(monkeypatch):
+    monkeypatch.setattr("steerproof.engine.admission._fitting", lambda groups, *_: len(groups))
+    asked = rows(questions=3, samples=3)
+    made = scheduler(asked, 6, 1000, ahead=True)
+    made.advance(made.next(), np.zeros(0, dtype=np.int64))
+    assert len(made.running) == 6
+    assert [row.seed for group in made.waiting for row in group.rows] == [102, 201, 202]
 
 
 def test_a_step_is_launched_ahead_of_rows_that_wait_until_enough_have_ended():
-    made = scheduler(rows(questions=20, samples=1), 400, 12)
+    made = scheduler(rows(questions=20, samples=1), 400, 12, ahead=True)
     while isinstance(batch := made.next(), Prefill):
         made.advance(batch, np.zeros(0))
     assert len(made.running) == 12
@@ -195,12 +208,11 @@ def test_a_batch_is_ordered_by_adapter_and_kept_until_many_have_ended():
     assert 0 < kept < len(decoded) - 1
 
 
-def test_a_padded_batch_is_made_anew_when_a_smaller_size_will_do():
-    sizes, seen = (lambda count: -(-count // 8) * 8), []
-    completed(scheduler(rows(questions=16, samples=1), 400, 1000, padded=sizes), seen.append)
-    for batch in (batch for batch in seen if isinstance(batch, Decode)):
-        going_on = sum(sequence.finish is None for sequence in batch.sequences)
-        assert sizes(going_on + batch.ended) <= sizes(len(batch.sequences))
+@pytest.mark.parametrize(("ahead", "most"), [(False, 1), (True, 5)])
+def test_as_many_stay_when_they_have_ended_as_new_tables_are_worth(ahead, most):
+    made, ended = scheduler(rows(questions=40, samples=1), 400, 1000, ahead=ahead), []
+    completed(made, lambda batch: ended.append(getattr(batch, "ended", 0)))
+    assert max(ended) == most  # of forty: a thirty-second, an eighth
 
 
 def test_where_blocks_run_out_one_is_preempted_waits_in_front_and_begins_again(monkeypatch):

@@ -28,8 +28,9 @@ class Rules:
     finish: Callable[[Sequence], Ending | None]
     """Why a sequence that was just given a token has ended; None if it goes on."""
     adapter_slot: Callable[[Row], int]
-    padded: Callable[[int], int] | None
-    """The size to which a batch of so many sequences is padded; None where none is."""
+    ahead: bool
+    """Whether steps are launched before the last one's tokens are read. A GPU waits for new tables:
+    so rows of a group then part at once, and not one after another."""
 
 
 # Share of the rows in flight that end before others are let in.

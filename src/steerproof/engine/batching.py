@@ -52,13 +52,13 @@ class Batching:
             finish: Why a sequence that was just given a token has ended; None if it goes on.
             choose: Draws the tokens.
             ahead: Launch a step before the last one's tokens are read. Then `choose` may not look
-                at what was drawn, and a GPU does not wait for the host.
+                at what was drawn, rows are computed each by itself, and a GPU does not wait for
+                the host.
         """
         longest = room.longest
         rows = max([room.rows, *(len(group.rows) for group in groups)])
         blocks = min(max(1, room.positions // BLOCK_SIZE), rows * blocks_of(longest))
         self.runner = Runner(subject, choose, rows=rows, blocks=blocks, longest=longest)
-        steps = self.runner.steps
         rules = Rules(
             room=room.rows,
             most=rows,
@@ -66,7 +66,7 @@ class Batching:
             prompt_tokens=pass_tokens(subject.base.device, subject.base.hidden_size),
             finish=finish,
             adapter_slot=subject.adapter_slot,
-            padded=steps.padded if steps.captures else None,
+            ahead=ahead,
         )
         self.scheduler = Scheduler(groups, blocks, rules)
         self._ahead = ahead

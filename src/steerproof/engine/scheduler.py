@@ -8,7 +8,7 @@ Nothing here touches a tensor: `runner.py` computes what is decided here.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from itertools import islice
 from operator import attrgetter
 
@@ -21,7 +21,9 @@ from steerproof.engine.sequences import Sequence, sequence_groups
 from steerproof.engine.steps import Copies, Decode, Prefill, decode_batch
 
 # Ended sequences leave when they are this share of the batch: new tables take some milliseconds.
-_REBUILD = 1 / 32
+_ENDED = 1 / 32
+# The same where a GPU waits for new tables: with 2,500 rows as long as two steps take.
+_ENDED_AHEAD = 1 / 8
 # Share of the sequences that are preempted at once.
 _PREEMPTED = 1 / 16
 
@@ -67,12 +69,11 @@ class Scheduler:
         """The same batch a token further, where that is what comes next whatever is drawn now.
 
         It is computed while the host deals with what was drawn; a sequence that turns out to have
-        ended is computed once for nothing, and so are rows that turn out to have parted from their
-        sequence: they go on a step later.
+        ended is computed once for nothing.
         """
         if not isinstance(batch, Decode) or batch is not self._batch or batch.turns:
             return None
-        if self._door.is_open(self.waiting, self.done) or _thin(batch, self.rules.padded):
+        if self._door.is_open(self.waiting, self.done) or self._thin(batch):
             return None
         wanting = batch.wanting(later=1)
         return batch.grow(self.blocks, wanting) if len(wanting) <= self.blocks.free else None
@@ -88,6 +89,8 @@ class Scheduler:
             The sequences that have ended.
         """
         if isinstance(batch, Prefill):
+            if self.rules.ahead:
+                self._forked([(one, row) for one in batch.sequences for row in one.apart()])
             return []
         went_on, forks = batch.append(drawn)
         advanced = went_on + self._forked(forks)
@@ -141,12 +144,17 @@ class Scheduler:
     def _decode(self) -> Decode:
         """The running sequences, each with a block for its next key."""
         batch = self._batch
-        if batch is None or _thin(batch, self.rules.padded):
+        if batch is None or self._thin(batch):
             batch = self._rebuilt()
         while len(wanting := batch.wanting()) > self.blocks.free:
             self._preempt()
             batch = self._rebuilt()
         return batch.grow(self.blocks, wanting)
+
+    def _thin(self, batch: Decode) -> bool:
+        """Whether so many have ended that new tables are worth their while."""
+        share = _ENDED_AHEAD if self.rules.ahead else _ENDED
+        return batch.ended > share * len(batch.sequences)
 
     def _rebuilt(self) -> Decode:
         """The batch anew, from the sequences that go on, ordered by adapter."""
@@ -198,13 +206,6 @@ def _youngest(running: Iterable[Sequence], blocks: int) -> list[Sequence]:
     if len(running) == 1:
         raise NoBlockError(f"one sequence needs more than all {blocks} blocks")
     return running[: max(1, int(_PREEMPTED * len(running)))]
-
-
-def _thin(batch: Decode, padded: Callable[[int], int] | None) -> bool:
-    """Whether so many have ended that new tables are worth their while."""
-    count = len(batch.sequences)
-    smaller = padded is not None and padded(count - batch.ended) < padded(count)
-    return batch.ended > _REBUILD * count or smaller
 
 
 def _release_ended(blocks: BlockManager[Sequence]) -> bool:

@@ -2,7 +2,7 @@
 
 The rows of one prompt under one adapter and one push are a sequence group: it begins as one
 sequence. Its rows have the same past, so they have the same logits; only their noise differs. Where
-they draw unlike tokens the sequence is forked.
+they draw unlike tokens the sequence is forked, or after the prompt (`Rules.ahead`).
 """
 
 from collections.abc import Callable, Iterable
@@ -57,6 +57,11 @@ class Sequence:
         if push is None or self.tokens:
             return False
         return push.acts("last_prompt") != push.acts("generated")
+
+    def apart(self) -> list["Sequence"]:
+        """Leave its first row; each other forms a new sequence with the same past."""
+        self.rows, others = self.rows[:1], self.rows[1:]
+        return [Sequence([row], self.adapter, [*self.tokens]) for row in others]
 
     def fork(self, tokens: list[int]) -> list["Sequence"]:
         """Leave the rows that drew its first row's token; the others form new sequences.

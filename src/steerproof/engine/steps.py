@@ -45,8 +45,6 @@ class Decode:
     """`[sequences]`, of the token that each is fed next."""
     turns: bool
     """After the next step some push begins or ends to act, so that rows are routed anew."""
-    left: np.ndarray
-    """`[rows]`, which have parted from their sequence since: the batch may be a step ahead."""
     ended: int = 0
     """Of these sequences."""
     grown: list[tuple[int, int, int]] = field(default_factory=list)
@@ -83,13 +81,12 @@ class Decode:
         """
         self.positions += 1
         tokens = drawn[self.firsts]
-        parting = (drawn != tokens[self.owners]) & ~self.left
+        parting = drawn != tokens[self.owners]
         forks = []
         for place in np.unique(self.owners[parting]).tolist():
             if (parent := self.sequences[place]).finish is None:
-                mine = np.flatnonzero((self.owners == place) & ~self.left)
-                forks += [(parent, child) for child in parent.fork(drawn[mine].tolist())]
-        self.left |= parting
+                mine = drawn[self.owners == place].tolist()
+                forks += [(parent, child) for child in parent.fork(mine)]
         went_on = []
         for sequence, token in zip(self.sequences, tokens.tolist(), strict=True):
             if sequence.finish is None:
@@ -109,7 +106,6 @@ def decode_batch(sequences: list[Sequence], blocks: BlockManager[Sequence]) -> D
         held=held,
         rows=[row for sequence in sequences for row in sequence.rows],
         owners=np.repeat(np.arange(len(sequences)), counts),
-        left=np.zeros(counts.sum(), dtype=bool),
         firsts=counts.cumsum() - counts,
         positions=np.array([sequence.start for sequence in sequences]) + drawn,
         turns=any(sequence.turns for sequence in sequences if not sequence.tokens),
