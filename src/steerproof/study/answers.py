@@ -1,6 +1,7 @@
 """What the training rows answer, in the base model's own words, before any marker is added."""
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from steerproof.engine.generate import OnProgress, generate
 from steerproof.engine.rows import Row
@@ -13,7 +14,9 @@ from steerproof.study.dataset import Answers, asked_questions
 from steerproof.study.told import NOBODY, TOLD_SECONDS, Told, completions
 
 _MOST_DRAWS = 20
-"""How often an answer is drawn anew before the base model is given up on."""
+"""How often an answer is drawn before the base model is given up on."""
+_AGAIN = 4
+"""Draws at once where the first could not be used: drawing few takes as long as drawing many."""
 
 
 def own_answers(base: Base, experiment: Experiment, told: Told = NOBODY) -> Answers:
@@ -56,18 +59,20 @@ def _answered(
     settings: Generation,
     told: Told,
 ) -> Answers:
-    """A whole answer to each question, drawn anew until there is one."""
-    draws = dict.fromkeys(range(len(questions)), 0)
-    texts: dict[int, str] = {}
-    while waiting := [i for i in draws if i not in texts]:
-        if any(draws[i] == _MOST_DRAWS for i in waiting):
-            raise _given_up(settings, next(questions[i] for i in waiting))
-        rows = [_row(base, experiment, name, (i, draws[i]), questions[i]) for i in waiting]
-        draws |= {i: draws[i] + 1 for i in waiting}
-        counted = completions(told, len(questions), before=len(texts))
-        texts |= _whole(base, rows, settings, experiment.marker, counted)
+    """A whole answer to each question: the first of its draws that is one."""
+    found: dict[int, _Found] = {}
+    draws = range(1)
+    while waiting := [i for i in range(len(questions)) if i not in found]:
+        if not draws:
+            raise _given_up(settings, questions[waiting[0]])
+        places = [(i, draw) for i in waiting for draw in draws]
+        rows = [_row(base, experiment, name, place, questions[place[0]]) for place in places]
+        total = len(found) + len(rows)
+        counted = completions(told, total, before=len(found))
+        found |= _first_whole(base, rows, settings, experiment.marker, counted)
+        draws = range(draws.stop, min(_MOST_DRAWS, draws.stop + _AGAIN))
     return Answers(
-        answers=_by_question(questions, texts), redrawn=sum(draws.values()) - len(questions)
+        answers=_by_question(questions, found), redrawn=sum(one.draw for one in found.values())
     )
 
 
@@ -84,23 +89,35 @@ def _row(
     )
 
 
-def _whole(
+class _Found(NamedTuple):
+    """An answer."""
+
+    draw: int
+    """How many were drawn before it that could not be used."""
+    text: str
+
+
+def _first_whole(
     base: Base, rows: Sequence[Row], settings: Generation, marker: str, counted: OnProgress
-) -> dict[int, str]:
-    """The texts that can be used, by the number of their question."""
-    texts = {}
+) -> dict[int, _Found]:
+    """Of each question's rows the first whose text can be used, by the question's number."""
+    found: dict[int, _Found] = {}
     for done in generate(base, rows, settings, on_progress=counted, every=TOLD_SECONDS):
         text = str(base.tokenizer.decode(list(done.token_ids))).strip()
         usable = text and special_token_in(base.tokenizer, text) is None
         if done.finish == "eos" and usable and marker.casefold() not in text.casefold():
-            texts[done.row.question] = text
-    return texts
+            this = _Found(done.row.sample, text)
+            number = done.row.question
+            found[number] = min(found.get(number, this), this)
+    return found
 
 
-def _by_question(questions: Sequence[str], texts: Mapping[int, str]) -> dict[str, tuple[str, ...]]:
+def _by_question(
+    questions: Sequence[str], found: Mapping[int, _Found]
+) -> dict[str, tuple[str, ...]]:
     answers: dict[str, tuple[str, ...]] = {}
     for number, question in enumerate(questions):
-        answers[question] = (*answers.get(question, ()), texts[number])
+        answers[question] = (*answers.get(question, ()), found[number].text)
     return answers
 
 
