@@ -177,7 +177,7 @@ def _pushed(prompts: PackedPrompts) -> np.ndarray:
     """`[sequences, width]`, where the push of each sequence acts."""
     acts = prompts.real.copy()
     for row, positions, mask in zip(prompts.rows, prompts.positions, acts, strict=True):
-        if row.push is not None:
+        if row.push is not None and row.push.tokens != "all":
             longest = max(len(row.prompt_ids), int(positions.max()) + 1)
             mask &= row.push.mask(len(row.prompt_ids), longest).numpy()[positions]
     return acts

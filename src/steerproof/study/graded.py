@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from itertools import chain
+from itertools import chain, islice
 from typing import TypeVar
 
 from steerproof.decide.analysis.slots import SlotRow, TextKind
@@ -72,7 +72,9 @@ def grade(
     def ids(text: str) -> tuple[int, ...]:
         return text_ids(base.tokenizer, text)
 
-    asked = [one for cell in cells for one in _texts(base, cell, marker, ids)]
+    # Of all cells at once, so that they are spelt together.
+    ends = iter(slots_of(base, [done for cell in cells for done in cell.own], marker))
+    asked = [one for cell in cells for one in _texts(base, cell, ids, ends)]
     given = [i for i, one in enumerate(asked) if one.answer is not None]
     texts = [_text(asked[i], tokens) for i in given]
     slots: dict[int, Slot] = {}
@@ -157,9 +159,12 @@ class _Asked:
 
 
 def _texts(
-    base: Base, cell: GradedCell, marker: str, ids: Callable[[str], tuple[int, ...]]
+    base: Base,
+    cell: GradedCell,
+    ids: Callable[[str], tuple[int, ...]],
+    ends: Iterator[int | None],
 ) -> Iterator[_Asked]:
-    """Every text that a cell is read on."""
+    """Every text that a cell is read on; takes where its own texts end from `ends`."""
     name = cell.cell.name  # made up anew whenever it is asked for
 
     @cache
@@ -185,7 +190,7 @@ def _texts(
                 row=row(question),
                 answer=ids(answer),
             )
-    for done, end in zip(cell.own, slots_of(base, cell.own, marker), strict=True):
+    for done, end in zip(cell.own, islice(ends, len(cell.own)), strict=True):
         yield _Asked(
             cell=cell.cell,
             question=done.question,

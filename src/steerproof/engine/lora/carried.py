@@ -5,7 +5,7 @@ of microseconds whatever its size. So they travel side by side as one vector, an
 where they arrive.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
@@ -14,6 +14,8 @@ from torch import Tensor
 
 _AT_A_TIME = 1 << 22
 """Numbers that one thread copies at a time."""
+_THREADS = 4
+"""That copy small matrices."""
 _KEEPER = ThreadPoolExecutor(1, thread_name_prefix="room")
 
 Matrices = Mapping[str, Tensor]
@@ -30,7 +32,7 @@ def to_device(matrices: Matrices, device: torch.device) -> dict[str, Tensor]:
     flat = [matrix.flatten() for matrix in matrices.values()]
     size, pinned = sum(map(len, flat)), device.type == "cuda"
     whole = torch.empty(size, dtype=kinds.pop(), pin_memory=pinned)
-    return _parts(torch.cat(flat, out=whole).to(device), matrices)
+    return _parts(_joined(flat, whole).to(device), matrices)
 
 
 def room_for(numbers: int, dtype: torch.dtype, device: torch.device) -> Room:
@@ -65,6 +67,29 @@ def to_host(matrices: Matrices, dtype: torch.dtype, room: Room = None) -> dict[s
 def _near(device: torch.device) -> bool:
     """Whether nothing travels."""
     return device.type == "cpu"
+
+
+def _joined(vectors: Sequence[Tensor], into: Tensor) -> Tensor:
+    """Vectors of the host side by side.
+
+    By numpy, in few threads: torch deals each of hundreds of small ones to all cores, whose threads
+    wait for each other where anything else is at work. An adapter of 39 MB took 130 ms so.
+    """
+    places = into.split([len(vector) for vector in vectors])
+
+    def copy(first: int) -> None:
+        shared = zip(places[first::_THREADS], vectors[first::_THREADS], strict=True)
+        for place, vector in shared:
+            np.copyto(_bytes(place), _bytes(vector))
+
+    with ThreadPoolExecutor(_THREADS) as threads:
+        list(threads.map(copy, range(_THREADS)))
+    return into
+
+
+def _bytes(vector: Tensor) -> np.ndarray:
+    """Of any number type, those that numpy has not among them."""
+    return vector.detach().view(torch.uint8).numpy()
 
 
 def _copied(whole: Tensor, into: Tensor) -> Tensor:
