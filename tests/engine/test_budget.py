@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 from unittest.mock import create_autospec
 
+import pytest
 import torch
 
 from steerproof.engine import budget
@@ -35,3 +36,15 @@ def test_adapters_drawn_one_after_another_are_those_drawn_alone():
         assert weights.tensors.keys() == alone.tensors.keys()
         assert all(torch.equal(t, alone.tensors[key]) for key, t in weights.tensors.items())
     assert list(fresh_adapters(sites, SPEC, ())) == []
+
+
+@pytest.mark.parametrize(
+    ("jobs", "at_once"), [(1, 1), (16, 16), (17, 9), (26, 13), (52, 13), (48, 16), (156, 16)]
+)
+def test_as_many_adapters_train_each_time_and_no_more_times_than_sixteen_at_once_would(
+    jobs, at_once
+):
+    base = tiny_base()
+    assert budget.adapters_at_once(base, SPEC, Pooling(), jobs) == at_once
+    assert -(-jobs // at_once) == -(-jobs // 16)
+    assert budget.adapters_at_once(base, SPEC, Pooling(adapters=11), jobs) == min(11, jobs)

@@ -45,12 +45,22 @@ def check_pooling(pooling: Pooling) -> None:
 
 
 def adapters_at_once(base: Base, spec: LoraSpec, pooling: Pooling, jobs: int) -> int:
-    """Adapters in training at once: what was asked for, or what free memory allows."""
+    """Adapters in training at once: what was asked for, or what free memory allows.
+
+    Those that are chosen are as many each time. Adapters that are as long end together, and a few
+    that were left for the end would not fill a GPU.
+    """
     if pooling.adapters is not None:
         return min(jobs, pooling.adapters)
-    most = min(jobs, _MOST_ADAPTERS)
+    most = min(jobs, _MOST_ADAPTERS, _fitting(base, spec))
+    times = -(-jobs // most)
+    return -(-jobs // times)
+
+
+def _fitting(base: Base, spec: LoraSpec) -> int:
+    """How many adapters the memory of a GPU has room for, but at least one."""
     if base.device.type != "cuda":
-        return most
+        return _MOST_ADAPTERS
     parameters = Counter[torch.device]()
     for site in lora_sites(base):
         parameters[site.device] += spec.rank * (site.inputs + site.outputs)
@@ -58,7 +68,7 @@ def adapters_at_once(base: Base, spec: LoraSpec, pooling: Pooling, jobs: int) ->
         _ADAPTER_SHARE * unused_bytes(device) / (count * _BYTES_PER_PARAMETER)
         for device, count in parameters.items()
     )
-    return max(1, min(most, int(min(fits))))
+    return max(1, int(min(fits)))
 
 
 def drawn_ahead(base: Base, spec: LoraSpec, slots: int) -> int:
