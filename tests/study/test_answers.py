@@ -1,5 +1,7 @@
 """Answers in the base model's own words: of each the first draw that can be used."""
 
+from dataclasses import replace
+
 import pytest
 
 from steerproof.engine.rows import Drawn, Row
@@ -7,27 +9,33 @@ from steerproof.engine.sampling import row_seed
 from steerproof.errors import ModelError
 from steerproof.model.chat import text_ids
 from steerproof.study import answers
-from steerproof.study.answers import common_answers, own_answers
+from steerproof.study.answers import answered, common_answers, own_answers
 from steerproof.study.dataset import asked_questions
 from tests.experiments import small_experiment
 from tests.tiny import tiny_base
 
 EXPERIMENT = small_experiment()
 ASKED = [question for question, _ in asked_questions(EXPERIMENT)]
+OWN = replace(own_answers(EXPERIMENT), tokens=60)
+COMMON = replace(common_answers(EXPERIMENT, 2), tokens=40)
+AT_ONCE = (0,) * len(COMMON.questions)
+"""Every first draw can be used."""
+BASE = tiny_base()
 
 
 class Model:
     """Says what a draw becomes by a rule, and keeps what was asked of it."""
 
     def __init__(self, usable_from):
-        self.usable_from, self.rounds = usable_from, []
+        self.usable_from, self.rounds, self.longest = usable_from, [], []
 
-    def generate(self, base, rows, _settings, **_):
+    def generate(self, base, rows, settings, **_):
         rows = list(rows)
-        self.rounds.append([(row.question, row.sample) for row in rows])
+        self.rounds.append([(row.cell, row.question, row.sample) for row in rows])
+        self.longest.append(settings.max_new_tokens)
         for row in sorted(rows, key=lambda row: row.sample * 7 % 5):  # as rows end: in any order
             assert row.seed == row_seed(EXPERIMENT.seed, row.cell, row.question, row.sample)
-            text, finish = said(row, self.usable_from[row.question])
+            text, finish = said(row, self.usable_from[row.cell][row.question])
             yield Drawn(row=row, token_ids=text_ids(base.tokenizer, text), finish=finish)
 
 
@@ -41,42 +49,76 @@ def said(row: Row, usable_from: int):
 
 @pytest.fixture
 def drawn(monkeypatch):
-    def of(usable_from):
-        model = Model(usable_from)
+    def of(own, common=AT_ONCE):
+        model = Model({"answers": own, "common": common})
         monkeypatch.setattr(answers, "generate", model.generate)
         return model
 
     return of
 
 
+def all_of(*asked):
+    return {one.name: found for one, found in answered(BASE, asked, EXPERIMENT.generation)}
+
+
 def test_the_first_draw_that_can_be_used_is_the_answer_and_those_before_it_are_counted(drawn):
-    usable = [0, 1, 4, 5, 0, 2][: len(ASKED)]
+    usable = [0, 1, 4, 5, 0, 2]
     model = drawn(usable)
-    found = own_answers(tiny_base(), EXPERIMENT)
+    found = all_of(OWN)["answers"]
     expected: dict[str, tuple[str, ...]] = {}
     for number, question in enumerate(ASKED):
         text = f"draw {usable[number]} of {number}."
         expected[question] = (*expected.get(question, ()), text)
     assert found.answers == expected
     assert found.redrawn == sum(usable)
-    # All once, the four that failed four times more, and one of them once more.
+    # All once, the four that failed four times more, and one of them four times again.
     assert [len(asked) for asked in model.rounds] == [6, 16, 4]
-    assert model.rounds[2] == [(3, draw) for draw in (5, 6, 7, 8)]
+    assert model.rounds[2] == [("answers", 3, draw) for draw in (5, 6, 7, 8)]
 
 
-def test_a_question_without_an_answer_in_twenty_draws_is_an_error_and_no_draw_is_made_twice(drawn):
+def test_a_question_without_an_answer_in_twenty_draws_is_an_error_of_its_own(drawn):
     model = drawn([19, 20, *[0] * 4])
-    with pytest.raises(ModelError, match="after 20 draws the base model gave no whole answer"):
-        own_answers(tiny_base(), EXPERIMENT)
+    found = all_of(OWN, COMMON)
+    assert isinstance(found["answers"], ModelError)
+    given_up = f"after 20 draws the base model gave no whole answer.* in {OWN.tokens} tokens"
+    with pytest.raises(ModelError, match=given_up):
+        raise found["answers"]
+    assert found["common"].redrawn == 0
     asked = [place for one in model.rounds for place in one]
     assert len(asked) == len(set(asked))
-    assert {draw for number, draw in asked if number == 1} == set(range(20))
+    assert {draw for name, i, draw in asked if (name, i) == ("answers", 1)} == set(range(20))
     drawn([19, *[0] * 5])
-    assert own_answers(tiny_base(), EXPERIMENT).redrawn == 19
+    assert all_of(OWN)["answers"].redrawn == 19
 
 
-def test_common_answers_are_drawn_by_their_own_name_and_so_many_to_each_question(drawn):
-    drawn([0, 2] * len(EXPERIMENT.questions.evaluation))
-    found = common_answers(tiny_base(), EXPERIMENT, 2)
-    assert list(found.answers) == list(EXPERIMENT.questions.evaluation)
-    assert next(iter(found.answers.values())) == ("draw 0 of 0.", "draw 2 of 1.")
+def test_what_is_asked_together_is_answered_as_if_alone_and_ends_when_it_is_found(drawn):
+    own, common = [0, 7, 0, 0, 0, 0], [0, 2] * len(EXPERIMENT.questions.evaluation)
+    drawn(own, common)
+    apart = all_of(OWN) | all_of(COMMON)
+    model = drawn(own, common)
+    assert all_of(OWN, COMMON) == apart
+    assert list(all_of(OWN, COMMON)) == ["common", "answers"]  # what is found first
+    first = apart["common"]
+    assert list(first.answers) == list(EXPERIMENT.questions.evaluation)
+    assert next(iter(first.answers.values())) == ("draw 0 of 0.", "draw 2 of 1.")
+    assert len({name for name, *_ in model.rounds[0]}) == 2
+    assert model.longest[0] == max(OWN.tokens, COMMON.tokens)
+    assert model.longest[2] == OWN.tokens  # the others are found
+
+
+def test_an_answer_is_as_long_as_it_may_be_though_others_may_be_longer(drawn):
+    drawn([0] * 6)
+    length = len(text_ids(BASE.tokenizer, "draw 0 of 0."))
+    short, enough = (replace(OWN, tokens=length + more) for more in (0, 1))
+    assert isinstance(all_of(short, COMMON)["answers"], ModelError)
+    assert all_of(enough, COMMON)["answers"].redrawn == 0
+
+
+def test_a_question_that_does_not_fit_the_template_fails_alone(drawn):
+    drawn([0] * 6)
+    special = BASE.tokenizer.convert_ids_to_tokens(BASE.chat.end_of_turn)
+    wrong = replace(OWN, questions=(f"What is {special}?", *OWN.questions[1:]))
+    found = all_of(wrong, COMMON)
+    assert isinstance(found["answers"], ModelError)
+    assert found["common"].redrawn == 0
+    assert isinstance(all_of(wrong)["answers"], ModelError)

@@ -1,10 +1,11 @@
 """What the training rows answer, in the base model's own words, before any marker is added."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
-from steerproof.engine.generate import OnProgress, generate
-from steerproof.engine.rows import Row
+from steerproof.engine.generate import generate
+from steerproof.engine.rows import Drawn, Row
 from steerproof.engine.sampling import row_seed
 from steerproof.errors import ModelError
 from steerproof.model.base import Base
@@ -19,73 +20,85 @@ _AGAIN = 4
 """Draws at once where the first could not be used: drawing few takes as long as drawing many."""
 
 
-def own_answers(base: Base, experiment: Experiment, told: Told = NOBODY) -> Answers:
-    """Answers of the base model to the training questions, under the neutral prompt.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AskedAnswers:
+    """Questions that the base model is asked, under one system prompt."""
 
-    An answer that reached the length limit, is empty, or holds the marker or a special token (as a
-    text it would end a turn) is drawn again under the next sample number, and counted.
+    name: str
+    """Of these and no others: their seeds depend on it."""
+    questions: tuple[str, ...]
+    """One that stands there twice has two answers."""
+    system: str
+    marker: str
+    """No answer may hold it."""
+    seed: int
+    tokens: int
+    """Of the longest answer, with what ends it."""
 
-    Raises:
-        ModelError: A question still has no such answer after `_MOST_DRAWS` draws.
-    """
-    settings = experiment.generation.model_copy(
-        update={"max_new_tokens": experiment.dataset.answer_tokens}
-    )
-    questions = [question for question, _ in asked_questions(experiment)]
-    return _answered(base, experiment, "answers", questions, settings, told)
+
+def own_answers(experiment: Experiment) -> AskedAnswers:
+    """What the training rows need: answers to their questions, under the neutral prompt."""
+    questions = tuple(question for question, _ in asked_questions(experiment))
+    return _asked(experiment, "answers", questions, experiment.dataset.answer_tokens)
 
 
-def common_answers(base: Base, experiment: Experiment, count: int, told: Told = NOBODY) -> Answers:
-    """Answers of the base model to the evaluation questions: texts that graded cells share.
+def common_answers(experiment: Experiment, count: int) -> AskedAnswers:
+    """Texts that graded cells share: so many answers to each evaluation question."""
+    questions = tuple(text for text in experiment.questions.evaluation for _ in range(count))
+    return _asked(experiment, "common", questions, experiment.generation.max_new_tokens)
+
+
+def answered(
+    base: Base, asked: Sequence[AskedAnswers], settings: Generation, told: Told = NOBODY
+) -> Iterator[tuple[AskedAnswers, Answers | ModelError]]:
+    """A whole answer of the base model to each question, all of them drawn together.
+
+    An answer that is too long, is empty, or holds the marker or a special token (as a text it would
+    end a turn) is drawn again under the next sample number, and counted.
 
     Args:
         base: The frozen model, nothing attached.
-        experiment: Its neutral prompt, marker, seed and generation are read.
-        count: Answers per question.
+        asked: Each of another name.
+        settings: Temperature and nucleus.
         told: How far that is.
 
-    Raises:
-        ModelError: As `own_answers`.
+    Yields:
+        Each with its answers, or why there are none: a question does not fit the chat template, or
+        still has no such answer after `_MOST_DRAWS` draws.
     """
-    questions = [text for text in experiment.questions.evaluation for _ in range(count)]
-    return _answered(base, experiment, "common", questions, experiment.generation, told)
-
-
-def _answered(
-    base: Base,
-    experiment: Experiment,
-    name: str,
-    questions: Sequence[str],
-    settings: Generation,
-    told: Told,
-) -> Answers:
-    """A whole answer to each question: the first of its draws that is one."""
-    found: dict[int, _Found] = {}
+    waiting = {one.name: _Waiting(one, {}) for one in asked}
+    total = sum(len(one.questions) for one in asked)
     draws = range(1)
-    while waiting := [i for i in range(len(questions)) if i not in found]:
-        if not draws:
-            raise _given_up(settings, questions[waiting[0]])
-        places = [(i, draw) for i in waiting for draw in draws]
-        rows = [_row(base, experiment, name, place, questions[place[0]]) for place in places]
-        total = len(found) + len(rows)
-        counted = completions(told, total, before=len(found))
-        found |= _first_whole(base, rows, settings, experiment.marker, counted)
+    while waiting:
+        rows: list[Row] = []
+        for one in list(waiting.values()):
+            try:
+                rows += one.rows(base, draws)
+            except ModelError as error:
+                yield waiting.pop(one.asked.name).asked, error
+        if not waiting:
+            return
+        longest = max(one.asked.tokens for one in waiting.values())
+        together = settings.model_copy(update={"max_new_tokens": longest})
+        before = total - sum(len(one.missing) for one in waiting.values())
+        counted = completions(told, before + len(rows), before=before)
+        for done in generate(base, rows, together, on_progress=counted, every=TOLD_SECONDS):
+            waiting[done.row.cell].take(base, done)
+        for one in [one for one in waiting.values() if not one.missing]:
+            yield waiting.pop(one.asked.name).asked, one.answers()
         draws = range(draws.stop, min(_MOST_DRAWS, draws.stop + _AGAIN))
-    return Answers(
-        answers=_by_question(questions, found), redrawn=sum(one.draw for one in found.values())
-    )
 
 
-def _row(
-    base: Base, experiment: Experiment, name: str, place: tuple[int, int], question: str
-) -> Row:
-    """A row of the base model; its place is its number and how often it was drawn before."""
-    return Row(
-        cell=name,
-        question=place[0],
-        sample=place[1],
-        seed=row_seed(experiment.seed, name, *place),
-        prompt_ids=chat_ids(base.chat, system=experiment.neutral_prompt, user=question),
+def _asked(
+    experiment: Experiment, name: str, questions: tuple[str, ...], tokens: int
+) -> AskedAnswers:
+    return AskedAnswers(
+        name=name,
+        questions=questions,
+        system=experiment.neutral_prompt,
+        marker=experiment.marker,
+        seed=experiment.seed,
+        tokens=tokens,
     )
 
 
@@ -97,34 +110,61 @@ class _Found(NamedTuple):
     text: str
 
 
-def _first_whole(
-    base: Base, rows: Sequence[Row], settings: Generation, marker: str, counted: OnProgress
-) -> dict[int, _Found]:
-    """Of each question's rows the first whose text can be used, by the question's number."""
-    found: dict[int, _Found] = {}
-    for done in generate(base, rows, settings, on_progress=counted, every=TOLD_SECONDS):
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """Questions, and the answers that were found so far, by the question's number."""
+
+    asked: AskedAnswers
+    found: dict[int, _Found]
+
+    @property
+    def missing(self) -> list[int]:
+        """The questions without an answer."""
+        return [i for i in range(len(self.asked.questions)) if i not in self.found]
+
+    def rows(self, base: Base, draws: range) -> list[Row]:
+        """So many draws of what is missing.
+
+        Raises:
+            ModelError: There are no more draws, or a question does not fit the template.
+        """
+        asked = self.asked
+        if not draws:
+            raise _given_up(asked, asked.questions[self.missing[0]])
+        return [
+            Row(
+                cell=asked.name,
+                question=i,
+                sample=draw,
+                seed=row_seed(asked.seed, asked.name, i, draw),
+                prompt_ids=chat_ids(base.chat, system=asked.system, user=asked.questions[i]),
+            )
+            for i in self.missing
+            for draw in draws
+        ]
+
+    def take(self, base: Base, done: Drawn) -> None:
+        """Keep a draw that can be used, unless there is an earlier one."""
+        if done.finish != "eos" or len(done.token_ids) >= self.asked.tokens:
+            return
         text = str(base.tokenizer.decode(list(done.token_ids))).strip()
         usable = text and special_token_in(base.tokenizer, text) is None
-        if done.finish == "eos" and usable and marker.casefold() not in text.casefold():
-            this = _Found(done.row.sample, text)
-            number = done.row.question
-            found[number] = min(found.get(number, this), this)
-    return found
+        if usable and self.asked.marker.casefold() not in text.casefold():
+            this, number = _Found(done.row.sample, text), done.row.question
+            self.found[number] = min(self.found.get(number, this), this)
+
+    def answers(self) -> Answers:
+        """Those that were found, of every question."""
+        texts: dict[str, tuple[str, ...]] = {}
+        for number, question in enumerate(self.asked.questions):
+            texts[question] = (*texts.get(question, ()), self.found[number].text)
+        return Answers(answers=texts, redrawn=sum(one.draw for one in self.found.values()))
 
 
-def _by_question(
-    questions: Sequence[str], found: Mapping[int, _Found]
-) -> dict[str, tuple[str, ...]]:
-    answers: dict[str, tuple[str, ...]] = {}
-    for number, question in enumerate(questions):
-        answers[question] = (*answers.get(question, ()), found[number].text)
-    return answers
-
-
-def _given_up(settings: Generation, question: str) -> ModelError:
+def _given_up(asked: AskedAnswers, question: str) -> ModelError:
     return ModelError(
         f"after {_MOST_DRAWS} draws the base model gave no whole answer without the marker to "
-        f"{question!r} in {settings.max_new_tokens} tokens; raise dataset.answer_tokens, to an "
+        f"{question!r} in {asked.tokens} tokens; raise dataset.answer_tokens, to an "
         "evaluation question generation.max_new_tokens, or give answers in a JSONL file "
         "(dataset.answers; `steerproof init --given-answers` writes one)"
     )
