@@ -69,7 +69,8 @@ def attention_gradients(
     given = (grad, query, key, value, ends, scale / math.log(2), scale, heads, *strides)
     sizes = {"GROUP": heads // kv_heads, "WIDTH": width, "BLOCK": _BLOCK}
     _queries_back[(blocks, rows, heads)](dq, inner, out, norms, *given, **sizes)
-    _keys_back[(blocks, rows, kv_heads)](dk, dv, inner, norms, *given, **sizes)
+    # Without loads ahead, which would take the shared memory that more programs can have.
+    _keys_back[(blocks, rows, kv_heads)](dk, dv, inner, norms, *given, **sizes, num_stages=1)
     return dq, dk, dv
 
 
