@@ -2,6 +2,8 @@
 
 import gc
 import weakref
+from dataclasses import replace
+from typing import ClassVar
 
 import pytest
 
@@ -10,11 +12,14 @@ from steerproof.engine.batching import Batching
 from steerproof.engine.blocks import BLOCK_SIZE
 from steerproof.engine.generate import Limits, generate
 from steerproof.engine.memory import bytes_per_token
+from steerproof.engine.rows import Row
 from steerproof.engine.runner import Runner
+from steerproof.engine.sampling import row_seed
 from steerproof.engine.scheduler import Scheduler
 from steerproof.engine.steps import Decode
 from steerproof.errors import MachineError
 from tests.engine.subjects import SETTINGS, base_of, mixed_rows
+from tests.tiny import CONTEXT, FURTHER, tiny_base
 
 LONG = SETTINGS.model_copy(update={"max_new_tokens": 60})
 
@@ -98,24 +103,63 @@ def test_rows_that_are_preempted_begin_again_and_read_the_same(monkeypatch):
     assert lost
 
 
-def test_steps_that_are_launched_before_the_last_one_is_read_draw_the_same(monkeypatch):
+class Ahead(Batching):
+    """Launches steps before the last one is read, as on a GPU; and how many were."""
+
+    launched: ClassVar[list[bool]] = []
+
+    def __init__(self, *args, **settings):
+        super().__init__(*args, **settings | {"ahead": True})
+
+    def step(self):
+        ended = super().step()
+        self.launched.append(self._launched is not None)
+        return ended
+
+
+@pytest.fixture
+def ahead(monkeypatch):
+    """Let a CPU launch steps ahead."""
+    monkeypatch.setattr("steerproof.engine.generate.Batching", Ahead)
+    monkeypatch.setattr(Ahead, "launched", [])
+
+
+def test_steps_that_are_launched_before_the_last_one_is_read_draw_the_same(request):
     base, rows = base_of("qwen2"), mixed_rows(cells=4, questions=3, samples=4)
     expected = texts(base, rows, LONG)
-    ahead = []
-
-    class Ahead(Batching):
-        def __init__(self, *args, **settings):
-            super().__init__(*args, **settings | {"ahead": True})
-
-        def step(self):
-            ended = super().step()
-            ahead.append(self._launched is not None)
-            return ended
-
-    monkeypatch.setattr("steerproof.engine.generate.Batching", Ahead)
+    request.getfixturevalue("ahead")
     assert texts(base, rows, LONG) == expected
     assert texts(base, rows, LONG, max_rows=9) == expected
-    assert sum(ahead) > len(ahead) / 3
+    assert sum(Ahead.launched) > len(Ahead.launched) / 3
+
+
+SHARED_ROTATIONS = {
+    "rope_type": "longrope",
+    "rope_theta": 1e4,
+    "original_max_position_embeddings": 128,
+    "short_factor": [1.0] * 4,
+    "long_factor": [8.0] * 4,
+}
+
+
+@pytest.mark.parametrize(("architecture", "longest"), [("gpt2", CONTEXT), ("phi3", 128)])
+@pytest.mark.parametrize("most", [16, 24])
+def test_who_has_ended_at_the_last_position_there_is_goes_no_further(
+    architecture, longest, most, monkeypatch, ahead
+):
+    """A model has no embedding beyond it, or turns all rows by other angles if one is there."""
+    further = {"original_max_position_embeddings": 128, "rope_parameters": SHARED_ROTATIONS}
+    monkeypatch.setitem(FURTHER, "phi3", further)
+    base = replace(tiny_base(architecture), eos_ids=frozenset(range(0, 260, 40)))
+    settings = SETTINGS.model_copy(update={"max_new_tokens": 40, "temperature": 1.5})
+    rows = [
+        Row(cell="c", question=q, sample=0, seed=row_seed(0, "c", q, 0),
+            prompt_ids=tuple((7 * q + i) % 256 for i in range(longest - 40)))
+        for q in range(60)
+    ]  # fmt: skip
+    found = texts(base, rows, settings, max_rows=most)
+    assert {finish for _, finish in found.values()} == {"eos", "length"}
+    assert found == texts(base, rows, settings, max_rows=1)
 
 
 def test_no_block_is_lost_or_used_twice(schedulers):

@@ -148,7 +148,7 @@ class Runner:
         self.cache.point(size)
         output: Any = self._subject.base.model(
             input_ids=self._tokens[:size, None],
-            position_ids=self.cache.positions[:size, None],
+            position_ids=self.cache.fed(size)[:, None],
             **handed(self._subject.base.model, self.cache),
             use_cache=True,
         )

@@ -105,6 +105,14 @@ class PagedCache(PooledCache):
         )
         self._pass = Spread(decoded, table.device)
 
+    def fed(self, rows: int) -> Int[Tensor, " rows"]:
+        """Positions of the tokens that the first rows are fed next.
+
+        A row that has ended counts on until others take its place. It stays at the last position
+        that there is: a model may have no further one, or turn all rows otherwise for it.
+        """
+        return self.positions[:rows].clamp(max=self._longest - 1)
+
     def store(self, layer: int, keys: Tensor, values: Tensor) -> None:
         """Write keys and values to their blocks; in a step, once the layer attends."""
         if layer == len(self._layers):
