@@ -130,3 +130,13 @@ def test_new_adapters_are_drawn_with_no_more_threads_than_numbers_are_worked_on_
         assert len(list(adapters)) == 2
     finally:
         torch.set_num_threads(allowed)
+
+
+@pytest.mark.parametrize(
+    "given", [torch.randn(7, 3)[:, :1], torch.randn(8)[::2], torch.ones(()).expand(3, 4)]
+)
+def test_matrices_that_are_parts_of_others_travel_too(given, monkeypatch):
+    far(monkeypatch)
+    there = carried.to_device({"a": torch.randn(2, 5), "b": given}, torch.device("cpu"))
+    assert torch.equal(there["b"], given)
+    assert there["a"].shape == (2, 5)

@@ -27,14 +27,14 @@ class Model:
     """Says what a draw becomes by a rule, and keeps what was asked of it."""
 
     def __init__(self, usable_from):
-        self.usable_from, self.rounds, self.longest = usable_from, [], []
+        self.usable_from, self.rounds = usable_from, []
 
-    def generate(self, base, rows, settings, **_):
+    def generate(self, base, rows, _settings, **_):
         rows = list(rows)
         self.rounds.append([(row.cell, row.question, row.sample) for row in rows])
-        self.longest.append(settings.max_new_tokens)
         for row in sorted(rows, key=lambda row: row.sample * 7 % 5):  # as rows end: in any order
             assert row.seed == row_seed(EXPERIMENT.seed, row.cell, row.question, row.sample)
+            assert row.tokens == {"answers": OWN.tokens, "common": COMMON.tokens}[row.cell]
             text, finish = said(row, self.usable_from[row.cell][row.question])
             yield Drawn(row=row, token_ids=text_ids(base.tokenizer, text), finish=finish)
 
@@ -49,7 +49,8 @@ def said(row: Row, usable_from: int):
 
 @pytest.fixture
 def drawn(monkeypatch):
-    def of(own, common=AT_ONCE):
+    def of(own, common=AT_ONCE, again=4):
+        monkeypatch.setattr(answers, "_again", lambda _base: again)
         model = Model({"answers": own, "common": common})
         monkeypatch.setattr(answers, "generate", model.generate)
         return model
@@ -74,6 +75,13 @@ def test_the_first_draw_that_can_be_used_is_the_answer_and_those_before_it_are_c
     # All once, the four that failed four times more, and one of them four times again.
     assert [len(asked) for asked in model.rounds] == [6, 16, 4]
     assert model.rounds[2] == [("answers", 3, draw) for draw in (5, 6, 7, 8)]
+    model = drawn(usable, again=1)
+    assert all_of(OWN)["answers"] == found
+    assert [len(asked) for asked in model.rounds] == [6, 4, 3, 2, 2, 1]
+
+
+def test_a_cpu_draws_none_for_nothing():
+    assert answers._again(BASE) == 1
 
 
 def test_a_question_without_an_answer_in_twenty_draws_is_an_error_of_its_own(drawn):
@@ -102,16 +110,6 @@ def test_what_is_asked_together_is_answered_as_if_alone_and_ends_when_it_is_foun
     assert list(first.answers) == list(EXPERIMENT.questions.evaluation)
     assert next(iter(first.answers.values())) == ("draw 0 of 0.", "draw 2 of 1.")
     assert len({name for name, *_ in model.rounds[0]}) == 2
-    assert model.longest[0] == max(OWN.tokens, COMMON.tokens)
-    assert model.longest[2] == OWN.tokens  # the others are found
-
-
-def test_an_answer_is_as_long_as_it_may_be_though_others_may_be_longer(drawn):
-    drawn([0] * 6)
-    length = len(text_ids(BASE.tokenizer, "draw 0 of 0."))
-    short, enough = (replace(OWN, tokens=length + more) for more in (0, 1))
-    assert isinstance(all_of(short, COMMON)["answers"], ModelError)
-    assert all_of(enough, COMMON)["answers"].redrawn == 0
 
 
 def test_a_question_that_does_not_fit_the_template_fails_alone(drawn):
@@ -122,3 +120,17 @@ def test_a_question_that_does_not_fit_the_template_fails_alone(drawn):
     assert isinstance(found["answers"], ModelError)
     assert found["common"].redrawn == 0
     assert isinstance(all_of(wrong)["answers"], ModelError)
+
+
+def test_what_cannot_be_computed_fails_alone(monkeypatch, drawn):
+    model = drawn([0] * 6)
+
+    def broken(base, rows, settings, **how):
+        if any(row.cell == "answers" for row in rows):
+            raise ModelError("its logits are not finite")
+        yield from model.generate(base, rows, settings, **how)
+
+    monkeypatch.setattr(answers, "generate", broken)
+    found = all_of(OWN, COMMON)
+    assert str(found["answers"]) == "its logits are not finite"
+    assert found["common"].redrawn == 0

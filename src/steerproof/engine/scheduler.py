@@ -81,6 +81,9 @@ class Scheduler:
     def advance(self, batch: Prefill | Decode, drawn: np.ndarray) -> list[Sequence]:
         """Append what was drawn; sequences whose rows drew unlike tokens are forked.
 
+        Where steps are launched ahead, rows part after their prompt, whatever they draw. Those for
+        which there is no block wait again.
+
         Args:
             batch: What `next` gave.
             drawn: `[rows]`, a token for each row of a decoded batch; nothing for a prefilled one.

@@ -1,23 +1,24 @@
 """What the training rows answer, in the base model's own words, before any marker is added."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from steerproof.engine.generate import generate
 from steerproof.engine.rows import Drawn, Row
 from steerproof.engine.sampling import row_seed
-from steerproof.errors import ModelError
+from steerproof.errors import ModelError, SteerproofError
 from steerproof.model.base import Base
 from steerproof.model.chat import chat_ids, special_token_in
 from steerproof.spec.experiment import Experiment, Generation
 from steerproof.study.dataset import Answers, asked_questions
+from steerproof.study.halving import in_halves
 from steerproof.study.told import NOBODY, TOLD_SECONDS, Told, completions
 
 _MOST_DRAWS = 20
 """How often an answer is drawn before the base model is given up on."""
-_AGAIN = 4
-"""Draws at once where the first could not be used: drawing few takes as long as drawing many."""
+_AGAIN_ON_GPU = 4
+"""Draws at once where the first could not be used: a GPU draws many in the time of few."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +51,7 @@ def common_answers(experiment: Experiment, count: int) -> AskedAnswers:
 
 def answered(
     base: Base, asked: Sequence[AskedAnswers], settings: Generation, told: Told = NOBODY
-) -> Iterator[tuple[AskedAnswers, Answers | ModelError]]:
+) -> Iterator[tuple[AskedAnswers, Answers | SteerproofError]]:
     """A whole answer of the base model to each question, all of them drawn together.
 
     An answer that is too long, is empty, or holds the marker or a special token (as a text it would
@@ -63,9 +64,23 @@ def answered(
         told: How far that is.
 
     Yields:
-        Each with its answers, or why there are none: a question does not fit the chat template, or
-        still has no such answer after `_MOST_DRAWS` draws.
+        Each with its answers, or why there are none: a question does not fit the context or the
+        chat template, or still has no such answer after `_MOST_DRAWS` draws.
     """
+    by_name = {one.name: one for one in asked}
+
+    def together(
+        some: Mapping[str, AskedAnswers],
+    ) -> Iterator[tuple[str, Answers | ModelError]]:
+        return _together(base, list(some.values()), settings, told)
+
+    for name, outcome in in_halves(by_name, together):
+        yield by_name[name], outcome
+
+
+def _together(
+    base: Base, asked: Sequence[AskedAnswers], settings: Generation, told: Told
+) -> Iterator[tuple[str, Answers | ModelError]]:
     waiting = {one.name: _Waiting(one, {}) for one in asked}
     total = sum(len(one.questions) for one in asked)
     draws = range(1)
@@ -75,18 +90,23 @@ def answered(
             try:
                 rows += one.rows(base, draws)
             except ModelError as error:
-                yield waiting.pop(one.asked.name).asked, error
+                del waiting[one.asked.name]
+                yield one.asked.name, error
         if not waiting:
             return
-        longest = max(one.asked.tokens for one in waiting.values())
-        together = settings.model_copy(update={"max_new_tokens": longest})
         before = total - sum(len(one.missing) for one in waiting.values())
         counted = completions(told, before + len(rows), before=before)
-        for done in generate(base, rows, together, on_progress=counted, every=TOLD_SECONDS):
+        for done in generate(base, rows, settings, on_progress=counted, every=TOLD_SECONDS):
             waiting[done.row.cell].take(base, done)
         for one in [one for one in waiting.values() if not one.missing]:
-            yield waiting.pop(one.asked.name).asked, one.answers()
-        draws = range(draws.stop, min(_MOST_DRAWS, draws.stop + _AGAIN))
+            del waiting[one.asked.name]
+            yield one.asked.name, one.answers()
+        draws = range(draws.stop, min(_MOST_DRAWS, draws.stop + _again(base)))
+
+
+def _again(base: Base) -> int:
+    """Draws at once of what must be drawn again: a CPU takes four times as long for four."""
+    return _AGAIN_ON_GPU if base.device.type == "cuda" else 1
 
 
 def _asked(
@@ -138,6 +158,7 @@ class _Waiting:
                 sample=draw,
                 seed=row_seed(asked.seed, asked.name, i, draw),
                 prompt_ids=chat_ids(base.chat, system=asked.system, user=asked.questions[i]),
+                tokens=asked.tokens,
             )
             for i in self.missing
             for draw in draws
@@ -145,7 +166,7 @@ class _Waiting:
 
     def take(self, base: Base, done: Drawn) -> None:
         """Keep a draw that can be used, unless there is an earlier one."""
-        if done.finish != "eos" or len(done.token_ids) >= self.asked.tokens:
+        if done.finish != "eos":
             return
         text = str(base.tokenizer.decode(list(done.token_ids))).strip()
         usable = text and special_token_in(base.tokenizer, text) is None

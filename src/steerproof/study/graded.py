@@ -27,6 +27,8 @@ from steerproof.study.measured import Completion
 from steerproof.study.told import NOBODY, Told
 
 K = TypeVar("K")
+_SPELT_TOGETHER = 4096
+"""Completions: enough that all processors are at work, and no more than memory has room for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,8 +74,7 @@ def grade(
     def ids(text: str) -> tuple[int, ...]:
         return text_ids(base.tokenizer, text)
 
-    # Of all cells at once, so that they are spelt together.
-    ends = iter(slots_of(base, [done for cell in cells for done in cell.own], marker))
+    ends = _ends(base, cells, marker)
     asked = [one for cell in cells for one in _texts(base, cell, ids, ends)]
     given = [i for i, one in enumerate(asked) if one.answer is not None]
     texts = [_text(asked[i], tokens) for i in given]
@@ -156,6 +157,13 @@ class _Asked:
     row: Row
     answer: tuple[int, ...] | None
     """None without a slot."""
+
+
+def _ends(base: Base, cells: Sequence[GradedCell], marker: str) -> Iterator[int | None]:
+    """Where the cells' own texts end, one after another, however few a cell has."""
+    every = chain.from_iterable(cell.own for cell in cells)
+    while some := list(islice(every, _SPELT_TOGETHER)):
+        yield from slots_of(base, some, marker)
 
 
 def _texts(

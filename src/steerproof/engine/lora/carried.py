@@ -29,7 +29,7 @@ def to_device(matrices: Matrices, device: torch.device) -> dict[str, Tensor]:
     kinds = {matrix.dtype for matrix in matrices.values()}
     if _near(device) or len(kinds) != 1:
         return {name: matrix.to(device) for name, matrix in matrices.items()}
-    flat = [matrix.flatten() for matrix in matrices.values()]
+    flat = [matrix.contiguous().flatten() for matrix in matrices.values()]
     size, pinned = sum(map(len, flat)), device.type == "cuda"
     whole = torch.empty(size, dtype=kinds.pop(), pin_memory=pinned)
     return _parts(_joined(flat, whole).to(device), matrices)
