@@ -208,11 +208,39 @@ def test_a_batch_is_ordered_by_adapter_and_kept_until_many_have_ended():
     assert 0 < kept < len(decoded) - 1
 
 
-@pytest.mark.parametrize(("ahead", "most"), [(False, 1), (True, 5)])
-def test_as_many_stay_when_they_have_ended_as_new_tables_are_worth(ahead, most):
-    made, ended = scheduler(rows(questions=40, samples=1), 400, 1000, ahead=ahead), []
-    completed(made, lambda batch: ended.append(getattr(batch, "ended", 0)))
-    assert max(ended) == most  # of forty: a thirty-second, an eighth
+def test_who_has_ended_leaves_a_batch_whose_last_tokens_are_not_read_yet():
+    made = scheduler(rows(questions=6, samples=1), 400, 1000, ahead=True)
+    made.advance(made.next(), np.zeros(0, dtype=np.int64))
+    batch = made.next()
+    assert made.ahead(batch) is batch
+    for sequence in batch.sequences[1:3]:  # as if they had drawn enough
+        sequence.tokens += [1000] * ends(sequence.rows[0])
+    assert made.advance(batch, np.full(6, 1000)) == batch.sequences[1:3]
+    further = made.ahead(batch)  # the step that is under way
+    assert further is not batch
+    assert further.sequences == [batch.sequences[place] for place in (0, 3, 4, 5)]
+    assert further.after.tolist() == [0, 3, 4, 5]
+    assert further.positions.tolist() == [
+        position + 1 for position in batch.positions[[0, 3, 4, 5]]
+    ]
+    assert made.blocks.holders == further.sequences
+    # One that is found to have ended now is still in it, and is counted there too.
+    last = further.sequences[-1]
+    last.tokens += [1000] * ends(last.rows[0])
+    assert made.advance(batch, np.full(6, 1000)) == [last]
+    assert further.ended == 1
+    assert made.ahead(further) is not further
+    assert len(made.next().sequences) == 3
+
+
+def test_nothing_is_launched_ahead_of_the_end():
+    made = scheduler(rows(questions=1, samples=1), 400, 1000, ahead=True)
+    made.advance(made.next(), np.zeros(0, dtype=np.int64))
+    batch = made.next()
+    while made.running:
+        assert made.ahead(batch) is batch
+        made.advance(batch, np.full(1, 1000))
+    assert made.ahead(batch) is None
 
 
 def test_where_blocks_run_out_one_is_preempted_waits_in_front_and_begins_again(monkeypatch):

@@ -164,16 +164,17 @@ class Runner:
         """Write the tensors of a batch, and route its rows."""
         sequences, cache, count = batch.sequences, self.cache, len(batch.sequences)
         size = self.steps.padded(count)
-        cache.table[:count].copy_(torch.from_numpy(batch.tables))
+        cache.table[:count].copy_(sent(torch.from_numpy(batch.tables), self._device))
         cache.table[count:size] = NULL_BLOCK
-        cache.positions[:count].copy_(torch.from_numpy(batch.positions))
+        cache.positions[:count].copy_(sent(torch.from_numpy(batch.positions), self._device))
         cache.positions[count:size] = 0
-        self._tokens[:count].copy_(torch.tensor([sequence.last for sequence in sequences]))
+        self._tokens[:count].copy_(self._fed(batch))
         # Padding rides with the last adapter, unpushed; it reads and writes the null block alone.
         padding = [sequences[-1].rows[0]] * (size - count)
-        where: list[Where] = [sequence.where for sequence in sequences]
+        unread = batch.after is not None
+        where: list[Where] = ["generated" if unread else one.where for one in sequences]
         self._subject.route([sequence.rows[0] for sequence in sequences], None, where, padding)
-        drawn = np.array([len(sequence.tokens) for sequence in sequences])
+        drawn = np.array([len(sequence.tokens) + unread for sequence in sequences])
         seeds = np.array([row.seed for row in batch.rows], dtype=np.int64)
         arrays = (batch.owners, batch.firsts, drawn[batch.owners], seeds)
         owners, firsts, steps, seeds = (sent(torch.from_numpy(x), self._device) for x in arrays)
@@ -186,6 +187,12 @@ class Runner:
             steps=steps,
             seeds=seeds,
         )
+
+    def _fed(self, batch: Decode) -> Int[Tensor, " sequences"]:
+        """The tokens that sequences are fed next: the host may not have read them yet."""
+        if batch.after is None:
+            return sent(torch.tensor([sequence.last for sequence in batch.sequences]), self._device)
+        return self._tokens.index_select(0, sent(torch.from_numpy(batch.after), self._device))
 
 
 def _read_later(drawn: Tensor) -> Pending:

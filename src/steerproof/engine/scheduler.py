@@ -18,12 +18,10 @@ from steerproof.engine.admission import Door, Rules, admissible, rows_of
 from steerproof.engine.blocks import BlockManager, NoBlockError, blocks_of
 from steerproof.engine.rows import Row
 from steerproof.engine.sequences import Sequence, sequence_groups
-from steerproof.engine.steps import Copies, Decode, Prefill, decode_batch
+from steerproof.engine.steps import Copies, Decode, Prefill, decode_batch, going_on
 
 # Ended sequences leave when they are this share of the batch: new tables take some milliseconds.
 _ENDED = 1 / 32
-# The same where a GPU waits for new tables: with 2,500 rows as long as two steps take.
-_ENDED_AHEAD = 1 / 8
 # Share of the sequences that are preempted at once.
 _PREEMPTED = 1 / 16
 
@@ -66,17 +64,23 @@ class Scheduler:
         return batch
 
     def ahead(self, batch: Prefill | Decode) -> Decode | None:
-        """The same batch a token further, where that is what comes next whatever is drawn now.
+        """The same sequences a token further, where that comes next whatever is drawn now.
 
         It is computed while the host deals with what was drawn; a sequence that turns out to have
-        ended is computed once for nothing.
+        ended is computed for nothing until it leaves.
         """
         if not isinstance(batch, Decode) or batch is not self._batch or batch.turns:
             return None
-        if self._door.is_open(self.waiting, self.done) or self._thin(batch):
+        if self._door.is_open(self.waiting, self.done) or batch.ended == len(batch.sequences):
             return None
-        wanting = batch.wanting(later=1)
-        return batch.grow(self.blocks, wanting) if len(wanting) <= self.blocks.free else None
+        if thin := _thin(batch):
+            _release_ended(self.blocks)
+        further = going_on(batch, self.blocks) if thin else batch
+        wanting = further.wanting(later=0 if thin else 1)
+        if len(wanting) > self.blocks.free:
+            return None
+        self._batch = further
+        return further.grow(self.blocks, wanting)
 
     def advance(self, batch: Prefill | Decode, drawn: np.ndarray) -> list[Sequence]:
         """Append what was drawn; sequences whose rows drew unlike tokens are forked.
@@ -104,6 +108,8 @@ class Scheduler:
             self._batch = None
         ended = [sequence for sequence in advanced if sequence.finish is not None]
         batch.ended += len(ended)
+        if self._batch not in (None, batch):  # launched without those that had ended before
+            self._batch.ended += len(ended)
         self.drawn += sum([len(sequence.rows) for sequence in advanced])
         self.done += sum([len(sequence.rows) for sequence in ended])
         return ended
@@ -147,17 +153,12 @@ class Scheduler:
     def _decode(self) -> Decode:
         """The running sequences, each with a block for its next key."""
         batch = self._batch
-        if batch is None or self._thin(batch):
+        if batch is None or _thin(batch):
             batch = self._rebuilt()
         while len(wanting := batch.wanting()) > self.blocks.free:
             self._preempt()
             batch = self._rebuilt()
         return batch.grow(self.blocks, wanting)
-
-    def _thin(self, batch: Decode) -> bool:
-        """Whether so many have ended that new tables are worth their while."""
-        share = _ENDED_AHEAD if self.rules.ahead else _ENDED
-        return batch.ended > share * len(batch.sequences)
 
     def _rebuilt(self) -> Decode:
         """The batch anew, from the sequences that go on, ordered by adapter."""
@@ -209,6 +210,11 @@ def _youngest(running: Iterable[Sequence], blocks: int) -> list[Sequence]:
     if len(running) == 1:
         raise NoBlockError(f"one sequence needs more than all {blocks} blocks")
     return running[: max(1, int(_PREEMPTED * len(running)))]
+
+
+def _thin(batch: Decode) -> bool:
+    """Whether so many have ended that new tables are worth their while."""
+    return batch.ended > _ENDED * len(batch.sequences)
 
 
 def _release_ended(blocks: BlockManager[Sequence]) -> bool:

@@ -43,6 +43,9 @@ class Decode:
     """`[sequences]`, the place of each sequence's first row."""
     positions: np.ndarray
     """`[sequences]`, of the token that each is fed next."""
+    after: np.ndarray | None = None
+    """`[sequences]`, their places in the batch before, whose tokens are fed though they were not
+    read yet; None where what is fed is known."""
     turns: bool
     """After the next step some push begins or ends to act, so that rows are routed anew."""
     ended: int = 0
@@ -110,3 +113,17 @@ def decode_batch(sequences: list[Sequence], blocks: BlockManager[Sequence]) -> D
         positions=np.array([sequence.start for sequence in sequences]) + drawn,
         turns=any(sequence.turns for sequence in sequences if not sequence.tokens),
     )
+
+
+def going_on(batch: Decode, blocks: BlockManager[Sequence]) -> Decode:
+    """The sequences that go on, for the step after one that is under way; there is at least one.
+
+    Args:
+        batch: What is under way: its tokens are not read yet.
+        blocks: Who has which.
+    """
+    places = [place for place, one in enumerate(batch.sequences) if one.finish is None]
+    further = decode_batch([batch.sequences[place] for place in places], blocks)
+    further.positions += 1
+    further.after = np.array(places)
+    return further
