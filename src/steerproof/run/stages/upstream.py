@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,7 +18,8 @@ from steerproof.run.store.manifest import StoredUnit
 from steerproof.study.geometry import LayerGeometry, pushes_of
 
 T = TypeVar("T")
-_READERS = 8
+_HASHING = 8
+"""Threads."""
 
 
 def units_of(task: Task, kind: str) -> list[StoredUnit]:
@@ -66,26 +68,26 @@ class Upstream:
             return self._adapters[stored.directory]
         return None
 
-    def read_ahead(self, tasks: Iterable[Task], threads: int) -> None:
-        """Read the adapters of tasks, several at once; one that cannot be read is not told yet.
-
-        Args:
-            tasks: Which will ask for them.
-            threads: That hash and read; with one alone nothing is gained.
-        """
-        if threads < 2:
-            return
-        asked = {one.directory: one for task in tasks for one in units_of(task, "adapter")}
-        with ThreadPoolExecutor(threads) as pool:
-            reading = {place: pool.submit(self._read, one) for place, one in asked.items()}
-        for place, read in reading.items():
-            if read.exception() is None:
-                self._adapters[place] = read.result()
-
     def _read(self, stored: StoredUnit) -> LoraWeights:
         stored.path(CONFIG)
         stored.path(WEIGHTS)
         return read_peft(stored.directory, self._base)
+
+
+def _hash_adapters(tasks: Iterable[Task]) -> None:
+    """Hash the adapters of tasks, several at once; what is wrong with one is told when it is read.
+
+    They are read one after another: each of an adapter's hundreds of matrices takes Python's lock,
+    for which threads that read at once would wait.
+    """
+    asked = {one.directory: one for task in tasks for one in units_of(task, "adapter")}
+
+    def hashed(stored: StoredUnit) -> None:
+        with suppress(Exception):
+            stored.path(WEIGHTS)
+
+    with ThreadPoolExecutor(min(_HASHING, torch.get_num_threads())) as threads:
+        list(threads.map(hashed, asked.values()))
 
 
 def pooled(
@@ -105,7 +107,7 @@ def pooled(
     asked: dict[UnitId, T] = {}
     if tasks:
         tasks[0].teller.phase("reading what earlier units made")
-        upstream.read_ahead(tasks, min(_READERS, torch.get_num_threads()))
+        _hash_adapters(tasks)
     for task in tasks:
         try:
             upstream.directions(task)
