@@ -42,8 +42,9 @@ KINDS = (
     "analysis",
 )
 """Each has its function, of the same name, in the module of that name in `run/stages/`."""
-LIMITS: Mapping[str, int] = {"adapter": 128, "cell": 1024, "slots": 128}
-"""Most units of one order: a batch is full long before, and a worker need not hold more at once."""
+LIMITS: Mapping[str, int] = {"adapter": 128, "cell": 4096, "slots": 128}
+"""Most units of one order: a batch is full long before, and a worker need not hold more at once.
+Cells are the most, for an order ends with its longest completions alone: ten seconds on a GPU."""
 
 
 _APART = ("score",)
