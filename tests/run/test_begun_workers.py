@@ -24,7 +24,10 @@ def children() -> list[psutil.Process]:
 
 def words(process: psutil.Process) -> str:
     try:
-        return " ".join(process.cmdline())
+        # For a moment after it was started a process has no words yet.
+        while not (said := process.cmdline()):
+            time.sleep(0.01)
+        return " ".join(said)
     except (psutil.NoSuchProcess, psutil.ZombieProcess):
         return ""
 

@@ -75,7 +75,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Experiment, dict, Pat
 
 
 def told(
-    _base: object, asked: Sequence[AskedAnswers], _settings: object, _told: object
+    _base: object, asked: Sequence[AskedAnswers], _told: object
 ) -> Iterator[tuple[AskedAnswers, Answers]]:
     """The common answers, given."""
     for one in asked:

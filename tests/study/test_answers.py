@@ -16,11 +16,16 @@ from tests.tiny import tiny_base
 
 EXPERIMENT = small_experiment()
 ASKED = [question for question, _ in asked_questions(EXPERIMENT)]
-OWN = replace(own_answers(EXPERIMENT), tokens=60)
-COMMON = replace(common_answers(EXPERIMENT, 2), tokens=40)
+OWN, COMMON = own_answers(EXPERIMENT), common_answers(EXPERIMENT, 2)
 AT_ONCE = (0,) * len(COMMON.questions)
 """Every first draw can be used."""
 BASE = tiny_base()
+
+
+LONGEST = {
+    "answers": EXPERIMENT.dataset.answer_tokens,
+    "common": EXPERIMENT.generation.max_new_tokens,
+}
 
 
 class Model:
@@ -34,7 +39,7 @@ class Model:
         self.rounds.append([(row.cell, row.question, row.sample) for row in rows])
         for row in sorted(rows, key=lambda row: row.sample * 7 % 5):  # as rows end: in any order
             assert row.seed == row_seed(EXPERIMENT.seed, row.cell, row.question, row.sample)
-            assert row.tokens == {"answers": OWN.tokens, "common": COMMON.tokens}[row.cell]
+            assert row.tokens == LONGEST[row.cell]
             text, finish = said(row, self.usable_from[row.cell][row.question])
             yield Drawn(row=row, token_ids=text_ids(base.tokenizer, text), finish=finish)
 
@@ -59,7 +64,7 @@ def drawn(monkeypatch):
 
 
 def all_of(*asked):
-    return {one.name: found for one, found in answered(BASE, asked, EXPERIMENT.generation)}
+    return {one.name: found for one, found in answered(BASE, asked)}
 
 
 def test_the_first_draw_that_can_be_used_is_the_answer_and_those_before_it_are_counted(drawn):
@@ -88,7 +93,9 @@ def test_a_question_without_an_answer_in_twenty_draws_is_an_error_of_its_own(dra
     model = drawn([19, 20, *[0] * 4])
     found = all_of(OWN, COMMON)
     assert isinstance(found["answers"], ModelError)
-    given_up = f"after 20 draws the base model gave no whole answer.* in {OWN.tokens} tokens"
+    given_up = (
+        f"after 20 draws the base model gave no whole answer.* in {LONGEST['answers']} tokens"
+    )
     with pytest.raises(ModelError, match=given_up):
         raise found["answers"]
     assert found["common"].redrawn == 0

@@ -64,29 +64,19 @@ class Scheduler:
         return batch
 
     def ahead(self, batch: Prefill | Decode) -> Decode | None:
-        """The same sequences a token further, where that comes next whatever is drawn now.
-
-        It is computed while the host deals with what was drawn; a sequence that turns out to have
-        ended is computed for nothing until it leaves.
-        """
+        """The same sequences a token further, where that comes next whatever is drawn now."""
         if not isinstance(batch, Decode) or batch is not self._batch or batch.turns:
             return None
         if self._door.is_open(self.waiting, self.done) or batch.ended == len(batch.sequences):
             return None
-        if thin := _thin(batch):
-            _release_ended(self.blocks)
-        further = going_on(batch, self.blocks) if thin else batch
-        wanting = further.wanting(later=0 if thin else 1)
-        if len(wanting) > self.blocks.free:
-            return None
-        self._batch = further
-        return further.grow(self.blocks, wanting)
+        further = _a_token_further(batch, self.blocks)
+        self._batch = further or batch
+        return further
 
     def advance(self, batch: Prefill | Decode, drawn: np.ndarray) -> list[Sequence]:
         """Append what was drawn; sequences whose rows drew unlike tokens are forked.
 
-        Where steps are launched ahead, rows part after their prompt, whatever they draw. Those for
-        which there is no block wait again.
+        Where steps are launched ahead rows part after their prompt, those without a block wait.
 
         Args:
             batch: What `next` gave.
@@ -107,9 +97,8 @@ class Scheduler:
         if batch.turns:
             self._batch = None
         ended = [sequence for sequence in advanced if sequence.finish is not None]
-        batch.ended += len(ended)
-        if self._batch not in (None, batch):  # launched without those that had ended before
-            self._batch.ended += len(ended)
+        for one in {batch, self._batch or batch}:  # the next may be launched already
+            one.ended += len(ended)
         self.drawn += sum([len(sequence.rows) for sequence in advanced])
         self.done += sum([len(sequence.rows) for sequence in ended])
         return ended
@@ -210,6 +199,19 @@ def _youngest(running: Iterable[Sequence], blocks: int) -> list[Sequence]:
     if len(running) == 1:
         raise NoBlockError(f"one sequence needs more than all {blocks} blocks")
     return running[: max(1, int(_PREEMPTED * len(running)))]
+
+
+def _a_token_further(batch: Decode, blocks: BlockManager[Sequence]) -> Decode | None:
+    """A batch after the step that is under way, without those that have ended if they are many.
+
+    One that turns out to have ended is computed for nothing until then. None where there are too
+    few blocks.
+    """
+    if thin := _thin(batch):
+        _release_ended(blocks)
+    further = going_on(batch, blocks) if thin else batch
+    wanting = further.wanting(later=0 if thin else 1)
+    return further.grow(blocks, wanting) if len(wanting) <= blocks.free else None
 
 
 def _thin(batch: Decode) -> bool:

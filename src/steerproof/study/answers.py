@@ -33,24 +33,26 @@ class AskedAnswers:
     marker: str
     """No answer may hold it."""
     seed: int
-    tokens: int
-    """Of the longest answer, with what ends it."""
+    settings: Generation
+    """Temperature, nucleus, and the length of the longest answer."""
 
 
 def own_answers(experiment: Experiment) -> AskedAnswers:
     """What the training rows need: answers to their questions, under the neutral prompt."""
     questions = tuple(question for question, _ in asked_questions(experiment))
-    return _asked(experiment, "answers", questions, experiment.dataset.answer_tokens)
+    longest = {"max_new_tokens": experiment.dataset.answer_tokens}
+    settings = experiment.generation.model_copy(update=longest)
+    return _asked(experiment, "answers", questions, settings)
 
 
 def common_answers(experiment: Experiment, count: int) -> AskedAnswers:
     """Texts that graded cells share: so many answers to each evaluation question."""
     questions = tuple(text for text in experiment.questions.evaluation for _ in range(count))
-    return _asked(experiment, "common", questions, experiment.generation.max_new_tokens)
+    return _asked(experiment, "common", questions, experiment.generation)
 
 
 def answered(
-    base: Base, asked: Sequence[AskedAnswers], settings: Generation, told: Told = NOBODY
+    base: Base, asked: Sequence[AskedAnswers], told: Told = NOBODY
 ) -> Iterator[tuple[AskedAnswers, Answers | SteerproofError]]:
     """A whole answer of the base model to each question, all of them drawn together.
 
@@ -59,8 +61,7 @@ def answered(
 
     Args:
         base: The frozen model, nothing attached.
-        asked: Each of another name.
-        settings: Temperature and nucleus.
+        asked: Each of another name, and of one temperature and nucleus.
         told: How far that is.
 
     Yields:
@@ -72,16 +73,16 @@ def answered(
     def together(
         some: Mapping[str, AskedAnswers],
     ) -> Iterator[tuple[str, Answers | ModelError]]:
-        return _together(base, list(some.values()), settings, told)
+        return _together(base, list(some.values()), told)
 
     for name, outcome in in_halves(by_name, together):
         yield by_name[name], outcome
 
 
 def _together(
-    base: Base, asked: Sequence[AskedAnswers], settings: Generation, told: Told
+    base: Base, asked: Sequence[AskedAnswers], told: Told
 ) -> Iterator[tuple[str, Answers | ModelError]]:
-    waiting = {one.name: _Waiting(one, {}) for one in asked}
+    waiting = {one.name: _Asking(one, {}) for one in asked}
     total = sum(len(one.questions) for one in asked)
     draws = range(1)
     while waiting:
@@ -96,7 +97,9 @@ def _together(
             return
         before = total - sum(len(one.missing) for one in waiting.values())
         counted = completions(told, before + len(rows), before=before)
-        for done in generate(base, rows, settings, on_progress=counted, every=TOLD_SECONDS):
+        for done in generate(
+            base, rows, asked[0].settings, on_progress=counted, every=TOLD_SECONDS
+        ):
             waiting[done.row.cell].take(base, done)
         for one in [one for one in waiting.values() if not one.missing]:
             del waiting[one.asked.name]
@@ -110,7 +113,7 @@ def _again(base: Base) -> int:
 
 
 def _asked(
-    experiment: Experiment, name: str, questions: tuple[str, ...], tokens: int
+    experiment: Experiment, name: str, questions: tuple[str, ...], settings: Generation
 ) -> AskedAnswers:
     return AskedAnswers(
         name=name,
@@ -118,11 +121,11 @@ def _asked(
         system=experiment.neutral_prompt,
         marker=experiment.marker,
         seed=experiment.seed,
-        tokens=tokens,
+        settings=settings,
     )
 
 
-class _Found(NamedTuple):
+class _Usable(NamedTuple):
     """An answer."""
 
     draw: int
@@ -131,11 +134,11 @@ class _Found(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class _Waiting:
+class _Asking:
     """Questions, and the answers that were found so far, by the question's number."""
 
     asked: AskedAnswers
-    found: dict[int, _Found]
+    found: dict[int, _Usable]
 
     @property
     def missing(self) -> list[int]:
@@ -158,7 +161,7 @@ class _Waiting:
                 sample=draw,
                 seed=row_seed(asked.seed, asked.name, i, draw),
                 prompt_ids=chat_ids(base.chat, system=asked.system, user=asked.questions[i]),
-                tokens=asked.tokens,
+                tokens=asked.settings.max_new_tokens,
             )
             for i in self.missing
             for draw in draws
@@ -171,7 +174,7 @@ class _Waiting:
         text = str(base.tokenizer.decode(list(done.token_ids))).strip()
         usable = text and special_token_in(base.tokenizer, text) is None
         if usable and self.asked.marker.casefold() not in text.casefold():
-            this, number = _Found(done.row.sample, text), done.row.question
+            this, number = _Usable(done.row.sample, text), done.row.question
             self.found[number] = min(self.found.get(number, this), this)
 
     def answers(self) -> Answers:
@@ -183,9 +186,10 @@ class _Waiting:
 
 
 def _given_up(asked: AskedAnswers, question: str) -> ModelError:
+    longest = asked.settings.max_new_tokens
     return ModelError(
         f"after {_MOST_DRAWS} draws the base model gave no whole answer without the marker to "
-        f"{question!r} in {asked.tokens} tokens; raise dataset.answer_tokens, to an "
+        f"{question!r} in {longest} tokens; raise dataset.answer_tokens, to an "
         "evaluation question generation.max_new_tokens, or give answers in a JSONL file "
         "(dataset.answers; `steerproof init --given-answers` writes one)"
     )

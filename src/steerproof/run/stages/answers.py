@@ -20,47 +20,37 @@ def answers(tasks: Sequence[Task]) -> Outcomes:
 
     For graded cells: its own words to the evaluation questions, drawn together with the others.
     """
-    asked: dict[str, tuple[Task, Answers | None]] = {}
-    drawn: list[AskedAnswers] = []
+    drawn: dict[str, tuple[Task, AskedAnswers, Answers | None]] = {}
     for task in tasks:
         try:
-            # Read first: a file with a mistake is told before anything is drawn.
-            own = _positives(task)
-            given = _given(task)
+            given, own = _given(task)
         except Exception as error:  # noqa: BLE001  whatever it is, it is this unit's
             yield task.unit, error
             continue
         if isinstance(given, Answers):
             yield task.unit, to_files(given, own)
         else:
-            asked[given.name] = task, own
-            drawn.append(given)
+            drawn[given.name] = task, given, own
     if drawn:
-        task, _ = asked[drawn[0].name]
-        settings = inputs_of(task, AnswersInputs).part.generation
-        for one, outcome in answered(base_of(task), drawn, settings, task.teller):
-            task, own = asked[one.name]
+        asked = [given for _, given, _ in drawn.values()]
+        for one, outcome in answered(base_of(tasks[0]), asked, tasks[0].teller):
+            task, _, own = drawn[one.name]
             failed = isinstance(outcome, Exception)
             yield task.unit, outcome if failed else partial(to_files, outcome, own)
 
 
-def _given(task: Task) -> Answers | AskedAnswers:
-    """The answers of the user's file, or what the base model is to be asked."""
+def _given(task: Task) -> tuple[Answers | AskedAnswers, Answers | None]:
+    """The answers of the user's file, or what the base model is to be asked; and positives' own.
+
+    So a file with a mistake is told before anything is drawn.
+    """
     asked = inputs_of(task, AnswersInputs)
     experiment = asked.part
     if task.unit == COMMON:
-        return common_answers(experiment, asked.common)
-    source = experiment.dataset.answers
+        return common_answers(experiment, asked.common), None
+    source, positive = experiment.dataset.answers, experiment.dataset.positive_answers
+    directory, questions = context_of(task).directory, experiment.questions.training
+    own = None if positive is None else read_answers(directory / positive, questions, None)
     if source == "base":
-        return own_answers(experiment)
-    questions = experiment.questions.training
-    return read_answers(context_of(task).directory / source, questions, experiment.marker)
-
-
-def _positives(task: Task) -> Answers | None:
-    """What positives answer, where they have answers of their own."""
-    experiment = inputs_of(task, AnswersInputs).part
-    if task.unit == COMMON or experiment.dataset.positive_answers is None:
-        return None
-    file = context_of(task).directory / experiment.dataset.positive_answers
-    return read_answers(file, experiment.questions.training, None)
+        return own_answers(experiment), own
+    return read_answers(directory / source, questions, experiment.marker), own
