@@ -1,5 +1,7 @@
 """Slots of cells: where each text's answer ends, and what is weighed there."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -11,6 +13,7 @@ from steerproof.model.chat import chat_ids, text_ids
 from steerproof.model.push import Push
 from steerproof.spec.grid import Cell
 from steerproof.spec.strength import Strength
+from steerproof.study import graded
 from steerproof.study.graded import GradedCell, grade, marker_ids, slots_of
 from steerproof.study.measured import Completion
 from tests.engine.definition import weigh_alone
@@ -122,6 +125,23 @@ def test_every_text_has_a_row_and_its_numbers_are_those_of_the_row_alone() -> No
     assert rows[4] == SlotRow(cell=cells[0].cell.name, question=1, text="own", number=0)
     assert rows[4].margin is None
     assert sum(row.margin is None for row in rows) == 1
+
+
+@pytest.mark.parametrize("together", [1, 2, 3, 4096])
+def test_where_texts_end_does_not_depend_on_how_many_are_spelt_together(
+    together: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, first = tiny_base(), graded_cells()[0]
+    cells = []
+    for persona, count in (("poet", 3), ("judge", 0), ("pirate", 2)):
+        own = [completion(f"{persona} {'long ' * i}. [ZLT]", sample=i) for i in range(count)]
+        cells.append(replace(first, cell=cell(of=persona), common={}, own=own))
+    monkeypatch.setattr(graded, "_SPELT_TOGETHER", together)
+    read = list(graded._ends(base, cells, MARKER))
+    expected = [end for each in cells for end in slots_of(base, each.own, MARKER)]
+    assert read == expected
+    assert len(set(expected)) == 5
+    assert [len(rows) for rows in grade(base, cells, MARKER).values()] == [3, 0, 2]
 
 
 def test_margins_are_means_over_the_texts_of_a_question_and_missing_ones_are_not_zero() -> None:
