@@ -1,5 +1,6 @@
 """Whoever stops a command while weights are hashed waits for none of them."""
 
+import os
 import signal
 import threading
 import time
@@ -26,14 +27,15 @@ def _stopped(*_: object) -> None:
 
 @contextmanager
 def stopped_in(seconds: float) -> Iterator[None]:
-    before = signal.signal(signal.SIGALRM, _stopped)
-    left, interval = signal.setitimer(signal.ITIMER_REAL, seconds)
+    before = signal.signal(signal.SIGUSR1, _stopped)
+    timer = threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGUSR1))
+    timer.start()
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-        signal.setitimer(signal.ITIMER_REAL, left, interval)
+        timer.cancel()
+        timer.join()
+        signal.signal(signal.SIGUSR1, before)
 
 
 @pytest.mark.parametrize("shards", [1, 2])

@@ -69,7 +69,6 @@ class Batching:
             ahead=ahead,
         )
         self.scheduler = Scheduler(groups, blocks, rules)
-        self._ahead = ahead
         self._launched: _Launched | None = None
 
     @property
@@ -91,7 +90,7 @@ class Batching:
     def step(self) -> list[Sequence]:
         """Prefill or decode once; returns the sequences that have ended."""
         batch, tokens = self._launched or self._launch(self.scheduler.next())
-        further = self.scheduler.ahead(batch) if self._ahead else None
+        further = self.scheduler.ahead(batch)
         self._launched = None if further is None else self._launch(further)
         return self.scheduler.advance(batch, tokens())
 

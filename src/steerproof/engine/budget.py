@@ -52,13 +52,13 @@ def adapters_at_once(base: Base, spec: LoraSpec, pooling: Pooling, jobs: int) ->
     """
     if pooling.adapters is not None:
         return min(jobs, pooling.adapters)
-    most = min(jobs, _MOST_ADAPTERS, _fitting(base, spec))
+    most = min(jobs, _most_adapters(base, spec))
     times = -(-jobs // most)
     return -(-jobs // times)
 
 
-def _fitting(base: Base, spec: LoraSpec) -> int:
-    """How many adapters the memory of a GPU has room for, but at least one."""
+def _most_adapters(base: Base, spec: LoraSpec) -> int:
+    """As many as are worth while, or as the memory of a GPU has room for, but at least one."""
     if base.device.type != "cuda":
         return _MOST_ADAPTERS
     parameters = Counter[torch.device]()
@@ -68,7 +68,7 @@ def _fitting(base: Base, spec: LoraSpec) -> int:
         _ADAPTER_SHARE * unused_bytes(device) / (count * _BYTES_PER_PARAMETER)
         for device, count in parameters.items()
     )
-    return max(1, int(min(fits)))
+    return max(1, min(_MOST_ADAPTERS, int(min(fits))))
 
 
 def drawn_ahead(base: Base, spec: LoraSpec, slots: int) -> int:

@@ -65,9 +65,11 @@ class Scheduler:
 
     def ahead(self, batch: Prefill | Decode) -> Decode | None:
         """The same sequences a token further, where that comes next whatever is drawn now."""
-        if not isinstance(batch, Decode) or batch is not self._batch or batch.turns:
+        if not self.rules.ahead or not isinstance(batch, Decode):
             return None
-        if self._door.is_open(self.waiting, self.done) or batch.ended == len(batch.sequences):
+        if batch is not self._batch or batch.turns or batch.ended == len(batch.sequences):
+            return None
+        if self._door.is_open(self.waiting, self.done):
             return None
         further = _a_token_further(batch, self.blocks)
         self._batch = further or batch

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 from steerproof.engine.generate import generate
@@ -69,41 +70,33 @@ def answered(
         chat template, or still has no such answer after `_MOST_DRAWS` draws.
     """
     by_name = {one.name: one for one in asked}
-
-    def together(
-        some: Mapping[str, AskedAnswers],
-    ) -> Iterator[tuple[str, Answers | ModelError]]:
-        return _together(base, list(some.values()), told)
-
-    for name, outcome in in_halves(by_name, together):
+    for name, outcome in in_halves(by_name, partial(_together, base, told)):
         yield by_name[name], outcome
 
 
 def _together(
-    base: Base, asked: Sequence[AskedAnswers], told: Told
+    base: Base, told: Told, asked: Mapping[str, AskedAnswers]
 ) -> Iterator[tuple[str, Answers | ModelError]]:
-    waiting = {one.name: _Asking(one, {}) for one in asked}
-    total = sum(len(one.questions) for one in asked)
+    settings = next(iter(asked.values())).settings
+    waiting = {name: _Asking(one, {}) for name, one in asked.items()}
+    total = sum(len(one.questions) for one in asked.values())
     draws = range(1)
     while waiting:
         rows: list[Row] = []
-        for one in list(waiting.values()):
+        for name, one in list(waiting.items()):
             try:
                 rows += one.rows(base, draws)
             except ModelError as error:
-                del waiting[one.asked.name]
-                yield one.asked.name, error
+                del waiting[name]
+                yield name, error
         if not waiting:
             return
         before = total - sum(len(one.missing) for one in waiting.values())
         counted = completions(told, before + len(rows), before=before)
-        for done in generate(
-            base, rows, asked[0].settings, on_progress=counted, every=TOLD_SECONDS
-        ):
+        for done in generate(base, rows, settings, on_progress=counted, every=TOLD_SECONDS):
             waiting[done.row.cell].take(base, done)
-        for one in [one for one in waiting.values() if not one.missing]:
-            del waiting[one.asked.name]
-            yield one.asked.name, one.answers()
+        for name in [name for name, one in waiting.items() if not one.missing]:
+            yield name, waiting.pop(name).answers()
         draws = range(draws.stop, min(_MOST_DRAWS, draws.stop + _again(base)))
 
 

@@ -80,14 +80,17 @@ def _hash_adapters(tasks: Iterable[Task]) -> None:
     They are read one after another: each of an adapter's hundreds of matrices takes Python's lock,
     for which threads that read at once would wait.
     """
+    threads = min(_HASHING, torch.get_num_threads())
+    if threads < 2:
+        return
     asked = {one.directory: one for task in tasks for one in units_of(task, "adapter")}
 
     def hashed(stored: StoredUnit) -> None:
         with suppress(Exception):
             stored.path(WEIGHTS)
 
-    with ThreadPoolExecutor(min(_HASHING, torch.get_num_threads())) as threads:
-        list(threads.map(hashed, asked.values()))
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(hashed, asked.values()))
 
 
 def pooled(
