@@ -1,22 +1,30 @@
-"""What earlier units made is opened and read once an order, however many units read it."""
+"""What earlier units made is opened and read once, however many units read it."""
 
+import gc
 from collections import Counter
+from dataclasses import asdict
+from hashlib import sha256
 from unittest.mock import create_autospec
 
 import pytest
+import torch
 
+from steerproof.engine.lora.peft_files import WEIGHTS, write_peft
 from steerproof.errors import IntegrityError
 from steerproof.model.base import Base
 from steerproof.run.driver import worker
 from steerproof.run.driver.worker import Order, OrderItem, Task, perform
 from steerproof.run.graph.graph import build_graph
+from steerproof.run.graph.keys import UnitRecipe
 from steerproof.run.stages import upstream
 from steerproof.run.stages.upstream import Upstream
 from steerproof.run.store.directory import open_run
-from steerproof.run.store.manifest import open_unit
+from steerproof.run.store.manifest import FileHash, Made, Manifest, StoredUnit, open_unit
 from steerproof.run.store.store import unit_directory
 from steerproof.study.geometry import LayerGeometry
-from tests.run.tiny import contents, run_tiny, u, unit
+from tests.engine.test_lora import adapter
+from tests.run.tiny import ENVIRONMENT, contents, run_tiny, u, unit
+from tests.tiny import tiny_base
 
 CELLS = "abcd"
 
@@ -83,3 +91,72 @@ def test_directions_are_read_once_and_a_damaged_file_is_told_to_each(tmp_path, m
         with pytest.raises(IntegrityError):
             known.directions(task("low", "damaged"))
     assert read[2:] == ["damaged"] * 2
+
+
+def adapter_unit_in(run, name: str, files: dict[str, bytes]) -> StoredUnit:
+    place = run / name
+    place.mkdir(parents=True)
+    hashes = {}
+    for file, data in files.items():
+        (place / file).write_bytes(data)
+        hashes[file] = FileHash(sha256=sha256(data).hexdigest(), size=len(data))
+    recipe = UnitRecipe(unit=u("adapter/A"), inputs={}, upstream={}, **asdict(ENVIRONMENT))
+    made = Made(created="", host="", attempt=1, seconds=0.0, peak_memory=0)
+    manifest = Manifest(recipe=recipe, key="0" * 64, read={}, files=hashes, made=made)
+    return StoredUnit(directory=place, manifest=manifest)
+
+
+def needs(stored: StoredUnit) -> Task:
+    return Task(unit=u("cell/a"), key="k", inputs={}, upstream={u("adapter/A"): stored})
+
+
+def test_an_adapter_is_read_once_for_all_orders_of_a_model_and_again_when_it_is_another(
+    tmp_path, monkeypatch
+):
+    base, other = tiny_base(), tiny_base()
+    read = []
+    real = upstream.read_peft
+
+    def counting(directory, base):
+        read.append(directory.name)
+        return real(directory, base)
+
+    monkeypatch.setattr(upstream, "read_peft", counting)
+    one, again = (write_peft(base, adapter(base, seed), "x") for seed in (1, 2))
+    first, redone = (
+        adapter_unit_in(tmp_path, name, f) for name, f in (("one", one), ("again", again))
+    )
+    known = Upstream(base, 0).adapter(needs(first))
+    assert Upstream(base, 0).adapter(needs(first)) is known
+    assert read == ["one"]
+    new = Upstream(base, 0).adapter(needs(redone))
+    assert new is not None
+    assert known is not None
+    key = next(key for key in known.tensors if "lora_B" in key)
+    assert not torch.equal(new.tensors[key], known.tensors[key])
+    assert Upstream(other, 0).adapter(needs(first)) is not known
+    assert read == ["one", "again", "one"]
+
+
+def test_an_adapter_that_was_read_and_is_damaged_since_is_not_used(tmp_path):
+    base = tiny_base()
+    stored = adapter_unit_in(tmp_path, "one", write_peft(base, adapter(base, 3), "x"))
+    assert Upstream(base, 0).adapter(needs(stored)) is not None
+    weights = stored.directory / WEIGHTS
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.unlink()
+    weights.write_bytes(data)
+    with pytest.raises(IntegrityError):
+        Upstream(base, 0).adapter(needs(stored))
+
+
+def test_what_was_read_for_a_model_goes_with_it():
+    base = tiny_base()
+    gc.collect()
+    before = len(upstream._READ)
+    upstream._READ.setdefault(base.model, {})
+    assert len(upstream._READ) == before + 1
+    del base
+    gc.collect()
+    assert len(upstream._READ) <= before

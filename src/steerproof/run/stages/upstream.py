@@ -5,8 +5,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
+from weakref import WeakKeyDictionary
 
 import torch
+from torch import nn
 
 from steerproof.engine.lora.peft_files import CONFIG, WEIGHTS, read_peft
 from steerproof.engine.lora.weights import LoraWeights
@@ -20,6 +22,10 @@ from steerproof.study.geometry import LayerGeometry, pushes_of
 T = TypeVar("T")
 _HASHING = 8
 """Threads."""
+_READ: "WeakKeyDictionary[nn.Module, dict[tuple[str, str], LoraWeights]]" = WeakKeyDictionary()
+"""Of each model the adapters that this process has read, by the hashes of their two files: an order
+needs those of the last. Their numbers lie in files that are mapped, so the system can have that
+memory back."""
 
 
 def units_of(task: Task, kind: str) -> list[StoredUnit]:
@@ -69,9 +75,13 @@ class Upstream:
         return None
 
     def _read(self, stored: StoredUnit) -> LoraWeights:
-        stored.path(CONFIG)
-        stored.path(WEIGHTS)
-        return read_peft(stored.directory, self._base)
+        for name in (CONFIG, WEIGHTS):
+            stored.path(name)
+        files, known = stored.manifest.files, _READ.setdefault(self._base.model, {})
+        content = files[CONFIG].sha256, files[WEIGHTS].sha256
+        if content not in known:
+            known[content] = read_peft(stored.directory, self._base)
+        return known[content]
 
 
 def _hash_adapters(tasks: Iterable[Task]) -> None:
