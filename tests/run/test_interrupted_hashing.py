@@ -1,4 +1,4 @@
-"""Whoever stops a command while weights are hashed waits for none of them."""
+"""Whoever stops a command while weights are hashed, or has an error, waits for none of them."""
 
 import os
 import signal
@@ -10,11 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from steerproof.errors import ModelError
 from steerproof.model import files
+from steerproof.model.base import load_base
 from steerproof.run.graph.environment import Place, code_known
 from steerproof.run.graph.units import KINDS, experiment_graph
 from steerproof.spec.experiment import Model
 from tests.experiments import small_experiment
+from tests.tiny import save_tiny
 
 
 class StoppedError(BaseException):
@@ -51,5 +54,21 @@ def test_a_command_that_is_stopped_ends_before_the_weights_are_hashed(
     began, threads = time.monotonic(), set(threading.enumerate())
     with pytest.raises(StoppedError), stopped_in(0.3):
         experiment_graph(experiment, Place(directory=tmp_path))
+    assert time.monotonic() - began < 5
+    assert not set(threading.enumerate()) - threads
+
+
+def test_a_model_that_cannot_be_loaded_is_told_before_its_weights_are_hashed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = save_tiny(tmp_path / "model")
+    with (model / "model.safetensors").open("r+b") as weights:
+        weights.truncate(1 << 12)
+    monkeypatch.setattr(files, "_PIECE", 1)
+    with (model / "vocab.txt").open("wb") as long:
+        long.truncate(1 << 25)
+    began, threads = time.monotonic(), set(threading.enumerate())
+    with pytest.raises(ModelError):
+        load_base(model)
     assert time.monotonic() - began < 5
     assert not set(threading.enumerate()) - threads

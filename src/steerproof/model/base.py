@@ -28,7 +28,7 @@ from steerproof.model.chat import (
     check_template,
     load_tokenizer,
 )
-from steerproof.model.files import check_files, file_hashes, find_directory
+from steerproof.model.files import check_files, find_directory, hashing
 from steerproof.model.split import deal_out, devices_named, join
 
 _DTYPES: Mapping[str, torch.dtype] = {
@@ -94,17 +94,18 @@ def load_base(
     if dtype not in _DTYPES:
         raise ModelError(f"dtype {dtype!r} is not one of {', '.join(_DTYPES)}")
     directory = find_directory(path, revision)
-    tokenizer = load_tokenizer(directory)
-    model = _load_model(directory, _DTYPES[dtype])
-    deal_out(model, find_blocks(model)[1], devices_named(device))
-    _check_finite(model.named_parameters(), str(path))
-    base = base_of(
-        model,
-        tokenizer,
-        files=file_hashes(directory),
-        system_role=system_role,
-        template_options=template_options,
-    )
+    with hashing(directory) as hashes:
+        tokenizer = load_tokenizer(directory)
+        model = _load_model(directory, _DTYPES[dtype])
+        deal_out(model, find_blocks(model)[1], devices_named(device))
+        _check_finite(model.named_parameters(), str(path))
+        base = base_of(
+            model,
+            tokenizer,
+            files=hashes(),
+            system_role=system_role,
+            template_options=template_options,
+        )
     if base.device.type == "cuda":
         torch.cuda.set_device(base.device)  # Kernels are launched on the current device.
     return base

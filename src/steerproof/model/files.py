@@ -9,8 +9,9 @@ import json
 import re
 import stat
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -337,13 +338,23 @@ def tensors(path: Path) -> dict[str, StoredTensor]:
 
 def file_hashes(directory: Path) -> dict[str, str]:
     """sha256 of every file that decides what the model computes, by file name."""
+    with hashing(directory) as hashes:
+        return hashes()
+
+
+@contextmanager
+def hashing(directory: Path) -> Iterator[Callable[[], dict[str, str]]]:
+    """The same by threads, while something else is done: whoever leaves early waits for none.
+
+    Yields:
+        Waits for the hashes.
+    """
     read, given_up = _read(directory), threading.Event()
-    if sum(path.suffix == ".safetensors" for path in read) < 2:
-        return {path.name: _sha256(path, given_up) for path in read}
-    with ThreadPoolExecutor(_HASHING) as threads:
-        hashing = threads.map(lambda path: _sha256(path, given_up), read)
+    shards = sum(path.suffix == ".safetensors" for path in read)
+    with ThreadPoolExecutor(max(1, min(shards, _HASHING))) as threads:
         try:
-            return dict(zip((path.name for path in read), hashing, strict=True))
+            hashed = {path.name: threads.submit(_sha256, path, given_up) for path in read}
+            yield lambda: {name: future.result() for name, future in hashed.items()}
         except BaseException:  # the threads are waited for, and have gigabytes to read
             given_up.set()
             raise
