@@ -18,7 +18,16 @@ from steerproof.model.base import load_base
 from steerproof.model.chat import chat_ids, text_ids
 from steerproof.model.fetch import fetch
 from steerproof.model.steering import Push
-from tests.engine.subjects import PUSHED, PUSHES, Oracle, base_of, mixed_rows, subject
+from tests.engine.subjects import (
+    PUSHED,
+    PUSHES,
+    SPEC,
+    Oracle,
+    base_of,
+    mixed_rows,
+    subject,
+    weights_of,
+)
 from tests.tiny import HIDDEN
 
 TEXT = (10, 20, 30, 40, 50, 60, 70)
@@ -244,6 +253,26 @@ def test_an_adapter_that_changes_nothing_kills_the_canaries_of_its_cells_and_no_
     ):
         assert isinstance(seen, Canary) == (row.adapter is not fresh)
         assert isinstance(seen, Canary) or "changes nothing" in str(seen)
+
+
+@HALF_AND_FULL
+@pytest.mark.parametrize("prompts", [1, 5])
+def test_adapters_that_change_nothing_are_found_wherever_they_stand(dtype, prompts):
+    base = base_of("qwen2", dtype)
+    trained = [weights_of(base, slot) for slot in range(1, 7)]
+    fresh = [fresh_weights(lora_sites(base), SPEC, seed) for seed in range(6)]
+    push = Push(layer=1, vector=torch.ones(HIDDEN))
+    rows = [
+        Row(cell=f"c{i}", question=0, sample=0, seed=0, prompt_ids=TEXT[: 3 + i % prompts],
+            adapter=adapter, push=acting)
+        for i, adapter in enumerate([*trained, *fresh])
+        for acting in (push, 2.0 * push)
+    ]  # fmt: skip
+    found = canaries(subject_of(base, rows, audit_every=1), rows, LONG)
+    for row, seen in zip(rows, found, strict=True):
+        silent = "the adapter changes nothing in a fixed text" in str(seen)
+        assert silent == (row.adapter in fresh)
+        assert silent or isinstance(seen, Canary)
 
 
 def test_a_canary_needs_a_text():
