@@ -11,7 +11,7 @@ from steerproof.engine.exact import in_float32
 from steerproof.engine.forced import decoded_log_probs
 from steerproof.engine.lora.weights import LoraSpec, fresh_weights, lora_sites
 from steerproof.engine.rows import Row
-from steerproof.engine.score import log_probs_alone, score
+from steerproof.engine.score import score
 from steerproof.engine.subject import subject_of
 from steerproof.errors import ModelError, SteeringError
 from steerproof.model.base import load_base
@@ -53,16 +53,6 @@ def test_scores_in_the_pool_equal_peft_with_a_plain_hook(tmp_path):
         theirs = logits.log_softmax(dim=1)[len(row.prompt_ids) - 1 : -1]
         expected = theirs.gather(1, torch.tensor(text)[:, None])[:, 0]
         torch.testing.assert_close(ours, expected, atol=2e-5, rtol=1e-5)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_rows_of_one_length_are_scored_together_as_if_alone(dtype):
-    rows = one_per_cell() * 2
-    made = subject("qwen2", dtype)
-    together = log_probs_alone(made, rows, TEXT)
-    for row, scores in zip(rows, together, strict=True):
-        (alone,) = log_probs_alone(made, [row], TEXT)
-        torch.testing.assert_close(scores, alone, atol=2e-5, rtol=1e-5)
 
 
 def test_the_truth_of_half_precision_is_a_float32_model_with_the_same_weights():
