@@ -250,10 +250,9 @@ def _plain_batches(base: Base, rows: Sequence[Row], text: int) -> Iterator[list[
 
 def _widest(base: Base, length: int) -> float:
     """How long the rows may be that go together with one of a length, and turn it as if alone."""
-    own = float(shared_rotary(base.model.config.get_text_config(decoder=True)) or math.inf)
-    if length > own:
-        return float(length)
-    return min(own, math.inf if base.device.type == "cuda" else _PADDED * length)
+    own = shared_rotary(base.model.config.get_text_config(decoder=True)) or math.inf
+    padded = math.inf if base.device.type == "cuda" else _PADDED * length
+    return float(max(length, min(own, padded)))
 
 
 def _rows_at_once(base: Base, length: int, wanted: int) -> int:
