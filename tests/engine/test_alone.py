@@ -158,15 +158,18 @@ def test_what_stands_behind_a_row_is_not_pushed(monkeypatch):
 
 
 @pytest.mark.parametrize(("architecture", "rope"), SHARED)
-def test_where_rotations_turn_on_the_longest_row_each_has_its_own(architecture, rope, monkeypatch):
+def test_where_rotations_turn_on_the_longest_row_each_has_its_own(
+    architecture, rope, passes, monkeypatch
+):
     monkeypatch.setattr(score, "_PADDED", 100.0)
     shared = {**rope, "rope_theta": 1e4, "original_max_position_embeddings": 30}
     overrides = {"rope_parameters": shared, "original_max_position_embeddings": 30}
     overrides["max_position_embeddings"] = 30 if rope["rope_type"] == "dynamic" else 256
     rows = [row_of(length, seed=i) for i, length in enumerate((40, 5, 24, 23, 60, 22, 40))]
-    together = log_probs_alone(
-        subject_of(made_base(architecture, **overrides), rows, audit_every=1), rows, TEXT
-    )
+    base = made_base(architecture, **overrides)
+    shapes = passes(base)
+    together = log_probs_alone(subject_of(base, rows, audit_every=1), rows, TEXT)
+    assert shapes == [(3, 30), (1, 31), (2, 47), (1, 67)]
     for row, ours in zip(rows, together, strict=True):
         # A base for each: the rotations of longer rows stay until a short one comes.
         expected = by_hand(made_base(architecture, **overrides), row)
