@@ -11,14 +11,23 @@ from steerproof.engine.exact import in_float32
 from steerproof.engine.forced import decoded_log_probs
 from steerproof.engine.lora.weights import LoraSpec, fresh_weights, lora_sites
 from steerproof.engine.rows import Row
-from steerproof.engine.score import log_probs_alone, score
+from steerproof.engine.score import score
 from steerproof.engine.subject import subject_of
 from steerproof.errors import ModelError, SteeringError
 from steerproof.model.base import load_base
 from steerproof.model.chat import chat_ids, text_ids
 from steerproof.model.fetch import fetch
 from steerproof.model.steering import Push
-from tests.engine.subjects import PUSHED, PUSHES, Oracle, base_of, mixed_rows, subject
+from tests.engine.subjects import (
+    PUSHED,
+    PUSHES,
+    SPEC,
+    Oracle,
+    base_of,
+    mixed_rows,
+    subject,
+    weights_of,
+)
 from tests.tiny import HIDDEN
 
 TEXT = (10, 20, 30, 40, 50, 60, 70)
@@ -44,16 +53,6 @@ def test_scores_in_the_pool_equal_peft_with_a_plain_hook(tmp_path):
         theirs = logits.log_softmax(dim=1)[len(row.prompt_ids) - 1 : -1]
         expected = theirs.gather(1, torch.tensor(text)[:, None])[:, 0]
         torch.testing.assert_close(ours, expected, atol=2e-5, rtol=1e-5)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_rows_of_one_length_are_scored_together_as_if_alone(dtype):
-    rows = one_per_cell() * 2
-    made = subject("qwen2", dtype)
-    together = log_probs_alone(made, rows, TEXT)
-    for row, scores in zip(rows, together, strict=True):
-        (alone,) = log_probs_alone(made, [row], TEXT)
-        torch.testing.assert_close(scores, alone, atol=2e-5, rtol=1e-5)
 
 
 def test_the_truth_of_half_precision_is_a_float32_model_with_the_same_weights():
@@ -244,6 +243,26 @@ def test_an_adapter_that_changes_nothing_kills_the_canaries_of_its_cells_and_no_
     ):
         assert isinstance(seen, Canary) == (row.adapter is not fresh)
         assert isinstance(seen, Canary) or "changes nothing" in str(seen)
+
+
+@HALF_AND_FULL
+@pytest.mark.parametrize("prompts", [1, 5])
+def test_adapters_that_change_nothing_are_found_wherever_they_stand(dtype, prompts):
+    base = base_of("qwen2", dtype)
+    trained = [weights_of(base, slot) for slot in range(1, 7)]
+    fresh = [fresh_weights(lora_sites(base), SPEC, seed) for seed in range(6)]
+    push = Push(layer=1, vector=torch.ones(HIDDEN))
+    rows = [
+        Row(cell=f"c{i}", question=0, sample=0, seed=0, prompt_ids=TEXT[: 3 + i % prompts],
+            adapter=adapter, push=acting)
+        for i, adapter in enumerate([*trained, *fresh])
+        for acting in (push, 2.0 * push)
+    ]  # fmt: skip
+    found = canaries(subject_of(base, rows, audit_every=1), rows, LONG)
+    for row, seen in zip(rows, found, strict=True):
+        silent = "the adapter changes nothing in a fixed text" in str(seen)
+        assert silent == (row.adapter in fresh)
+        assert silent or isinstance(seen, Canary)
 
 
 def test_a_canary_needs_a_text():

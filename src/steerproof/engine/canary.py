@@ -151,21 +151,28 @@ def _shown(
     exact = _ROUNDING.get(subject.base.dtype)
     usual = exact or _middle([scores.rounding for scores in pushed])
     usual_change = exact or _middle([change.rounding for change in changes])
-    silent = _silent(subject, still, unpushed, text)
+    silent = _silent(subject, rows, text)
     return [
         _unread(row) if row.adapter in silent else _judged(row, scores, change, usual, usual_change)
         for row, scores, change in zip(rows, pushed, changes, strict=True)
     ]
 
 
-def _silent(
-    subject: Subject, still: Sequence[Row], unpushed: Sequence[_Scores], text: Sequence[int]
-) -> set[LoraWeights | None]:
-    """The adapters under which a text is, to the last bit, what it is under the bare base."""
-    places = {row.adapter: i for i, row in enumerate(still) if row.adapter is not None}
-    bare = [replace(still[i], adapter=None) for i in places.values()]
-    known = zip(places.items(), log_probs_alone(subject, bare, text), strict=True)
-    return {adapter for (adapter, i), base in known if torch.equal(unpushed[i].alone, base)}
+def _silent(subject: Subject, rows: Sequence[Row], text: Sequence[int]) -> set[LoraWeights | None]:
+    """The adapters under which a text is, to the last bit, what it is under the bare base.
+
+    How a row is rounded depends on its place in a pass and on the pass's shape. So all have one
+    prompt, and each is compared with the bare base in the same place of another pass.
+    """
+    shortest = min(rows, key=lambda row: len(row.prompt_ids))
+    bare = replace(shortest, adapter=None, push=None)
+    adapters = {row.adapter for row in rows} - {None}
+    own = [replace(bare, adapter=adapter) for adapter in adapters]
+    own.sort(key=subject.adapter_slot)
+    scores = log_probs_alone(subject, own, text)
+    without = log_probs_alone(subject, [bare] * len(own), text)
+    known = zip(own, scores, without, strict=True)
+    return {row.adapter for row, one, other in known if torch.equal(one, other)}
 
 
 def _unread(row: Row) -> ModelError:

@@ -77,7 +77,7 @@ def kind_of(directory: Path) -> Kind:
         blocks=len(blocks),
         hidden_size=int(config.hidden_size),
         parameters=sum(weight.numel() for weight in model.parameters()),
-        context=min(context, _shared_rotary(config) or context),
+        context=min(context, shared_rotary(config) or context),
         rows=int(embedding.weight.shape[0]),
         window=min(windows, default=None),
     )
@@ -228,8 +228,14 @@ def _probing(model: PreTrainedModel, seen: list[Mapping[str, Any]]) -> Iterator[
         del ALL_ATTENTION_FUNCTIONS[_PROBE]
 
 
-def _shared_rotary(config: PreTrainedConfig) -> int | None:
-    """Positions up to which a row's rotations are its own; None where they always are."""
+def shared_rotary(config: PreTrainedConfig) -> int | None:
+    """Positions up to which a row's rotations are its own; None where they always are.
+
+    Beyond them they turn on how long the longest row of a forward pass is.
+
+    Args:
+        config: Of the text model.
+    """
     rope: Any = getattr(config, "rope_parameters", None) or {}
     nested = bool(rope) and all(isinstance(value, dict) for value in rope.values())
     kinds = list(rope.values()) if nested else [rope]

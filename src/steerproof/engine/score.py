@@ -5,6 +5,7 @@ packed with those that begin alike (`prompts.py`). Logits are computed only wher
 for, and only what is read off them is kept.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from steerproof.engine.cache.attention import PooledCache, attending
 from steerproof.engine.cache.handed import handed
+from steerproof.engine.fit import shared_rotary
 from steerproof.engine.memory import pass_tokens
 from steerproof.engine.prompts import PackedPrompts, packed, packed_length
 from steerproof.engine.rows import Row
@@ -36,6 +38,9 @@ from steerproof.model.transfer import sent, unplanned_attention
 _LOGITS = 2**26
 _AT_ONCE = 32
 """Most rows of one plain pass on a CPU; on a GPU launches would take longer than computing."""
+_PADDED = 1.25
+"""So many times as long as the shortest row may the longest of a plain pass on a CPU be: padding is
+computed there too. On a GPU it takes less time than another pass does to launch."""
 
 
 def score(base: Base, rows: Sequence[Row], texts: Sequence[Sequence[int]]) -> list[Tensor]:
@@ -207,7 +212,8 @@ def _only(base: Base, places: Tensor) -> Iterator[None]:
 def log_probs_alone(subject: Subject, rows: Sequence[Row], text: Sequence[int]) -> list[Tensor]:
     """The reference: plain forward passes of prompt and text, without a cache.
 
-    Rows whose prompts are of one length go together, unpadded: each is computed as if alone.
+    Rows of several lengths go together, padded at their ends: no token of a causal model sees what
+    stands after it, so each row is computed as if alone.
 
     Args:
         subject: Base, adapters and steering, not attached.
@@ -218,22 +224,39 @@ def log_probs_alone(subject: Subject, rows: Sequence[Row], text: Sequence[int]) 
         For each row, float32 `[tokens]`.
     """
     by_row: dict[int, Tensor] = {}
-    lengths: dict[int, list[int]] = {}
-    for i, row in enumerate(rows):
-        lengths.setdefault(len(row.prompt_ids), []).append(i)
     with _plainly_attached(subject):
-        for length, places in lengths.items():
-            places.sort(key=lambda i: subject.adapter_slot(rows[i]))
-            count = _rows_at_once(subject.base, length + len(text), len(text) + 1)
-            for start in range(0, len(places), count):
-                batch = places[start : start + count]
-                scores = _plain_pass(subject, [rows[i] for i in batch], text)
-                by_row.update(zip(batch, scores, strict=True))
+        for batch in _plain_batches(subject.base, rows, len(text)):
+            batch.sort(key=lambda i: subject.adapter_slot(rows[i]))
+            scores = _plain_pass(subject, [rows[i] for i in batch], text)
+            by_row.update(zip(batch, scores, strict=True))
     return [by_row[i] for i in range(len(rows))]
 
 
+def _plain_batches(base: Base, rows: Sequence[Row], text: int) -> Iterator[list[int]]:
+    """Places of the rows of each plain pass with a text of so many tokens, the shortest first."""
+    batch: list[int] = []
+    widest = 0.0
+    for i in sorted(range(len(rows)), key=lambda i: len(rows[i].prompt_ids)):
+        length = len(rows[i].prompt_ids) + text
+        if batch and (length > widest or len(batch) >= _rows_at_once(base, length, text)):
+            yield batch
+            batch = []
+        if not batch:
+            widest = _widest(base, length)
+        batch.append(i)
+    if batch:
+        yield batch
+
+
+def _widest(base: Base, length: int) -> float:
+    """How long the rows may be that go together with one of a length, and turn it as if alone."""
+    own = shared_rotary(base.model.config.get_text_config(decoder=True)) or math.inf
+    padded = math.inf if base.device.type == "cuda" else _PADDED * length
+    return float(max(length, min(own, padded)))
+
+
 def _rows_at_once(base: Base, length: int, wanted: int) -> int:
-    """Rows of one plain pass of so many tokens each, of which so many have logits."""
+    """Rows of one plain pass of so many tokens each, padding included; so many have logits."""
     if base.device.type != "cuda":
         return _AT_ONCE
     vocab, tokens = _head(base).weight.shape[0], pass_tokens(base.device, base.hidden_size)
@@ -253,13 +276,20 @@ def _plainly_attached(subject: Subject) -> Iterator[None]:
 
 @torch.inference_mode()
 def _plain_pass(subject: Subject, rows: Sequence[Row], text: Sequence[int]) -> Tensor:
-    """Log-probabilities `[rows, tokens]`; prompts of one length, in order of their adapters."""
-    device = subject.base.device
-    ids = torch.tensor([[*row.prompt_ids, *text] for row in rows], device=device)
-    prompt, length = ids.shape[1] - len(text), ids.shape[1]
-    everywhere = torch.ones(length, dtype=torch.bool)
-    acting = [everywhere if r.push is None else r.push.mask(prompt, length) for r in rows]
-    subject.route(rows, torch.stack(acting), None)
-    output = subject.base.model(input_ids=ids, use_cache=False, logits_to_keep=len(text) + 1)
-    scores = output.logits[:, :-1].float().log_softmax(dim=-1)
-    return scores.gather(2, ids[:, -len(text) :, None])[:, :, 0].cpu()
+    """Log-probabilities `[rows, tokens]` of rows in order of their adapters, padded at the end."""
+    base, told = subject.base, len(text)
+    ends = [len(row.prompt_ids) + told for row in rows]
+    ids = torch.full((len(rows), max(ends)), base.pad_id)
+    acting = torch.zeros(ids.shape, dtype=torch.bool)
+    for i, (row, end) in enumerate(zip(rows, ends, strict=True)):
+        ids[i, :end] = torch.tensor([*row.prompt_ids, *text])
+        acting[i, :end] = True if row.push is None else row.push.mask(end - told, end)
+    subject.route(rows, acting, None)
+    # The last logits that are wanted are those of the last token but one.
+    first = torch.arange(len(rows)) * max(ends) + torch.tensor(ends) - told - 1
+    wanted = (first[:, None] + torch.arange(told)).flatten()
+    with _only(base, sent(wanted, base.device)):
+        output = base.model(input_ids=sent(ids, base.device), use_cache=False)
+    scores = output.logits[0].float().log_softmax(dim=-1)
+    tokens = torch.tensor([*text] * len(rows), device=scores.device)
+    return scores.gather(1, tokens[:, None]).view(len(rows), told).cpu()
