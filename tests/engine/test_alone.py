@@ -40,8 +40,8 @@ def made_base(architecture="qwen2", dtype=torch.float32, **overrides):
 
 def row_of(length, seed=0, adapter=None, push=None):
     prompt = tuple(random_ids(length, seed=seed).tolist())
-    return Row(cell=f"c{seed}", question=0, sample=0, seed=0, prompt_ids=prompt, adapter=adapter,
-               push=push)  # fmt: skip
+    own = {"prompt_ids": prompt, "adapter": adapter, "push": push}
+    return Row(cell=f"c{seed}", question=0, sample=0, seed=0, **own)
 
 
 def pushes():
@@ -127,6 +127,17 @@ def test_rows_of_many_lengths_in_one_pass_are_each_as_if_alone(
         torch.testing.assert_close(ours, by_hand(base, row), atol=1e-5, rtol=1e-6)
 
 
+@pytest.mark.parametrize("logits", [1, 260, 260 * 10])
+def test_scores_do_not_depend_on_how_many_logits_are_widened_at_once(logits, monkeypatch):
+    base = made_base()
+    rows = mixed(base)
+    made = subject_of(base, rows, audit_every=1)
+    expected = log_probs_alone(made, rows, TEXT)
+    monkeypatch.setattr(score, "_LOGITS", logits)
+    for ours, before in zip(log_probs_alone(made, rows, TEXT), expected, strict=True):
+        torch.testing.assert_close(ours, before, atol=1e-6, rtol=0)
+
+
 def test_in_half_precision_rows_of_many_lengths_are_rounded_as_much_as_alone(monkeypatch):
     monkeypatch.setattr(score, "_PADDED", 100.0)
     base = made_base(dtype=torch.bfloat16)
@@ -147,8 +158,12 @@ def test_what_stands_behind_a_row_is_not_pushed(monkeypatch):
     rows = mixed(base)
     made = subject_of(base, rows, audit_every=1)
     log_probs_alone(made, rows, TEXT)
-    acting = {"all": lambda p: p + len(TEXT), "prompt": lambda p: p, "last_prompt": lambda _: 1,
-              "generated": lambda _: len(TEXT)}  # fmt: skip
+    acting = {
+        "all": lambda prompt: prompt + len(TEXT),
+        "prompt": lambda prompt: prompt,
+        "last_prompt": lambda _: 1,
+        "generated": lambda _: len(TEXT),
+    }
     for push in {row.push for row in rows} - {None}:
         mine = [len(row.prompt_ids) for row in rows if row.push is push]
         (seen,) = made.audit(push)
@@ -199,7 +214,7 @@ def test_on_a_gpu_rows_of_all_lengths_go_in_one_pass(on_a_gpu):
 
 
 def test_on_a_gpu_too_many_rows_for_one_pass_go_in_order_of_their_lengths(on_a_gpu, monkeypatch):
-    monkeypatch.setattr(score, "_LOGITS", 50 * 24 * 260 // 2)  # Room for 50 rows.
+    monkeypatch.setattr(score, "_PLAIN_LOGITS", 50 * 24 * 260)  # Room for 50 rows.
     rows = [row_of(30 + 5 * i % 13) for i in range(117)]
     batches = list(score._plain_batches(on_a_gpu, rows, 24))
     assert [len(batch) for batch in batches] == [50, 50, 17]

@@ -36,6 +36,8 @@ from steerproof.model.transfer import sent, unplanned_attention
 
 # Logits that are computed at once: more would only cost memory.
 _LOGITS = 2**26
+_PLAIN_LOGITS = 2**29
+"""Those of a plain pass on a GPU: 1 GiB in half precision, and seldom more than one pass."""
 _AT_ONCE = 32
 """Most rows of one plain pass on a CPU; on a GPU launches would take longer than computing."""
 _PADDED = 1.25
@@ -260,7 +262,7 @@ def _rows_at_once(base: Base, length: int, wanted: int) -> int:
     if base.device.type != "cuda":
         return _AT_ONCE
     vocab, tokens = _head(base).weight.shape[0], pass_tokens(base.device, base.hidden_size)
-    return max(_AT_ONCE, min(tokens // length, 2 * _LOGITS // (wanted * vocab)))
+    return max(_AT_ONCE, min(tokens // length, _PLAIN_LOGITS // (wanted * vocab)))
 
 
 @contextmanager
@@ -290,6 +292,10 @@ def _plain_pass(subject: Subject, rows: Sequence[Row], text: Sequence[int]) -> T
     wanted = (first[:, None] + torch.arange(told)).flatten()
     with _only(base, sent(wanted, base.device)):
         output = base.model(input_ids=sent(ids, base.device), use_cache=False)
-    scores = output.logits[0].float().log_softmax(dim=-1)
-    tokens = torch.tensor([*text] * len(rows), device=scores.device)
-    return scores.gather(1, tokens[:, None]).view(len(rows), told).cpu()
+    logits = output.logits[0]
+    tokens = torch.tensor([*text] * len(rows), device=logits.device)
+    # Widened a few at a time: all at once would take four times the memory of the logits.
+    some = max(1, _LOGITS // logits.shape[1])
+    pieces = zip(logits.split(some), tokens.split(some), strict=True)
+    scores = torch.cat([log_probs(piece.float(), ids) for piece, ids in pieces])
+    return scores.view(len(rows), told).cpu()
