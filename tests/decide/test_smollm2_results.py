@@ -1,6 +1,7 @@
 """The recorded run on a real model: what is committed follows from the rates that are committed."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -61,3 +62,35 @@ def test_the_rates_of_the_run_on_one_card_give_its_answers():
     assert again.ranking.answer == "CANNOT ANSWER"
     assert again.direction.reads == answers.direction.reads
     assert again.direction.tested.s.value == pytest.approx(0.51, abs=0.005)
+
+
+def test_as_many_answers_of_two_programs_are_the_same_texts_as_the_page_says():
+    told = json.loads((ONE_CARD / "answers.json").read_bytes())["sets"]
+    sets = {
+        name: [hashes[kind].split() for kind in ("training", "common")]
+        for name, hashes in told.items()
+    }
+    assert all([len(texts) for texts in each] == [200, 20] for each in sets.values())
+
+    def same(one: str, other: str) -> str:
+        counts = [
+            sum(a == b for a, b in zip(mine, theirs, strict=True))
+            for mine, theirs in zip(sets[one], sets[other], strict=True)
+        ]
+        return ", ".join(map(str, counts))
+
+    earlier, later = "d2014a5, bfloat16", "a97af21, bfloat16, one worker"
+    others = [name for name in sets if name.startswith(("the same", "9a56459"))]
+    assert len(others) == 4
+    assert {same(later, name) for name in others} == {same(earlier, f"{earlier}, again")}
+    two = "a97af21, bfloat16, two workers, three training seeds"
+    assert same(earlier, two) == "165, 20"
+    page = (ONE_CARD / "README.md").read_text("utf-8")
+    for line, found in {
+        "the same program again, bfloat16": same(earlier, f"{earlier}, again"),
+        "the two programs, bfloat16": same(earlier, later),
+        "the two programs, float32": same("d2014a5, float32", "a97af21, float32"),
+        "the same program, in bfloat16 and in float32": same(earlier, "d2014a5, float32"),
+    }.items():
+        (shown,) = re.findall(rf"^\| {line} \| \**([\d, ]+?)\** \|$", page, re.MULTILINE)
+        assert shown == found, line
