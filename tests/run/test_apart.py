@@ -52,7 +52,7 @@ def units(place: Path | None) -> list:
     marks = told and {**told, "other": "slots"}
     margins = told and {**told, "other": "score"}
     cell = unit("cell", "a")
-    score = unit("score", "all", [cell.id], work=WORK, dealt="apart", context=marks)
+    score = unit("score", "all", [cell.id], work=WORK, apart=True, context=marks)
     slots = [unit("slots", name, [cell.id], work=WORK, context=margins) for name in "ab"]
     return [cell, score, *slots]
 
@@ -82,7 +82,7 @@ def test_with_nothing_beside_it_they_are_made_by_whoever_is_there(tmp_path: Path
 
 
 def test_an_order_done_apart_takes_no_share_from_the_others(tmp_path: Path) -> None:
-    score = unit("score", "all", dealt="apart")
+    score = unit("score", "all", apart=True)
     adapters = [unit("adapter", str(number)) for number in range(4)]
     held = frontier([score, *adapters], tmp_path)
     taken = held.take_apart()
@@ -98,7 +98,7 @@ def test_an_order_done_apart_takes_no_share_from_the_others(tmp_path: Path) -> N
 def test_of_an_experiment_only_the_marks_are_done_apart() -> None:
     experiment = load_experiment(SHIPPED / "zlt.yaml").experiment
     graph = experiment_graph(experiment, Place(directory=SHIPPED))
-    assert {one.id.kind for one in graph.units.values() if one.dealt == "apart"} == {"score"}
+    assert {one.id.kind for one in graph.units.values() if one.apart} == {"score"}
 
 
 @pytest.mark.parametrize(("device", "beside"), [("cuda", 1), ("cpu", 0)])

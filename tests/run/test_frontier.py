@@ -2,17 +2,13 @@
 
 from dataclasses import asdict
 
-from steerproof.run.graph.environment import Place
 from steerproof.run.graph.frontier import ENOUGH, Frontier, Group
 from steerproof.run.graph.graph import Unit, build_graph
 from steerproof.run.graph.ids import UnitId
 from steerproof.run.graph.keys import UnitRecipe
-from steerproof.run.graph.names import ANSWERS, COMMON
 from steerproof.run.graph.survey import survey
-from steerproof.run.graph.units import experiment_graph
 from steerproof.run.store.manifest import Made, Manifest, StoredUnit
 from steerproof.run.store.store import unit_directory
-from steerproof.spec.yaml_io import load_experiment
 from tests.run.tiny import ENVIRONMENT, u, unit
 
 
@@ -61,28 +57,6 @@ def test_a_worker_leaves_the_others_their_share_though_they_are_at_work(tmp_path
     sizes = [size(held.take(1, busy=2)) for _ in range(3)]
     assert sizes == [3, 3, 1]
     assert held.take(1, busy=2) is None
-
-
-def test_units_that_are_done_together_go_to_one_worker_however_many_are_free(tmp_path) -> None:
-    asked = [unit("answers", name, dealt="together") for name in ("base", "common", "another")]
-    for free, busy in ((1, 0), (3, 0), (2, 2)):
-        held = frontier(asked, tmp_path)
-        assert size(held.take(free, busy=busy)) == 3
-        assert held.take(free, busy=busy) is None
-    held = frontier(asked, tmp_path)
-    held.take_fewer(("tests.run.tiny:work", "answers"), 2)
-    assert [size(held.take(2)) for _ in range(2)] == [2, 1], "but for memory that runs out"
-
-
-def test_answers_are_drawn_by_one_worker_so_that_no_word_depends_on_their_number(tmp_path) -> None:
-    graph = experiment_graph(load_experiment("zlt").experiment, Place(directory=tmp_path))
-    for free in (1, 2, 4):
-        held = Frontier(graph, survey(tmp_path, graph))
-        held.begin()
-        orders = []
-        while taken := held.take(free):
-            orders.append(taken[1])
-        assert [ANSWERS, COMMON] in orders
 
 
 def test_they_do_not_wait_when_nobody_is_at_work(tmp_path) -> None:

@@ -4,7 +4,7 @@ from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from steerproof.run.graph.graph import Dealt, Graph
+from steerproof.run.graph.graph import Graph
 from steerproof.run.graph.ids import UnitId
 from steerproof.run.graph.survey import Survey, made_from
 from steerproof.run.store.manifest import StoredUnit
@@ -86,8 +86,6 @@ class Frontier:
             return None
         group = min(worth, key=lambda group: self._position[self._queues[group][0]])
         queue = self._queues[group]
-        if self._dealt(queue) == "together":
-            free, busy = 1, 0
         share = -(-len(queue) // free)
         limit = self._graph.units[queue[0]].limit
         whole = sum(self._group(unit) == group for unit in self._graph.units)
@@ -104,7 +102,7 @@ class Frontier:
         Args:
             busy: How many orders that need one are in hand.
         """
-        apart = [g for g, queue in self._queues.items() if self._dealt(queue) == "apart"]
+        apart = [g for g, queue in self._queues.items() if self._graph.units[queue[0]].apart]
         if not apart or not (busy or len(self._queues) > len(apart)):
             return None
         return apart[0], list(self._queues.pop(apart[0]))
@@ -117,9 +115,6 @@ class Frontier:
     def take_fewer(self, group: Group, largest: int) -> None:
         """Give at most so many units of a group to a worker from now on."""
         self._largest[group] = max(1, largest)
-
-    def _dealt(self, queue: Sequence[UnitId]) -> Dealt:
-        return self._graph.units[queue[0]].dealt
 
     def _group(self, unit: UnitId) -> Group:
         node = self._graph.units[unit]

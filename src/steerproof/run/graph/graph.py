@@ -2,14 +2,10 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from steerproof.run.graph.ids import UnitId
 from steerproof.run.graph.keys import Environment, UnitRecipe, check_name
-
-Dealt = Literal["shared", "together", "apart"]
-"""To the free workers, a share each; all in one call, however many are free; or all in one that
-needs no model, beside the work of those that have one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,8 +28,8 @@ class Unit:
     """Most units in one call; None for as many as are ready."""
     tolerant: bool = False
     """It runs over whichever upstream units succeeded, when all have ended."""
-    dealt: Dealt = "shared"
-    """Who gets the units that are ready."""
+    apart: bool = False
+    """It needs no model: it can be done beside the work of those that have one."""
     context: Mapping[str, Any] = field(default_factory=dict)
     """What the work needs and the result does not depend on: paths, device."""
 

@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from steerproof.run.graph.environment import Place, code_known, surroundings, work_of
 from steerproof.run.graph.given_files import Known
-from steerproof.run.graph.graph import Dealt, Graph, Unit, build_graph
+from steerproof.run.graph.graph import Graph, Unit, build_graph
 from steerproof.run.graph.ids import UnitId
 from steerproof.run.graph.inputs import Inputs, Slices
 from steerproof.run.graph.names import (
@@ -45,9 +45,10 @@ KINDS = (
 LIMITS: Mapping[str, int] = {"adapter": 128, "cell": 4096, "slots": 128}
 """Most units of one order: a batch is full long before, and a worker need not hold more at once.
 Cells are the most, for an order ends with its longest completions alone: ten seconds on a GPU."""
-_DEALT: Mapping[str, Dealt] = {"answers": "together", "score": "apart"}
-"""Kinds that are not shared. In bfloat16 an answer comes out in other words beside other rows, and
-must not depend on the number of workers; marks take so long that a GPU need not wait for them."""
+
+
+_APART = ("score",)
+"""Kinds that need no model, and take long enough that a GPU need not wait for them."""
 _TOLERANT = ("score", "slots", "graded")
 """Kinds that are made of whichever of their upstream units succeeded."""
 
@@ -80,7 +81,7 @@ def experiment_graph(experiment: Experiment, place: Place, known: Known | None =
             group=unit.kind,
             limit=LIMITS.get(unit.kind),
             tolerant=unit.kind in _TOLERANT,
-            dealt=_DEALT.get(unit.kind, "shared"),
+            apart=unit.kind in _APART,
             context=around.context,
         )
         for unit, inputs, upstream in _units(experiment, slices)
