@@ -196,24 +196,6 @@ def test_a_prompt_that_would_be_cut_is_an_error_before_anything_runs():
     assert len(list(generate(made, [fits], SETTINGS))) == 1
 
 
-def test_rows_with_a_length_of_their_own_end_there_and_those_beside_them_do_not(exact):
-    made, rows, alone = exact
-    most = 5
-    mixed = [replace(row, tokens=most) if row.question else row for row in rows]
-    expected = dict(alone)
-    for row in mixed:
-        tokens, _ = alone[key_of(row)]
-        if row.tokens and len(tokens) >= most:
-            expected[key_of(row)] = tokens[:most], "length"
-    assert expected != alone
-    assert texts(generate(made, mixed, SETTINGS)) == expected
-    # A prompt needs room for as many as its own row may draw.
-    long = replace(rows[0], cell="long", prompt_ids=(1,) * 251, tokens=most)
-    assert len(list(generate(made, [*rows, long], SETTINGS))) == len(rows) + 1
-    with pytest.raises(ModelError, match="long, question 0: a prompt of 251 tokens and 6 new"):
-        list(generate(made, [replace(long, tokens=6)], SETTINGS))
-
-
 def spoilt(number, at):
     """An adapter with some number in one of its matrices."""
     weights = adapters("qwen2")[1]

@@ -1,7 +1,6 @@
 """A whole run of what is measured besides: matrices, other pushes, seeds, the graded outcome."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -25,7 +24,6 @@ from steerproof.run.graph.survey import recorded
 from steerproof.run.store.manifest import StoredUnit
 from steerproof.spec.experiment import Arm, Experiment, Grid
 from steerproof.spec.grid import AdapterId, cells
-from steerproof.study.answers import AskedAnswers
 from steerproof.study.dataset import Answers
 from tests.run.test_session import experiment_of, go, session_in
 from tests.tiny import save_tiny
@@ -69,19 +67,15 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Experiment, dict, Pat
     session = session_in(tmp_path_factory.mktemp("run"), experiment)
     with pytest.MonkeyPatch.context() as patch:
         # A random model's answers rarely end by themselves.
-        patch.setattr("steerproof.run.stages.answers.answered", told)
+        patch.setattr("steerproof.run.stages.answers.common_answers", told)
         go(session)
     return experiment, recorded(session.run), session.run
 
 
-def told(
-    _base: object, asked: Sequence[AskedAnswers], _told: object
-) -> Iterator[tuple[AskedAnswers, Answers]]:
+def told(base: object, experiment: Experiment, count: int, teller: object = None) -> Answers:
     """The common answers, given."""
-    for one in asked:
-        times = Counter(one.questions)
-        texts = {question: ("It is so.",) * count for question, count in times.items()}
-        yield one, Answers(answers=texts, redrawn=0)
+    texts = ("It is so.",) * count
+    return Answers(answers=dict.fromkeys(experiment.questions.evaluation, texts), redrawn=0)
 
 
 def table(run) -> RateTable:

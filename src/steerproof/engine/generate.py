@@ -145,7 +145,7 @@ class Engine:
         yield from self.faults
         sound = []
         for row in self.rows:
-            fault = prompt_fault(self.subject.base, row, _most(row, settings))
+            fault = prompt_fault(self.subject.base, row, settings.max_new_tokens)
             if fault is None:
                 sound.append(row)
             else:
@@ -227,7 +227,7 @@ def _complete(
 
 
 def _room(base: Base, rows: list[Row], settings: Generation, limits: Limits) -> Room:
-    longest = max(len(row.prompt_ids) + _most(row, settings) for row in rows)
+    longest = settings.max_new_tokens + max(len(row.prompt_ids) for row in rows)
     return Room(
         rows=limits.max_rows or _MOST_ROWS,
         positions=positions_within(base, longest, limits.kv_bytes),
@@ -235,13 +235,8 @@ def _room(base: Base, rows: list[Row], settings: Generation, limits: Limits) -> 
     )
 
 
-def _most(row: Row, settings: Generation) -> int:
-    """Tokens that a row may draw."""
-    return row.tokens or settings.max_new_tokens
-
-
 def _ending(base: Base, settings: Generation) -> Callable[[Sequence], Ending | None]:
-    eos_ids = base.eos_ids
+    eos_ids, most = base.eos_ids, settings.max_new_tokens
 
     # Called for every token that is drawn.
     def finish(sequence: Sequence) -> Ending | None:
@@ -250,7 +245,7 @@ def _ending(base: Base, settings: Generation) -> Callable[[Sequence], Ending | N
             return "not finite"
         if token in eos_ids:
             return "eos"
-        return "length" if len(sequence.tokens) == _most(sequence.rows[0], settings) else None
+        return "length" if len(sequence.tokens) == most else None
 
     return finish
 

@@ -25,13 +25,11 @@ class Row:
     """None for the bare base. Rows share an adapter when they have the same object."""
     push: Push | None = None
     """None for no push. Rows share a push when they have the same object."""
-    tokens: int | None = None
-    """Most that it may draw, with what ends it; None for as many as all may."""
 
     @property
     def group(self) -> tuple[Any, ...]:
         """What the rows of a sequence group share: their prompt, and how it is computed."""
-        return (self.cell, self.question, self.prompt_ids, self.adapter, self.push, self.tokens)
+        return (self.cell, self.question, self.prompt_ids, self.adapter, self.push)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
