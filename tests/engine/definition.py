@@ -9,10 +9,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from steerproof.engine import packed_attention, sampling, train
+from steerproof.engine.alone import log_probs_alone
 from steerproof.engine.lora import tiles
 from steerproof.engine.noise import GAMMA, mixed, shifted
 from steerproof.engine.rows import Row
-from steerproof.engine.score import log_probs_alone
 from steerproof.engine.slots import Slot, SlotText
 from steerproof.engine.subject import attached, subject_of
 from steerproof.errors import ModelError

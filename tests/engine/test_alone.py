@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from steerproof.engine import score
+from steerproof.engine import alone
+from steerproof.engine.alone import log_probs_alone
 from steerproof.engine.canary import Canary, canaries
 from steerproof.engine.exact import in_float32
 from steerproof.engine.lora.weights import lora_sites
 from steerproof.engine.rows import Row
-from steerproof.engine.score import log_probs_alone
 from steerproof.engine.subject import subject_of
 from steerproof.model.base import base_of
 from steerproof.model.push import Push
@@ -117,7 +117,7 @@ def passes(request):
 def test_rows_of_many_lengths_in_one_pass_are_each_as_if_alone(
     architecture, overrides, passes, monkeypatch
 ):
-    monkeypatch.setattr(score, "_PADDED", 100.0)
+    monkeypatch.setattr(alone, "_PADDED", 100.0)
     base = made_base(architecture, torch.float64, **overrides)
     rows = mixed(base)
     shapes = passes(base)
@@ -133,27 +133,27 @@ def test_scores_do_not_depend_on_how_many_logits_are_widened_at_once(logits, mon
     rows = mixed(base)
     made = subject_of(base, rows, audit_every=1)
     expected = log_probs_alone(made, rows, TEXT)
-    monkeypatch.setattr(score, "_LOGITS", logits)
+    monkeypatch.setattr(alone, "_WIDENED", logits)
     for ours, before in zip(log_probs_alone(made, rows, TEXT), expected, strict=True):
         torch.testing.assert_close(ours, before, atol=1e-6, rtol=0)
 
 
 def test_in_half_precision_rows_of_many_lengths_are_rounded_as_much_as_alone(monkeypatch):
-    monkeypatch.setattr(score, "_PADDED", 100.0)
+    monkeypatch.setattr(alone, "_PADDED", 100.0)
     base = made_base(dtype=torch.bfloat16)
     rows = mixed(base)
     made = subject_of(base, rows, audit_every=1)
     with in_float32(base) as wide:
         truth = log_probs_alone(subject_of(wide, rows, audit_every=1), rows, TEXT)
     together = log_probs_alone(made, rows, TEXT)
-    alone = [log_probs_alone(made, [row], TEXT)[0] for row in rows]
-    errors = [torch.stack(one) - torch.stack(truth) for one in (together, alone)]
+    apart = [log_probs_alone(made, [row], TEXT)[0] for row in rows]
+    errors = [torch.stack(one) - torch.stack(truth) for one in (together, apart)]
     sizes = [float(error.square().mean().sqrt()) for error in errors]
     assert sizes[0] == pytest.approx(sizes[1], rel=0.1)
 
 
 def test_what_stands_behind_a_row_is_not_pushed(monkeypatch):
-    monkeypatch.setattr(score, "_PADDED", 100.0)
+    monkeypatch.setattr(alone, "_PADDED", 100.0)
     base = made_base()
     rows = mixed(base)
     made = subject_of(base, rows, audit_every=1)
@@ -176,7 +176,7 @@ def test_what_stands_behind_a_row_is_not_pushed(monkeypatch):
 def test_where_rotations_turn_on_the_longest_row_each_has_its_own(
     architecture, rope, passes, monkeypatch
 ):
-    monkeypatch.setattr(score, "_PADDED", 100.0)
+    monkeypatch.setattr(alone, "_PADDED", 100.0)
     shared = {**rope, "rope_theta": 1e4, "original_max_position_embeddings": 30}
     overrides = {"rope_parameters": shared, "original_max_position_embeddings": 30}
     overrides["max_position_embeddings"] = 30 if rope["rope_type"] == "dynamic" else 256
@@ -209,14 +209,14 @@ def on_a_gpu():
 
 def test_on_a_gpu_rows_of_all_lengths_go_in_one_pass(on_a_gpu):
     rows = [row_of(length) for length in (*range(30, 150), 9)]
-    (batch,) = score._plain_batches(on_a_gpu, rows, 24)
+    (batch,) = alone._plain_batches(on_a_gpu, rows, 24)
     assert batch == [120, *range(120)]
 
 
 def test_on_a_gpu_too_many_rows_for_one_pass_go_in_order_of_their_lengths(on_a_gpu, monkeypatch):
-    monkeypatch.setattr(score, "_PLAIN_LOGITS", 50 * 24 * 260)  # Room for 50 rows.
+    monkeypatch.setattr(alone, "_LOGITS", 50 * 24 * 260)  # Room for 50 rows.
     rows = [row_of(30 + 5 * i % 13) for i in range(117)]
-    batches = list(score._plain_batches(on_a_gpu, rows, 24))
+    batches = list(alone._plain_batches(on_a_gpu, rows, 24))
     assert [len(batch) for batch in batches] == [50, 50, 17]
     lengths = [[len(rows[i].prompt_ids) for i in batch] for batch in batches]
     assert all(max(one) <= min(other) for one, other in pairwise(lengths))
@@ -234,8 +234,8 @@ def test_on_a_cpu_little_is_padded_and_passes_are_few(passes):
 def test_canaries_of_52_adapters_with_13_prompts_make_four_plain_passes(passes, monkeypatch):
     """As on a GPU: each row in half precision and in float32, and for each adapter with and without
     it whether it changes anything."""
-    monkeypatch.setattr(score, "_PADDED", 100.0)
-    monkeypatch.setattr(score, "_AT_ONCE", 1000)
+    monkeypatch.setattr(alone, "_PADDED", 100.0)
+    monkeypatch.setattr(alone, "_AT_ONCE", 1000)
     base = made_base(dtype=torch.bfloat16)
     rows = cells_of(base)
     shapes = passes(base)

@@ -28,11 +28,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from steerproof.engine.alone import log_probs_alone
 from steerproof.engine.exact import HALF, in_float32
 from steerproof.engine.forced import decoded_log_probs
 from steerproof.engine.lora.weights import LoraWeights
 from steerproof.engine.rows import Row
-from steerproof.engine.score import log_probs_alone
 from steerproof.engine.subject import Subject, subject_of
 from steerproof.errors import ModelError, SteeringError, SteerproofError
 from steerproof.model.base import Base

@@ -5,9 +5,8 @@ packed with those that begin alike (`prompts.py`). Logits are computed only wher
 for, and only what is read off them is kept.
 """
 
-import math
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +17,6 @@ from torch import Tensor, nn
 
 from steerproof.engine.cache.attention import PooledCache, attending
 from steerproof.engine.cache.handed import handed
-from steerproof.engine.fit import shared_rotary
 from steerproof.engine.memory import pass_tokens
 from steerproof.engine.prompts import PackedPrompts, packed, packed_length
 from steerproof.engine.rows import Row
@@ -36,13 +34,6 @@ from steerproof.model.transfer import sent, unplanned_attention
 
 # Logits that are computed at once: more would only cost memory.
 _LOGITS = 2**26
-_PLAIN_LOGITS = 2**29
-"""Those of a plain pass on a GPU: 1 GiB in half precision, and seldom more than one pass."""
-_AT_ONCE = 32
-"""Most rows of one plain pass on a CPU; on a GPU launches would take longer than computing."""
-_PADDED = 1.25
-"""So many times as long as the shortest row may the longest of a plain pass on a CPU be: padding is
-computed there too. On a GPU it takes less time than another pass does to launch."""
 
 
 def score(base: Base, rows: Sequence[Row], texts: Sequence[Sequence[int]]) -> list[Tensor]:
@@ -141,7 +132,7 @@ def read_logits(base: Base, asked: Sequence[ForcedPass]) -> Iterator[tuple[list[
 
 def _batches(asked: Sequence[ForcedPass], order: Sequence[int], base: Base) -> Iterator[list[int]]:
     """Neighbours in an order, as many as one pass has room for."""
-    vocab, most = _head(base).weight.shape[0], pass_tokens(base.device, base.hidden_size)
+    vocab, most = head_of(base).weight.shape[0], pass_tokens(base.device, base.hidden_size)
     batch: list[int] = []
     widest = wanted = 0
     for i in order:
@@ -163,7 +154,7 @@ def _logits(subject: Subject, cache: PooledCache, asked: Sequence[ForcedPass]) -
     cache.see(None if prompts.mask is None else torch.from_numpy(prompts.mask).to(on))
     subject.route(prompts.rows, torch.from_numpy(_pushed(prompts)), None)
     wanted = [path[k] for one, path in zip(asked, prompts.paths, strict=True) for k in one.wanted]
-    with _only(base, sent(torch.tensor(wanted), on)):
+    with logits_at(base, sent(torch.tensor(wanted), on)):
         output: Any = base.model(
             input_ids=sent(torch.from_numpy(prompts.ids), on),
             position_ids=sent(torch.from_numpy(prompts.positions), on),
@@ -190,7 +181,12 @@ def _pushed(prompts: PackedPrompts) -> np.ndarray:
     return acts
 
 
-def _head(base: Base) -> nn.Linear:
+def head_of(base: Base) -> nn.Linear:
+    """The layer that makes logits.
+
+    Raises:
+        ModelError: It is no plain linear layer.
+    """
     head = base.model.get_output_embeddings()
     if not isinstance(head, nn.Linear):
         raise ModelError(f"{type(base.model).__name__} has no linear output embeddings")
@@ -198,104 +194,14 @@ def _head(base: Base) -> nn.Linear:
 
 
 @contextmanager
-def _only(base: Base, places: Tensor) -> Iterator[None]:
+def logits_at(base: Base, places: Tensor) -> Iterator[None]:
     """While inside, logits are computed at some places of the flattened rows alone."""
 
     def chosen(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return (args[0].flatten(0, 1)[places][None], *args[1:])
 
-    handle = _head(base).register_forward_pre_hook(chosen)
+    handle = head_of(base).register_forward_pre_hook(chosen)
     try:
         yield
     finally:
         handle.remove()
-
-
-def log_probs_alone(subject: Subject, rows: Sequence[Row], text: Sequence[int]) -> list[Tensor]:
-    """The reference: plain forward passes of prompt and text, without a cache.
-
-    Rows of several lengths go together, padded at their ends: no token of a causal model sees what
-    stands after it, so each row is computed as if alone.
-
-    Args:
-        subject: Base, adapters and steering, not attached.
-        rows: Where the text stands; seeds are not used.
-        text: Token ids, at least one.
-
-    Returns:
-        For each row, float32 `[tokens]`.
-    """
-    by_row: dict[int, Tensor] = {}
-    with _plainly_attached(subject):
-        for batch in _plain_batches(subject.base, rows, len(text)):
-            batch.sort(key=lambda i: subject.adapter_slot(rows[i]))
-            scores = _plain_pass(subject, [rows[i] for i in batch], text)
-            by_row.update(zip(batch, scores, strict=True))
-    return [by_row[i] for i in range(len(rows))]
-
-
-def _plain_batches(base: Base, rows: Sequence[Row], text: int) -> Iterator[list[int]]:
-    """Places of the rows of each plain pass with a text of so many tokens, the shortest first."""
-    batch: list[int] = []
-    widest = 0.0
-    for i in sorted(range(len(rows)), key=lambda i: len(rows[i].prompt_ids)):
-        length = len(rows[i].prompt_ids) + text
-        if batch and (length > widest or len(batch) >= _rows_at_once(base, length, text)):
-            yield batch
-            batch = []
-        if not batch:
-            widest = _widest(base, length)
-        batch.append(i)
-    if batch:
-        yield batch
-
-
-def _widest(base: Base, length: int) -> float:
-    """How long the rows may be that go together with one of a length, and turn it as if alone."""
-    own = shared_rotary(base.model.config.get_text_config(decoder=True)) or math.inf
-    padded = math.inf if base.device.type == "cuda" else _PADDED * length
-    return float(max(length, min(own, padded)))
-
-
-def _rows_at_once(base: Base, length: int, wanted: int) -> int:
-    """Rows of one plain pass of so many tokens each, padding included; so many have logits."""
-    if base.device.type != "cuda":
-        return _AT_ONCE
-    vocab, tokens = _head(base).weight.shape[0], pass_tokens(base.device, base.hidden_size)
-    return max(_AT_ONCE, min(tokens // length, _PLAIN_LOGITS // (wanted * vocab)))
-
-
-@contextmanager
-def _plainly_attached(subject: Subject) -> Iterator[None]:
-    """Adapters and steering, and none of what makes the pool quick: a reference owes it nothing."""
-    with ExitStack() as stack:
-        if subject.adapters is not None:
-            stack.enter_context(subject.adapters.attach())
-        if subject.steering is not None:
-            stack.enter_context(subject.steering.attach())
-        yield
-
-
-@torch.inference_mode()
-def _plain_pass(subject: Subject, rows: Sequence[Row], text: Sequence[int]) -> Tensor:
-    """Log-probabilities `[rows, tokens]` of rows in order of their adapters, padded at the end."""
-    base, told = subject.base, len(text)
-    ends = [len(row.prompt_ids) + told for row in rows]
-    ids = torch.full((len(rows), max(ends)), base.pad_id)
-    acting = torch.zeros(ids.shape, dtype=torch.bool)
-    for i, (row, end) in enumerate(zip(rows, ends, strict=True)):
-        ids[i, :end] = torch.tensor([*row.prompt_ids, *text])
-        acting[i, :end] = True if row.push is None else row.push.mask(end - told, end)
-    subject.route(rows, acting, None)
-    # The last logits that are wanted are those of the last token but one.
-    first = torch.arange(len(rows)) * max(ends) + torch.tensor(ends) - told - 1
-    wanted = (first[:, None] + torch.arange(told)).flatten()
-    with _only(base, sent(wanted, base.device)):
-        output = base.model(input_ids=sent(ids, base.device), use_cache=False)
-    logits = output.logits[0]
-    tokens = torch.tensor([*text] * len(rows), device=logits.device)
-    # Widened a few at a time: all at once would take four times the memory of the logits.
-    some = max(1, _LOGITS // logits.shape[1])
-    pieces = zip(logits.split(some), tokens.split(some), strict=True)
-    scores = torch.cat([log_probs(piece.float(), ids) for piece, ids in pieces])
-    return scores.view(len(rows), told).cpu()

@@ -344,10 +344,10 @@ def file_hashes(directory: Path) -> dict[str, str]:
 
 @contextmanager
 def hashing(directory: Path) -> Iterator[Callable[[], dict[str, str]]]:
-    """The same by threads, while something else is done: whoever leaves early waits for none.
+    """`file_hashes`, by threads while something else is done; with an error nobody waits for them.
 
     Yields:
-        Waits for the hashes.
+        What waits for the hashes.
     """
     read, given_up = _read(directory), threading.Event()
     shards = sum(path.suffix == ".safetensors" for path in read)

@@ -45,8 +45,6 @@ KINDS = (
 LIMITS: Mapping[str, int] = {"adapter": 128, "cell": 4096, "slots": 128}
 """Most units of one order: a batch is full long before, and a worker need not hold more at once.
 Cells are the most, for an order ends with its longest completions alone: ten seconds on a GPU."""
-
-
 _APART = ("score",)
 """Kinds that need no model, and take long enough that a GPU need not wait for them."""
 _TOLERANT = ("score", "slots", "graded")
